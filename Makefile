@@ -1,0 +1,96 @@
+# lxd-recover: `make` builds bin/lxd-recover, `make demo` shows the job, `make test` runs everything.
+
+DEPS    := $(CURDIR)/.deps
+DQLITE  := $(DEPS)/dqlite
+BIN     := bin/lxd-recover
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+
+# libdqlite is linked statically from $(DQLITE); so are SQLite, LZ4 and libuv from Debian's -dev packages.
+export CGO_ENABLED := 1
+export CGO_CFLAGS  := -O2 -g -I$(DQLITE)/include
+export CGO_LDFLAGS := -L$(DQLITE)/lib -ldqlite -luv_a -llz4 -lsqlite3 -lm
+TAGS    := libsqlite3,netgo,osusergo
+LDFLAGS := -s -w -X github.com/lxd-recover/lxd-recover/internal/cli.Version=$(VERSION) \
+	-linkmode external -extldflags "-static -Wl,--no-warnings"
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: all build man snap deps test-deps demo test test-real test-faults reliability test-race fuzz bench lint clean FORCE
+
+all: build
+
+build: $(BIN)
+
+$(BIN): deps FORCE
+	go build -trimpath -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $@ ./cmd/lxd-recover
+
+# Man pages in bin/man, completions for bash, zsh and fish in bin/completions, from the commands' own help.
+man: deps
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)} go run -tags $(TAGS) ./docs/gen bin
+
+# bin/lxd-recover_VERSION_ARCH.snap. Without snapd here, `snap pack` runs out of the tests' guest image, which needs root.
+snap: build man $(if $(shell command -v snap),,$(DEPS)/.apt-test)
+	rm -f bin/*.snap
+	snap/local/pack.sh '$(VERSION)'
+
+# What the build needs: compilers and libraries from apt, libdqlite from Debian's source package.
+deps: $(DEPS)/.apt-build $(DQLITE)/lib/libdqlite.a
+
+# What the tests and the demo need besides: Debian's LXD, unpacked and never installed, and what it calls.
+test-deps: deps $(DEPS)/.apt-test $(DEPS)/lxd5/.done
+
+APT_BUILD := autoconf automake libtool pkg-config dpkg-dev gcc libc6-dev libuv1-dev liblz4-dev libsqlite3-dev
+APT_TEST  := iproute2 util-linux rsync squashfs-tools attr xz-utils strace time e2fsprogs \
+	mmdebstrap systemd-container debian-archive-keyring
+
+$(DEPS)/.apt-build $(DEPS)/.apt-test: $(DEPS)/.apt-%: tests/apt-install.sh Makefile
+	mkdir -p $(DEPS)
+	tests/apt-install.sh $(if $(filter build,$*),$(APT_BUILD),$(APT_TEST))
+	touch $@
+
+$(DQLITE)/lib/libdqlite.a: | $(DEPS)/.apt-build
+	internal/engine/build-libdqlite.sh $(DQLITE) > $(DEPS)/libdqlite.log 2>&1 || { tail -n 30 $(DEPS)/libdqlite.log; exit 1; }
+
+$(DEPS)/lxd5/.done: | $(DEPS)/.apt-test
+	tests/cluster/unpack-lxd.sh $(DEPS)/lxd5
+
+demo: build test-deps
+	go run -tags $(TAGS) ./tests/demo
+
+test: build man test-deps lint fuzz
+	go test -tags $(TAGS) -count 1 -timeout 20m ./internal/... ./cmd/... ./docs/...
+	$(MAKE) --jobs 2 --output-sync=target test-real test-faults
+
+# Real clusters, guests with systemd and snapd, the pages of docs/. They mostly wait for elections and heartbeats, so that the
+# faults, which need the processors, run beside them.
+test-real: build man test-deps
+	go test -tags $(TAGS) -count 1 -timeout 50m -p 1 $$(go list ./tests/... | grep -v /faults)
+
+# Kills, errors and power cuts at every system call that touches the disk. `make reliability` writes the figures down.
+test-faults: build test-deps
+	FAULTS_REPORT=$(DEPS)/faults.md nice -n 10 go test -tags $(TAGS) -count 1 -timeout 40m ./tests/faults/...
+
+reliability: test-faults
+	tests/reliability.sh $(DEPS)/faults.md > docs/reliability.md
+
+# A short run of every fuzz target; `make fuzz FUZZTIME=10m` for a long one. The short run is a number of inputs, not a time:
+# with a time Go reports "context deadline exceeded" as a failure when the end comes at the wrong moment.
+FUZZTIME ?= 10000x
+fuzz: deps
+	@for target in $$(grep -rho '^func Fuzz[A-Za-z]*' internal/raftlog/*_test.go | cut -d' ' -f2); do \
+		go test -tags $(TAGS) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/raftlog || exit 1; done
+	go test -tags $(TAGS) -run '^$$' -fuzz FuzzExtract -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/bundle
+
+test-race: build test-deps
+	go test -race -tags $(TAGS) -timeout 50m ./internal/...
+
+bench: build
+	go test -tags $(TAGS) -run '^$$' -bench . -benchmem ./internal/raftlog
+	go run -tags $(TAGS) ./tests/bench
+
+lint: deps
+	@test -z "$$(gofmt -l cmd docs internal tests snap)" || { gofmt -l cmd docs internal tests snap; echo "run gofmt -w on these"; exit 1; }
+	go vet -tags $(TAGS) ./...
+	go run $(STATICCHECK) -tags $(TAGS) ./...
+
+clean:
+	rm -rf bin

@@ -1,0 +1,210 @@
+// Package bundle writes, reads and checks the recovery tarball: the raft directory of one member, ready to replace that of
+// every other survivor.
+//
+// The tarball is a gzip'd tar that LXD itself (5.21.3 and later, 6.2 and later) can load. Ours carries a manifest,
+// recovery.yaml, as its first file: it names the cluster, the members, the raft position, and every other file with its
+// size and SHA-256. LXD's own tarball has no manifest, and is read as well.
+//
+// Reading trusts nothing: Extract creates regular files with names that a raft directory can hold, inside the directory it
+// is given and nowhere else, and never more bytes than were announced.
+package bundle
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// DefaultName is LXD's name for a recovery tarball.
+const DefaultName = "lxd_recovery_db.tar.gz"
+
+// Names of the tarball's own entries.
+const (
+	ManifestName  = "recovery.yaml"
+	RaftNodesName = "raft_nodes.yaml"
+)
+
+// manifestFormat is the version of the manifest.
+const manifestFormat = 1
+
+// ErrDamaged is wrapped by every error that means: this is not a whole recovery tarball.
+var ErrDamaged = errors.New("not a whole recovery tarball")
+
+// Manifest is the content of recovery.yaml.
+type Manifest struct {
+	Format  int       `yaml:"format"`
+	Version string    `yaml:"version"` // of the lxd-recover that wrote it
+	Created time.Time `yaml:"created"` // UTC
+
+	Source  Source      `yaml:"source"`
+	Cluster Cluster     `yaml:"cluster"`
+	Raft    Raft        `yaml:"raft"`
+	Members member.List `yaml:"members"` // as `lxd cluster edit` took them
+	Files   []File      `yaml:"files"`   // every file but recovery.yaml itself, in the tarball's order
+}
+
+// Source is the member whose database was exported.
+type Source struct {
+	ID      uint64 `yaml:"id"`
+	Name    string `yaml:"name"`
+	Address string `yaml:"address"`
+}
+
+// Cluster identifies the cluster.
+type Cluster struct {
+	Certificate string `yaml:"certificate"` // SHA-256 of the cluster certificate (DER), lower-case hexadecimal
+}
+
+// Raft is where the log stands.
+type Raft struct {
+	Before   Position `yaml:"before"`             // last entry that was taken from the member's directory
+	After    Position `yaml:"after"`              // last entry in the tarball; differs from Before once it is fenced
+	Snapshot Position `yaml:"snapshot,omitempty"` // newest snapshot; zero where there is none
+}
+
+// Position is a place in a raft log.
+type Position struct {
+	Index uint64 `json:"index" yaml:"index"`
+	Term  uint64 `json:"term" yaml:"term"`
+}
+
+// String is the position as tables show it.
+func (p Position) String() string { return fmt.Sprintf("index %d, term %d", p.Index, p.Term) }
+
+// File is one file of the tarball.
+type File struct {
+	Name   string `yaml:"name"`
+	Size   int64  `yaml:"size"`   // bytes
+	SHA256 string `yaml:"sha256"` // lower-case hexadecimal
+}
+
+// Size is the sum of the sizes of all files, in bytes.
+func (m *Manifest) Size() int64 {
+	var n int64
+	for _, f := range m.Files {
+		n += f.Size
+	}
+
+	return n
+}
+
+// Encode returns the manifest as YAML.
+func (m *Manifest) Encode() ([]byte, error) { return yaml.Marshal(m) }
+
+// parseManifest reads a manifest and checks all that can be checked without the files it names.
+func parseManifest(data []byte) (*Manifest, error) {
+	var version struct {
+		Format int `yaml:"format"`
+	}
+
+	err := yaml.Unmarshal(data, &version)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, ManifestName, err)
+	}
+
+	if version.Format != manifestFormat {
+		return nil, fmt.Errorf("%w: %s has format %d, this lxd-recover reads format %d: use the version that wrote it", ErrDamaged, ManifestName, version.Format, manifestFormat)
+	}
+
+	m := &Manifest{}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	err = dec.Decode(m)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, ManifestName, err)
+	}
+
+	err = m.validate()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, ManifestName, err)
+	}
+
+	return m, nil
+}
+
+func (m *Manifest) validate() error {
+	err := m.Members.Validate()
+	if err != nil {
+		return err
+	}
+
+	if len(m.Cluster.Certificate) != 64 {
+		return errors.New("no fingerprint of the cluster certificate")
+	}
+
+	if len(m.Files) > maxFiles {
+		return fmt.Errorf("%d files, more than a raft directory can hold", len(m.Files))
+	}
+
+	seen := map[string]bool{}
+	for _, f := range m.Files {
+		switch {
+		case !allowed(f.Name) || f.Name == ManifestName:
+			return fmt.Errorf("file name %q does not belong into a recovery tarball", f.Name)
+		case seen[f.Name]:
+			return fmt.Errorf("file %s is listed twice", f.Name)
+		case f.Size < 0 || f.Size > maxFileSize:
+			return fmt.Errorf("file %s: impossible size %d", f.Name, f.Size)
+		case len(f.SHA256) != 64:
+			return fmt.Errorf("file %s: no sha256", f.Name)
+		}
+
+		seen[f.Name] = true
+	}
+
+	return nil
+}
+
+// raftNode is a row of raft_nodes.yaml, in the shape that LXD's loader reads: capitals and numeric roles are LXD's.
+type raftNode struct {
+	Info struct {
+		ID      uint64 `yaml:"ID"`
+		Address string `yaml:"Address"`
+		Role    int    `yaml:"Role"` // 0 voter, 1 stand-by, 2 spare
+	} `yaml:"nodeinfo"`
+	Name string `yaml:"name"`
+}
+
+// EncodeRaftNodes returns the member list as raft_nodes.yaml.
+func EncodeRaftNodes(members member.List) ([]byte, error) {
+	nodes := make([]raftNode, len(members))
+	for i, m := range members {
+		nodes[i].Info.ID = m.ID
+		nodes[i].Info.Address = m.Address
+		nodes[i].Info.Role = m.Role.API()
+		nodes[i].Name = m.Name
+	}
+
+	return yaml.Marshal(nodes)
+}
+
+func parseRaftNodes(data []byte) (member.List, error) {
+	var nodes []raftNode
+	err := yaml.Unmarshal(data, &nodes)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, RaftNodesName, err)
+	}
+
+	members := make(member.List, len(nodes))
+	for i, n := range nodes {
+		role, err := raftlog.RoleFromAPI(n.Info.Role)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, RaftNodesName, err)
+		}
+
+		members[i] = member.Member{ID: n.Info.ID, Name: n.Name, Address: n.Info.Address, Role: role}
+	}
+
+	err = members.Validate()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, RaftNodesName, err)
+	}
+
+	return members, nil
+}

@@ -1,0 +1,177 @@
+package bundle
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/klauspost/pgzip"
+)
+
+// Piece is one file of a raft directory about to be packed.
+type Piece struct {
+	Name string // in the tarball
+	Size int64  // bytes
+	Open func() (io.ReadCloser, error)
+}
+
+// FilePiece is a file, or its first size bytes, under a name.
+func FilePiece(fsys fs.FS, file string, name string, size int64) Piece {
+	return Piece{Name: name, Size: size, Open: func() (io.ReadCloser, error) { return fsys.Open(file) }}
+}
+
+// BytesPiece is a file made of bytes in memory.
+func BytesPiece(name string, data []byte) Piece {
+	return Piece{Name: name, Size: int64(len(data)), Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }}
+}
+
+// Size is the sum of the sizes of pieces, in bytes.
+func Size(pieces []Piece) int64 {
+	var n int64
+	for _, p := range pieces {
+		n += p.Size
+	}
+
+	return n
+}
+
+// Write packs a raft directory. It fills in the manifest's format, files and sums: every piece is read twice, once to be
+// summed for the manifest, which comes first, and once to be packed, when it must still be the same. progress is called with
+// the number of bytes read since the last call; it may be nil.
+func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest, progress func(int64)) error {
+	raftNodes, err := EncodeRaftNodes(manifest.Members)
+	if err != nil {
+		return err
+	}
+
+	manifest.Format = manifestFormat
+	manifest.Files = nil
+	pieces = append([]Piece{BytesPiece(RaftNodesName, raftNodes)}, pieces...)
+	for _, p := range pieces {
+		digest, err := p.copy(ctx, io.Discard, progress)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", p.Name, err)
+		}
+
+		manifest.Files = append(manifest.Files, File{Name: p.Name, Size: p.Size, SHA256: digest})
+	}
+
+	err = manifest.validate()
+	if err != nil {
+		return err
+	}
+
+	head, err := manifest.Encode()
+	if err != nil {
+		return err
+	}
+
+	zip, err := pgzip.NewWriterLevel(w, pgzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+
+	archive := &packer{ctx: ctx, tar: tar.NewWriter(zip), created: manifest.Created, progress: progress}
+	err = archive.pack(BytesPiece(ManifestName, head), pieces, manifest.Files)
+	if err != nil {
+		return err
+	}
+
+	return zip.Close()
+}
+
+// copy copies a piece and returns its SHA-256.
+func (p Piece) copy(ctx context.Context, w io.Writer, progress func(int64)) (string, error) {
+	src, err := p.Open()
+	if err != nil {
+		return "", err
+	}
+
+	defer src.Close()
+
+	hash := sha256.New()
+	n, err := io.Copy(io.MultiWriter(w, hash), &meter{ctx: ctx, r: io.LimitReader(src, p.Size), progress: progress})
+	if err != nil {
+		return "", err
+	}
+
+	if n != p.Size {
+		return "", fmt.Errorf("the file became shorter while it was read: %d bytes in place of %d", n, p.Size)
+	}
+
+	return hex.EncodeToString(hash.Sum(nil)), nil
+}
+
+type packer struct {
+	ctx      context.Context
+	tar      *tar.Writer
+	created  time.Time
+	progress func(int64)
+}
+
+// pack writes the whole archive: the directory that LXD's loader expects first, the manifest, the files.
+func (a *packer) pack(manifest Piece, pieces []Piece, files []File) error {
+	err := a.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: ".", Mode: 0o700, ModTime: a.created, Format: tar.FormatPAX})
+	if err != nil {
+		return err
+	}
+
+	_, err = a.file(manifest)
+	if err != nil {
+		return err
+	}
+
+	for i, p := range pieces {
+		digest, err := a.file(p)
+		if err != nil {
+			return fmt.Errorf("pack %s: %w", p.Name, err)
+		}
+
+		if digest != files[i].SHA256 {
+			return fmt.Errorf("pack %s: the file changed while it was read", p.Name)
+		}
+	}
+
+	return a.tar.Close()
+}
+
+func (a *packer) file(p Piece) (string, error) {
+	err := a.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: p.Name, Mode: 0o600, Size: p.Size, ModTime: a.created, Format: tar.FormatPAX})
+	if err != nil {
+		return "", err
+	}
+
+	return p.copy(a.ctx, a.tar, a.progress)
+}
+
+func sum(data []byte) string {
+	h := sha256.Sum256(data)
+	return hex.EncodeToString(h[:])
+}
+
+// meter is a reader that stops with its context and reports how much went through it.
+type meter struct {
+	ctx      context.Context
+	r        io.Reader
+	progress func(int64)
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	err := m.ctx.Err()
+	if err != nil {
+		return 0, err
+	}
+
+	n, err := m.r.Read(p)
+	if m.progress != nil {
+		m.progress(int64(n))
+	}
+
+	return n, err
+}

@@ -1,0 +1,222 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+	"github.com/lxd-recover/lxd-recover/internal/survivor"
+)
+
+// How a comparison ends that recommends nothing: the report has the reason.
+var (
+	errNoRecommendation = errors.New("no member is recommended: see above")
+	errDamageInTheWay   = errors.New("no member is recommended, for damage: see above")
+)
+
+// maxShownRows bounds the rows of one difference in a table; --format json has more.
+const maxShownRows = 40
+
+func newCompareCmd() *cobra.Command {
+	output := outputOptions{}
+	opts := recovery.CompareOptions{}
+	cmd := &cobra.Command{
+		Use:   "global-db-compare SOURCE SOURCE...",
+		Short: "Compare several members' databases and tell which one to recover from",
+		Long: `Compare several members' databases and tell which one to recover from: where each raft log stands, up to where they are the
+same, which one raft itself would prefer, what was committed for certain and what may not have been, and by which rows they differ.
+Nothing is changed.
+
+SOURCE is LXD's directory, a database/ directory, a recovery tarball (of lxd-recover or LXD's own), one of LXD's db_backup
+tarballs, or a saved report: run "lxd-recover global-db-inspect --format json" on every surviving member, with LXD stopped
+everywhere, and bring the files, of a few kB each, to one place. Rows can only be compared where the databases are at hand.
+
+A member is recommended only if it is certain that it holds every change that the cluster has ever confirmed. That takes the sound logs
+of more than half of the voters. A recovery entry that "lxd cluster edit" has added since does not count; stand-bys and
+spares have no vote. What the newest log holds beyond what was confirmed is kept, too.
+
+Exit status:
+  0  a member is recommended
+  1  failed
+  2  wrong usage
+  3  no member is recommended: too few voters' logs, or logs that do not belong together
+  4  no member is recommended: the logs or the database in question are damaged`,
+		Example: `  lxd-recover global-db-compare server1.json server2.json server3.json
+  lxd-recover global-db-compare /var/snap/lxd/common/lxd server2.tar.gz server3.json
+  lxd-recover global-db-compare --export-survivors survivors /mnt/server1/lxd /mnt/server2/lxd /mnt/server3/lxd`,
+		Args: usage(cobra.MinimumNArgs(2)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			opts.Sources = args
+			return runCompare(cmd.Context(), output, opts)
+		},
+	}
+	cmd.Flags().StringVar(&opts.Survivors, "export-survivors", "", "write every source's report into `DIR`, for \"cluster export-db --survivor\"")
+	output.addFlags(cmd)
+	return cmd
+}
+
+func runCompare(ctx context.Context, output outputOptions, opts recovery.CompareOptions) error {
+	err := output.check()
+	if err != nil {
+		return err
+	}
+
+	opts.Progress = newProgress(os.Stderr)
+	report, err := recovery.Compare(ctx, opts)
+	if err != nil {
+		return err
+	}
+
+	err = output.print(report, func() error {
+		printCompare(os.Stdout, report)
+		return nil
+	})
+	switch {
+	case err != nil || report.Refusal == nil:
+		return err
+	case report.Refusal.Verdict == survivor.Damaged || report.Refusal.Verdict == survivor.Nothing:
+		return errDamageInTheWay
+	}
+
+	return errNoRecommendation
+}
+
+func printCompare(w io.Writer, r *recovery.CompareReport) {
+	var rows [][]string
+	for _, s := range r.Sources {
+		last := fmt.Sprintf("index %d, term %d", s.End.Index, s.End.Term)
+		edited := "no"
+		if s.Raft.Edited {
+			edited = fmt.Sprintf("yes: index %d", s.Raft.LastIndex)
+		}
+
+		snapshot := "none"
+		if s.Raft.SnapshotIndex > 0 {
+			snapshot = fmt.Sprintf("index %d, term %d", s.Raft.SnapshotIndex, s.Raft.SnapshotTerm)
+		}
+
+		health := "healthy"
+		switch {
+		case s.Torn != "":
+			health = "LXD RUNS: may be torn"
+		case !s.Healthy:
+			health = fmt.Sprintf("DAMAGED, sound up to index %d", s.Raft.SoundIndex)
+		case !s.Raft.Whole:
+			health = "CUT by libdqlite once"
+		}
+
+		role := s.Role
+		if role == "" {
+			role = "?"
+		}
+
+		rows = append(rows, []string{s.Label, s.Kind, role, last, snapshot, edited, health})
+	}
+
+	writeTable(w, []string{"member", "source", "role", "last entry", "snapshot", "edited since", "health"}, rows)
+	if r.Refusal == nil || r.Refusal.Verdict != survivor.Different && r.Refusal.Verdict != survivor.Nothing {
+		printLogs(w, r)
+	}
+
+	for _, d := range r.Rows {
+		printDifference(w, d, r.Recommendation)
+	}
+
+	for _, file := range r.Survivors {
+		fmt.Fprintf(w, "\nWrote %s.", file)
+	}
+
+	if len(r.Survivors) > 0 {
+		fmt.Fprintln(w)
+	}
+
+	if r.Recommendation == nil {
+		fmt.Fprintf(w, "\nNo member is recommended: %s.\n", r.Refusal.Reason)
+		return
+	}
+
+	fmt.Fprintf(w, "\nRecover from %s: %s.\n", r.Recommendation.Label, r.Recommendation.Reason)
+	if len(r.Recommendation.Same) > 0 {
+		fmt.Fprintf(w, "The same log has, and can be recovered from as well: %s.\n", strings.Join(r.Recommendation.Same, ", "))
+	}
+}
+
+// printLogs says where the logs agree and part.
+func printLogs(w io.Writer, r *recovery.CompareReport) {
+	if len(r.Preferred) == 0 {
+		return
+	}
+
+	fmt.Fprintf(w, "\nAll logs are the same up to index %d. Raft itself would prefer %s.\n", r.Common, strings.Join(r.Preferred, ", "))
+	for _, b := range r.Branches {
+		where := "at"
+		if b.OrBefore {
+			where = "at or before"
+		}
+
+		fmt.Fprintf(w, "%s left it %s index %d: term %d there, the preferred log has term %d.\n", strings.Join(b.Sources, ", "), where, b.Index, b.Term, b.PreferredTerm)
+	}
+
+	if r.Refusal == nil || r.Committed > 0 {
+		fmt.Fprintf(w, "Committed for certain: up to index %d.\n", r.Committed)
+	}
+
+	for _, u := range r.Uncertain {
+		indexes := fmt.Sprintf("Index %d", u.First.Index)
+		if u.Last != u.First {
+			indexes = fmt.Sprintf("Indexes %d to %d", u.First.Index, u.Last.Index)
+		}
+
+		verdict := "may never have been committed"
+		if u.Never {
+			verdict = "never committed"
+		}
+
+		fmt.Fprintf(w, "%s on %s, %d of %d voters: %s.\n", indexes, strings.Join(u.Sources, ", "), u.Holding, u.Voters, verdict)
+	}
+}
+
+// printDifference says what choosing other sources would do to the rows.
+func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.Recommendation) {
+	than := "the log that raft prefers"
+	if recommended != nil {
+		than = recommended.Label
+	}
+
+	fmt.Fprintf(w, "\nChoosing %s instead of %s would:\n", strings.Join(d.Sources, " or "), than)
+	if d.Unknown != "" {
+		fmt.Fprintf(w, "  (rows not worked out: %s)\n", d.Unknown)
+		return
+	}
+
+	if len(d.Rows) == 0 {
+		fmt.Fprintln(w, "  change no row")
+	}
+
+	shown, own := 0, 0
+	for _, row := range d.Rows {
+		switch {
+		case row.Housekeeping():
+			own++
+			continue
+		case shown < maxShownRows:
+			fmt.Fprintf(w, "  %s\n", row)
+		}
+
+		shown++
+	}
+
+	if shown > maxShownRows {
+		fmt.Fprintf(w, "  and change %d more rows: see --format json\n", shown-maxShownRows)
+	}
+
+	if own > 0 {
+		fmt.Fprintf(w, "  (and %d rows that LXD writes by itself: operations, warnings, heartbeats)\n", own)
+	}
+}

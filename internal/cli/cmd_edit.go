@@ -1,0 +1,218 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+)
+
+// editOptions are those of both commands that change the member list.
+type editOptions struct {
+	alone         bool // recover-from-quorum-loss
+	yes           bool
+	acceptDamage  bool
+	besideCluster bool
+	passthrough   bool
+	output        outputOptions
+}
+
+func (o *editOptions) addFlags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.acceptDamage, "accept-damage", false, "go on with what is sound of a damaged database")
+	cmd.Flags().BoolVar(&o.besideCluster, "beside-cluster", false, "go on although the LXD of another member answers")
+	cmd.Flags().BoolVar(&o.passthrough, "passthrough", false, "after all checks, and with a copy of the database kept, leave the change to LXD's own command")
+	o.output.addFlags(cmd)
+}
+
+func newEditCmd() *cobra.Command {
+	opts := editOptions{}
+	cmd := &cobra.Command{
+		Use:   "edit",
+		Short: "Edit the member list of a cluster that is down",
+		Long: `Edit the member list of a cluster that is down: other addresses, other roles.
+
+Do this on one member only, the one whose database is the newest, with LXD stopped on all of them. The list is opened in an
+editor ($VISUAL, $EDITOR), or read from standard input where that is no terminal: the YAML of "lxd cluster show". The change
+is made on a copy of the database, which then takes the place of the live one in one step; that one is kept, and
+"lxd-recover global-db-rollback" puts it back.
+` + exitStatuses,
+		Example: `  lxd cluster edit
+  lxd cluster show | sed s/10.0.0.1:8443/10.1.0.1:8443/ | lxd cluster edit`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runEdit(cmd.Context(), opts, cmd.Root().Name()) },
+	}
+	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
+	opts.addFlags(cmd)
+	return cmd
+}
+
+func newRecoverCmd() *cobra.Command {
+	opts := editOptions{alone: true}
+	cmd := &cobra.Command{
+		Use:   "recover-from-quorum-loss",
+		Short: "Make this member, the only one that has survived, a cluster of its own",
+		Long: `Make this member, the only one that has survived, a cluster of its own: the only voter of its raft log. The lost members
+stay in "lxc cluster list" until "lxc cluster remove --force NAME" removes them.
+
+Where more than one member has survived, use "lxd cluster edit". As there, the change is made on a copy of the database,
+which then takes the place of the live one in one step; that one is kept.
+` + exitStatuses,
+		Example: `  lxd cluster recover-from-quorum-loss
+  lxd cluster recover-from-quorum-loss --quiet`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return runEdit(cmd.Context(), opts, cmd.Root().Name()) },
+	}
+	cmd.Flags().BoolVarP(&opts.yes, "quiet", "q", false, "do not ask")
+	opts.addFlags(cmd)
+	return cmd
+}
+
+// runEdit changes the member list. program is what we were called as, for what to type next.
+func runEdit(ctx context.Context, opts editOptions, program string) error {
+	err := opts.output.check()
+	if err != nil {
+		return err
+	}
+
+	dir, err := recovery.FindLXD()
+	if err != nil {
+		return err
+	}
+
+	asker := &memberAsker{}
+	if !opts.alone {
+		asker, err = newMemberAsker()
+		if err != nil {
+			return err
+		}
+	}
+
+	editOpts := recovery.EditOptions{
+		LXDDir: dir, Version: Version, Alone: opts.alone, AcceptDamage: opts.acceptDamage, BesideCluster: opts.besideCluster,
+		Timeout: defaultTimeout, Progress: newProgress(os.Stderr),
+		Ask:     asker.ask,
+		Confirm: func(r *recovery.EditReport) error { return opts.confirm(ctx, r) },
+	}
+	if opts.passthrough {
+		editOpts.Own, err = opts.own(asker.stdin())
+		if err != nil {
+			return err
+		}
+	}
+
+	report, err := recovery.Edit(ctx, editOpts)
+	if err != nil {
+		return err
+	}
+
+	return opts.output.print(report, func() error {
+		printEditDone(os.Stdout, report, opts, program)
+		return nil
+	})
+}
+
+// confirm shows what is about to happen, and asks. A list on standard input is an answer in itself.
+func (o *editOptions) confirm(ctx context.Context, r *recovery.EditReport) error {
+	if o.yes {
+		printList(os.Stderr, "Warning", r.Warnings)
+		return nil
+	}
+
+	printEditPlan(os.Stderr, r)
+	if o.alone {
+		return confirmation{what: "recovery", flag: "--quiet"}.ask(ctx, "Make this member a cluster of its own?")
+	}
+
+	if !isTerminal(os.Stdin) {
+		return nil
+	}
+
+	return confirmation{what: "edit"}.ask(ctx, "Change the member list?")
+}
+
+// own runs LXD's own command.
+func (o *editOptions) own(stdin io.Reader) (func(context.Context) error, error) {
+	args := []string{"cluster", "edit"}
+	if o.alone {
+		args = []string{"cluster", "recover-from-quorum-loss"}
+		if o.yes {
+			args = append(args, "--quiet")
+		}
+	}
+
+	return ownCommand(stdin, args)
+}
+
+func printEditPlan(w io.Writer, r *recovery.EditReport) {
+	fmt.Fprintf(w, "Change the member list of %s, whose database ends at %s (%d rows in %d tables).\n\n", r.Member.Name, r.Before, r.Database.Rows, len(r.Database.Tables))
+	var rows [][]string
+	for _, m := range r.Members {
+		found := "this member"
+		for _, o := range r.Others {
+			if o.Name == m.Name && o.Address == m.OldAddress {
+				found = o.Found
+			}
+		}
+
+		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, arrow(m.OldAddress, m.NewAddress), arrow(m.OldRole, m.NewRole), found})
+	}
+
+	writeTable(w, []string{"id", "name", "address", "role", "now"}, rows)
+	for _, c := range r.Settings {
+		fmt.Fprintf(w, "\n%s: %s", c.Key, arrow(c.Old, c.New))
+	}
+
+	if len(r.Settings) > 0 {
+		fmt.Fprintln(w)
+	}
+
+	printList(w, "Given up", r.Damage)
+	printList(w, "Warning", r.Warnings)
+}
+
+func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, program string) {
+	switch {
+	case opts.passthrough:
+		fmt.Fprintln(w, "LXD's own command is done.")
+	case r.Already:
+		fmt.Fprintf(w, "%s has exactly this member list already, from an edit; its database ends at %s. Nothing was changed.\n", r.Member.Name, r.Raft)
+	default:
+		fmt.Fprintf(w, "The member list of %s is changed; its database ends at %s now.\n", r.Member.Name, r.Raft)
+	}
+
+	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	if r.Tarball != "" {
+		fmt.Fprintf(w, "LXD's recovery tarball was moved to %s: LXD would not have started here as long as it was in its place.\n", r.Tarball)
+	}
+
+	printList(w, "Warning", r.Warnings)
+	if opts.alone {
+		fmt.Fprintln(w, "\nNext: start LXD here. The lost members are then removed with `lxc cluster remove --force NAME`.")
+		return
+	}
+
+	fmt.Fprintf(w, "\nNext, before LXD is started anywhere:\n  %s cluster export-db                           # here\n", program)
+	fmt.Fprintf(w, "  %s global-db-import lxd_recovery_db.tar.gz     # here, and on every other member that has survived%s\n", program, survivors(r))
+}
+
+// survivors are the other members that have a database in the new list.
+func survivors(r *recovery.EditReport) string {
+	var names []string
+	for _, m := range r.Members {
+		if m.NewRole != raftlog.Spare.String() && m.ID != r.Member.ID {
+			names = append(names, m.Name)
+		}
+	}
+
+	if len(names) == 0 {
+		return ""
+	}
+
+	return ": " + strings.Join(names, ", ")
+}

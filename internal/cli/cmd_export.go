@@ -1,0 +1,212 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+)
+
+func newClusterCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "cluster",
+		Short: "Commands for the member that the cluster is recovered from",
+		Args:  cobra.ArbitraryArgs,
+		RunE:  groupRun,
+	}
+	cmd.AddCommand(newEditCmd(), newExportCmd(), newRecoverCmd())
+	return cmd
+}
+
+type exportOptions struct {
+	force    bool
+	unedited bool
+	noProof  bool
+
+	acceptDamage bool
+
+	at  uint64
+	yes bool
+
+	survivors []string
+	output    outputOptions
+}
+
+func newExportCmd() *cobra.Command {
+	opts := exportOptions{}
+	cmd := &cobra.Command{
+		Use:   "export-db [FILE]",
+		Short: "Write this member's global database to a recovery tarball",
+		Long: `Write this member's global database to a recovery tarball.
+
+Run it on the member that "lxd cluster edit" was run on, while LXD is stopped on all members. The database is checked
+first; nothing in LXD's directory is changed. FILE is ./` + bundle.DefaultName + ` unless given, - is standard output.
+
+With --at the cluster goes back to an earlier state: what LXD did behind that entry of the raft log, an accidental "lxc delete"
+for one, is left out. "lxd-recover global-db-log --rows" finds the index: the one before the entry to be undone. Only rows come
+back, neither the containers nor the volumes that were deleted with them. The transactions given up are listed and have to be
+confirmed. Every member then imports with --discard-local-entries, as each of them has entries that the tarball lacks.
+` + exitStatuses,
+		Example: `  lxd-recover cluster export-db
+  lxd-recover cluster export-db /root/recovery.tar.gz
+  lxd-recover cluster export-db --at 4711
+  lxd-recover cluster export-db - | ssh server2 'cat > recovery.tar.gz'`,
+		Args: usage(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			err := checkAt(cmd)
+			if err != nil {
+				return err
+			}
+
+			file := bundle.DefaultName
+			if len(args) > 0 {
+				file = args[0]
+			}
+
+			return runExport(cmd.Context(), opts, file)
+		},
+	}
+	cmd.Flags().BoolVar(&opts.force, "force", false, "replace FILE if it exists")
+	cmd.Flags().BoolVar(&opts.unedited, "unedited", false, `export although "lxd cluster edit" was not run since LXD last ran`)
+	cmd.Flags().BoolVar(&opts.acceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
+	cmd.Flags().Uint64Var(&opts.at, "at", 0, "leave out all entries of the raft log behind the one with this `INDEX`")
+	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask whether the transactions that --at leaves out may be given up")
+	cmd.Flags().BoolVar(&opts.noProof, "no-proof", false, "do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
+	cmd.Flags().StringArrayVar(&opts.survivors, "survivor", nil, "a saved JSON report of global-db-inspect from another member; the fence goes above its terms, too (repeatable)")
+	opts.output.addFlags(cmd)
+	return cmd
+}
+
+// checkAt refuses an --at of 0, which would be taken for none.
+func checkAt(cmd *cobra.Command) error {
+	at, err := cmd.Flags().GetUint64("at")
+	if err == nil && at == 0 && cmd.Flags().Changed("at") {
+		err = usageError{errors.New("--at needs an index of the raft log, from 1 on"), helpPath(cmd)}
+	}
+
+	return err
+}
+
+func runExport(ctx context.Context, opts exportOptions, file string) error {
+	err := opts.output.check()
+	if err != nil {
+		return err
+	}
+
+	export := recovery.ExportOptions{Version: Version, Force: opts.force, Unedited: opts.unedited, NoProof: opts.noProof, AcceptDamage: opts.acceptDamage, At: opts.at, Survivors: opts.survivors, Progress: newProgress(os.Stderr)}
+	export.Confirm = func(r *recovery.ExportReport) error {
+		if opts.yes {
+			return nil
+		}
+
+		fmt.Fprintf(os.Stderr, "Leave out what %s has behind index %d.\n", r.Source.Name, r.Before.Index)
+		printGivenUp(os.Stderr, "will be", r)
+		printList(os.Stderr, "Warning", r.Warnings)
+		return confirmation{what: "export"}.ask(ctx, "Give these transactions up?")
+	}
+
+	if file == "-" {
+		if isTerminal(os.Stdout) {
+			return usageError{errors.New("a tarball is not written to a terminal: redirect standard output, or name a FILE"), "lxd-recover cluster export-db"}
+		}
+
+		if opts.output.format != formatTable {
+			return usageError{errors.New("--format needs standard output, which the tarball goes to"), "lxd-recover cluster export-db"}
+		}
+
+		export.Stdout = os.Stdout
+	} else {
+		export.Output, err = filepath.Abs(file)
+		if err != nil {
+			return err
+		}
+	}
+
+	export.LXDDir, err = recovery.FindLXD()
+	if err != nil {
+		return err
+	}
+
+	report, err := recovery.Export(ctx, export)
+	if err != nil {
+		return err
+	}
+
+	if export.Stdout != nil {
+		printExport(os.Stderr, report)
+		return nil
+	}
+
+	return opts.output.print(report, func() error {
+		printExport(os.Stdout, report)
+		return nil
+	})
+}
+
+func printExport(w *os.File, r *recovery.ExportReport) {
+	fmt.Fprintf(w, "Exported the global database of %s: %s, %d rows in %d tables.\n", r.Source.Name, r.Before, r.Database.Rows, len(r.Database.Tables))
+	if r.File != "" {
+		fmt.Fprintf(w, "Wrote %s (%s).\n", r.File, bytesText(r.Size))
+	}
+
+	fmt.Fprintf(w, "Fenced: the tarball ends at %s, which no other member's log can outvote.\n", r.Raft)
+	if !r.Edited {
+		fmt.Fprintln(w, "The member list was not edited: it is the one of the last run.")
+	}
+
+	printGivenUp(w, "are", r)
+	printList(w, "Warning", r.Warnings)
+	discard := ""
+	if len(r.GivenUp) > 0 {
+		discard = " --discard-local-entries"
+	}
+
+	fmt.Fprintf(w, `
+Next: keep LXD stopped everywhere, copy the file to every other surviving member, and run on each, this one included:
+
+    lxd-recover global-db-import%s %s
+
+Start LXD only when that is done on at least %d of the %d voters.
+`, discard, filepath.Base(orDefault(r.File)), r.Members.Majority(), r.Members.Voters())
+	if discard != "" {
+		fmt.Fprintf(w, "Leave no member out: one with a snapshot beyond index %d would never catch up, although LXD lists it as online.\n", r.Before.Index)
+	}
+}
+
+// printGivenUp lists what --at leaves out. What LXD writes all the time by itself would hide the rest, and is only counted.
+func printGivenUp(w io.Writer, verb string, r *recovery.ExportReport) {
+	own := 0
+	for i, d := range r.GivenUp {
+		if i == 0 {
+			fmt.Fprintf(w, "\nTransactions that %s given up, up to index %d:\n", verb, r.Last.Index)
+		}
+
+		if d.Unknown == "" && !slices.ContainsFunc(d.Rows, func(row globaldb.RowChange) bool { return !row.Housekeeping() }) {
+			own++
+			continue
+		}
+
+		fmt.Fprintln(w, "  "+d.String())
+	}
+
+	if own > 0 {
+		fmt.Fprintf(w, "  (and %d transactions that LXD makes by itself: operations, warnings, heartbeats)\n", own)
+	}
+}
+
+func orDefault(file string) string {
+	if file == "" {
+		return bundle.DefaultName
+	}
+
+	return file
+}

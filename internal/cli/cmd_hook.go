@@ -1,0 +1,248 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxd-recover/lxd-recover/internal/frontend"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+)
+
+// What can be asked for with `snap set lxd-recover`.
+const (
+	keyImport        = "import"                // a tarball
+	keyRollback      = "rollback"              // true, latest, or the name of a kept database
+	keyDiscardLocal  = "discard-local-entries" // the flags of the same names
+	keyBesideCluster = "beside-cluster"
+	keyNoStart       = "no-start"
+
+	keyStatus = "status" // what came of it, in one line
+	keyReport = "report" // the same as the command's --format json
+)
+
+// requestKeys are those that are unset once the request is carried out.
+var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart}
+
+// newHookCmd is what the hooks of the snap call.
+func newHookCmd() *cobra.Command {
+	hooks := map[string]func(context.Context) error{
+		"configure": hookConfigure, "pre-refresh": hookPreRefresh, "post-refresh": hookPostRefresh, "install": hookInstall, "remove": hookRemove,
+	}
+	names := []string{"configure", "install", "post-refresh", "pre-refresh", "remove"}
+	return &cobra.Command{
+		Use:   "hook NAME",
+		Short: "Do what a hook of the lxd-recover snap does",
+		Long: `Do what a hook of the lxd-recover snap does; snapd calls this, and nobody else needs to.
+
+  configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =BACKUP), with discard-local-entries=true,
+                beside-cluster=true and no-start=true as the flags of these names; "snap get lxd-recover status" tells what came of it
+  pre-refresh   refuse a refresh while an import, a rollback or an edit is under way
+  post-refresh  put right what an interrupted run left, as "lxd-recover resume"
+  install       note what is missing on this machine, in "snap get lxd-recover status"
+  remove        take the "lxd" front-end away; replaced databases stay
+` + exitStatuses,
+		Example:   "  lxd-recover hook pre-refresh",
+		ValidArgs: names,
+		Args:      usage(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
+		RunE:      func(cmd *cobra.Command, args []string) error { return hooks[args[0]](cmd.Context()) },
+	}
+}
+
+// hookConfigure carries out a request of `snap set`. Where it fails, snapd shows the error and forgets the request.
+func hookConfigure(ctx context.Context) error {
+	config, err := newSnapConfig()
+	if err != nil {
+		return err
+	}
+
+	values, err := config.get(requestKeys...)
+	if err != nil {
+		return err
+	}
+
+	request, err := parseRequest(values)
+	if err != nil || request == nil {
+		return err
+	}
+
+	dir, err := recovery.FindLXD()
+	if err != nil {
+		return err
+	}
+
+	status, report, err := request.run(ctx, dir)
+	if err != nil {
+		return err
+	}
+
+	err = config.unset(requestKeys...)
+	if err != nil {
+		return err
+	}
+
+	err = config.set(keyReport, report)
+	if err != nil {
+		return err
+	}
+
+	return config.set(keyStatus, status)
+}
+
+// request is what `snap set` asked for.
+type request struct {
+	tarball  string
+	rollback bool
+	backup   string // empty: the newest
+
+	discardLocal, besideCluster, noStart bool
+}
+
+// parseRequest returns nil where nothing is asked for, as when the snap is installed.
+func parseRequest(values map[string]any) (*request, error) {
+	r := &request{}
+	for key, flag := range map[string]*bool{keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart} {
+		switch value := values[key].(type) {
+		case nil:
+		case bool:
+			*flag = value
+		default:
+			return nil, fmt.Errorf("%s=%v: true or false is possible", key, value)
+		}
+	}
+
+	switch value := values[keyImport].(type) {
+	case nil:
+	case string:
+		r.tarball = value
+	default:
+		return nil, fmt.Errorf("%s=%v is not the name of a file", keyImport, value)
+	}
+
+	switch value := values[keyRollback].(type) {
+	case nil:
+	case bool:
+		r.rollback = value
+	case string:
+		r.rollback, r.backup = value != "", value
+		if value == "latest" {
+			r.backup = ""
+		}
+
+	default:
+		return nil, fmt.Errorf("%s=%v: true, latest or the name of a kept database is possible", keyRollback, value)
+	}
+
+	switch {
+	case r.tarball != "" && r.rollback:
+		return nil, errors.New("import and rollback cannot be asked for at once")
+	case r.tarball != "" && !filepath.IsAbs(r.tarball):
+		return nil, fmt.Errorf("%s=%s: the whole path of the tarball is needed, beginning with /", keyImport, r.tarball)
+	case r.tarball == "" && !r.rollback:
+		return nil, nil
+	}
+
+	return r, nil
+}
+
+// run carries the request out and returns what came of it, in one line and in full.
+func (r *request) run(ctx context.Context, lxdDir string) (string, any, error) {
+	now := time.Now().UTC().Format(time.RFC3339)
+	if r.rollback {
+		report, err := recovery.Rollback(ctx, recovery.RollbackOptions{LXDDir: lxdDir, Backup: r.backup, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(os.Stderr)})
+		if err != nil {
+			return "", nil, err
+		}
+
+		status := fmt.Sprintf("%s: the database of %s is back in place; the replaced one is kept in %s", now, report.Backup.Name, report.Kept)
+		if report.Already {
+			status = fmt.Sprintf("%s: the last change was a rollback already, nothing was changed", now)
+		}
+
+		return status + daemonText(report.Started, report.Ready) + warningsText(report.Warnings), report, nil
+	}
+
+	report, err := recovery.Import(ctx, recovery.ImportOptions{
+		LXDDir: lxdDir, Tarball: r.tarball, Version: Version, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
+		Timeout: defaultTimeout, Progress: newProgress(os.Stderr),
+	})
+	if err != nil {
+		return "", nil, err
+	}
+
+	status := fmt.Sprintf("%s: imported %s (%s, %d rows); the replaced database is kept in %s", now, r.tarball, report.Raft, report.Database.Rows, report.Kept)
+	if report.Already {
+		status = fmt.Sprintf("%s: %s has exactly the database of %s already, nothing was changed", now, report.Member.Name, r.tarball)
+	}
+
+	return status + daemonText(report.Started, report.Ready) + warningsText(report.Warnings), report, nil
+}
+
+func daemonText(started bool, ready bool) string {
+	switch {
+	case ready:
+		return "; LXD is up"
+	case started:
+		return "; LXD was started"
+	}
+
+	return "; LXD was not started"
+}
+
+func warningsText(warnings []string) string {
+	text := ""
+	for _, w := range warnings {
+		text += "; warning: " + w
+	}
+
+	return text
+}
+
+// hookPreRefresh keeps snapd from exchanging this program for another while it is at work.
+func hookPreRefresh(context.Context) error {
+	dir, err := recovery.FindLXD()
+	if err != nil {
+		return nil // no LXD, nothing under way
+	}
+
+	return recovery.Idle(dir)
+}
+
+// hookPostRefresh resumes. An error makes snapd go back to the revision that was there before.
+func hookPostRefresh(ctx context.Context) error {
+	dir, err := recovery.FindLXD()
+	if err != nil {
+		return nil
+	}
+
+	_, err = recovery.Resume(ctx, recovery.ResumeOptions{LXDDir: dir, Timeout: defaultTimeout, Progress: newProgress(os.Stderr)})
+	return err
+}
+
+// hookInstall says what is missing; it is installed all the same.
+func hookInstall(context.Context) error {
+	config, err := newSnapConfig()
+	if err != nil {
+		return err
+	}
+
+	dir, err := recovery.FindLXD()
+	status := "ready: LXD's directory is " + dir
+	if err != nil {
+		status = "waiting for LXD: " + err.Error() + ", or install LXD (`snap install lxd`)"
+	}
+
+	fmt.Fprintln(os.Stderr, status)
+	return config.set(keyStatus, status)
+}
+
+// hookRemove leaves nothing of the snap in the way of LXD's own commands.
+func hookRemove(context.Context) error {
+	_, err := frontend.RemoveOwn(frontend.DefaultDir)
+	return err
+}

@@ -1,0 +1,208 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+)
+
+// defaultTimeout is how long LXD may take to stop, and to answer after it was started. Without a quorum a stop takes 7 s.
+const defaultTimeout = 60 * time.Second
+
+type importOptions struct {
+	dryRun  bool
+	yes     bool
+	noStart bool
+
+	discardLocal  bool
+	besideCluster bool
+
+	timeout time.Duration
+	output  outputOptions
+}
+
+func newImportCmd() *cobra.Command {
+	opts := importOptions{}
+	cmd := &cobra.Command{
+		Use:   "global-db-import FILE",
+		Short: "Replace this member's global database by the one in a recovery tarball",
+		Long: `Replace this member's global database by the one in a recovery tarball.
+
+The tarball is unpacked beside the database and checked; then LXD is stopped, the two are exchanged in one step, and LXD is
+started again if it ran. The replaced database is kept: "lxd-recover global-db-rollback" puts it back. Whatever goes wrong,
+LXD finds the whole old or the whole new database, and the command can simply be run again.
+
+FILE may be a tarball of "lxd-recover cluster export-db" or the one that "lxd cluster edit" of LXD 5.21.3, 6.2 and later
+writes. Stop LXD on all members first, and import on a majority of the voters at the least before any of them is started.
+` + exitStatuses,
+		Example: `  lxd-recover global-db-import lxd_recovery_db.tar.gz
+  lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz`,
+		Args: usage(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return runImport(cmd.Context(), opts, args[0]) },
+	}
+	cmd.Flags().BoolVar(&opts.dryRun, "dry-run", false, "check everything and show what would change, without changing it")
+	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().BoolVar(&opts.discardLocal, "discard-local-entries", false, "go on although this member has transactions that the tarball lacks")
+	cmd.Flags().BoolVar(&opts.besideCluster, "beside-cluster", false, "go on although a working cluster answers that does not come from this recovery")
+	addDaemonFlags(cmd, &opts.noStart, &opts.timeout)
+	opts.output.addFlags(cmd)
+	return cmd
+}
+
+func addDaemonFlags(cmd *cobra.Command, noStart *bool, timeout *time.Duration) {
+	cmd.Flags().BoolVar(noStart, "no-start", false, "leave LXD stopped")
+	cmd.Flags().DurationVar(timeout, "timeout", defaultTimeout, "how long LXD may take to stop, and to answer once it is started")
+}
+
+func runImport(ctx context.Context, opts importOptions, file string) error {
+	err := opts.output.check()
+	if err != nil {
+		return err
+	}
+
+	dir, err := recovery.FindLXD()
+	if err != nil {
+		return err
+	}
+
+	confirm := confirmation{what: "import"}
+	report, err := recovery.Import(ctx, recovery.ImportOptions{
+		LXDDir: dir, Tarball: file, Version: Version, DryRun: opts.dryRun, DiscardLocal: opts.discardLocal, BesideCluster: opts.besideCluster, NoStart: opts.noStart, Timeout: opts.timeout,
+		Progress: newProgress(os.Stderr),
+		Confirm: func(r *recovery.ImportReport) error {
+			if opts.yes {
+				return nil
+			}
+
+			printImportPlan(os.Stderr, r)
+			return confirm.ask(ctx, "Replace this member's database?")
+		},
+	})
+	if err != nil && (report == nil || !opts.dryRun) {
+		return err
+	}
+
+	refused := err
+	err = opts.output.print(report, func() error {
+		if opts.dryRun {
+			printImportPlan(os.Stdout, report)
+			fmt.Println("\nDry run: nothing was changed.")
+			return nil
+		}
+
+		printImportDone(os.Stdout, report)
+		return nil
+	})
+
+	return errors.Join(err, refused)
+}
+
+// printImportPlan shows what an import will change, and nothing that it will not.
+func printImportPlan(w io.Writer, r *recovery.ImportReport) {
+	source := r.Source
+	if source == "" {
+		source = "an unnamed member"
+	}
+
+	fmt.Fprintf(w, "Import %s, exported from %s, on %s.\n\n", r.Tarball, source, r.Member.Name)
+	local := "cannot be read"
+	if r.Local != nil {
+		local = r.Local.String()
+	}
+
+	rows := [][]string{
+		{"last raft entry", local, r.Raft.String()},
+		{"rows", "", fmt.Sprintf("%d in %d tables", r.Database.Rows, len(r.Database.Tables))},
+	}
+	for _, c := range r.Settings {
+		rows = append(rows, []string{c.Key, c.Old, c.New})
+	}
+
+	writeTable(w, []string{"", "now", "after the import"}, rows)
+	rows = nil
+	for _, m := range r.Members {
+		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, arrow(m.OldAddress, m.NewAddress), arrow(m.OldRole, m.NewRole)})
+	}
+
+	fmt.Fprintln(w)
+	writeTable(w, []string{"id", "name", "address", "role"}, rows)
+	if r.Patch != "" {
+		fmt.Fprintf(w, "\nWhen LXD next starts it brings the addresses in the global database up to date:\n    %s\n",
+			strings.ReplaceAll(strings.TrimSpace(r.Patch), "\n", "\n    "))
+	}
+
+	for i, d := range r.Discarded {
+		if i == 0 {
+			fmt.Fprintf(w, "\nTransactions that only %s has, and that will be lost:\n", r.Member.Name)
+		}
+
+		fmt.Fprintln(w, "  "+d.String())
+	}
+
+	printList(w, "Not checked", r.Unchecked)
+	printList(w, "Warning", r.Warnings)
+	fmt.Fprintf(w, "\nLXD is %s.\n", r.Daemon)
+	if r.Already {
+		fmt.Fprintln(w, "This member has exactly this database already.")
+	}
+}
+
+// arrow shows a change; a value that stays stands alone.
+func arrow(from string, to string) string {
+	switch {
+	case from == to:
+		return to
+	case from == "":
+		return "(new) " + to
+	case to == "":
+		return from + " -> (removed)"
+	}
+
+	return from + " -> " + to
+}
+
+func printList(w io.Writer, title string, lines []string) {
+	for _, line := range lines {
+		fmt.Fprintf(w, "\n%s: %s", title, line)
+	}
+
+	if len(lines) > 0 {
+		fmt.Fprintln(w)
+	}
+}
+
+func printImportDone(w io.Writer, r *recovery.ImportReport) {
+	if r.Already {
+		fmt.Fprintf(w, "%s has exactly this database already: nothing was changed. LXD is %s.\n", r.Member.Name, r.Daemon)
+		printList(w, "Warning", r.Warnings)
+		if r.Started {
+			printDaemon(w, r.Started, r.Ready)
+		}
+
+		return
+	}
+
+	fmt.Fprintf(w, "Imported on %s: %s, %d rows in %d tables.\n", r.Member.Name, r.Raft, r.Database.Rows, len(r.Database.Tables))
+	fmt.Fprintf(w, "The replaced database is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	printList(w, "Warning", r.Warnings)
+	printDaemon(w, r.Started, r.Ready)
+}
+
+func printDaemon(w io.Writer, started bool, ready bool) {
+	switch {
+	case ready:
+		fmt.Fprintln(w, "LXD is up.")
+	case started:
+		fmt.Fprintln(w, "LXD was started.")
+	default:
+		fmt.Fprintln(w, "LXD was not started. Do that when all surviving members are done.")
+	}
+}

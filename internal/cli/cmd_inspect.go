@@ -1,0 +1,160 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+)
+
+// errUnhealthy ends a command whose report says that the database is damaged: the report itself is the message.
+var errUnhealthy = errors.New("the database is damaged: see the problems above")
+
+func newInspectCmd() *cobra.Command {
+	output := outputOptions{}
+	cmd := &cobra.Command{
+		Use:   "global-db-inspect [SOURCE]",
+		Short: "Check one global database and tell what is in it",
+		Long: `Check one global database and tell what is in it: where its raft log stands, who its members are, how many rows it has,
+every problem found, and what libdqlite would do about it. Nothing is changed, also not where LXD runs.
+
+SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
+LXD's db_backup tarballs; this machine's LXD unless given. The JSON report can be carried to another machine and compared.
+
+Exit status:
+  0  healthy: libdqlite would load it and lose nothing
+  1  not readable
+  2  wrong usage
+  4  damaged`,
+		Example: `  lxd-recover global-db-inspect
+  lxd-recover global-db-inspect lxd_recovery_db.tar.gz
+  lxd-recover global-db-inspect --format json > server1.json`,
+		Args: usage(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			source := ""
+			if len(args) > 0 {
+				source = args[0]
+			}
+
+			return runInspect(cmd.Context(), output, source)
+		},
+	}
+	output.addFlags(cmd)
+	return cmd
+}
+
+func runInspect(ctx context.Context, output outputOptions, source string) error {
+	err := output.check()
+	if err != nil {
+		return err
+	}
+
+	report, err := recovery.Inspect(ctx, source, newProgress(os.Stderr))
+	if err != nil {
+		return err
+	}
+
+	if report.Torn != "" {
+		fmt.Fprintf(os.Stderr, "LXD runs on this database, %s: what was read may be torn.\n", report.Torn)
+	}
+
+	err = output.print(report, func() error {
+		printInspect(os.Stdout, report)
+		return nil
+	})
+	if err == nil && !report.Healthy {
+		err = errUnhealthy
+	}
+
+	return err
+}
+
+func printInspect(w io.Writer, r *recovery.InspectReport) {
+	rows := [][]string{{"source", r.Source}, {"kind", r.Kind}}
+	if r.Member != nil {
+		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d, %s)", r.Member.Name, r.Member.ID, r.Member.Address)})
+	}
+
+	last := fmt.Sprintf("index %d, term %d", r.Raft.LastIndex, r.Raft.LastTerm)
+	if r.Raft.Edited {
+		last += ", an edited member list"
+	}
+
+	snapshot := "none"
+	if r.Raft.SnapshotIndex > 0 {
+		snapshot = fmt.Sprintf("index %d, term %d", r.Raft.SnapshotIndex, r.Raft.SnapshotTerm)
+	}
+
+	rows = append(rows,
+		[]string{"last raft entry", last},
+		[]string{"first raft entry", fmt.Sprintf("index %d", r.Raft.FirstIndex)},
+		[]string{"snapshot", snapshot},
+		[]string{"terms", fmt.Sprintf("current %d, highest %d", r.Raft.MetadataTerm, r.Raft.MaxTerm)})
+	if r.Data != nil {
+		rows = append(rows, []string{"database", fmt.Sprintf("schema %d, %d rows in %d tables, integrity %s", r.Data.SchemaVersion, r.Data.Rows, len(r.Data.Tables), r.Data.Integrity)})
+	}
+
+	health := "healthy"
+	if !r.Healthy {
+		health = fmt.Sprintf("DAMAGED, sound up to index %d", r.Raft.SoundIndex)
+	}
+
+	rows = append(rows, []string{"health", health}, []string{"libdqlite", libdqliteText(r.Libdqlite)})
+	writeTable(w, nil, rows)
+
+	rows = nil
+	for _, m := range r.Members {
+		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, m.Address, m.Role.String()})
+	}
+
+	fmt.Fprintln(w)
+	writeTable(w, []string{"id", "name", "address", "role"}, rows)
+	printProblems(w, r.Problems)
+	for i, action := range r.Libdqlite.Actions {
+		if i == 0 {
+			fmt.Fprintln(w, "\nOn loading, libdqlite would:")
+		}
+
+		fmt.Fprintln(w, "  "+action)
+	}
+}
+
+func libdqliteText(l recovery.Libdqlite) string {
+	text := "load: " + l.Load.String()
+	if l.Start != l.Load {
+		text += ", start: " + l.Start.String()
+	}
+
+	if l.Dropped > 0 {
+		text += fmt.Sprintf(", %d entries lost", l.Dropped)
+	}
+
+	return text
+}
+
+// printProblems shows problems, the worst first.
+func printProblems(w io.Writer, problems []raftlog.Problem) {
+	problems = slices.Clone(problems)
+	slices.SortStableFunc(problems, func(a, b raftlog.Problem) int { return int(b.Severity) - int(a.Severity) })
+	for i, p := range problems {
+		if i == 0 {
+			fmt.Fprintln(w, "\nProblems:")
+		}
+
+		fmt.Fprintf(w, "  %s\n", p)
+		if p.Libdqlite != "" {
+			fmt.Fprintf(w, "      libdqlite: %s\n", p.Libdqlite)
+		}
+
+		if p.Advice != "" {
+			fmt.Fprintf(w, "      you can:   %s\n", p.Advice)
+		}
+	}
+}

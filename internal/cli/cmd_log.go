@@ -1,0 +1,220 @@
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+)
+
+func newLogCmd() *cobra.Command {
+	output := outputOptions{formats: listFormats}
+	opts := recovery.HistoryOptions{}
+	cmd := &cobra.Command{
+		Use:   "global-db-log [SOURCE]",
+		Short: "List what happened to a global database",
+		Long: `List what happened to a global database: the entries of its raft log, the newest last. With --rows each transaction is shown
+with the rows that it inserted, changed and deleted. Nothing is changed, also not where LXD runs. The newest entries of a member
+may be ones that LXD never committed.
+
+The time is that of the file that holds an entry (raft keeps no other): the entry was written then or before. A tarball has
+none. Indexes are those that "global-db-sql --at" and "cluster export-db --at" take.
+
+SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
+LXD's db_backup tarballs; this machine's LXD unless given. A saved report of global-db-inspect has no log.
+
+Exit status:
+  0  done
+  1  not readable
+  2  wrong usage
+  4  damaged; what is sound is listed`,
+		Example: `  lxd-recover global-db-log --last 20
+  lxd-recover global-db-log --rows --from 4700 --to 4711
+  lxd-recover global-db-log lxd_recovery_db.tar.gz -f json`,
+		Args: usage(cobra.MaximumNArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				opts.Source = args[0]
+			}
+
+			return runLog(cmd.Context(), output, opts)
+		},
+	}
+	cmd.Flags().BoolVar(&opts.Rows, "rows", false, "show which rows each transaction changed")
+	cmd.Flags().Uint64Var(&opts.From, "from", 0, "the first `INDEX` to list")
+	cmd.Flags().Uint64Var(&opts.To, "to", 0, "the last `INDEX` to list")
+	cmd.Flags().Uint64VarP(&opts.Last, "last", "n", 0, "list the newest `N` entries only")
+	output.addFlags(cmd)
+	return cmd
+}
+
+func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOptions) error {
+	err := output.check()
+	if err != nil {
+		return err
+	}
+
+	if opts.To > 0 && opts.From > opts.To {
+		return usageError{fmt.Errorf("--from %d is behind --to %d", opts.From, opts.To), "lxd-recover global-db-log"}
+	}
+
+	opts.Progress = newProgress(os.Stderr)
+	out := newHistoryWriter(output.format)
+	history, err := recovery.ReadHistory(ctx, opts, out.entry)
+	if err != nil {
+		return reading(err)
+	}
+
+	err = out.end()
+	sayTorn(history.Torn)
+	if err == nil && history.Damage != nil {
+		return history.Damage
+	}
+
+	return err
+}
+
+// historyWriter writes entries as they come: with rows, a log is more than fits into memory.
+type historyWriter struct {
+	format  string
+	count   int
+	results *resultWriter // of the formats that have columns
+	to      globaldb.Receiver
+}
+
+func newHistoryWriter(format string) *historyWriter {
+	w := &historyWriter{format: format, results: newResultWriter(os.Stdout, format)}
+	w.to = w.results.receiver()
+	return w
+}
+
+func (w *historyWriter) entry(e recovery.HistoryEntry) error {
+	w.count++
+	switch w.format {
+	case formatJSON:
+		data, err := json.MarshalIndent(e, "  ", "  ")
+		if err != nil {
+			return err
+		}
+
+		before := ",\n  "
+		if w.count == 1 {
+			before = "[\n  "
+		}
+
+		_, err = os.Stdout.WriteString(before + string(data))
+		return err
+	case formatYAML:
+		data, err := yaml.Marshal([]recovery.HistoryEntry{e})
+		if err != nil {
+			return err
+		}
+
+		_, err = os.Stdout.Write(data)
+		return err
+	}
+
+	if w.count == 1 {
+		err := w.columns()
+		if err != nil {
+			return err
+		}
+	}
+
+	written := ""
+	if e.Written != nil {
+		written = e.Written.Format(time.RFC3339)
+	}
+
+	row := []any{int64(e.Index), strconv.FormatUint(e.Term, 10), e.Kind, bytesText(e.Size), written, strings.Join(whatHappened(e), "\n")}
+	if w.format == formatCSV {
+		row[3] = e.Size
+		row = append(row, e.File)
+	}
+
+	return w.to.Row(row)
+}
+
+func (w *historyWriter) columns() error {
+	names := []string{"index", "term", "kind", "size", "written", "what"}
+	if w.format == formatCSV {
+		names = append(names, "file")
+	}
+
+	return w.to.Columns(names)
+}
+
+// end finishes the list, also an empty one.
+func (w *historyWriter) end() error {
+	text := ""
+	switch {
+	case w.format == formatJSON && w.count == 0, w.format == formatYAML && w.count == 0:
+		text = "[]\n"
+	case w.format == formatJSON:
+		text = "\n]\n"
+	case w.format == formatYAML:
+	case w.count == 0:
+		err := w.columns()
+		if err != nil {
+			return err
+		}
+	}
+
+	err := w.results.end()
+	if text != "" {
+		_, err = os.Stdout.WriteString(text)
+	}
+
+	return err
+}
+
+// whatHappened says in lines what an entry did.
+func whatHappened(e recovery.HistoryEntry) []string {
+	var lines []string
+	if e.Recovery {
+		lines = append(lines, "an edited member list")
+	}
+
+	for _, m := range e.Members {
+		name := m.Name
+		if name == "" {
+			name = fmt.Sprintf("member %d", m.ID)
+		}
+
+		switch {
+		case m.OldAddress == "":
+			lines = append(lines, fmt.Sprintf("%s added: %s, %s", name, m.NewAddress, m.NewRole))
+		case m.NewAddress == "":
+			lines = append(lines, fmt.Sprintf("%s removed: %s, %s", name, m.OldAddress, m.OldRole))
+		default:
+			lines = append(lines, fmt.Sprintf("%s: %s, %s", name, arrow(m.OldAddress, m.NewAddress), arrow(m.OldRole, m.NewRole)))
+		}
+	}
+
+	for _, row := range e.Rows {
+		lines = append(lines, row.String())
+	}
+
+	if e.Unknown != "" {
+		lines = append(lines, "("+e.Unknown+")")
+	}
+
+	if len(lines) == 0 && e.Pages == 1 {
+		return []string{"1 page"}
+	}
+
+	if len(lines) == 0 && e.Pages > 0 {
+		return []string{fmt.Sprintf("%d pages", e.Pages)}
+	}
+
+	return lines
+}

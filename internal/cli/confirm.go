@@ -1,0 +1,65 @@
+package cli
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+)
+
+// confirmation asks before something is changed.
+type confirmation struct {
+	what string // import, rollback, edit
+	flag string // that answers it in advance; empty: --yes
+}
+
+// ask returns nil when the answer is yes. Without a terminal to ask on it refuses.
+func (c confirmation) ask(ctx context.Context, question string) error {
+	if !isTerminal(os.Stdin) {
+		return &recovery.Refusal{Reason: "there is no terminal to ask on", Flag: cmp.Or(c.flag, "--yes")}
+	}
+
+	fmt.Fprintf(os.Stderr, "\n%s (yes/no) [default=no]: ", question)
+	answer, err := readLine(ctx)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+
+	switch strings.ToLower(strings.TrimSpace(answer)) {
+	case "yes", "y":
+		return nil
+	}
+
+	return errors.New(c.what + " not confirmed: nothing was changed")
+}
+
+// readLine reads a line from standard input. The error is io.EOF where that has ended: a terminal that is gone must not be
+// taken for an answer.
+func readLine(ctx context.Context) (string, error) {
+	lines, failed := make(chan string, 1), make(chan error, 1)
+	go func() {
+		line, err := bufio.NewReader(os.Stdin).ReadString('\n')
+		if err != nil && line == "" {
+			failed <- io.EOF
+			return
+		}
+
+		lines <- line
+	}()
+
+	select {
+	case line := <-lines:
+		return line, nil
+	case err := <-failed:
+		return "", err
+	case <-ctx.Done():
+		fmt.Fprintln(os.Stderr)
+		return "", ctx.Err()
+	}
+}

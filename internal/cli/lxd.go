@@ -1,0 +1,85 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/frontend"
+)
+
+// Exit statuses of the front-end where it cannot hand over: a shell's.
+const (
+	exitNotFound      = 127
+	exitNotExecutable = 126
+)
+
+// handOver replaces this process by LXD's own program. It returns only where that fails.
+func handOver() int {
+	status := exitNotFound
+	program, err := frontend.Next()
+	if err == nil {
+		status, err = exitNotExecutable, frontend.Exec(program)
+	}
+
+	fmt.Fprintln(os.Stderr, "Error: "+err.Error())
+	return status
+}
+
+// speakAsLXD makes a root command that of the front-end: it has those of our commands that `lxd` has, which speak of themselves
+// as such, and LXD's global flags, which are accepted and do nothing.
+func speakAsLXD(root *cobra.Command) {
+	root.Use, root.Version = frontend.Name, ""
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "cluster" && !frontend.Owns([]string{cmd.Name()}) {
+			root.RemoveCommand(cmd)
+		}
+	}
+
+	for _, f := range frontend.Flags {
+		if f.Value {
+			root.PersistentFlags().StringArrayP(f.Name, f.Short, nil, "")
+		} else {
+			root.PersistentFlags().BoolP(f.Name, f.Short, false, "")
+		}
+
+		_ = root.PersistentFlags().MarkHidden(f.Name)
+	}
+
+	renameCommands(root)
+}
+
+// renameCommands goes through what the command and those below it say of themselves.
+func renameCommands(cmd *cobra.Command) {
+	cmd.Long, cmd.Example = asLXD(cmd.Long), asLXD(cmd.Example)
+	for _, c := range cmd.Commands() {
+		renameCommands(c)
+	}
+}
+
+// asLXD names the commands in a text as the front-end has them.
+func asLXD(text string) string {
+	return strings.NewReplacer("lxd-recover cluster ", "lxd cluster ", "lxd-recover global-db-", "lxd global-db-").Replace(text)
+}
+
+// ownCommand prepares LXD's own command, past the front-end, with its input from stdin.
+func ownCommand(stdin io.Reader, args []string) (func(context.Context) error, error) {
+	program, err := frontend.Next()
+	if err != nil {
+		return nil, err
+	}
+
+	return func(ctx context.Context) error {
+		cmd := exec.CommandContext(ctx, program, args...)
+		cmd.Args[0] = frontend.Name
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, os.Stderr, os.Stderr
+		cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
+		return cmd.Run()
+	}, nil
+}

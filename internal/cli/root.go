@@ -1,0 +1,177 @@
+// Package cli is the command line of lxd-recover: cobra commands, one file a command, each an options struct with its
+// flags and a run function. What a command does is in package recovery; here is how it is asked for, confirmed and shown.
+//
+// Data goes to standard output, everything else to standard error.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/engine"
+	"github.com/lxd-recover/lxd-recover/internal/frontend"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+)
+
+// Version is set by the linker.
+var Version = "unknown"
+
+// Exit statuses.
+const (
+	exitDone    = 0
+	exitFailed  = 1
+	exitUsage   = 2
+	exitRefused = 3
+	exitDamaged = 4
+)
+
+// exitStatuses is the part of every command's help that lists them.
+const exitStatuses = `
+Exit status:
+  0  done
+  1  failed; nothing was changed unless the message says otherwise
+  2  wrong usage
+  3  refused; the message names the flag that overrides
+  4  the input is damaged`
+
+// Main runs the command line, its first element the name that the program was called as, and returns the exit status. Called as
+// lxd it runs what is a command of ours, and becomes LXD's own program for everything else, before anything is set up. SIGINT, SIGTERM and SIGHUP end a command the way an error does: what was
+// begun is taken back, a second one ends the process at once.
+func Main(argv []string) int {
+	name, args := argv[0], argv[1:]
+	if frontend.Called(name) && !frontend.Owns(args) {
+		return handOver()
+	}
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+
+	go func() {
+		<-ctx.Done()
+		stop() // from here on the default action is back
+	}()
+
+	err := engine.UseThreads()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Error: "+err.Error())
+		return exitFailed
+	}
+
+	cmd := newRootCmd()
+	if frontend.Called(name) {
+		speakAsLXD(cmd)
+	}
+
+	cmd.SetArgs(args)
+	err = cmd.ExecuteContext(ctx)
+	if err == nil {
+		return exitDone
+	}
+
+	text := message(err)
+	if frontend.Called(name) && exitStatus(err) == exitUsage {
+		text = asLXD(text)
+	}
+
+	fmt.Fprintln(os.Stderr, "Error: "+text)
+	return exitStatus(err)
+}
+
+func newRootCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "lxd-recover",
+		Short: "Recover the global database of an LXD cluster",
+		Long: `Recover the global database of an LXD cluster that has lost its quorum or changed its addresses.
+
+  1. Stop LXD on all members.
+  2. On the member with the newest data:   lxd cluster edit
+                                           lxd-recover cluster export-db
+  3. Copy lxd_recovery_db.tar.gz to every other surviving member.
+  4. On every surviving member, that one included:
+                                           lxd-recover global-db-import lxd_recovery_db.tar.gz
+  5. Start LXD on all of them.`,
+		Args:          cobra.ArbitraryArgs,
+		RunE:          groupRun,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       Version,
+	}
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{err, helpPath(cmd)} })
+	cmd.AddCommand(
+		newClusterCmd(), newImportCmd(), newRollbackCmd(), newResumeCmd(),
+		newStatusCmd(), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
+		newFrontendCmd(), newHookCmd(), newVersionCmd(), newProveCmd(), newReconfigureCmd(),
+	)
+	cmd.SetOut(os.Stdout)
+	cmd.SetErr(os.Stderr)
+	return cmd
+}
+
+// usageError is a mistake on the command line.
+type usageError struct {
+	err  error
+	path string
+}
+
+func (e usageError) Error() string { return e.err.Error() + "; see `" + e.path + " --help`" }
+
+// helpPath is the command whose help helps; the front-end's `lxd --help` is LXD's.
+func helpPath(cmd *cobra.Command) string {
+	if !cmd.HasParent() {
+		return "lxd-recover"
+	}
+
+	return cmd.CommandPath()
+}
+
+// usage wraps cobra's checks of the number of arguments as usage errors.
+func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		err := check(cmd, args)
+		if err != nil {
+			return usageError{err, cmd.CommandPath()}
+		}
+
+		return nil
+	}
+}
+
+// groupRun is what a command does that only holds others.
+func groupRun(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), helpPath(cmd)}
+	}
+
+	return cmd.Help()
+}
+
+func message(err error) string {
+	if errors.Is(err, context.Canceled) {
+		return "interrupted, the old database is in place: " + err.Error()
+	}
+
+	return err.Error()
+}
+
+func exitStatus(err error) int {
+	var wrong usageError
+	var refusal *recovery.Refusal
+	var damage *recovery.DamageError
+	switch {
+	case errors.As(err, &wrong):
+		return exitUsage
+	case errors.As(err, &refusal), errors.Is(err, errNoRecommendation):
+		return exitRefused
+	case errors.As(err, &damage), errors.Is(err, bundle.ErrDamaged), errors.Is(err, errUnhealthy), errors.Is(err, errDamageInTheWay):
+		return exitDamaged
+	}
+
+	return exitFailed
+}

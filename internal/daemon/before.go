@@ -1,0 +1,71 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+)
+
+// Before is how a service stood before it was stopped: what Start has to bring back, and Release to let go. It is plain data, so
+// that it can be written down before anything is stopped, and used by whoever finds LXD stopped after a crash.
+type Before struct {
+	Kind string   `json:"kind" yaml:"kind"` // what runs LXD: kindSystemd or kindSnapd
+	Name string   `json:"name" yaml:"name"` // of the systemd unit, or of the snap
+	Up   []string `json:"up" yaml:"up"`     // units, or services of the snap, that were up; in the order in which they are to be started
+
+	// Daemon tells whether LXD itself was up, and not only what would start it on demand.
+	Daemon bool `json:"daemon" yaml:"daemon"`
+
+	// Held tells whether Hold has something to do, and Release to undo: refreshes of a snap. HeldUntil is the hold that the
+	// administrator had set before, in RFC 3339; empty for none.
+	Held      bool   `json:"held,omitempty" yaml:"held,omitempty"`
+	HeldUntil string `json:"held_until,omitempty" yaml:"held_until,omitempty"`
+}
+
+const (
+	kindSystemd = "systemd"
+	kindSnapd   = "snapd"
+)
+
+// Service returns the service that b was noted of.
+func (b *Before) Service(ctx context.Context) (Service, error) {
+	switch b.Kind {
+	case kindSystemd:
+		return systemdUnit(ctx, b.Name)
+	case kindSnapd:
+		return newSnapd(b.Name), nil
+	}
+
+	return nil, fmt.Errorf("no way is known to start LXD through %q", b.Kind)
+}
+
+// activity is how far up that is.
+func (b *Before) activity() Activity {
+	switch {
+	case b.Daemon:
+		return Up
+	case len(b.Up) > 0:
+		return OnDemand
+	}
+
+	return Down
+}
+
+// Join adds what an earlier run, which was cut short, had noted of the same service: it was the one to stop it first.
+func (b *Before) Join(earlier *Before) {
+	if earlier == nil || earlier.Kind != b.Kind || earlier.Name != b.Name {
+		return
+	}
+
+	up := slices.Clone(earlier.Up)
+	for _, name := range b.Up {
+		if !slices.Contains(up, name) {
+			up = append(up, name)
+		}
+	}
+
+	b.Up, b.Daemon = up, b.Daemon || earlier.Daemon
+	if earlier.Held {
+		b.Held, b.HeldUntil = true, earlier.HeldUntil
+	}
+}

@@ -1,0 +1,114 @@
+package daemon
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a process that has a file of the database open.
+type Process struct {
+	PID  int    `json:"pid" yaml:"pid"`
+	Name string `json:"name" yaml:"name"` // the kernel's short name of it (comm)
+	File string `json:"file" yaml:"file"` // one of the files, below the database directory
+}
+
+// String names the process as a message shows it.
+func (p Process) String() string {
+	return fmt.Sprintf("%s (pid %d, has %s open)", p.Name, p.PID, p.File)
+}
+
+// fileID identifies a file whatever name or mount namespace it is seen through.
+type fileID struct{ dev, ino uint64 }
+
+// Holders returns the processes, other than this one, that have a file below dir open. Seeing other users' processes takes
+// root. A process or a file that vanishes meanwhile is not an error.
+func Holders(dir string) ([]Process, error) {
+	files, err := listFiles(dir)
+	if err != nil || len(files) == 0 {
+		return nil, err
+	}
+
+	procs, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+
+	var holders []Process
+	for _, p := range procs {
+		pid, err := strconv.Atoi(p.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+
+		file, ok := holds(pid, files)
+		if ok {
+			comm, _ := os.ReadFile(filepath.Join("/proc", p.Name(), "comm"))
+			holders = append(holders, Process{PID: pid, Name: strings.TrimSpace(string(comm)), File: file})
+		}
+	}
+
+	return holders, nil
+}
+
+// listFiles maps the regular files below dir to their names relative to it.
+func listFiles(dir string) (map[fileID]string, error) {
+	files := map[fileID]string{}
+	root, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return files, nil
+	}
+
+	if err != nil {
+		return nil, err
+	}
+
+	err = filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+
+		if err != nil || !e.Type().IsRegular() {
+			return err
+		}
+
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) == nil {
+			name, _ := filepath.Rel(root, path)
+			files[fileID{st.Dev, st.Ino}] = name
+		}
+
+		return nil
+	})
+
+	return files, err
+}
+
+// holds tells whether a process has one of the files open, and which.
+func holds(pid int, files map[fileID]string) (string, bool) {
+	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
+	fds, err := os.ReadDir(dir)
+	if err != nil {
+		return "", false
+	}
+
+	for _, fd := range fds {
+		var st unix.Stat_t
+		if unix.Stat(filepath.Join(dir, fd.Name()), &st) != nil {
+			continue
+		}
+
+		name, ok := files[fileID{st.Dev, st.Ino}]
+		if ok {
+			return name, true
+		}
+	}
+
+	return "", false
+}

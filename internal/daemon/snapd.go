@@ -1,0 +1,268 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/snapcore/snapd/client"
+)
+
+// snapdSocket is where snapd listens; where it is missing, snapd is not installed.
+const snapdSocket = "/run/snapd.socket"
+
+// holdTime is for how long refreshes are held. It ends by itself, should this process be killed and never be run again.
+const holdTime = time.Hour
+
+// mainService is the name of LXD's service in its snap; the others start it or talk to it.
+const mainService = "daemon"
+
+// snapDir is a snap's own directory of LXD; the name of the snap is in it.
+var snapDir = regexp.MustCompile(`^/var/snap/([a-z0-9_-]+)/common/lxd$`)
+
+// snapd is a Service: a snap that has LXD in it.
+type snapd struct {
+	snap   string
+	client *client.Client
+}
+
+func newSnapd(snap string) *snapd {
+	return &snapd{snap: snap, client: client.New(&client.Config{Socket: snapdSocket})}
+}
+
+// findSnapd returns the snap that an LXD directory belongs to, or nil, and tells whether one of its sockets is listened on in
+// LXD's place.
+func findSnapd(ctx context.Context, lxdDir string) (Service, bool, error) {
+	path, err := filepath.EvalSymlinks(lxdDir)
+	if err != nil {
+		return nil, false, err
+	}
+
+	parts := snapDir.FindStringSubmatch(path)
+	if parts == nil {
+		return nil, false, nil
+	}
+
+	_, err = os.Stat(snapdSocket)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, false, nil
+	}
+
+	s := newSnapd(parts[1])
+	services, err := s.services()
+	if err != nil || len(services) == 0 {
+		return nil, false, err
+	}
+
+	owns := slices.ContainsFunc(services, func(a *client.AppInfo) bool { return listens(a) })
+	return s, owns, nil
+}
+
+// services are the services of the snap; none where it is not installed.
+func (s *snapd) services() ([]*client.AppInfo, error) {
+	services, err := s.client.Apps([]string{s.snap}, client.AppOptions{Service: true})
+	var failed *client.Error
+	if errors.As(err, &failed) && (failed.Kind == client.ErrorKindSnapNotFound || failed.Kind == client.ErrorKindAppNotFound) {
+		return nil, nil
+	}
+
+	if err != nil {
+		return nil, fmt.Errorf("ask snapd for the services of the snap %s: %w", s.snap, err)
+	}
+
+	return services, nil
+}
+
+// listens tells whether something of systemd's waits to start a service.
+func listens(a *client.AppInfo) bool {
+	return slices.ContainsFunc(a.Activators, func(a client.AppActivator) bool { return a.Active })
+}
+
+// Name implements Service.
+func (s *snapd) Name() string { return "snap " + s.snap }
+
+// Stoppable implements Service.
+func (s *snapd) Stoppable() error { return nil }
+
+// Activity implements Service.
+func (s *snapd) Activity(context.Context) (Activity, error) {
+	before, err := s.up()
+	if err != nil {
+		return Down, err
+	}
+
+	return before.activity(), nil
+}
+
+// up is what is up, without a look at the hold of refreshes, which takes another request.
+func (s *snapd) up() (*Before, error) {
+	services, err := s.services()
+	if err != nil {
+		return nil, err
+	}
+
+	before := &Before{Kind: kindSnapd, Name: s.snap}
+	for _, a := range services {
+		if a.Active || listens(a) {
+			before.Up = append(before.Up, s.snap+"."+a.Name)
+		}
+
+		if a.Name == mainService && a.Active {
+			before.Daemon = true
+		}
+	}
+
+	return before, nil
+}
+
+// Before implements Service.
+func (s *snapd) Before(ctx context.Context) (*Before, error) {
+	before, err := s.up()
+	if err != nil {
+		return nil, err
+	}
+
+	before.HeldUntil, err = s.heldUntil(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	// A hold of the administrator's that lasts longer than ours is left alone.
+	theirs, err := time.Parse(time.RFC3339, before.HeldUntil)
+	before.Held = err != nil || theirs.Before(time.Now().Add(holdTime))
+	return before, nil
+}
+
+// Hold implements Service.
+func (s *snapd) Hold(ctx context.Context, before *Before) error {
+	if !before.Held {
+		return nil
+	}
+
+	return s.hold(ctx, time.Now().Add(holdTime).UTC().Format(time.RFC3339))
+}
+
+func (s *snapd) hold(ctx context.Context, until string) error {
+	return s.change(ctx, "hold refreshes of", func() (string, error) {
+		return s.client.HoldRefreshesMany([]string{s.snap}, &client.SnapOptions{Time: until, HoldLevel: "general"})
+	})
+}
+
+// Release implements Service.
+func (s *snapd) Release(ctx context.Context, before *Before) error {
+	if !before.Held {
+		return nil
+	}
+
+	theirs, err := time.Parse(time.RFC3339, before.HeldUntil)
+	if err == nil && theirs.After(time.Now()) {
+		return s.hold(ctx, before.HeldUntil)
+	}
+
+	return s.change(ctx, "allow refreshes again of", func() (string, error) { return s.client.UnholdRefreshesMany([]string{s.snap}, nil) })
+}
+
+// Stop implements Service: all services of the snap, and the sockets that start them.
+func (s *snapd) Stop(ctx context.Context) error {
+	return s.change(ctx, "stop", func() (string, error) { return s.client.Stop([]string{s.snap}, client.StopOptions{}) })
+}
+
+// Start implements Service. snapd starts the sockets of a service that has some, and leaves the service to the first client:
+// that is us where it was up before.
+func (s *snapd) Start(ctx context.Context, before *Before) error {
+	if len(before.Up) == 0 {
+		return nil
+	}
+
+	err := s.change(ctx, "start", func() (string, error) { return s.client.Start(before.Up, client.StartOptions{}) })
+	if err == nil && before.Daemon {
+		_ = dial(ctx, filepath.Join("/var/snap", s.snap, "common/lxd", SocketName)) // whether it answers is for WaitReady
+	}
+
+	return err
+}
+
+// Failed implements Service: what systemd says of the daemon's unit, which snapd does not tell.
+func (s *snapd) Failed(ctx context.Context) error {
+	unit, err := systemdUnit(ctx, "snap."+s.snap+"."+mainService+".service")
+	if err != nil {
+		return nil // no systemd to ask: snapd has its own ways there
+	}
+
+	return unit.Failed(ctx)
+}
+
+// change has snapd begin a change and waits for it. While another change of the snap is under way, such as a stop that we did not
+// wait for to the end, or a refresh, snapd begins none, and is asked again. A change that has begun goes on when ctx ends.
+func (s *snapd) change(ctx context.Context, verb string, begin func() (string, error)) error {
+	id, err := begin()
+	for busy := true; err != nil && busy && pause(ctx) == nil; {
+		busy = s.busy()
+		id, err = begin() // also where nothing is under way any more
+	}
+
+	for err == nil {
+		var change *client.Change
+		change, err = s.client.Change(id)
+		switch {
+		case err != nil:
+		case change.Ready && change.Err != "":
+			err = fmt.Errorf("%s; see `snap change %s`", change.Err, id)
+		case change.Ready:
+			return nil
+		default:
+			err = pause(ctx)
+		}
+	}
+
+	return fmt.Errorf("%s the snap %s: snapd: %w", verb, s.snap, err)
+}
+
+// busy tells whether a change of the snap is under way. An error does not tell: where services are concerned snapd does not name
+// its kind.
+func (s *snapd) busy() bool {
+	changes, err := s.client.Changes(&client.ChangesOptions{SnapName: s.snap, Selector: client.ChangesInProgress})
+	return err == nil && len(changes) > 0
+}
+
+// heldUntil is until when the administrator has held refreshes of the snap, in RFC 3339; empty for not at all. snapd's client
+// does not know this field yet.
+func (s *snapd) heldUntil(ctx context.Context) (string, error) {
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", snapdSocket)
+	}}
+	defer transport.CloseIdleConnections()
+
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/v2/snaps/"+s.snap, nil)
+	if err != nil {
+		return "", err
+	}
+
+	response, err := (&http.Client{Transport: transport}).Do(request)
+	if err != nil {
+		return "", fmt.Errorf("ask snapd for the snap %s: %w", s.snap, err)
+	}
+
+	defer response.Body.Close()
+
+	var answer struct {
+		Result struct {
+			Hold string `json:"hold"`
+		} `json:"result"`
+	}
+
+	err = json.NewDecoder(response.Body).Decode(&answer)
+	if err != nil {
+		return "", fmt.Errorf("ask snapd for the snap %s: %w", s.snap, err)
+	}
+
+	return answer.Result.Hold, nil
+}

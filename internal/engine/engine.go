@@ -1,0 +1,145 @@
+// Package engine runs the real libdqlite, to see what it makes of a raft directory.
+//
+// libdqlite deletes, renames and truncates files while it loads a directory, and it can take the process down. So it must
+// never see the only copy, and never run in a process that matters: Run starts this very program again as a child, and
+// Serve is what that child does, on a scratch copy that is worthless afterwards.
+package engine
+
+import (
+	"bytes"
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	dqlite "github.com/canonical/go-dqlite/v3"
+	"github.com/canonical/go-dqlite/v3/client"
+	"github.com/canonical/go-dqlite/v3/driver"
+)
+
+// ErrCrashed says that libdqlite took its process down.
+var ErrCrashed = errors.New("libdqlite crashed")
+
+// UseThreads lets this process use SQLite from several threads, which go-dqlite forbids by default when it is linked in. Call
+// it before the first use of SQLite.
+func UseThreads() error { return dqlite.ConfigMultiThread() }
+
+// Run runs this program with args as a child and returns what it wrote to standard output. When it fails, the error is what
+// it wrote to standard error; ErrCrashed when a signal ended it.
+func Run(ctx context.Context, args ...string) ([]byte, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Args[0] = "lxd-recover" // should the file be called lxd, the child would take itself for the front-end
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	runtime.LockOSThread() // Pdeathsig comes when the thread ends that started the child
+	defer runtime.UnlockOSThread()
+
+	err = cmd.Run()
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		text := lastLine(stderr.String())
+		if exit.ExitCode() < 0 || exit.ExitCode() > 2 {
+			return nil, fmt.Errorf("%w: %s: %s", ErrCrashed, exit, text)
+		}
+
+		return nil, errors.New(strings.TrimPrefix(text, "Error: "))
+	}
+
+	return stdout.Bytes(), err
+}
+
+func lastLine(s string) string {
+	lines := strings.Split(strings.TrimSpace(s), "\n")
+	return lines[len(lines)-1]
+}
+
+// serveTimeout bounds how long a single voter may take to lead; it takes milliseconds.
+const serveTimeout = 30 * time.Second
+
+// Serve makes the raft directory dir that of a single voter, as a recovery would, starts libdqlite on it, and hands its
+// database of that name to use. The directory is changed: it must be a scratch copy. Call it in a child process only.
+func Serve(ctx context.Context, dir string, database string, use func(context.Context, *sql.DB) error) error {
+	// An abstract socket: nothing to clean up. dir has a random name of its own.
+	self := dqlite.NodeInfo{ID: 1, Address: fmt.Sprintf("@lxd-recover-%d", os.Getpid()), Role: client.Voter}
+	err := dqlite.ReconfigureMembershipExt(dir, []dqlite.NodeInfo{self})
+	if err != nil {
+		return fmt.Errorf("libdqlite refuses the directory: %w", err)
+	}
+
+	node, err := dqlite.New(self.ID, self.Address, dir, dqlite.WithBindAddress(self.Address))
+	if err != nil {
+		return fmt.Errorf("libdqlite refuses the directory: %w", err)
+	}
+
+	err = node.Start()
+	if err != nil {
+		return fmt.Errorf("libdqlite does not start on the directory: %w", err)
+	}
+
+	defer node.Close()
+
+	store := client.NewInmemNodeStore()
+	err = store.Set(ctx, []client.NodeInfo{self})
+	if err != nil {
+		return err
+	}
+
+	d, err := driver.New(store)
+	if err != nil {
+		return err
+	}
+
+	sql.Register("dqlite", d)
+	db, err := sql.Open("dqlite", database)
+	if err != nil {
+		return err
+	}
+
+	defer db.Close()
+
+	waitCtx, cancel := context.WithTimeout(ctx, serveTimeout)
+	defer cancel()
+
+	err = db.PingContext(waitCtx)
+	if err != nil {
+		return fmt.Errorf("libdqlite does not serve the database: %w", err)
+	}
+
+	return use(ctx, db)
+}
+
+// Node is a raft node as go-dqlite and LXD describe it: roles are 0 voter, 1 stand-by, 2 spare.
+type Node = dqlite.NodeInfo
+
+// NewNode returns a node with a role in that numbering.
+func NewNode(id uint64, address string, role int) Node {
+	return Node{ID: id, Address: address, Role: client.NodeRole(role)}
+}
+
+// Reconfigure makes nodes the configuration of the raft directory dir, the way LXD's own edit does: it appends a
+// configuration entry, with term 1, to the log. The directory is changed, and repaired the way libdqlite does that: it must be
+// a scratch copy. Call it in a child process only.
+func Reconfigure(dir string, nodes []Node) error {
+	err := dqlite.ReconfigureMembershipExt(dir, nodes)
+	if err != nil {
+		return fmt.Errorf("libdqlite refuses the directory: %w", err)
+	}
+
+	return nil
+}

@@ -1,0 +1,200 @@
+package globaldb
+
+import (
+	"database/sql"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
+)
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	raftlogtest.Cleanup()
+	os.Exit(status)
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func open(t testing.TB, member string) *raftlog.Log {
+	t.Helper()
+	log, err := raftlog.Open(t.Context(), os.DirFS(raftlogtest.Global(t, member)), raftlog.Options{})
+	must(t, err)
+	return log
+}
+
+// Members of a real LXD 6.9 cluster.
+func TestFixtures(t *testing.T) {
+	certificates := map[string]string{
+		"node1":  "33c9b11b4e66ff74e292264dc5a1c31cd277fcff758d8356ad565268e2c689ff",
+		"node2":  "22ed89663fc4ce8c489efef2bbf45214aff73872779ad5fa8cbcb6560f96d0ee",
+		"nobody": "",
+	}
+	for _, member := range []string{"small/n1-afteredit", "small/n2-preimport", "small/n3-preimport"} {
+		db, err := Open(t.Context(), open(t, member), 0)
+		must(t, err)
+		s, err := db.Summary(t.Context())
+		must(t, err)
+		if s.Integrity != "ok" || len(s.ForeignKeys) > 0 || s.SchemaVersion != 88 || s.Tables["profiles"] != 6 || s.Tables["nodes"] != 3 || s.Rows < 49 {
+			t.Errorf("%s: %+v", member, s)
+		}
+		nodes, err := db.Nodes(t.Context())
+		must(t, err)
+		if len(nodes) != 3 || nodes[1] != (Node{2, "node2", "10.96.6.102:8443"}) {
+			t.Errorf("%s: nodes %v", member, nodes)
+		}
+		for name, want := range certificates {
+			got, err := db.MemberCertificate(t.Context(), name)
+			must(t, err)
+			if got != want {
+				t.Errorf("%s: %s has the certificate %q, want %q", member, name, got, want)
+			}
+		}
+		must(t, db.Close())
+		if _, err := os.Stat(db.File); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s is still there", db.File)
+		}
+	}
+}
+
+// The rows that n1 committed and n3 never saw, found by comparing the two databases.
+func TestDiffOfMembers(t *testing.T) {
+	dir := t.TempDir()
+	n1, n3 := filepath.Join(dir, "n1"), filepath.Join(dir, "n3")
+	must(t, Replay(t.Context(), open(t, "forgotten/n1-preedit"), n1, 0))
+	must(t, Replay(t.Context(), open(t, "forgotten/n3-preedit"), n3, 0))
+	changes, err := Diff(t.Context(), n3, n1)
+	must(t, err)
+	found := map[string]bool{}
+	for _, c := range changes {
+		if c.Table == "profiles" && c.Before == nil {
+			found[c.After["name"]] = true
+		}
+	}
+	if len(found) != 2 || !found["'lostrow'"] || !found["'lostrow2'"] {
+		t.Errorf("profiles %v in %v", found, changes)
+	}
+}
+
+// Going on step by step is the same as going there at once.
+func TestReplayerSteps(t *testing.T) {
+	log := open(t, "forgotten/n1-preedit")
+	dir := t.TempDir()
+	steps, err := NewReplayer(log, filepath.Join(dir, "steps"))
+	must(t, err)
+	defer steps.Close()
+	for index := log.LastIndex - 40; index <= log.LastIndex; index++ {
+		must(t, steps.Advance(t.Context(), index))
+		once := filepath.Join(dir, "once")
+		must(t, Replay(t.Context(), log, once, index))
+		a, err := os.ReadFile(filepath.Join(dir, "steps"))
+		must(t, err)
+		b, err := os.ReadFile(once)
+		must(t, err)
+		if string(a) != string(b) {
+			t.Fatalf("they differ at index %d", index)
+		}
+		must(t, os.Remove(once))
+	}
+}
+
+func TestReplayOfNothing(t *testing.T) {
+	log := open(t, "small/n1-afteredit")
+	target := filepath.Join(t.TempDir(), "db")
+	err := Replay(t.Context(), log, target, 1) // the bootstrap configuration only
+	if !errors.Is(err, ErrNoDatabase) {
+		t.Errorf("error %v", err)
+	}
+	if _, err := os.Stat(target); !errors.Is(err, os.ErrNotExist) {
+		t.Error("a file is left")
+	}
+}
+
+func makeDB(t testing.TB, statements ...string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "db")
+	db, err := sql.Open("sqlite3", "file:"+file)
+	must(t, err)
+	defer db.Close()
+	for _, s := range statements {
+		_, err = db.Exec(s)
+		must(t, err)
+	}
+	return file
+}
+
+func TestDiff(t *testing.T) {
+	base := []string{
+		"CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT, data BLOB)",
+		"CREATE TABLE pair (a INTEGER, b INTEGER, v TEXT, PRIMARY KEY (a, b)) WITHOUT ROWID",
+		"CREATE TABLE bag (v TEXT)",
+		"INSERT INTO t VALUES (1, 'one', NULL), (2, 'two', x'00ff'), (3, 'it''s', 'x')",
+		"INSERT INTO pair VALUES (1, 1, 'a'), (1, 2, 'b')",
+		"INSERT INTO bag VALUES ('same'), ('same'), ('gone')",
+	}
+	before := makeDB(t, base...)
+	after := makeDB(t, append(base,
+		"DELETE FROM t WHERE id = 1", "UPDATE t SET name = 'zwei' WHERE id = 2", "INSERT INTO t VALUES (4, NULL, NULL)",
+		"UPDATE pair SET v = 'B' WHERE b = 2", "DELETE FROM bag WHERE v = 'gone'",
+		"CREATE TABLE fresh (id INTEGER PRIMARY KEY)", "INSERT INTO fresh VALUES (7)")...)
+	changes, err := Diff(t.Context(), before, after)
+	must(t, err)
+	want := []string{
+		"delete bag v='gone' value='gone'", "insert fresh id=7", "update pair a=1,b=2 (v: 'b' -> 'B')",
+		"delete t id=1 name='one'", "update t id=2 name='zwei' (name: 'two' -> 'zwei')", "insert t id=4",
+	}
+	var got []string
+	for _, c := range changes {
+		got = append(got, c.String())
+	}
+	if len(got) != len(want) {
+		t.Fatalf("got %q", got)
+	}
+	for i := range want {
+		if got[i] != want[i] && !(i == 0 && got[i] == "delete bag v='gone'") {
+			t.Errorf("got %q, want %q", got[i], want[i])
+		}
+	}
+	same, err := Diff(t.Context(), before, before)
+	must(t, err)
+	if len(same) > 0 {
+		t.Errorf("a database differs from itself: %v", same)
+	}
+}
+
+// A fingerprint sees every change of a row, and does not see pages or the order of rows.
+func TestFingerprint(t *testing.T) {
+	print := func(statements ...string) Fingerprint {
+		db, err := openFile(makeDB(t, statements...), "ro")
+		must(t, err)
+		defer db.Close()
+		p, err := FingerprintOf(t.Context(), db)
+		must(t, err)
+		return p
+	}
+	table := "CREATE TABLE t (id INTEGER, v)"
+	base := print(table, "INSERT INTO t VALUES (1, 'a'), (2, 'b')")
+	for statement, differs := range map[string]bool{
+		"INSERT INTO t VALUES (2, 'b'), (1, 'a')":           false,
+		"INSERT INTO t VALUES (1, 'a'), (2, 'c')":           true,
+		"INSERT INTO t VALUES (1, 'a'), (2, x'62')":         true,
+		"INSERT INTO t VALUES (1, 'a'), (2, 'b'), (2, 'b')": true,
+		"INSERT INTO t VALUES (1, 'a')":                     true,
+		"INSERT INTO t VALUES (1, 'b'), (2, 'a')":           true,
+	} {
+		if d := base.Differ(print(table, statement)); (len(d) > 0) != differs {
+			t.Errorf("%s: differs in %v", statement, d)
+		}
+	}
+	if d := base.Differ(print("CREATE TABLE u (id INTEGER)")); len(d) != 2 {
+		t.Errorf("other tables: %v", d)
+	}
+}

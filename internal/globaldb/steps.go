@@ -1,0 +1,196 @@
+package globaldb
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"path/filepath"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// Steps tells, entry by entry, which rows a log changes. Two scratch files hold the database before and after an entry; what
+// an entry costs depends on the pages it wrote, see stepDiff.
+type Steps struct {
+	log           *raftlog.Log
+	dir           string
+	before, after *Replayer
+	diff          *stepDiff // nil before the first entry that was asked about
+
+	next func() (raftlog.Entry, error, bool)
+	stop func()
+	held *raftlog.Entry // taken from next and not yet replayed
+}
+
+// OpenSteps begins at the oldest index from which from can be reached; from is the first entry that will be asked about. Close
+// removes the scratch files.
+func OpenSteps(ctx context.Context, log *raftlog.Log, from uint64) (*Steps, error) {
+	dir, err := os.MkdirTemp("", "lxd-recover-rows-")
+	if err != nil {
+		return nil, err
+	}
+
+	s := &Steps{log: log, dir: dir, stop: func() {}}
+	s.before, err = NewReplayer(log, filepath.Join(dir, "before"))
+	if err == nil {
+		s.after, err = NewReplayer(log, filepath.Join(dir, "after"))
+	}
+
+	if err == nil && from > 0 {
+		err = s.before.begin(ctx, from-1)
+	}
+
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+
+	s.next, s.stop = iter.Pull2(log.Entries(ctx, s.before.next))
+	return s, nil
+}
+
+// Close removes the scratch files.
+func (s *Steps) Close() {
+	s.stop()
+	if s.diff != nil {
+		_ = s.diff.Close()
+	}
+
+	for _, r := range []*Replayer{s.before, s.after} {
+		if r != nil {
+			_ = r.Close()
+		}
+	}
+
+	_ = os.RemoveAll(s.dir)
+}
+
+// Rows returns the rows that the entry with this index changed, by table and key; none where it is no transaction. more tells
+// that a table had more than 1000 of them. Ask with rising indexes.
+func (s *Steps) Rows(ctx context.Context, index uint64) (rows []RowChange, more bool, err error) {
+	for {
+		entry, ok, err := s.take(index)
+		if err != nil {
+			return nil, false, fmt.Errorf("replay the raft log: %w", err)
+		}
+
+		if !ok {
+			return nil, false, nil
+		}
+
+		if s.diff == nil && entry.Index == index {
+			err = s.begin(ctx)
+			if err != nil {
+				return nil, false, err
+			}
+		}
+
+		rows, more, err = s.step(ctx, entry)
+		if err != nil || entry.Index == index {
+			return rows, more, err
+		}
+	}
+}
+
+// take returns the next entry, unless it is behind index.
+func (s *Steps) take(index uint64) (raftlog.Entry, bool, error) {
+	if s.held == nil {
+		entry, err, ok := s.next()
+		if err != nil || !ok {
+			return entry, false, err
+		}
+
+		s.held = &entry
+	}
+
+	if s.held.Index > index {
+		return raftlog.Entry{}, false, nil
+	}
+
+	entry := *s.held
+	s.held = nil
+	return entry, true, nil
+}
+
+// begin makes the file after a copy of the one before.
+func (s *Steps) begin(ctx context.Context) error {
+	err := s.before.settle()
+	if err != nil {
+		return fmt.Errorf("replay the raft log: %w", err)
+	}
+
+	_, err = io.Copy(s.after.file, io.NewSectionReader(s.before.file, 0, 1<<62))
+	if err != nil {
+		return err
+	}
+
+	s.after.pages.words = append([]uint64{}, s.before.pages.words...)
+	s.diff, err = newStepDiff(ctx, s.before.file, s.after.file)
+	return err
+}
+
+// step replays an entry; before the first entry that was asked about, into the file before only.
+func (s *Steps) step(ctx context.Context, entry raftlog.Entry) (rows []RowChange, more bool, err error) {
+	if entry.Type != raftlog.CommandEntry {
+		return nil, false, nil
+	}
+
+	fail := func(err error) ([]RowChange, bool, error) {
+		return nil, false, fmt.Errorf("replay the raft log: %s: entry with index %d: %w", entry.File, entry.Index, err)
+	}
+
+	cmd, err := raftlog.ParseCommand(entry.Data)
+	if err != nil {
+		return fail(err)
+	}
+
+	if cmd.Kind != raftlog.Frames {
+		return nil, false, nil
+	}
+
+	if s.diff != nil {
+		err = s.after.command(entry)
+		if err == nil {
+			err = s.after.settle()
+		}
+
+		if err != nil {
+			return fail(err)
+		}
+
+		written := make([]uint32, cmd.Len())
+		for i := range written {
+			number, _ := cmd.Page(i)
+			written[i] = uint32(number)
+		}
+
+		rows, more, err = s.diff.step(ctx, written)
+		if err != nil {
+			return nil, false, fmt.Errorf("compare the rows before and after index %d: %w", entry.Index, err)
+		}
+	}
+
+	err = s.before.command(entry)
+	if err == nil && s.diff != nil {
+		err = s.before.settle()
+	}
+
+	if err != nil {
+		return fail(err)
+	}
+
+	return rows, more, nil
+}
+
+// settle makes the file a whole database, or none where there has been no transaction.
+func (r *Replayer) settle() error {
+	err := r.finish()
+	if errors.Is(err, ErrNoDatabase) {
+		return nil
+	}
+
+	return err
+}

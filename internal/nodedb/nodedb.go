@@ -1,0 +1,352 @@
+// Package nodedb reads LXD's node database, `database/local.db`, and writes changed copies of it.
+//
+// It never opens the file it is given: SQLite may replay a hot journal, checkpoint a WAL or create files beside it, and
+// LXD's own code migrates the schema when it opens one. The database and its journals are copied to a scratch directory
+// first, with plain SQLite doing the rest there. Only the tables raft_nodes and config are looked at, which every LXD
+// since 4.0 has in the same shape.
+package nodedb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	sqlite "github.com/mattn/go-sqlite3"
+
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// File is the name of the node database inside LXD's database directory.
+const File = "local.db"
+
+// ErrNotClustered says that the member list is empty or that no row of it is this member's own.
+var ErrNotClustered = errors.New("this LXD is not a member of a cluster")
+
+// Keys of the table config.
+const (
+	keyClusterAddress = "cluster.https_address"
+	keyCoreAddress    = "core.https_address"
+)
+
+// Node is what the node database says about this member and its cluster.
+type Node struct {
+	// Self is this member: the row of raft_nodes whose address is ClusterAddress.
+	Self member.Member
+
+	// Members is the table raft_nodes by id.
+	Members member.List
+
+	// ClusterAddress and CoreAddress are cluster.https_address and core.https_address; empty where they are not set.
+	ClusterAddress string
+	CoreAddress    string
+}
+
+// Read returns what the node database in an LXD database directory says. It changes nothing there. The error is
+// ErrNotClustered for an LXD that stands alone.
+func Read(ctx context.Context, databaseDir string) (*Node, error) {
+	scratch, remove, err := copyToScratch(databaseDir)
+	if err != nil {
+		return nil, err
+	}
+
+	defer remove()
+
+	db, err := open(scratch)
+	if err != nil {
+		return nil, err
+	}
+
+	defer db.Close()
+
+	node, err := read(ctx, db)
+	if err != nil && !errors.Is(err, ErrNotClustered) {
+		return nil, fmt.Errorf("read %s: %w", filepath.Join(databaseDir, File), err)
+	}
+
+	return node, err
+}
+
+// Update is what Stage changes.
+type Update struct {
+	// Members replaces the table raft_nodes.
+	Members member.List
+
+	// ClusterAddress becomes cluster.https_address.
+	ClusterAddress string
+
+	// CoreAddress becomes core.https_address; empty leaves it as it is.
+	CoreAddress string
+
+	// Mark says which recovery the database comes from.
+	Mark Mark
+}
+
+// Stage writes a copy of the node database of databaseDir to the new file target and applies an update to the copy. The
+// copy is complete, checked and without a journal when Stage returns; syncing it to disk is the caller's.
+func Stage(ctx context.Context, databaseDir string, target string, update Update) error {
+	err := stage(ctx, databaseDir, target, update)
+	if err != nil {
+		return fmt.Errorf("write the node database %s: %w", target, err)
+	}
+
+	return nil
+}
+
+func stage(ctx context.Context, databaseDir string, target string, update Update) error {
+	scratch, remove, err := copyToScratch(databaseDir)
+	if err != nil {
+		return err
+	}
+
+	defer remove()
+
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+
+	err = f.Close()
+	if err != nil {
+		return err
+	}
+
+	err = backup(ctx, scratch, target)
+	if err != nil {
+		return err
+	}
+
+	db, err := open(target)
+	if err != nil {
+		return err
+	}
+
+	defer db.Close()
+
+	err = apply(ctx, db, update)
+	if err != nil {
+		return err
+	}
+
+	var verdict string
+	err = db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&verdict)
+	if err != nil {
+		return err
+	}
+
+	if verdict != "ok" {
+		return fmt.Errorf("integrity check: %s", verdict)
+	}
+
+	return db.Close()
+}
+
+// apply makes the changes of an update in one transaction. The journal mode is the one LXD uses, whatever the copy had,
+// so that no -wal is left beside the staged file.
+func apply(ctx context.Context, db *sql.DB, update Update) error {
+	_, err := db.ExecContext(ctx, "PRAGMA journal_mode=DELETE")
+	if err != nil {
+		return err
+	}
+
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return err
+	}
+
+	defer func() { _ = tx.Rollback() }()
+
+	_, err = tx.ExecContext(ctx, "DELETE FROM raft_nodes")
+	if err != nil {
+		return err
+	}
+
+	for _, m := range update.Members {
+		_, err = tx.ExecContext(ctx, "INSERT INTO raft_nodes (id, address, role, name) VALUES (?, ?, ?, ?)", int64(m.ID), m.Address, m.Role.API(), m.Name)
+		if err != nil {
+			return err
+		}
+	}
+
+	// In this order always, so that the same update makes the same file, to the byte.
+	for _, setting := range []struct{ key, value string }{{keyClusterAddress, update.ClusterAddress}, {keyCoreAddress, update.CoreAddress}} {
+		if setting.value == "" {
+			continue
+		}
+
+		_, err = tx.ExecContext(ctx, "INSERT OR REPLACE INTO config (key, value) VALUES (?, ?)", setting.key, setting.value)
+		if err != nil {
+			return err
+		}
+	}
+
+	err = writeMark(ctx, tx, update.Mark)
+	if err != nil {
+		return err
+	}
+
+	return tx.Commit()
+}
+
+func read(ctx context.Context, db *sql.DB) (*Node, error) {
+	node := &Node{}
+	rows, err := db.QueryContext(ctx, "SELECT id, address, role, name FROM raft_nodes ORDER BY id")
+	if err != nil {
+		return nil, err
+	}
+
+	defer rows.Close()
+
+	for rows.Next() {
+		var id int64
+		var role int
+		var m member.Member
+		err = rows.Scan(&id, &m.Address, &role, &m.Name)
+		if err != nil {
+			return nil, err
+		}
+
+		m.ID = uint64(id)
+		m.Role, err = raftlog.RoleFromAPI(role)
+		if err != nil {
+			return nil, fmt.Errorf("table raft_nodes, id %d: %w", id, err)
+		}
+
+		node.Members = append(node.Members, m)
+	}
+
+	err = rows.Err()
+	if err != nil {
+		return nil, err
+	}
+
+	for key, value := range map[string]*string{keyClusterAddress: &node.ClusterAddress, keyCoreAddress: &node.CoreAddress} {
+		err = db.QueryRowContext(ctx, "SELECT coalesce(value, '') FROM config WHERE key = ?", key).Scan(value)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return nil, err
+		}
+	}
+
+	// A member finds its own raft id the way LXD does: by the address it listens on for the cluster.
+	for _, m := range node.Members {
+		if node.ClusterAddress != "" && m.Address == node.ClusterAddress {
+			node.Self = m
+			return node, nil
+		}
+	}
+
+	if node.ClusterAddress != "" && len(node.Members) > 1 {
+		// What LXD's own loader leaves when it is killed half way.
+		return node, fmt.Errorf("%w: none of the %d members in its node database has the address %s, which is its cluster.https_address", ErrNotClustered, len(node.Members), node.ClusterAddress)
+	}
+
+	return node, ErrNotClustered
+}
+
+// copyToScratch copies the node database and its journals to a scratch directory, so that SQLite can recover them there.
+func copyToScratch(databaseDir string) (string, func(), error) {
+	dir, err := os.MkdirTemp("", "lxd-recover-nodedb-")
+	if err != nil {
+		return "", nil, err
+	}
+
+	remove := func() { _ = os.RemoveAll(dir) }
+	for _, suffix := range []string{"", "-journal", "-wal"} {
+		err = copyFile(filepath.Join(databaseDir, File+suffix), filepath.Join(dir, File+suffix))
+		if suffix != "" && errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+
+		if err != nil {
+			remove()
+			return "", nil, err
+		}
+	}
+
+	return filepath.Join(dir, File), remove, nil
+}
+
+func copyFile(from string, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+
+	defer src.Close()
+
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+
+	_, err = io.Copy(dst, src)
+	if err != nil {
+		_ = dst.Close()
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+
+	return dst.Close()
+}
+
+// open opens an SQLite file on a single connection.
+func open(file string) (*sql.DB, error) {
+	db, err := sql.Open("sqlite3", "file:"+uriPath(file)+"?mode=rw&_busy_timeout=5000")
+	if err != nil {
+		return nil, err
+	}
+
+	db.SetMaxOpenConns(1)
+	return db, nil
+}
+
+// backup copies one SQLite database over another with SQLite's own backup API, all pages in one step.
+func backup(ctx context.Context, from string, to string) error {
+	src, err := open(from)
+	if err != nil {
+		return err
+	}
+
+	defer src.Close()
+
+	dst, err := open(to)
+	if err != nil {
+		return err
+	}
+
+	defer dst.Close()
+
+	srcConn, err := src.Conn(ctx)
+	if err != nil {
+		return err
+	}
+
+	defer srcConn.Close()
+
+	dstConn, err := dst.Conn(ctx)
+	if err != nil {
+		return err
+	}
+
+	defer dstConn.Close()
+
+	return srcConn.Raw(func(s any) error {
+		return dstConn.Raw(func(d any) error {
+			b, err := d.(*sqlite.SQLiteConn).Backup("main", s.(*sqlite.SQLiteConn), "main")
+			if err != nil {
+				return err
+			}
+
+			_, err = b.Step(-1)
+			if err != nil {
+				_ = b.Finish()
+				return err
+			}
+
+			return b.Finish()
+		})
+	})
+}

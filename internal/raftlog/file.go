@@ -1,0 +1,149 @@
+package raftlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+)
+
+// errShrunk says that a file ended before the size it had when it was opened:
+// somebody else is writing.
+var errShrunk = errors.New("file became shorter while it was read")
+
+// File is one name in the directory.
+type File struct {
+	Name    string
+	Kind    FileKind
+	Size    int64 // bytes
+	Mode    fs.FileMode
+	ModTime time.Time
+
+	Unused bool  // an open segment that was prepared but never written: all zero, or empty
+	End    int64 // of a segment: offset behind its last sound batch
+	Needed bool  // the effective log or its snapshot lives in this file, or it is metadata: it belongs in an export
+}
+
+// MarshalText makes file kinds readable in JSON and YAML.
+func (k FileKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// directory reads files of a raft directory for one caller: bounded, counted,
+// and interrupted with its context.
+type directory struct {
+	ctx      context.Context
+	fsys     fs.FS
+	progress func(bytes int64)
+
+	batches *batchReader // with its buffers, for the next segment
+	window  []byte       // of the search behind damage
+}
+
+// list names and classifies everything in the directory, sorted by name. Names
+// that vanish while we look are left out.
+func (d *directory) list() ([]File, error) {
+	entries, err := fs.ReadDir(d.fsys, ".")
+	if err != nil {
+		return nil, fmt.Errorf("read raft directory: %w", err)
+	}
+	files := make([]File, 0, len(entries))
+	for _, e := range entries {
+		if err := d.ctx.Err(); err != nil {
+			return nil, err
+		}
+		info, err := e.Info()
+		if err == nil && info.Mode()&fs.ModeSymlink != 0 {
+			// libdqlite follows links, so do we, as far as fsys lets us.
+			if target, err := fs.Stat(d.fsys, e.Name()); err == nil {
+				info = target
+			}
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read raft directory: %w", err)
+		}
+		f := File{Name: e.Name(), Size: info.Size(), Mode: info.Mode(), ModTime: info.ModTime()}
+		switch {
+		case info.IsDir():
+			f.Kind = SubDirectory
+		case !info.Mode().IsRegular():
+			f.Kind = SpecialFile
+		default:
+			f.Kind = classifyName(f.Name)
+		}
+		files = append(files, f)
+	}
+	return files, nil
+}
+
+// open opens a regular file and returns its size now.
+func (d *directory) open(name string) (*countedFile, int64, error) {
+	f, err := d.fsys.Open(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a regular file", name)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, 0, err
+	}
+	return &countedFile{File: f, d: d}, info.Size(), nil
+}
+
+// openAt opens a file with its reading position at offset.
+func (d *directory) openAt(name string, offset int64) (*countedFile, int64, error) {
+	f, size, err := d.open(name)
+	if err != nil {
+		return nil, 0, err
+	}
+	if offset == 0 {
+		return f, size, nil
+	}
+	if s, ok := f.File.(io.Seeker); ok {
+		_, err = s.Seek(offset, io.SeekStart)
+	} else {
+		_, err = io.CopyN(io.Discard, f.File, offset)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, 0, err
+	}
+	return f, size, nil
+}
+
+// readAll returns the first bytes of a file, at most limit.
+func (d *directory) readAll(name string, limit int64) ([]byte, error) {
+	f, size, err := d.open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, min(size, limit))
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, shortIsShrunk(err)
+	}
+	return b, nil
+}
+
+// countedFile reports what is read from it and stops when the context does.
+type countedFile struct {
+	fs.File
+	d *directory
+}
+
+func (f *countedFile) Read(p []byte) (int, error) {
+	if err := f.d.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := f.File.Read(p)
+	if n > 0 && f.d.progress != nil {
+		f.d.progress(int64(n))
+	}
+	return n, err
+}

@@ -1,0 +1,135 @@
+package raftlog
+
+import "fmt"
+
+// loadOpen reads an open segment, which libdqlite finalises on the way: it cuts
+// the file behind the last sound batch and renames it to a closed one, or
+// deletes it when it has none.
+func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict) {
+	p := pieces[i]
+	s := p.segment
+	if s.Unused {
+		ld.act(Action{Kind: Delete, File: p.name})
+		p.gone = true
+		if p.behind != nil {
+			ld.hole(next, Problem{Severity: Error, File: p.name, Offset: 0, Index: next,
+				Text:      fmt.Sprintf("the segment is empty although the later %s is not: its entries are gone", p.behind.name),
+				Libdqlite: "deletes it and gives the entries of the later one its indexes; reports success",
+				Advice:    "recover from another member, or go on with what is before this segment"})
+		}
+		return next, loaded
+	}
+	if s.End == 0 { // the first 8 bytes are wrong
+		problem := Problem{Severity: Error, File: p.name, Offset: 0, Index: next, Text: s.fault.text,
+			Advice: fmt.Sprintf("recover from another member; %d sound entries are in the file", s.Behind)}
+		if s.fault.class != faultCorrupt {
+			problem.Libdqlite = "refuses (" + s.fault.class.String() + ")"
+			ld.say(problem)
+			return next, refused
+		}
+		problem.Libdqlite = "renames it and every later open segment to corrupt-…, and reports success without their entries"
+		ld.say(problem)
+		return next, corrupt
+	}
+
+	ld.take(p, next, s.Entries)
+	if s.fault != nil && s.fault.class != faultCorrupt {
+		problem := Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: next + s.Entries, Text: s.fault.text,
+			Advice: fmt.Sprintf("recover from another member; the %d entries before the damage are sound, %d behind it", s.Entries, s.Behind)}
+		ld.dropped += s.Behind + uint64(s.fault.n)
+		if s.Entries == 0 {
+			problem.Libdqlite = "refuses (" + s.fault.class.String() + ")"
+			ld.say(problem)
+			return next, refused
+		}
+		problem.Libdqlite = "crashes: it frees the file's content twice"
+		ld.say(problem)
+		return next, crashed
+	}
+
+	if s.Torn {
+		lost := s.Behind + uint64(s.fault.n)
+		ld.dropped += lost
+		ld.worst(LoadsButLoses)
+		libdqlite := fmt.Sprintf("cuts the segment here, drops the %d entries of the damaged batch and of the sound batches behind it, and reports success", lost)
+		if lost == 0 {
+			libdqlite = "cuts the segment here and reports success"
+		}
+		ld.hole(next+s.Entries, Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: next + s.Entries, Text: s.fault.text,
+			Libdqlite: libdqlite,
+			Advice:    "compare with the other members: an unfinished last write of a member that was killed is harmless, entries that others have are not"})
+	} else if p.behind != nil && s.Entries > 0 && s.Size-s.End > int64(p.behind.segment.firstBatch) {
+		ld.hole(next+s.Entries, Problem{Severity: Error, File: p.name, Offset: s.End, Index: next + s.Entries,
+			Text:      fmt.Sprintf("the segment ends in zeros where the first batch of the later %s would have fitted: entries may be gone", p.behind.name),
+			Libdqlite: "takes the later segment as the continuation and reports success",
+			Advice:    "compare with the other members; harmless if this member was killed while it took a snapshot"})
+		ld.worst(LoadsButLoses)
+	}
+
+	if s.Entries == 0 {
+		ld.act(Action{Kind: Delete, File: p.name})
+		p.gone = true
+		return next, loaded
+	}
+	last := next + s.Entries - 1
+	closed := SegmentName(next, last)
+	if s.End != s.Size {
+		ld.act(Action{Kind: Truncate, File: p.name, Size: s.End})
+	}
+	ld.act(Action{Kind: Rename, File: p.name, To: closed})
+	p.name, p.open, p.cut, p.first, p.last = closed, false, true, next, last
+	return last + 1, loaded
+}
+
+// hole reports a problem, and that whatever follows has wrong indexes.
+func (ld *loader) hole(next uint64, p Problem) {
+	ld.say(p)
+	ld.worst(LoadsButLoses)
+	ld.doubt = true
+	ld.sound = min(ld.sound, next-1)
+}
+
+// sameCounter finds two open segments with one counter, as in open-1, open-01.
+func sameCounter(pieces []*piece) (a, b string, found bool) {
+	seen := map[uint64]string{}
+	for _, p := range pieces {
+		if !p.open {
+			continue
+		}
+		if a, found := seen[p.segment.Counter]; found {
+			return a, p.name, true
+		}
+		seen[p.segment.Counter] = p.name
+	}
+	return "", "", false
+}
+
+// mergeSort sorts as glibc's qsort does with libdqlite's comparison, which
+// contradicts itself when closed segments overlap; only the same algorithm then
+// ends in the same order.
+func mergeSort(list []*piece) []*piece {
+	if len(list) < 2 {
+		return list
+	}
+	a, b := mergeSort(list[:len(list)/2]), mergeSort(list[len(list)/2:])
+	sorted := make([]*piece, 0, len(list))
+	for len(a) > 0 && len(b) > 0 {
+		if before(a[0], b[0]) {
+			sorted, a = append(sorted, a[0]), a[1:]
+		} else {
+			sorted, b = append(sorted, b[0]), b[1:]
+		}
+	}
+	return append(append(sorted, a...), b...)
+}
+
+// before is libdqlite's comparison of segments.
+func before(a, b *piece) bool {
+	switch {
+	case a.open != b.open:
+		return b.open
+	case a.open:
+		return a.segment.Counter < b.segment.Counter
+	}
+	return b.first > a.last
+}

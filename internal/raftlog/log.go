@@ -1,0 +1,262 @@
+package raftlog
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+)
+
+// Options for [Open].
+type Options struct {
+	// Progress, if not nil, is called with the number of bytes read since the
+	// last call.
+	Progress func(bytes int64)
+}
+
+// Log is what one pass over a raft directory found.
+type Log struct {
+	Files    []File       // everything, by name
+	Metadata [2]*Metadata // of metadata1 and metadata2, nil when missing or unusable
+	Term     uint64       // of the metadata in force: the one with the higher version
+	Vote     uint64
+
+	Snapshots []Snapshot // pairs, in libdqlite's order: it uses the last
+	Segments  []Segment  // closed by first index, then open by counter
+
+	// The effective log: what libdqlite would hold after loading the directory
+	// (or, when it refuses or crashes, what it had read until then). FirstIndex
+	// is that of its first entry, 0 when it has none; entries up to the
+	// snapshot's index are there for slow followers only. LastIndex and
+	// LastTerm are the snapshot's when no entry is behind it.
+	FirstIndex, LastIndex, LastTerm uint64
+
+	// SoundIndex is the last index up to which snapshot and effective log are
+	// beyond doubt. It is lower than LastIndex when libdqlite would put entries
+	// behind a hole, with indexes that were never theirs.
+	SoundIndex uint64
+
+	MaxTerm            uint64 // highest term in metadata, snapshots and segments, sound or not in the effective log
+	Configuration      Configuration
+	ConfigurationIndex uint64
+	Edited             bool // the last entry is a recovery configuration, see edited
+
+	Changed bool // files changed while they were read: a daemon is running, and the picture may be torn
+
+	Problems []Problem
+	Load     Outcome  // of loading the directory, as `lxd cluster edit` does
+	Start    Outcome  // of a member that starts on it: load, restore the snapshot, apply the entries
+	Actions  []Action // what loading does to the files, in order
+	Dropped  uint64   // entries still in the files that libdqlite would not load, as far as they can be counted
+
+	fsys           fs.FS
+	metadataErrors [2]error
+	placed         []placed
+	errors         int // problems of severity Error
+}
+
+// placed is a run of entries of the effective log: the first count entries of a
+// segment, the first of them at index first.
+type placed struct {
+	segment      *Segment
+	first, count uint64
+}
+
+// Snapshot is the newest usable snapshot, or nil. Unless Load says that
+// libdqlite refuses, it is the one that libdqlite would use.
+func (l *Log) Snapshot() *Snapshot {
+	for i := len(l.Snapshots) - 1; i >= 0; i-- {
+		if l.Snapshots[i].Usable {
+			return &l.Snapshots[i]
+		}
+	}
+	return nil
+}
+
+// Healthy is true when every libdqlite from 1.11 to 1.18 would load and start
+// on the directory and lose nothing.
+func (l *Log) Healthy() bool {
+	return l.Load == LoadsClean && l.Start == LoadsClean && l.errors == 0
+}
+
+// ErrChanging says that files came and went while the directory was read: a
+// daemon is running on it.
+var ErrChanging = errors.New("the raft directory is changing while it is read")
+
+// Open reads and verifies every file of a raft directory, once. It fails only
+// when the directory cannot be read; what is wrong with its content is in
+// Problems, Load and Start.
+func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
+	const attempts = 3
+	var err error
+	for range attempts {
+		l := &Log{fsys: fsys}
+		err = l.read(&directory{ctx: ctx, fsys: fsys, progress: opts.Progress})
+		if err == nil {
+			return l, nil
+		}
+		// A running daemon closes its open segments: they become shorter and
+		// get another name.
+		if ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errShrunk) {
+			return nil, err
+		}
+		if _, listErr := fs.ReadDir(fsys, "."); listErr != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", ErrChanging, err)
+}
+
+// read is one pass over the directory.
+func (l *Log) read(d *directory) error {
+	var pl problemList
+	var err error
+	if l.Files, err = d.list(); err != nil {
+		return err
+	}
+	if err := l.readMetadata(d); err != nil {
+		return err
+	}
+	l.checkNames(&pl)
+	if err := l.readSnapshots(d, &pl); err != nil {
+		return err
+	}
+	if err := l.readSegments(d); err != nil {
+		return err
+	}
+	if err := l.checkUnchanged(d, &pl); err != nil {
+		return err
+	}
+	l.checkMetadata(&pl)
+	l.checkSegments(&pl)
+	l.load(&pl)
+	l.Edited = l.edited()
+	l.Problems = pl.result()
+	l.errors = pl.errors
+	return nil
+}
+
+// checkUnchanged lists the directory again and compares.
+func (l *Log) checkUnchanged(d *directory, pl *problemList) error {
+	files, err := d.list()
+	if err != nil {
+		return err
+	}
+	same := func(a, b File) bool { return a.Name == b.Name && a.Size == b.Size && a.ModTime.Equal(b.ModTime) }
+	if slices.EqualFunc(l.Files, files, same) {
+		return nil
+	}
+	l.Changed = true
+	pl.add(Problem{Severity: Warning, Offset: -1,
+		Text:      "the directory changed while it was read: the picture may be torn",
+		Libdqlite: "does not load the directory of a running daemon (1.16.5 and later hold a lock)",
+		Advice:    "stop the daemon and look again"})
+	return nil
+}
+
+// file returns the entry of Files with that name, or nil.
+func (l *Log) file(name string) *File {
+	i, found := slices.BinarySearchFunc(l.Files, name, func(f File, name string) int { return strings.Compare(f.Name, name) })
+	if !found {
+		return nil
+	}
+	return &l.Files[i]
+}
+
+func (l *Log) readMetadata(d *directory) error {
+	for i, name := range []string{"metadata1", "metadata2"} {
+		f := l.file(name)
+		if f == nil || f.Kind != MetadataFile {
+			continue
+		}
+		raw, err := d.readAll(name, metadataSize+1)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", name, err)
+		}
+		m, err := ParseMetadata(raw)
+		if err != nil {
+			l.metadataErrors[i] = err
+			continue
+		}
+		f.Needed = true
+		l.Metadata[i] = &m
+		if l.Metadata[1-i] == nil || m.Version > l.Metadata[1-i].Version {
+			l.Term, l.Vote = m.Term, m.Vote
+		}
+	}
+	l.MaxTerm = l.Term
+	return nil
+}
+
+func (l *Log) readSegments(d *directory) error {
+	for _, f := range l.Files {
+		if f.Kind != ClosedSegmentFile && f.Kind != OpenSegmentFile && !(f.Kind == MisreadFile && isLooseSegment(f.Name)) {
+			continue
+		}
+		s, err := d.scanSegment(f)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", f.Name, err)
+		}
+		l.MaxTerm = max(l.MaxTerm, s.MaxTerm)
+		l.Segments = append(l.Segments, *s)
+	}
+	slices.SortFunc(l.Segments, func(a, b Segment) int {
+		if a.Open != b.Open {
+			if b.Open {
+				return -1
+			}
+			return 1
+		}
+		return cmp.Or(cmp.Compare(a.Counter, b.Counter), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
+	})
+	for i := range l.Segments {
+		s := &l.Segments[i]
+		f := l.file(s.File)
+		f.Unused, f.End = s.Unused, s.End
+	}
+	return nil
+}
+
+// edited says whether the last entry of the effective log is one that a
+// recovery wrote, `lxd cluster edit` or our fence, and not one that a running
+// cluster agreed on.
+//
+// libdqlite's recovery writes one configuration entry with term 1 as the only
+// batch of a closed segment of its own, N-N. A running leader's configuration
+// entry has the leader's term, which is above 1 once there was any election,
+// and lands in an open segment, next to at least the barrier that begins the
+// leader's term. Index 1 is the bootstrap entry, which looks the same and is
+// none. What remains is a cluster in its very first term whose only entry since
+// the last restart or snapshot was a change of members; nothing on disk tells
+// that one from a recovery.
+//
+// A fenced entry is the same with a term that is above every term before it.
+// An entry that begins an elected leader's term is a barrier, so a
+// configuration entry is never the first with its term in a running cluster.
+// The metadata say nothing: a member that was started without a majority has
+// gone on to later terms.
+func (l *Log) edited() bool {
+	if len(l.placed) == 0 {
+		return false
+	}
+	last := l.placed[len(l.placed)-1]
+	s := last.segment
+	if s.Open || s.Entries != 1 || last.count != 1 || s.First != s.Last || s.First <= 1 || last.first != s.First ||
+		s.lastType != ChangeEntry || s.fault != nil {
+		return false
+	}
+	if s.LastTerm == 1 {
+		return true
+	}
+	earlier := uint64(0)
+	if snap := l.Snapshot(); snap != nil {
+		earlier = snap.Term
+	}
+	for _, p := range l.placed[:len(l.placed)-1] {
+		earlier = max(earlier, p.segment.MaxTerm)
+	}
+	return s.LastTerm > earlier
+}

@@ -1,0 +1,64 @@
+package raftlog
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// readSnapshots finds the pairs of snapshot data and metadata, and verifies
+// each of them.
+func (l *Log) readSnapshots(d *directory, pl *problemList) error {
+	for _, f := range l.Files {
+		if f.Kind != SnapshotFile && f.Kind != SnapshotMetaFile {
+			continue
+		}
+		partner := f.Name + ".meta"
+		if f.Kind == SnapshotMetaFile {
+			partner = strings.TrimSuffix(f.Name, ".meta")
+		}
+		if other := l.file(partner); other == nil {
+			l.Actions = append(l.Actions, Action{Kind: Delete, File: f.Name})
+			pl.add(Problem{Severity: Warning, File: f.Name, Offset: -1,
+				Text:      fmt.Sprintf("there is no %s beside it", partner),
+				Libdqlite: "deletes it whenever a node is constructed on the directory",
+				Advice:    "normal after a crash in the middle of a snapshot; the log then still has the entries"})
+			continue
+		} else if f.Kind == SnapshotMetaFile || other.Kind != SnapshotMetaFile {
+			continue
+		}
+		if f.Size == 0 {
+			pl.add(Problem{Severity: Warning, File: f.Name, Offset: -1,
+				Text:      "the snapshot is empty",
+				Libdqlite: "ignores it",
+				Advice:    "normal after a crash in the middle of a snapshot; the log then still has the entries"})
+			continue
+		}
+		s := Snapshot{File: f.Name, Meta: partner}
+		s.Term, s.Index, s.Timestamp, _ = parseSnapshotName(f.Name)
+		if err := d.scanSnapshot(&s); err != nil {
+			return err
+		}
+		l.MaxTerm = max(l.MaxTerm, s.Term)
+		l.Snapshots = append(l.Snapshots, s)
+	}
+	slices.SortFunc(l.Snapshots, compareSnapshots)
+	newest := len(l.Snapshots) - 1
+	for i := range l.Snapshots {
+		s := &l.Snapshots[i]
+		for _, p := range s.problems {
+			if i != newest && p.Severity == Error {
+				p.Severity = Warning
+				p.Libdqlite = "nothing, as it uses the newer snapshot; if that were gone: " + p.Libdqlite
+			}
+			pl.add(p)
+		}
+		if newest >= 0 && s.Index > l.Snapshots[newest].Index {
+			pl.add(Problem{Severity: Warning, File: s.File, Offset: -1, Index: s.Index,
+				Text:      fmt.Sprintf("reaches index %d, but %s has the higher term", s.Index, l.Snapshots[newest].File),
+				Libdqlite: "uses the one with the higher term, although it is older",
+				Advice:    "make sure that the log reaches back to the older one; otherwise move the pair with the lower index away"})
+		}
+	}
+	return nil
+}

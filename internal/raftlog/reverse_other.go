@@ -1,0 +1,7 @@
+//go:build !amd64
+
+package raftlog
+
+// reverseBits writes every byte of src, its bits in opposite order, to dst of
+// the same length.
+func reverseBits(dst, src []byte) { reverseWords(dst, src) }

@@ -1,0 +1,24 @@
+package raftlog
+
+// Run is a stretch of the effective log that lies in one file.
+type Run struct {
+	File        string
+	First, Last uint64 // indexes
+
+	// Size is the number of bytes from the beginning of the file that hold the
+	// run and nothing else, so that they are a sound closed segment by
+	// themselves; 0 when the file holds more sound entries than the run.
+	Size int64
+}
+
+// Runs returns the effective log as stretches of files, in order.
+func (l *Log) Runs() []Run {
+	runs := make([]Run, len(l.placed))
+	for i, p := range l.placed {
+		runs[i] = Run{File: p.segment.File, First: p.first, Last: p.first + p.count - 1}
+		if p.count == p.segment.Entries {
+			runs[i].Size = p.segment.End
+		}
+	}
+	return runs
+}

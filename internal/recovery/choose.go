@@ -1,0 +1,122 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// choose finds out the new member list and what changes with it.
+func (ed *editor) choose(ctx context.Context) error {
+	current := namedServers(ed.log.Configuration, ed.node.Members)
+	switch {
+	case ed.opts.Alone:
+		self := ed.node.Self
+		self.Role = raftlog.Voter
+		ed.members = member.List{self}
+	default:
+		list := ed.current(current)
+		edited, err := ed.opts.Ask(ctx, list, ed.report.Before, func(l member.List) error { return checkEdit(list, l) })
+		if err != nil {
+			return err
+		}
+
+		ed.members = edited
+	}
+
+	self, _ := ed.members.ByID(ed.node.Self.ID)
+	ed.report.Member = self
+	for _, m := range ed.node.Members {
+		change := MemberChange{ID: m.ID, Name: m.Name, OldAddress: m.Address, OldRole: m.Role.String()}
+		edited, ok := ed.members.ByID(m.ID)
+		if ok {
+			change.NewAddress, change.NewRole = edited.Address, edited.Role.String()
+		}
+
+		ed.report.Members = append(ed.report.Members, change)
+	}
+
+	ed.report.Settings = changedSettings(ed.node, ed.update())
+	ed.report.Patch = patchSQL(ed.nodes, ed.members)
+	record := ed.already()
+	if record != nil {
+		ed.report.Already, ed.report.Raft, ed.report.Kept = true, record.Raft, ed.dir.join(record.Kept)
+	}
+
+	return nil
+}
+
+// already returns the record of the live database where an edit has made it just what this one would make it: one that was killed right
+// after the exchange, for instance, and is run again. Edited a second time, the newest backup would not be the database from
+// before any more. What cannot be read is edited anew.
+func (ed *editor) already() *Record {
+	record, err := readRecord(ed.dir.database())
+	if err != nil || record == nil || record.Purpose != purposeEdit || record.Raft != ed.report.Before {
+		return nil
+	}
+
+	patch, err := os.ReadFile(filepath.Join(ed.dir.database(), patchName))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+
+	same := ed.members.SameServers(ed.log.Configuration) && ed.members.Same(ed.node.Members) && string(patch) == ed.report.Patch &&
+		len(ed.report.Settings) == 0 && len(ed.report.Damage) == 0
+	if !same {
+		return nil
+	}
+
+	return record
+}
+
+// current is the list to be edited: LXD's own, which is the node database's. Where the raft log knows other roles, as it does
+// until the next heartbeat, the log's count.
+func (ed *editor) current(logged member.List) member.List {
+	list := slices.Clone(ed.node.Members)
+	for i, m := range list {
+		server, ok := logged.ByID(m.ID)
+		if ok {
+			list[i].Role = server.Role
+		}
+	}
+
+	return list
+}
+
+// checkEdit tells whether one member list may take the place of another: LXD's own rules, and that it can work at all.
+func checkEdit(old member.List, edited member.List) error {
+	switch {
+	case len(edited) < len(old):
+		return fmt.Errorf("the list has %d members and had %d: none can be removed here, give a lost one the role %q and remove it later with `lxc cluster remove --force`", len(edited), len(old), raftlog.Spare)
+	case len(edited) > len(old):
+		return fmt.Errorf("the list has %d members and had %d: none can be added here", len(edited), len(old))
+	}
+
+	for _, m := range edited {
+		before, ok := old.ByID(m.ID)
+		if !ok {
+			return fmt.Errorf("no member has the id %d: ids cannot be changed", m.ID)
+		}
+
+		if before.Name != "" && before.Name != m.Name {
+			return fmt.Errorf("member %d is named %q, not %q: names cannot be changed", m.ID, before.Name, m.Name)
+		}
+
+		if before.Role == raftlog.Spare && m.Role == raftlog.Voter {
+			return fmt.Errorf("member %q is a %s, which has no database, and cannot become a %s here", m.Name, raftlog.Spare, raftlog.Voter)
+		}
+	}
+
+	return edited.Validate()
+}
+
+func (ed *editor) update() nodedb.Update {
+	return nodeUpdate(ed.node, ed.members, ed.report.Member, ed.report.Raft, formerAddresses(ed.node, ed.nodes, ed.node.Self.ID))
+}

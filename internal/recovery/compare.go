@@ -1,0 +1,282 @@
+package recovery
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/survivor"
+)
+
+// CompareOptions say what to compare.
+type CompareOptions struct {
+	Sources   []string // as OpenSource takes them, or saved reports of Inspect
+	Survivors string   // directory for the sources' reports; empty for none
+	Progress  Progress
+}
+
+// CompareReport is what comparing several members' databases found out. Sources are named by their labels.
+type CompareReport struct {
+	Sources []CompareSource `json:"sources" yaml:"sources"`
+
+	Recommendation *Recommendation `json:"recommendation" yaml:"recommendation"` // null where there is none
+	Refusal        *CompareRefusal `json:"refusal" yaml:"refusal"`               // why there is none
+
+	Preferred []string        `json:"preferred_by_raft" yaml:"preferred_by_raft"` // the sources whose log an election would prefer
+	Common    uint64          `json:"common_index" yaml:"common_index"`           // up to it, all logs are the same
+	Branches  []CompareBranch `json:"branches" yaml:"branches"`
+	Committed uint64          `json:"committed_index" yaml:"committed_index"` // up to it, the preferred log was committed for certain
+	Uncertain []CompareRun    `json:"uncertain" yaml:"uncertain"`
+	Voters    []CompareVoter  `json:"voters" yaml:"voters"` // of the configuration in force at the end of the preferred log
+	Rows      []CompareRows   `json:"rows" yaml:"rows"`     // by which the sources differ from the preferred one
+	Survivors []string        `json:"survivor_files,omitempty" yaml:"survivor_files,omitempty"`
+}
+
+// CompareSource is one of the sources.
+type CompareSource struct {
+	Label    string         `json:"label" yaml:"label"` // the member's name where that is enough, else as it was given
+	Source   string         `json:"source" yaml:"source"`
+	Kind     string         `json:"kind" yaml:"kind"`
+	Member   *InspectMember `json:"member" yaml:"member"`
+	Role     string         `json:"role,omitempty" yaml:"role,omitempty"` // in the configuration in force, of the preferred log
+	Raft     InspectRaft    `json:"raft" yaml:"raft"`
+	End      raftPosition   `json:"end" yaml:"end"` // the last entry without recovery entries added since
+	Healthy  bool           `json:"healthy" yaml:"healthy"`
+	Problems []string       `json:"problems" yaml:"problems"` // the errors among them
+	Torn     string         `json:"torn,omitempty" yaml:"torn,omitempty"`
+
+	report bool // a saved one: there is no database
+}
+
+type raftPosition = survivor.Position
+
+// Recommendation is the member to recover from.
+type Recommendation struct {
+	Label  string   `json:"label" yaml:"label"`
+	Source string   `json:"source" yaml:"source"`
+	Same   []string `json:"same" yaml:"same"` // other sources with the very same log
+	Reason string   `json:"reason" yaml:"reason"`
+}
+
+// CompareRefusal says why nothing is recommended.
+type CompareRefusal struct {
+	Verdict survivor.Verdict `json:"verdict" yaml:"verdict"`
+	Reason  string           `json:"reason" yaml:"reason"`
+}
+
+// CompareBranch is where logs leave the preferred one.
+type CompareBranch struct {
+	Index         uint64   `json:"index" yaml:"index"`
+	OrBefore      bool     `json:"or_before" yaml:"or_before"` // a snapshot hides where exactly
+	PreferredTerm uint64   `json:"preferred_term" yaml:"preferred_term"`
+	Term          uint64   `json:"term" yaml:"term"`
+	Sources       []string `json:"sources" yaml:"sources"`
+}
+
+// CompareRun is a run of entries that were not committed for certain.
+type CompareRun struct {
+	First   raftPosition `json:"first" yaml:"first"`
+	Last    raftPosition `json:"last" yaml:"last"`
+	Sources []string     `json:"sources" yaml:"sources"`
+	Holding int          `json:"voters_holding" yaml:"voters_holding"`
+	Voters  int          `json:"voters" yaml:"voters"`
+	Never   bool         `json:"never_committed" yaml:"never_committed"`
+}
+
+// CompareVoter is a voter whose log counts.
+type CompareVoter struct {
+	member.Member `yaml:",inline"`
+	Seen          bool `json:"seen" yaml:"seen"` // its log was given, and its end is beyond doubt
+}
+
+// Compare compares the databases of several members and recommends the one to recover from. It changes nothing.
+func Compare(ctx context.Context, opts CompareOptions) (*CompareReport, error) {
+	c := comparison{opts: opts, report: &CompareReport{Branches: []CompareBranch{}, Uncertain: []CompareRun{}, Rows: []CompareRows{}, Preferred: []string{}}}
+	for _, source := range opts.Sources {
+		err := c.read(ctx, source)
+		if err != nil {
+			return nil, err
+		}
+	}
+
+	c.label()
+	c.result = survivor.Compare(c.logs)
+	c.positions()
+	c.decide()
+	return c.report, c.rows(ctx)
+}
+
+// comparison is the work on one report.
+type comparison struct {
+	opts   CompareOptions
+	logs   []*survivor.Log
+	names  member.List // of all members that any source names
+	result survivor.Result
+	report *CompareReport
+}
+
+// label names the sources: by member, and by path where two are of one member or it is not known.
+func (c *comparison) label() {
+	count := map[string]int{}
+	for _, s := range c.report.Sources {
+		if s.Member != nil {
+			count[s.Member.Name]++
+		}
+	}
+
+	for i := range c.report.Sources {
+		s := &c.report.Sources[i]
+		s.Label = s.Source
+		if s.Member != nil && s.Member.Name != "" {
+			s.Label = s.Member.Name
+			if count[s.Label] > 1 {
+				s.Label += " (" + s.Source + ")"
+			}
+		}
+	}
+}
+
+func (c *comparison) labels(indexes []int) []string {
+	labels := []string{}
+	for _, i := range indexes {
+		labels = append(labels, c.report.Sources[i].Label)
+	}
+
+	return labels
+}
+
+func (c *comparison) name(id uint64) string {
+	m, ok := c.names.ByID(id)
+	if !ok || m.Name == "" {
+		return fmt.Sprintf("member %d", id)
+	}
+
+	return m.Name
+}
+
+// positions fills in what the logs alone tell.
+func (c *comparison) positions() {
+	r, result := c.report, c.result
+	r.Preferred, r.Common, r.Committed = c.labels(result.Best), result.Common, result.Committed
+	for _, m := range namedServers(result.Configuration, c.names) {
+		if m.Role == raftlog.Voter {
+			r.Voters = append(r.Voters, CompareVoter{Member: m, Seen: slices.Contains(result.Seen, m.ID)})
+		}
+
+		for i, s := range r.Sources {
+			if s.Member != nil && s.Member.ID == m.ID {
+				r.Sources[i].Role = m.Role.String()
+			}
+		}
+	}
+
+	for i := range r.Sources {
+		r.Sources[i].End = result.Ends[i]
+	}
+
+	for _, b := range result.Branches {
+		r.Branches = append(r.Branches, CompareBranch{Index: b.Index, OrBefore: b.Hidden, PreferredTerm: b.BestTerm, Term: b.Term, Sources: c.labels(b.Logs)})
+	}
+
+	for _, t := range result.Tails {
+		r.Uncertain = append(r.Uncertain, CompareRun{First: t.First, Last: t.Last, Sources: c.labels(t.Logs), Holding: len(t.Voters), Voters: len(r.Voters), Never: t.Never})
+	}
+}
+
+// decide recommends a source, or says why not.
+func (c *comparison) decide() {
+	r := c.report
+	if c.result.Verdict != survivor.Known {
+		r.Refusal = &CompareRefusal{Verdict: c.result.Verdict, Reason: c.refusal()}
+		return
+	}
+
+	// All of these have the same log: a healthy one, a voter's, a directory rather than a copy, in this order.
+	best := slices.MaxFunc(c.result.Best, func(a, b int) int { return c.suited(a) - c.suited(b) })
+	s := r.Sources[best]
+	if !s.Healthy {
+		r.Refusal = &CompareRefusal{Verdict: survivor.Damaged, Reason: fmt.Sprintf("%s has the log to recover from, and its database is damaged: %s", s.Label, strings.Join(s.Problems, "; "))}
+		return
+	}
+
+	same := []string{}
+	for _, i := range c.result.Best {
+		if i != best {
+			same = append(same, r.Sources[i].Label)
+		}
+	}
+
+	r.Recommendation = &Recommendation{Label: s.Label, Source: s.Source, Same: same, Reason: c.reason(s)}
+}
+
+func (c *comparison) suited(i int) int {
+	s := c.report.Sources[i]
+	rank := 0
+	for n, good := range []bool{!s.report, s.Kind == kindLXD, s.Role == raftlog.Voter.String(), s.Healthy} {
+		if good {
+			rank += 1 << n
+		}
+	}
+
+	return rank
+}
+
+func (c *comparison) reason(s CompareSource) string {
+	text := fmt.Sprintf("its log ends at index %d, term %d, and no other has more; the logs of %d of the %d voters were seen, so it holds every change that the cluster has ever confirmed",
+		s.End.Index, s.End.Term, len(c.result.Seen), len(c.report.Voters))
+	if s.Role != "" && s.Role != raftlog.Voter.String() {
+		text += fmt.Sprintf("; it is a %s, which does not matter for a recovery", s.Role)
+	}
+
+	return text
+}
+
+func (c *comparison) refusal() string {
+	r := c.report
+	between := func(i int) string { return r.Sources[c.result.Between[i]].Label }
+	var missing []string
+	for _, v := range r.Voters {
+		if !v.Seen {
+			missing = append(missing, c.name(v.ID))
+		}
+	}
+
+	switch c.result.Verdict {
+	case survivor.Different:
+		return fmt.Sprintf("%s and %s are of different clusters", between(0), between(1))
+	case survivor.Conflict:
+		return fmt.Sprintf("the logs of %s and %s contradict each other: they were edited or started apart from each other, and raft cannot tell which is right", between(0), between(1))
+	case survivor.Nothing:
+		return "no source holds a raft log that is sound"
+	case survivor.Damaged:
+		return fmt.Sprintf("the logs of these voters are missing, or their ends are damaged, were being written, or were once cut by libdqlite: %s. What only they hold cannot be known: %d of %d voters' logs are sound, more than half are needed",
+			strings.Join(missing, ", "), len(c.result.Seen), len(r.Voters)) + c.newest()
+	}
+
+	text := fmt.Sprintf("too few voters' logs: %d of %d, and more than half are needed to know what was committed", len(c.result.Seen), len(r.Voters))
+	if 2*len(c.result.Seen) > len(r.Voters) {
+		text = "the members' roles were changing: more than half of the voters before that change are needed, too"
+	}
+
+	if len(missing) > 0 {
+		text += "; missing: " + strings.Join(missing, ", ")
+	}
+
+	if slices.ContainsFunc(r.Sources, func(s CompareSource) bool { return s.Member == nil }) {
+		text += ". A source that does not tell whose it is counts for none: give LXD's directory or database/, not global/"
+	}
+
+	return text + c.newest()
+}
+
+// newest names what there is, for those who have no more.
+func (c *comparison) newest() string {
+	if len(c.report.Preferred) == 0 {
+		return ""
+	}
+
+	return ". If no more can be had: the newest of these logs has " + strings.Join(c.report.Preferred, ", ") + ", and what it may lack cannot be known"
+}

@@ -1,0 +1,159 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/survivor"
+)
+
+// CompareRows are the rows by which sources with one log differ from the preferred one: what choosing them instead would do.
+type CompareRows struct {
+	Sources []string             `json:"sources" yaml:"sources"`
+	Rows    []globaldb.RowChange `json:"rows" yaml:"rows"` // from the preferred database to theirs
+
+	// Unknown says why the rows were not worked out; empty where they were.
+	Unknown string `json:"unknown,omitempty" yaml:"unknown,omitempty"`
+}
+
+// maxCompared bounds the databases that are compared row by row: each is replayed, and read whole.
+const maxCompared = 10
+
+// rows compares the databases, as far as they are at hand, with one of the preferred log.
+func (c *comparison) rows(ctx context.Context) error {
+	if c.result.Verdict == survivor.Different || c.result.Verdict == survivor.Nothing {
+		return nil
+	}
+
+	var base *globaldb.DB
+	for _, i := range c.result.Best {
+		if c.report.Sources[i].report {
+			continue
+		}
+
+		db, err := c.open(ctx, i)
+		if errors.Is(err, globaldb.ErrNoDatabase) {
+			continue
+		}
+
+		if err != nil {
+			return err
+		}
+
+		defer db.Close()
+
+		base = db
+		break
+	}
+
+	for n, group := range c.groups() {
+		rows := CompareRows{Sources: c.labels(group), Rows: []globaldb.RowChange{}}
+		var err error
+		switch {
+		case base == nil:
+			rows.Unknown = "the preferred log's database is not at hand"
+		case n >= maxCompared:
+			rows.Unknown = fmt.Sprintf("more than %d different databases", maxCompared)
+		default:
+			err = c.differences(ctx, base, group, &rows)
+		}
+
+		if err != nil {
+			return err
+		}
+
+		c.report.Rows = append(c.report.Rows, rows)
+	}
+
+	return nil
+}
+
+// groups are the sources that do not have the preferred log, those with the same one together.
+func (c *comparison) groups() [][]int {
+	type place struct {
+		end    survivor.Position
+		branch uint64
+	}
+	best := map[int]bool{}
+	for _, i := range c.result.Best {
+		best[i] = true
+	}
+
+	branch := map[int]uint64{}
+	for _, b := range c.result.Branches {
+		for _, i := range b.Logs {
+			branch[i] = b.Index
+		}
+	}
+
+	index := map[place]int{}
+	var groups [][]int
+	for i := range c.logs {
+		if best[i] || c.result.Ends[i].Index == 0 {
+			continue
+		}
+
+		at := place{c.result.Ends[i], branch[i]}
+		n, ok := index[at]
+		if !ok {
+			n = len(groups)
+			index[at] = n
+			groups = append(groups, nil)
+		}
+
+		groups[n] = append(groups[n], i)
+	}
+
+	return groups
+}
+
+func (c *comparison) differences(ctx context.Context, base *globaldb.DB, group []int, rows *CompareRows) error {
+	for _, i := range group {
+		if c.report.Sources[i].report {
+			rows.Unknown = "only a report was given"
+			continue
+		}
+
+		db, err := c.open(ctx, i)
+		if err != nil {
+			var damage *DamageError
+			if ctx.Err() != nil || !errors.As(replayError("", err), &damage) && !errors.Is(err, globaldb.ErrNoDatabase) {
+				return err
+			}
+
+			rows.Unknown = err.Error()
+			continue
+		}
+
+		changes, err := globaldb.Diff(ctx, base.File, db.File)
+		closeErr := db.Close()
+		if err != nil {
+			return fmt.Errorf("compare the rows of %s: %w", c.report.Sources[i].Label, err)
+		}
+
+		rows.Unknown = ""
+		rows.Rows = append(rows.Rows, changes...)
+		return closeErr
+	}
+
+	return nil
+}
+
+// open replays a source again, up to its last sound entry.
+func (c *comparison) open(ctx context.Context, i int) (*globaldb.DB, error) {
+	src, err := OpenSource(ctx, c.report.Sources[i].Source, c.opts.Progress)
+	if err != nil {
+		return nil, err
+	}
+
+	defer src.Close()
+
+	log, err := readLog(ctx, src.global, c.opts.Progress)
+	if err != nil {
+		return nil, err
+	}
+
+	return globaldb.Open(ctx, log, max(log.SoundIndex, 1))
+}

@@ -1,0 +1,252 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/member"
+)
+
+// daemonCycle stops LXD around a change of its database and starts it again, if it was up. What it stops is written down
+// before (Stopped), so that the next run, or Resume, can start what a killed one has left stopped.
+type daemonCycle struct {
+	dir      directory
+	purpose  string         // import, rollback, edit
+	status   *daemon.Status // before
+	noStart  bool
+	timeout  time.Duration
+	progress Progress
+
+	service  daemon.Service // what before is about
+	before   *daemon.Before // set once something is stopped, by this run or by one that was cut short
+	warnings []string
+}
+
+// stop makes sure that no daemon runs and none is started behind our back. Where nothing is known that could start LXD
+// again, a running one is refused, not killed.
+func (c *daemonCycle) stop(ctx context.Context) error {
+	earlier, err := c.adopt(ctx)
+	if err != nil || !c.status.Wakeable() {
+		return err
+	}
+
+	err = stoppable(c.status)
+	if err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+
+	service := c.status.Service
+	before, err := service.Before(ctx)
+	if err != nil {
+		return err
+	}
+
+	before.Join(earlier)
+	c.progress.step("Stopping LXD (" + service.Name() + ")")
+	err = c.note(before)
+	if err != nil {
+		return err
+	}
+
+	c.service, c.before = service, before
+	err = c.hold(ctx)
+	if err == nil {
+		err = service.Stop(ctx)
+	}
+
+	if err == nil {
+		err = daemon.WaitGone(ctx, c.dir.path)
+	}
+
+	if err != nil {
+		return errors.Join(err, c.startAfterFailure(ctx))
+	}
+
+	return nil
+}
+
+// adopt takes over what a run that was cut short has left stopped: this one starts it again.
+func (c *daemonCycle) adopt(ctx context.Context) (*daemon.Before, error) {
+	stopped, err := c.dir.readStopped()
+	if stopped == nil || err != nil {
+		return nil, err
+	}
+
+	c.service, err = stopped.Before.Service(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.dir.join(stoppedName), err)
+	}
+
+	c.before = &stopped.Before
+	return c.before, nil
+}
+
+// resume ends the cycle of a run that was cut short; nothing happens where there was none.
+func (c *daemonCycle) resume(ctx context.Context, members member.List) (startResult, error) {
+	_, err := c.adopt(ctx)
+	if err != nil {
+		return startResult{}, err
+	}
+
+	return c.start(ctx, members)
+}
+
+func (c *daemonCycle) note(before *daemon.Before) error {
+	err := c.dir.writeStopped(Stopped{Purpose: c.purpose, Since: time.Now().UTC().Truncate(time.Second), Before: *before})
+	if err != nil {
+		return fmt.Errorf("note what is about to be stopped: %w", err)
+	}
+
+	return nil
+}
+
+// hold keeps the snap from being refreshed. Where that fails the work goes on: a recovery is worth more, and a daemon that is
+// started in between is noticed anyway.
+func (c *daemonCycle) hold(ctx context.Context) error {
+	err := c.service.Hold(ctx, c.before)
+	if err != nil {
+		c.warnings = append(c.warnings, err.Error())
+	}
+
+	return ctx.Err()
+}
+
+// stoppable refuses a daemon that we could not start again.
+func stoppable(status *daemon.Status) error {
+	if status.Service != nil {
+		return status.Service.Stoppable()
+	}
+
+	if status.Running() {
+		return fmt.Errorf("LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; `lxd shutdown` would stop all instances as well), then run this command again", status)
+	}
+
+	return nil
+}
+
+type startResult struct {
+	started, ready bool
+	warnings       []string
+}
+
+// start starts LXD again where we stopped it, waits until it answers, and compares the addresses it lists with the member
+// list. That it does not answer in time is no error: it cannot, until a majority of the voters is up.
+func (c *daemonCycle) start(ctx context.Context, members member.List) (startResult, error) {
+	result := startResult{warnings: c.warnings}
+	if c.before == nil {
+		return result, nil
+	}
+
+	if c.noStart {
+		return result, c.settle(ctx)
+	}
+
+	c.progress.step("Starting LXD (" + c.service.Name() + ")")
+	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
+	defer cancel()
+
+	err := c.service.Start(starting, c.before)
+	if err != nil {
+		return result, errors.Join(inPlace(err), c.leave(ctx))
+	}
+
+	if c.before.Daemon { // else only what starts it on demand was up: a look would wake it
+		err = c.waitReady(ctx, members, &result)
+	}
+
+	return result, errors.Join(err, c.settle(ctx))
+}
+
+// waitReady waits for an LXD that was started.
+func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result *startResult) error {
+	result.started = true
+	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+
+	addresses, err := daemon.WaitReady(ctx, c.dir.path, c.service)
+	if errors.Is(err, daemon.ErrNotReady) {
+		result.warnings = append(result.warnings, notReady(members))
+		return nil
+	}
+
+	if err != nil {
+		return inPlace(err)
+	}
+
+	result.ready = true
+	for _, m := range members {
+		address, ok := addresses[m.Name]
+		if ok && address != m.Address {
+			result.warnings = append(result.warnings, fmt.Sprintf("LXD lists %s at %s, not at %s: its address patch was lost; see `lxd-recover global-db-status`", m.Name, address, m.Address))
+		}
+	}
+
+	return nil
+}
+
+// notReady explains an LXD that was started and does not answer yet.
+func notReady(members member.List) string {
+	text := "LXD was started and does not answer yet: it does once "
+	if len(members) == 0 {
+		return text + "a majority of the voters is up"
+	}
+
+	return fmt.Sprintf("%s%d of the %d voters are up", text, members.Majority(), members.Voters())
+}
+
+// settle ends the cycle: refreshes are free again, and there is nothing left to resume.
+func (c *daemonCycle) settle(ctx context.Context) error {
+	err := c.release(ctx)
+	if err == nil {
+		err = c.dir.removeStopped()
+	}
+
+	return err
+}
+
+// leave ends the cycle of an LXD that could not be started: that stays on record.
+func (c *daemonCycle) leave(ctx context.Context) error {
+	err := c.release(ctx)
+	if err == nil && c.before.Held {
+		c.before.Held = false
+		err = c.note(c.before)
+	}
+
+	return err
+}
+
+// release ends the hold, also when the context was what ended the work.
+func (c *daemonCycle) release(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
+	defer cancel()
+
+	return c.service.Release(ctx, c.before)
+}
+
+// inPlace says of an error that it came when the work itself was done. What it was is not wrapped: a cancelled context means
+// "nothing was changed" to the command line.
+func inPlace(err error) error { return fmt.Errorf("the database is in place, but %v", err) }
+
+// startAfterFailure brings LXD back on the database that is in place, also when the context was what ended the work.
+func (c *daemonCycle) startAfterFailure(ctx context.Context) error {
+	if c.before == nil {
+		return nil
+	}
+
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
+	defer cancel()
+
+	c.progress.step("Starting LXD again")
+	err := c.service.Start(ctx, c.before)
+	if err != nil {
+		return errors.Join(fmt.Errorf("and %w", err), c.leave(ctx))
+	}
+
+	return c.settle(ctx)
+}

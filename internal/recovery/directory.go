@@ -1,0 +1,251 @@
+// Package recovery holds the use cases: export a member's global database, import it on another member, roll that back,
+// and tell how a member stands. Each is one function that takes a context and its options and returns a report; it knows
+// nothing of the command line, and asks through callbacks.
+package recovery
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// Names inside LXD's directory and inside its database directory.
+const (
+	databaseName  = "database"
+	stagingName   = "database.import"
+	globalName    = "global"
+	patchName     = "patch.global.sql"
+	recordName    = "lxd-recover.yaml"       // what the import left in a database directory, see Record
+	lxdTarball    = "lxd_recovery_db.tar.gz" // LXD itself loads a tarball of this name when it starts
+	lxdUnpackName = "global.recover"         // where it unpacks it
+	lockName      = "dqlite-lock"
+)
+
+// FindLXD returns LXD's directory on this machine: $LXD_DIR, else the snap's, else the package's.
+func FindLXD() (string, error) {
+	dir := os.Getenv("LXD_DIR")
+	if dir != "" {
+		return filepath.Abs(dir)
+	}
+
+	candidates := []string{"/var/snap/lxd/common/lxd", "/var/lib/lxd"}
+	for _, dir := range candidates {
+		_, err := os.Stat(filepath.Join(dir, databaseName))
+		if err == nil || errors.Is(err, os.ErrPermission) {
+			return dir, nil
+		}
+	}
+
+	return "", fmt.Errorf("no LXD found in %s or %s: set LXD_DIR to its directory", candidates[0], candidates[1])
+}
+
+// directory is LXD's directory on this machine.
+type directory struct{ path string }
+
+// openDirectory checks that path is an LXD directory that we may work on.
+func openDirectory(path string) (directory, error) {
+	d := directory{path: path}
+	if os.Geteuid() != 0 {
+		return d, ErrNotRoot
+	}
+
+	for _, need := range []string{d.database(), d.global(), filepath.Join(d.database(), nodedb.File)} {
+		_, err := os.Stat(need)
+		if errors.Is(err, os.ErrNotExist) {
+			return d, fmt.Errorf("%s is not the directory of an LXD: %s is missing", path, need)
+		}
+
+		if err != nil {
+			return d, err
+		}
+	}
+
+	return d, nil
+}
+
+// openToChange opens a directory that is about to be changed and keeps other lxd-recover processes away from it until the
+// returned function is called.
+func openToChange(path string) (directory, func(), error) {
+	d, err := openDirectory(path)
+	if err != nil {
+		return d, nil, err
+	}
+
+	// A look at the status locks the directory for a moment, too: that is no reason to give up.
+	for range lockTries {
+		unlock, err := d.lock(unix.LOCK_EX)
+		if !errors.Is(err, errBusy) {
+			return d, unlock, err
+		}
+
+		time.Sleep(lockPause)
+	}
+
+	unlock, err := d.lock(unix.LOCK_EX)
+	return d, unlock, err
+}
+
+// How often, and how far apart, the lock is tried.
+const (
+	lockTries = 10
+	lockPause = 20 * time.Millisecond
+)
+
+// Idle returns an error while an import, a rollback or an edit is under way in an LXD directory.
+func Idle(path string) error {
+	d, err := openDirectory(path)
+	if err != nil {
+		return nil // and nothing to be changed, either
+	}
+
+	unlock, err := d.lock(unix.LOCK_SH)
+	if err != nil {
+		return err
+	}
+
+	unlock()
+	return nil
+}
+
+func (d directory) database() string { return filepath.Join(d.path, databaseName) }
+func (d directory) global() string   { return filepath.Join(d.path, databaseName, globalName) }
+func (d directory) join(names ...string) string {
+	return filepath.Join(append([]string{d.path}, names...)...)
+}
+
+// errBusy says that an import, a rollback or an edit is under way.
+var errBusy = errors.New("another lxd-recover is working")
+
+// lock keeps other lxd-recover processes away from the directory until the returned function is called. It is a flock on
+// the directory itself: no file is left behind, and the kernel lets go when the process ends.
+func (d directory) lock(how int) (func(), error) {
+	f, err := os.Open(d.path)
+	if err != nil {
+		return nil, err
+	}
+
+	err = flock(f, how)
+	if err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w on %s: wait until it is done", errBusy, d.path)
+		}
+
+		return nil, fmt.Errorf("lock %s: %w", d.path, err)
+	}
+
+	return func() { _ = f.Close() }, nil
+}
+
+// lockDqlite takes the lock that libdqlite (1.16.5 and later) holds while a raft node runs, where its file exists.
+func lockDqlite(global string) (func(), error) {
+	path := filepath.Join(global, lockName)
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return func() {}, nil
+	}
+
+	if err != nil {
+		return nil, err
+	}
+
+	err = flock(f, unix.LOCK_EX)
+	if err != nil {
+		_ = f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s is locked: a raft node still runs on it", path)
+		}
+
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+
+	return func() { _ = f.Close() }, nil
+}
+
+// flock locks a file, or fails at once with EWOULDBLOCK where somebody else has it locked.
+func flock(f *os.File, how int) error {
+	for {
+		err := unix.Flock(int(f.Fd()), how|unix.LOCK_NB)
+		if !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
+// fingerprint returns the SHA-256 of the first certificate in a PEM file (of its DER form), lower-case hexadecimal. This is
+// how LXD itself names a certificate.
+func fingerprint(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return "", fmt.Errorf("%s holds no certificate", path)
+	}
+
+	sum := sha256.Sum256(block.Bytes)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// clusterCertificate returns the fingerprint of the cluster certificate. A member without one is not clustered.
+func (d directory) clusterCertificate() (string, error) {
+	print, err := fingerprint(d.join("cluster.crt"))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("%w: %s is missing", nodedb.ErrNotClustered, d.join("cluster.crt"))
+	}
+
+	return print, err
+}
+
+// serverCertificate returns the fingerprint of this member's own certificate.
+func (d directory) serverCertificate() (string, error) { return fingerprint(d.join("server.crt")) }
+
+// readLog reads the raft directory of a member or of a staged database.
+func readLog(ctx context.Context, global string, progress Progress) (*raftlog.Log, error) {
+	done := progress.start("Checking "+global, dirSize(global))
+	defer done()
+
+	return raftlog.Open(ctx, os.DirFS(global), raftlog.Options{Progress: progress.add})
+}
+
+// namedServers gives the servers of a raft configuration the names that the members have in LXD.
+func namedServers(servers raftlog.Configuration, names member.List) member.List {
+	list := make(member.List, len(servers))
+	for i, s := range servers {
+		known, _ := names.ByID(s.ID)
+		list[i] = member.Member{ID: s.ID, Name: known.Name, Address: s.Address, Role: s.Role}
+	}
+
+	return list
+}
+
+// dirSize is the sum of the sizes of the files directly in dir, in bytes; for progress bars only.
+func dirSize(dir string) int64 {
+	entries, _ := os.ReadDir(dir)
+	var n int64
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() {
+			n += info.Size()
+		}
+	}
+
+	return n
+}
+
+// stamp is a time as it stands in the names of kept directories: UTC, to the second, without characters that need quoting.
+func stamp(t time.Time) string { return t.UTC().Format("20060102T150405Z") }

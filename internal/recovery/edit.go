@@ -1,0 +1,482 @@
+package recovery
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/engine"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/swapdir"
+)
+
+// ReconfigureCommand is the hidden command whose child process has libdqlite append a configuration entry.
+const ReconfigureCommand = "reconfigure"
+
+// EditOptions say what becomes of the member list, and how far to go.
+type EditOptions struct {
+	LXDDir  string
+	Version string // of lxd-recover, for the record
+
+	// Alone makes this member the only one of its cluster; Ask is not called then.
+	Alone bool
+
+	// AcceptDamage goes on with what is sound of a damaged database.
+	AcceptDamage bool
+
+	// BesideCluster goes on although a daemon of another member answers.
+	BesideCluster bool
+
+	// Timeout bounds how long what would start LXD on demand may take to stop.
+	Timeout time.Duration
+
+	// Ask is shown the member list, and where the log ends, and returns a new list, which check has accepted.
+	Ask func(ctx context.Context, current member.List, last bundle.Position, check func(member.List) error) (member.List, error)
+
+	// Confirm is shown what is about to happen before anything is changed; an error from it ends the edit.
+	Confirm func(*EditReport) error
+
+	// Own, where it is set, runs LXD's own command in place of ours, after the same checks and a copy of the database.
+	Own func(context.Context) error
+
+	Progress Progress
+}
+
+// EditReport is what an edit will do, or did.
+type EditReport struct {
+	Member   member.Member     `json:"member" yaml:"member"` // this one, with its new address and role
+	Members  []MemberChange    `json:"members" yaml:"members"`
+	Others   []Other           `json:"others" yaml:"others"` // what was found of the other members' machines
+	Before   bundle.Position   `json:"before" yaml:"before"` // last entry of the log
+	Raft     bundle.Position   `json:"raft" yaml:"raft"`     // the fenced recovery entry; zero until Done
+	Database *globaldb.Summary `json:"database" yaml:"database"`
+	Settings []Change          `json:"settings" yaml:"settings"` // of the node database
+	Patch    string            `json:"patch" yaml:"patch"`       // content of patch.global.sql, empty where none is needed
+	Damage   []string          `json:"damage" yaml:"damage"`     // accepted: what is given up
+	Warnings []string          `json:"warnings" yaml:"warnings"`
+	Kept     string            `json:"kept" yaml:"kept"` // directory that holds the database as it was
+	Tarball  string            `json:"tarball,omitempty" yaml:"tarball,omitempty"`
+	Daemon   string            `json:"daemon" yaml:"daemon"`
+
+	// Already is true when an edit had given this member exactly this list before: nothing was done.
+	Already bool `json:"already" yaml:"already"`
+
+	// Done is true once the edited database is in place.
+	Done bool `json:"done" yaml:"done"`
+}
+
+// Other is what was found at the address of another member.
+type Other struct {
+	Name    string `json:"name" yaml:"name"`
+	Address string `json:"address" yaml:"address"`
+	Found   string `json:"found" yaml:"found"`
+}
+
+// Edit gives this member's database another member list, all or nothing: a copy of the database is edited by libdqlite in a
+// child process, fenced, and exchanged with the live one, which is kept. With Alone this member is all that is left of its
+// cluster. When an error is returned the old database is in place, unless the report says Done.
+func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
+	dir, unlock, err := openToChange(opts.LXDDir)
+	if err != nil {
+		return nil, err
+	}
+
+	defer unlock()
+
+	ed := &editor{dir: dir, opts: opts, report: &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, Warnings: []string{}}}
+	finished, err := dir.settle()
+	if err != nil {
+		return nil, err
+	}
+
+	if finished != "" {
+		ed.report.Warnings = append(ed.report.Warnings, finished)
+	}
+
+	err = swapdir.Check(dir.path, databaseName)
+	if err != nil {
+		return nil, err
+	}
+
+	err = ed.examine(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	if opts.Own != nil {
+		return ed.report, ed.handOver(ctx)
+	}
+
+	err = ed.choose(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	if ed.report.Already {
+		return ed.report, ed.resume(ctx)
+	}
+
+	if opts.Confirm != nil {
+		err = opts.Confirm(ed.report)
+		if err != nil {
+			return nil, err
+		}
+	}
+
+	defer func() {
+		if !ed.report.Done {
+			dir.unstage()
+		}
+	}()
+
+	err = ed.stage(ctx)
+	if err != nil {
+		return nil, cmp.Or(ed.checkUntouched(ctx), err)
+	}
+
+	return ed.report, ed.swap(ctx)
+}
+
+// editor is one edit under way.
+type editor struct {
+	dir    directory
+	opts   EditOptions
+	report *EditReport
+
+	node    *nodedb.Node
+	log     *raftlog.Log
+	read    string          // signature of the raft directory when the log was read
+	nodes   []globaldb.Node // table nodes of the global database
+	members member.List     // the new list
+	last    uint64          // index of the last entry that is kept
+	status  *daemon.Status  // of LXD, right before it is stopped
+}
+
+// examine makes every check that needs nobody's answer.
+func (ed *editor) examine(ctx context.Context) error {
+	err := ed.checkDown(ctx)
+	if err != nil {
+		return err
+	}
+
+	_, err = ed.dir.clusterCertificate()
+	if err != nil {
+		return err
+	}
+
+	ed.node, err = nodedb.Read(ctx, ed.dir.database())
+	if err != nil {
+		return err
+	}
+
+	ed.report.Member = ed.node.Self
+	err = ed.checkOthers(ctx)
+	if err != nil {
+		return err
+	}
+
+	ed.read = signature(ed.dir.global())
+	ed.log, err = readLog(ctx, ed.dir.global(), ed.opts.Progress)
+	if err != nil {
+		return err
+	}
+
+	err = ed.checkDamage(ctx)
+	if err != nil {
+		return err
+	}
+
+	what := "the global database in " + ed.dir.global()
+	ed.opts.Progress.step("Replaying the raft log")
+	db, err := globaldb.Open(ctx, ed.log, ed.last)
+	if err != nil {
+		return replayError(what, err)
+	}
+
+	defer db.Close()
+
+	ed.report.Database, err = sound(ctx, db, what)
+	if err != nil {
+		return err
+	}
+
+	ed.nodes, err = db.Nodes(ctx)
+	if err != nil {
+		return replayError(what, err)
+	}
+
+	return nil
+}
+
+// shortCommand is how long a process that has the database open, and is no daemon, may take to end.
+const shortCommand = 2 * time.Second
+
+// checkDown refuses beside a running daemon, as LXD's own command does.
+func (ed *editor) checkDown(ctx context.Context) error {
+	status, err := daemon.Inspect(ctx, ed.dir.path)
+	if err != nil {
+		return err
+	}
+
+	// A command like `lxd cluster show`, whose output we were given, may not have ended quite yet.
+	if status.Running() && !status.Answers && status.Activity != daemon.Up {
+		wait, cancel := context.WithTimeout(ctx, shortCommand)
+		defer cancel()
+
+		err = daemon.WaitGone(wait, ed.dir.path)
+		if err == nil {
+			status, err = daemon.Inspect(ctx, ed.dir.path)
+		}
+
+		if err != nil && !errors.Is(err, daemon.ErrStillRunning) {
+			return err
+		}
+	}
+
+	ed.report.Daemon = status.String()
+	if !status.Up() {
+		return nil
+	}
+
+	how := "stop it first"
+	if status.Service != nil {
+		how += " (" + status.Service.Name() + ")"
+	}
+
+	return fmt.Errorf("LXD is %s: %s, here and on all other members", status, how)
+}
+
+// checkOthers refuses while the daemon of another member answers: what it commits from now on would be lost.
+func (ed *editor) checkOthers(ctx context.Context) error {
+	var others member.List
+	for _, m := range ed.node.Members {
+		if m.ID != ed.node.Self.ID {
+			others = append(others, m)
+		}
+	}
+
+	ed.opts.Progress.step("Looking for the other members' daemons")
+	found, err := daemon.Reachable(ctx, ed.dir.path, addressesBut(ed.node.Self.ID, ed.node.Members))
+	if err != nil {
+		return err
+	}
+
+	for i, m := range others {
+		ed.report.Others = append(ed.report.Others, Other{Name: m.Name, Address: m.Address, Found: reachText[found[i]]})
+		if found[i] != daemon.Answers || ed.opts.BesideCluster {
+			continue
+		}
+
+		reason := fmt.Sprintf("LXD still runs on %s (%s): what it writes from now on would be lost. Stop LXD on all members first", m.Name, m.Address)
+		if ed.opts.Alone {
+			reason = fmt.Sprintf("LXD runs on %s (%s), which has survived, too: `lxd cluster edit` recovers with all survivors, and `lxd cluster export-db` and `lxd global-db-import` take them along. "+
+				"If %s is to be left behind, stop LXD there first", m.Name, m.Address, m.Name)
+		}
+
+		return &Refusal{Reason: reason, Flag: "--beside-cluster"}
+	}
+
+	return nil
+}
+
+var reachText = map[daemon.Reach]string{
+	daemon.Silent:  "does not answer",
+	daemon.Refused: "the machine is up, LXD is not",
+	daemon.Foreign: "something else than this cluster's LXD answers",
+	daemon.Answers: "LXD answers",
+}
+
+// checkDamage refuses what libdqlite would silently cut away.
+func (ed *editor) checkDamage(ctx context.Context) error {
+	if !ed.log.Healthy() && !ed.opts.AcceptDamage {
+		return &DamageError{What: "the global database in " + ed.dir.global(), Problems: ed.log.Problems,
+			Advice: fmt.Sprintf("LXD's own edit would go on and lose this without a word. Edit another member, whose database is sound. If there is none: --accept-damage goes on with what is sound, which is all up to index %d.", ed.log.SoundIndex)}
+	}
+
+	for _, p := range ed.log.Problems {
+		if p.Severity == raftlog.Error {
+			ed.report.Damage = append(ed.report.Damage, p.String())
+		}
+	}
+
+	last, err := soundPosition(ctx, ed.log)
+	ed.report.Before, ed.last = last, last.Index
+	return err
+}
+
+// stage makes the staging directory with the edited and fenced raft directory in it.
+func (ed *editor) stage(ctx context.Context) error {
+	staging := ed.dir.join(stagingName)
+	err := os.Mkdir(staging, 0o700)
+	if err != nil {
+		return err
+	}
+
+	err = swapdir.Probe(staging)
+	if err != nil {
+		return err
+	}
+
+	pieces, err := plain(ctx, ed.log, ed.last, os.DirFS(ed.dir.global()))
+	if err != nil {
+		return err
+	}
+
+	pieces = append(metadataPieces(ed.log, max(ed.log.Term, ed.report.Before.Term)), pieces...)
+	global := filepath.Join(staging, globalName)
+	err = writePieces(global, pieces)
+	if err != nil {
+		return err
+	}
+
+	err = ed.reconfigure(ctx, global)
+	if err != nil {
+		return err
+	}
+
+	log, err := fenceStaged(ctx, ed.dir, ed.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
+		return log.LastIndex - 1, fenceTerm(log.MaxTerm, time.Now())
+	})
+	if err != nil {
+		return err
+	}
+
+	err = ed.checkStaged(ctx, log)
+	ed.report.Raft = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
+	return err
+}
+
+// reconfigure has libdqlite append the new configuration.
+func (ed *editor) reconfigure(ctx context.Context, global string) error {
+	nodes := make([]engine.Node, len(ed.members))
+	for i, m := range ed.members {
+		nodes[i] = engine.NewNode(m.ID, m.Address, m.Role.API())
+	}
+
+	data, err := json.Marshal(nodes)
+	if err != nil {
+		return err
+	}
+
+	ed.opts.Progress.step("Changing the member list of a copy")
+	_, err = engine.Run(ctx, ReconfigureCommand, global, string(data))
+	return err
+}
+
+// checkStaged makes sure of what libdqlite has made: every entry is there as it was, then the new configuration, and nothing
+// else.
+func (ed *editor) checkStaged(ctx context.Context, log *raftlog.Log) error {
+	wrong := func(format string, args ...any) error {
+		return fmt.Errorf("libdqlite has not made of the copy what it should, nothing was changed: "+format+"; please report this", args...)
+	}
+
+	switch {
+	case !log.Healthy():
+		return wrong("%w", &DamageError{What: "the copy", Problems: log.Problems})
+	case !log.Edited || log.LastIndex != ed.last+1:
+		return wrong("it ends at index %d, not at %d", log.LastIndex, ed.last+1)
+	case !ed.members.SameServers(log.Configuration):
+		return wrong("its member list is another one")
+	}
+
+	next, stop := iter.Pull2(log.Entries(ctx, max(log.FirstIndex, 1)))
+	defer stop()
+
+	for before, err := range ed.log.Entries(ctx, max(log.FirstIndex, 1)) {
+		if err != nil {
+			return err
+		}
+
+		if before.Index > ed.last {
+			break
+		}
+
+		after, err, ok := next()
+		if err != nil {
+			return err
+		}
+
+		if !ok || before.Index != after.Index || before.Term != after.Term || before.Type != after.Type || checksum(before) != checksum(after) {
+			return wrong("entry %d is another one", before.Index)
+		}
+	}
+
+	return nil
+}
+
+// resume starts an LXD that an earlier run of this edit had stopped, and that was killed before it could start it again.
+func (ed *editor) resume(ctx context.Context) error {
+	cycle := &daemonCycle{purpose: purposeEdit, dir: ed.dir, timeout: ed.opts.Timeout, progress: ed.opts.Progress}
+	result, err := cycle.resume(ctx, ed.members)
+	ed.report.Warnings = append(ed.report.Warnings, result.warnings...)
+	return err
+}
+
+// checkUntouched refuses to go on where LXD was started since the database was read: while the list was edited, for instance.
+func (ed *editor) checkUntouched(ctx context.Context) error {
+	status, err := daemon.Inspect(ctx, ed.dir.path)
+	if err != nil {
+		return err
+	}
+
+	if status.Up() || signature(ed.dir.global()) != ed.read {
+		return fmt.Errorf("%w, or has run, since this edit began (%s): nothing was changed, stop it and run the command again", daemon.ErrStillRunning, status)
+	}
+
+	ed.status = status
+	return nil
+}
+
+// swap exchanges the staged directory with the live one.
+func (ed *editor) swap(ctx context.Context) error {
+	err := ed.checkUntouched(ctx)
+	if err != nil {
+		return err
+	}
+
+	cycle := &daemonCycle{purpose: purposeEdit, dir: ed.dir, status: ed.status, timeout: ed.opts.Timeout, progress: ed.opts.Progress}
+	err = cycle.stop(ctx)
+	if err != nil {
+		return err
+	}
+
+	err = ed.exchange(ctx)
+	if err != nil && ed.report.Done {
+		err = fmt.Errorf("the edited database is in place, but not all is done: %w; run `lxd-recover resume`", err)
+	}
+
+	if err != nil {
+		return errors.Join(err, cycle.startAfterFailure(ctx))
+	}
+
+	result, err := cycle.start(ctx, ed.members)
+	ed.report.Warnings = append(ed.report.Warnings, result.warnings...)
+	return err
+}
+
+func (ed *editor) exchange(ctx context.Context) error {
+	unlock, err := lockDqlite(ed.dir.global())
+	if err != nil {
+		return err
+	}
+
+	defer unlock()
+
+	staged := &replacement{
+		dir: ed.dir, update: ed.update(), patch: ed.report.Patch,
+		record: Record{Purpose: purposeEdit, Version: ed.opts.Version, Source: ed.report.Member.Name, Raft: ed.report.Raft},
+	}
+	ed.report.Kept, ed.report.Done, err = staged.takePlace(ctx)
+	return err
+}

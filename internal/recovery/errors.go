@@ -1,0 +1,79 @@
+package recovery
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/mattn/go-sqlite3"
+	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// Refusal is a step that is not taken unless the administrator says so with a flag.
+type Refusal struct {
+	Reason string
+	Flag   string // with its dashes
+}
+
+func (r *Refusal) Error() string {
+	if strings.HasSuffix(r.Reason, "\n") { // a list
+		return r.Reason + r.Flag + " overrides this"
+	}
+
+	return r.Reason + "; " + r.Flag + " overrides this"
+}
+
+// DamageError says that a raft directory is not sound.
+type DamageError struct {
+	What     string // which one
+	Problems []raftlog.Problem
+	Advice   string
+}
+
+func (e *DamageError) Error() string {
+	var text strings.Builder
+	text.WriteString(e.What + " is damaged")
+	for _, p := range e.Problems {
+		if p.Severity == raftlog.Error {
+			text.WriteString("\n  " + p.String())
+		}
+	}
+
+	if e.Advice != "" {
+		text.WriteString("\n" + e.Advice)
+	}
+
+	return text.String()
+}
+
+// ErrNotRoot says that a command needs root.
+var ErrNotRoot = errors.New("this needs root: run it with sudo")
+
+// ErrWrongCluster is wrapped by every error that means: tarball and member do not belong together.
+var ErrWrongCluster = errors.New("this tarball is not for this member")
+
+func wrongCluster(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", ErrWrongCluster, fmt.Errorf(format, args...))
+}
+
+// machineFault tells whether an error is one of the machine, such as a full or failing disk, for which no data is to blame.
+func machineFault(err error) bool {
+	var errno unix.Errno
+	if errors.As(err, &errno) {
+		return true
+	}
+
+	var failed sqlite3.Error
+	if !errors.As(err, &failed) {
+		return false
+	}
+
+	switch failed.Code {
+	case sqlite3.ErrIoErr, sqlite3.ErrFull, sqlite3.ErrCantOpen, sqlite3.ErrReadonly, sqlite3.ErrNomem:
+		return true
+	}
+
+	return false
+}

@@ -1,0 +1,141 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// checkAt checks that a log can be exported up to an index: the entry must be there, and the newest snapshot, which cannot be
+// taken apart, must not reach beyond it.
+func checkAt(log *raftlog.Log, at uint64) error {
+	snapshot := log.Snapshot()
+	switch {
+	case at > log.LastIndex:
+		return fmt.Errorf("the log ends at index %d: there is no index %d; `lxd-recover global-db-log` lists what there is", log.LastIndex, at)
+	case at > log.SoundIndex:
+		return fmt.Errorf("the log is damaged, and sound up to index %d only: it cannot be exported up to index %d", log.SoundIndex, at)
+	case snapshot != nil && at < snapshot.Index:
+		return fmt.Errorf("index %d is in the snapshot at index %d, which cannot be taken apart: that index is the first one to go back to", at, snapshot.Index)
+	}
+
+	return nil
+}
+
+// lastPosition is the last entry that is exported: the one that was asked for, else that of the log, unless it is damaged.
+func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Position, error) {
+	if at == 0 {
+		return soundPosition(ctx, log)
+	}
+
+	err := checkAt(log, at)
+	if err != nil {
+		return bundle.Position{}, err
+	}
+
+	return position(ctx, log, at)
+}
+
+// position is an entry's place in the log.
+func position(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Position, error) {
+	if s := log.Snapshot(); s != nil && s.Index == index {
+		return bundle.Position{Index: s.Index, Term: s.Term}, nil
+	}
+
+	for entry, err := range log.Entries(ctx, index) {
+		return bundle.Position{Index: entry.Index, Term: entry.Term}, err
+	}
+
+	return bundle.Position{}, fmt.Errorf("the log has no entry with index %d", index)
+}
+
+// givenUp are the transactions behind an index, with their rows, as far as the log is sound.
+func givenUp(ctx context.Context, log *raftlog.Log, at uint64) ([]Discarded, error) {
+	found := []Discarded{}
+	for entry, err := range log.Entries(ctx, at+1) {
+		if err != nil {
+			return nil, err
+		}
+
+		if entry.Index > log.SoundIndex {
+			break
+		}
+
+		if changesRows(entry) {
+			found = append(found, Discarded{Index: entry.Index, Term: entry.Term, Rows: []globaldb.RowChange{}})
+		}
+	}
+
+	return found, describeRows(ctx, log, found)
+}
+
+// knowsMembers checks that the database at an index knows the members that the tarball will have: one that joined behind it
+// has no row in the table nodes, and could not start. It returns what is odd and no reason to stop.
+func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members member.List) (warnings []string, err error) {
+	db, err := globaldb.Open(ctx, log, at)
+	if errors.Is(err, globaldb.ErrNoDatabase) {
+		return nil, fmt.Errorf("at index %d there was no database yet", at)
+	}
+
+	if err != nil {
+		return nil, replayError(fmt.Sprintf("the database at index %d", at), err)
+	}
+
+	defer db.Close()
+
+	nodes, err := db.Nodes(ctx)
+	if err != nil {
+		return nil, replayError(fmt.Sprintf("the database at index %d", at), err)
+	}
+
+	known := map[uint64]bool{}
+	for _, n := range nodes {
+		known[n.ID] = true
+		_, ok := members.ByID(n.ID)
+		if !ok {
+			warnings = append(warnings, fmt.Sprintf("at index %d %s (id %d) was a member and is none any more: `lxc cluster remove --force %s` removes it again", at, n.Name, n.ID, n.Name))
+		}
+	}
+
+	for _, m := range members {
+		if !known[m.ID] {
+			return nil, fmt.Errorf("%s (id %d) joined the cluster behind index %d, where the database does not know it: it could not start. Choose a later index", m.Name, m.ID, at)
+		}
+	}
+
+	return warnings, nil
+}
+
+// agree lists what is given up and has it confirmed.
+func (r *ExportReport) agree(ctx context.Context, log *raftlog.Log, opts ExportOptions) error {
+	var err error
+	r.Warnings, err = knowsMembers(ctx, log, opts.At, r.Members)
+	if err != nil {
+		return err
+	}
+
+	opts.Progress.step("Working out the rows that are given up")
+	r.GivenUp, err = givenUp(ctx, log, opts.At)
+	if err != nil {
+		return err
+	}
+
+	if log.SoundIndex < log.LastIndex || log.Dropped > 0 {
+		r.Warnings = append(r.Warnings, fmt.Sprintf("behind index %d the log is damaged: what was there is given up, too, and cannot be told", log.SoundIndex))
+	}
+
+	if len(r.GivenUp) == 0 {
+		return nil
+	}
+
+	if opts.Confirm == nil {
+		return &Refusal{Reason: "transactions would be given up:" + listDiscarded(r.GivenUp), Flag: "--yes"}
+	}
+
+	return opts.Confirm(r)
+}

@@ -1,0 +1,215 @@
+package recovery
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// termStep is how far the fence's term lies above every known one. A member that nobody asked may have gone through some
+// elections since; one that goes on electing itself without a quorum gains a term every few seconds, which is what the Unix
+// time in the fence is for.
+const termStep = 1000
+
+// maxTerm bounds what is believed of a term: metadata carry no checksum, so a flipped bit can make it anything.
+const maxTerm = 1 << 62
+
+// fenceTerm is the term of the fence: above every term that a survivor can hold, and another one for every attempt.
+func fenceTerm(highest uint64, now time.Time) uint64 {
+	return max(highest+termStep, uint64(now.Unix()))
+}
+
+// fenced turns a log into the files of a minimal directory that libdqlite 1.11 to 1.18 load without repairing anything, and
+// that no member with another log can outvote:
+//
+//   - the newest snapshot, and the segments that reach beyond it, all closed;
+//   - as the last one, alone in its segment, the recovery entry, with the fence's term; a log that does not end in one gets
+//     one with the configuration in force;
+//   - both metadata files with the fence's term and no vote, their versions counted on.
+//
+// The log is taken up to the index last. The result is what the directory would hold had a leader of that term written the entry. It
+// returns the position of that entry.
+func fenced(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS, term uint64) ([]bundle.Piece, bundle.Position, error) {
+	entry, err := recoveryEntry(ctx, log, last)
+	if err != nil {
+		return nil, bundle.Position{}, err
+	}
+
+	entry.Term = term
+	pieces, err := plain(ctx, log, entry.Index-1, fsys)
+	if err != nil {
+		return nil, bundle.Position{}, err
+	}
+
+	segment := raftlog.AppendBatch(raftlog.SegmentHeader(), entry)
+	pieces = append(metadataPieces(log, term), pieces...)
+	pieces = append(pieces, bundle.BytesPiece(raftlog.SegmentName(entry.Index, entry.Index), segment))
+	return pieces, bundle.Position{Index: entry.Index, Term: term}, nil
+}
+
+// plain is the newest snapshot of a log and the segments beyond it, all closed, up to the index last.
+func plain(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS) ([]bundle.Piece, error) {
+	var pieces []bundle.Piece
+	first := uint64(1)
+	if s := log.Snapshot(); s != nil {
+		first = s.Index + 1
+		meta, err := fs.Stat(fsys, s.Meta)
+		if err != nil {
+			return nil, err
+		}
+
+		pieces = append(pieces, bundle.FilePiece(fsys, s.Meta, s.Meta, meta.Size()), bundle.FilePiece(fsys, s.File, s.File, s.Size))
+	}
+
+	for _, run := range log.Runs() {
+		if run.Last < first || run.First > last {
+			continue
+		}
+
+		if run.Size > 0 && run.Last <= last {
+			pieces = append(pieces, bundle.FilePiece(fsys, run.File, raftlog.SegmentName(run.First, run.Last), run.Size))
+			continue
+		}
+
+		piece, err := partOf(ctx, log, run.First, min(run.Last, last))
+		if err != nil {
+			return nil, err
+		}
+
+		pieces = append(pieces, piece)
+	}
+
+	return pieces, nil
+}
+
+// partOf encodes some entries of a segment anew, where the rest of it does not belong into the log. A segment holds 8 MiB,
+// so it fits into memory.
+func partOf(ctx context.Context, log *raftlog.Log, first uint64, last uint64) (bundle.Piece, error) {
+	data := raftlog.SegmentHeader()
+	for entry, err := range log.Entries(ctx, first) {
+		if err != nil {
+			return bundle.Piece{}, err
+		}
+
+		if entry.Index > last {
+			break
+		}
+
+		data = raftlog.AppendBatch(data, entry)
+	}
+
+	return bundle.BytesPiece(raftlog.SegmentName(first, last), data), nil
+}
+
+// fenceOwn fences a tarball of LXD's own in the staging directory. Every member must compute the same bytes from the same
+// tarball, so the term comes from nothing but the tarball: the highest term in it and the newest time stamp in the archive.
+// On a member that LXD's own loader brings the tarball to the entry keeps term 1; raft replaces it by the fenced one, which
+// has the same content.
+func (im *importer) fenceOwn(ctx context.Context) (*raftlog.Log, error) {
+	im.fencedHere = true
+	log, err := fenceStaged(ctx, im.dir, im.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
+		return log.LastIndex, max(log.MaxTerm+termStep, uint64(im.tarball.Newest))
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	return log, im.checkLog(log)
+}
+
+// fenceStaged fences the raft directory in the staging directory, which must end in a recovery entry. fence says up to which
+// index the log is taken, and the fence's term: with the last index the entry stays as it is, with the one before it is encoded
+// anew, without what libdqlite's memory happened to hold behind its end.
+func fenceStaged(ctx context.Context, dir directory, progress Progress, fence func(*raftlog.Log) (last uint64, term uint64)) (*raftlog.Log, error) {
+	global, unfenced := dir.join(stagingName, globalName), dir.join(stagingName, "global.unfenced")
+	err := os.Rename(global, unfenced)
+	if err != nil {
+		return nil, err
+	}
+
+	log, err := readLog(ctx, unfenced, Progress{})
+	if err != nil {
+		return nil, err
+	}
+
+	last, term := fence(log)
+	pieces, _, err := fenced(ctx, log, last, os.DirFS(unfenced), term)
+	if err != nil {
+		return nil, err
+	}
+
+	err = writePieces(global, pieces)
+	if err != nil {
+		return nil, err
+	}
+
+	err = os.RemoveAll(unfenced)
+	if err != nil {
+		return nil, err
+	}
+
+	return readLog(ctx, global, progress)
+}
+
+// writePieces makes a directory of the files of a raft directory.
+func writePieces(dir string, pieces []bundle.Piece) error {
+	err := os.Mkdir(dir, 0o700)
+	if err != nil {
+		return err
+	}
+
+	for _, p := range pieces {
+		err = writePiece(filepath.Join(dir, p.Name), p)
+		if err != nil {
+			return err
+		}
+	}
+
+	return nil
+}
+
+// recoveryEntry returns the recovery entry at the end of the log, or one to be put there.
+func recoveryEntry(ctx context.Context, log *raftlog.Log, last uint64) (raftlog.Entry, error) {
+	if !log.Edited || last < log.LastIndex {
+		return raftlog.Entry{Index: last + 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(log.Configuration)}, nil
+	}
+
+	for entry, err := range log.Entries(ctx, log.LastIndex) {
+		if err != nil {
+			return entry, err
+		}
+
+		entry.Data = bytes.Clone(entry.Data)
+		return entry, nil
+	}
+
+	return raftlog.Entry{}, fmt.Errorf("the log has no entry with index %d", log.LastIndex)
+}
+
+// metadataPieces returns both metadata files, each with the version whose parity belongs to it.
+func metadataPieces(log *raftlog.Log, term uint64) []bundle.Piece {
+	version := uint64(0)
+	for _, m := range log.Metadata {
+		if m != nil {
+			version = max(version, m.Version)
+		}
+	}
+
+	var pieces []bundle.Piece
+	for v := version + 1; v <= version+2; v++ {
+		m := raftlog.Metadata{Version: v, Term: term}
+		pieces = append(pieces, bundle.BytesPiece(m.FileName(), m.Encode()))
+	}
+
+	slices.SortFunc(pieces, func(a, b bundle.Piece) int { return strings.Compare(a.Name, b.Name) })
+	return pieces
+}

@@ -1,0 +1,213 @@
+package recovery
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+)
+
+// sameRaftFiles tells whether two directories hold the same raft files with the same content. Other files do not count.
+func sameRaftFiles(one string, two string) (bool, error) {
+	namesOne, err := raftFiles(one)
+	if err != nil {
+		return false, err
+	}
+
+	namesTwo, err := raftFiles(two)
+	if err != nil || len(namesOne) != len(namesTwo) {
+		return false, err
+	}
+
+	for i, name := range namesOne {
+		if name != namesTwo[i] {
+			return false, nil
+		}
+
+		same, err := sameContent(filepath.Join(one, name), filepath.Join(two, name))
+		if err != nil || !same {
+			return false, err
+		}
+	}
+
+	return true, nil
+}
+
+// signature is the names, sizes and times of a directory's files: another one means that somebody has written there.
+func signature(dir string) string {
+	var text strings.Builder
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		info, infoErr := e.Info()
+		if infoErr == nil {
+			fmt.Fprintln(&text, e.Name(), info.Size(), info.ModTime().UnixNano())
+		}
+
+		err = errors.Join(err, infoErr)
+	}
+
+	if err != nil {
+		return "" // unlike any other
+	}
+
+	return text.String()
+}
+
+func raftFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+
+	var names []string
+	for _, e := range entries {
+		if bundle.IsRaftFile(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+
+	return names, nil
+}
+
+func sameContent(one string, two string) (bool, error) {
+	f, err := os.Open(one)
+	if err != nil {
+		return false, err
+	}
+
+	defer f.Close()
+
+	g, err := os.Open(two)
+	if err != nil {
+		return false, err
+	}
+
+	defer g.Close()
+
+	bufF, bufG := make([]byte, 256<<10), make([]byte, 256<<10)
+	for {
+		n, errF := io.ReadFull(f, bufF)
+		m, errG := io.ReadFull(g, bufG)
+		if n != m || !bytes.Equal(bufF[:n], bufG[:m]) {
+			return false, nil
+		}
+
+		for _, err := range []error{errF, errG} {
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return false, err
+			}
+		}
+
+		if errF != nil {
+			return true, nil
+		}
+	}
+}
+
+// copyTree copies a file, directory or symbolic link with its mode, owner and time. Sockets, pipes and devices are left out.
+func copyTree(from string, to string) error {
+	info, err := os.Lstat(from)
+	if err != nil {
+		return err
+	}
+
+	switch {
+	case info.Mode().IsRegular():
+		err = copyFile(from, to)
+	case info.IsDir():
+		err = copyDir(from, to)
+	case info.Mode()&fs.ModeSymlink != 0:
+		var target string
+		target, err = os.Readlink(from)
+		if err == nil {
+			err = os.Symlink(target, to)
+		}
+
+	default:
+		return nil
+	}
+
+	if err != nil {
+		return fmt.Errorf("carry over %s: %w", from, err)
+	}
+
+	return copyAttributes(info, to)
+}
+
+func copyDir(from string, to string) error {
+	err := os.Mkdir(to, 0o700)
+	if err != nil {
+		return err
+	}
+
+	entries, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+
+	for _, e := range entries {
+		err = copyTree(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()))
+		if err != nil {
+			return err
+		}
+	}
+
+	return nil
+}
+
+func copyFile(from string, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+
+	defer src.Close()
+
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+
+	_, err = io.Copy(dst, src)
+	closeErr := dst.Close()
+	if err != nil {
+		return err
+	}
+
+	return closeErr
+}
+
+// copyAttributes gives path the owner and, but for links, the mode and time of another file.
+func copyAttributes(info fs.FileInfo, path string) error {
+	st := info.Sys().(*syscall.Stat_t)
+	err := os.Lchown(path, int(st.Uid), int(st.Gid))
+	if err != nil || info.Mode()&fs.ModeSymlink != 0 {
+		return err
+	}
+
+	err = os.Chmod(path, info.Mode())
+	if err != nil {
+		return err
+	}
+
+	return os.Chtimes(path, info.ModTime(), info.ModTime())
+}
+
+// chownTree gives everything below path, and path itself, to one owner.
+func chownTree(path string, info fs.FileInfo) error {
+	st := info.Sys().(*syscall.Stat_t)
+	return filepath.WalkDir(path, func(name string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+
+		return os.Lchown(name, int(st.Uid), int(st.Gid))
+	})
+}

@@ -1,0 +1,296 @@
+package recovery
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// InspectReport is what one global database holds and how sound it is. As JSON it can be carried to another machine and
+// compared with others there.
+type InspectReport struct {
+	Source  string            `json:"source" yaml:"source"`
+	Kind    string            `json:"kind" yaml:"kind"`
+	Cluster string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"` // SHA-256; empty where the source does not tell
+	Member  *InspectMember    `json:"member" yaml:"member"`                                               // whose database it is; null where the source does not tell
+	Raft    InspectRaft       `json:"raft" yaml:"raft"`
+	Members member.List       `json:"members" yaml:"members"` // of the configuration in force; names where they are known
+	Data    *globaldb.Summary `json:"database" yaml:"database"`
+
+	Healthy   bool              `json:"healthy" yaml:"healthy"` // libdqlite would load it and lose nothing, and SQLite finds it sound
+	Libdqlite Libdqlite         `json:"libdqlite" yaml:"libdqlite"`
+	Problems  []raftlog.Problem `json:"problems" yaml:"problems"`
+
+	// Torn is set where a daemon runs on the database: what was read may never have been on disk together.
+	Torn string `json:"torn,omitempty" yaml:"torn,omitempty"`
+
+	Entries []InspectEntry `json:"entries" yaml:"entries"` // those behind the snapshot
+}
+
+// InspectMember is the member that a database belongs to.
+type InspectMember struct {
+	ID      uint64 `json:"id" yaml:"id"`
+	Name    string `json:"name" yaml:"name"`
+	Address string `json:"address" yaml:"address"`
+}
+
+// InspectRaft is where a log stands. Indexes and terms are 0 where there is none.
+type InspectRaft struct {
+	FirstIndex         uint64 `json:"first_index" yaml:"first_index"`
+	LastIndex          uint64 `json:"last_index" yaml:"last_index"`
+	LastTerm           uint64 `json:"last_term" yaml:"last_term"`
+	SoundIndex         uint64 `json:"sound_index" yaml:"sound_index"`     // up to it, snapshot and log are beyond doubt: what export-db --accept-damage keeps
+	MaxTerm            uint64 `json:"max_term" yaml:"max_term"`           // anywhere: metadata, snapshots, segments
+	MetadataTerm       uint64 `json:"metadata_term" yaml:"metadata_term"` // the member's current term
+	SnapshotIndex      uint64 `json:"snapshot_index" yaml:"snapshot_index"`
+	SnapshotTerm       uint64 `json:"snapshot_term" yaml:"snapshot_term"`
+	ConfigurationIndex uint64 `json:"configuration_index" yaml:"configuration_index"`
+	Edited             bool   `json:"edited" yaml:"edited"` // the last entry is a recovery configuration
+	Whole              bool   `json:"whole" yaml:"whole"`   // the end of the log is beyond doubt: no damage, no daemon, nothing set aside by libdqlite
+
+	SnapshotMembers member.List `json:"snapshot_members,omitempty" yaml:"snapshot_members,omitempty"` // of the snapshot's configuration, without names
+}
+
+// Libdqlite is what libdqlite would do with the directory.
+type Libdqlite struct {
+	Load    raftlog.Outcome `json:"load" yaml:"load"`       // when `lxd cluster edit` opens it
+	Start   raftlog.Outcome `json:"start" yaml:"start"`     // when LXD starts on it
+	Actions []string        `json:"actions" yaml:"actions"` // to the files, in order
+	Dropped uint64          `json:"dropped" yaml:"dropped"` // entries that it would not load
+}
+
+// InspectEntry is one entry of the log, small enough to carry around.
+type InspectEntry struct {
+	Index    uint64 `json:"index" yaml:"index"`
+	Term     uint64 `json:"term" yaml:"term"`
+	Type     string `json:"type" yaml:"type"`         // command, barrier or change
+	Checksum string `json:"checksum" yaml:"checksum"` // first 16 bytes of the SHA-256 of the decoded payload, hexadecimal
+
+	Members member.List `json:"members,omitempty" yaml:"members,omitempty"` // of a change, without names
+}
+
+// maxReport bounds a saved report, in bytes: an entry takes some 120, a log keeps some 10,000 of them.
+const maxReport = 64 << 20
+
+// readReport reads a report that was saved as JSON.
+func readReport(file string) (*InspectReport, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+
+	defer f.Close()
+
+	r := &InspectReport{}
+	err = json.NewDecoder(io.LimitReader(f, maxReport)).Decode(r)
+	if err == nil && r.Kind == "" {
+		err = errors.New("it does not say what was inspected")
+	}
+
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a report of `lxd-recover global-db-inspect --format json`: %w", file, err)
+	}
+
+	return r, nil
+}
+
+// Inspect reads a source and reports. It changes nothing. The error is for what cannot be read; damage is in the report.
+func Inspect(ctx context.Context, source string, progress Progress) (*InspectReport, error) {
+	src, err := OpenSource(ctx, source, progress)
+	if err != nil {
+		return nil, err
+	}
+
+	defer src.Close()
+
+	return inspect(ctx, src, progress)
+}
+
+func inspect(ctx context.Context, src *Source, progress Progress) (*InspectReport, error) {
+	log, err := readLog(ctx, src.global, progress)
+	if err != nil {
+		return nil, err
+	}
+
+	r := &InspectReport{
+		Source: src.Path, Kind: src.Kind, Torn: src.holder, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
+		Libdqlite: Libdqlite{Load: log.Load, Start: log.Start, Actions: []string{}, Dropped: log.Dropped},
+		Raft: InspectRaft{
+			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm, MetadataTerm: log.Term,
+			ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Whole: src.holder == "" && log.Healthy() && !log.Changed && !setAside(log),
+		},
+		Entries: []InspectEntry{},
+	}
+	for _, a := range log.Actions {
+		r.Libdqlite.Actions = append(r.Libdqlite.Actions, a.String())
+	}
+
+	if s := log.Snapshot(); s != nil {
+		r.Raft.SnapshotIndex, r.Raft.SnapshotTerm = s.Index, s.Term
+		r.Raft.SnapshotMembers = namedServers(s.Configuration, nil)
+	}
+
+	err = r.entries(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+
+	nodes, err := r.database(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+
+	return r, r.member(ctx, src, log, nodes)
+}
+
+// entries sums the entries behind the snapshot.
+func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) error {
+	for entry, err := range log.Entries(ctx, max(log.FirstIndex, r.Raft.SnapshotIndex+1)) {
+		if err != nil {
+			return err
+		}
+
+		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry)}
+		if entry.Type == raftlog.ChangeEntry {
+			servers, err := raftlog.ParseConfiguration(entry.Data)
+			if err == nil {
+				e.Members = namedServers(servers, nil)
+			}
+		}
+
+		r.Entries = append(r.Entries, e)
+	}
+
+	return nil
+}
+
+// setAside tells whether libdqlite has once moved segments away that it could not read: the member has forgotten entries that
+// it may have vouched for.
+func setAside(log *raftlog.Log) bool {
+	return slices.ContainsFunc(log.Files, func(f raftlog.File) bool { return f.Kind == raftlog.CorruptFile })
+}
+
+// checksum sums an entry's payload. A configuration is decoded and encoded again first: dqlite pads it with uninitialised
+// memory, which differs from member to member.
+func checksum(entry raftlog.Entry) string {
+	data := entry.Data
+	if entry.Type == raftlog.ChangeEntry {
+		servers, err := raftlog.ParseConfiguration(data)
+		if err == nil {
+			data = raftlog.EncodeConfiguration(servers)
+		}
+	}
+
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:16])
+}
+
+// database replays the log and looks into the result. A log that cannot be replayed is a problem, not an error.
+func (r *InspectReport) database(ctx context.Context, log *raftlog.Log) ([]globaldb.Node, error) {
+	if log.SoundIndex == 0 && log.LastIndex > 0 {
+		r.problem("nothing in the log is sound", "see the other problems")
+		return nil, nil
+	}
+
+	db, err := globaldb.Open(ctx, log, log.SoundIndex)
+	if errors.Is(err, globaldb.ErrNoDatabase) && r.Healthy {
+		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, Offset: -1,
+			Text:      "no transaction is in the log: this member is a spare, or joined a moment ago",
+			Libdqlite: "starts with an empty database and waits for the leader's", Advice: "recover from another member"})
+		return nil, nil
+	}
+
+	if err != nil {
+		return nil, r.damaged(err)
+	}
+
+	defer db.Close()
+
+	r.Data, err = db.Summary(ctx)
+	if err != nil {
+		return nil, r.damaged(err)
+	}
+
+	if r.Data.Integrity != "ok" {
+		r.problem("SQLite finds the database damaged: "+r.Data.Integrity, "starts, and serves the damaged database")
+	}
+
+	nodes, err := db.Nodes(ctx)
+	if err != nil {
+		return nil, r.damaged(err)
+	}
+
+	return nodes, nil
+}
+
+// damaged notes an error that the database is to blame for, and returns one that it is not.
+func (r *InspectReport) damaged(err error) error {
+	var damage *DamageError
+	if !errors.As(replayError("", err), &damage) {
+		return err
+	}
+
+	r.problem(damage.Problems[0].Text, "see the other problems")
+	return nil
+}
+
+func (r *InspectReport) problem(text string, libdqlite string) {
+	r.Healthy = false
+	r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Error, Offset: -1, Text: text, Libdqlite: libdqlite,
+		Advice: "recover from another member, if there is one whose database is sound"})
+}
+
+// member finds out whose database it is, and the members' names: from the node database, the manifest, or the table nodes,
+// in that order.
+func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Log, nodes []globaldb.Node) error {
+	var known member.List
+	for _, n := range nodes {
+		known = append(known, member.Member{ID: n.ID, Name: n.Name})
+	}
+
+	if src.bundle != nil {
+		known = src.bundle.Members
+		if m := src.bundle.Manifest; m != nil {
+			r.Cluster = m.Cluster.Certificate
+			r.Member = &InspectMember{ID: m.Source.ID, Name: m.Source.Name, Address: m.Source.Address}
+		}
+	}
+
+	r.Members = namedServers(log.Configuration, known)
+	if src.nodes == "" {
+		return nil
+	}
+
+	node, err := nodedb.Read(ctx, src.nodes)
+	if err != nil && !errors.Is(err, nodedb.ErrNotClustered) && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+
+	if err == nil {
+		self, ok := r.Members.ByID(node.Self.ID)
+		if !ok || self.Name == "" {
+			self = node.Self
+		}
+
+		r.Member = &InspectMember{ID: node.Self.ID, Name: self.Name, Address: node.Self.Address}
+	}
+
+	certificate, err := fingerprint(filepath.Join(filepath.Dir(src.nodes), "cluster.crt"))
+	if err == nil {
+		r.Cluster = certificate
+	}
+
+	return nil
+}

@@ -1,0 +1,214 @@
+package recovery
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// Discarded is an entry of this member's log that the tarball lacks: what it did is lost with the import.
+type Discarded struct {
+	Index uint64               `json:"index" yaml:"index"`
+	Term  uint64               `json:"term" yaml:"term"`
+	Rows  []globaldb.RowChange `json:"rows" yaml:"rows"` // that it changed
+
+	// Unknown says why rows were not worked out; empty where all were.
+	Unknown string `json:"unknown,omitempty" yaml:"unknown,omitempty"`
+}
+
+// otherHistory says why the transactions that only this member has cannot all be named: some are in its snapshot, where they
+// cannot be told apart any more. It is empty where the local snapshot is, as far as terms tell, part of the tarball's log.
+func otherHistory(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log) (string, error) {
+	ours := local.Snapshot()
+	if ours == nil {
+		return "", nil
+	}
+
+	if ours.Index > tarball.LastIndex {
+		return fmt.Sprintf("its snapshot reaches index %d and the tarball ends at index %d", ours.Index, tarball.LastIndex), nil
+	}
+
+	theirs := tarball.Snapshot()
+	if theirs != nil && ours.Index <= theirs.Index {
+		if ours.Term > theirs.Term || ours.Index == theirs.Index && ours.Term != theirs.Term {
+			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's at index %d has term %d: they are of different histories", ours.Index, ours.Term, theirs.Index, theirs.Term), nil
+		}
+
+		return "", nil
+	}
+
+	for entry, err := range tarball.Entries(ctx, ours.Index) {
+		if err != nil {
+			return "", err
+		}
+
+		if entry.Term != ours.Term {
+			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's entry there has term %d: they are of different histories", ours.Index, ours.Term, entry.Term), nil
+		}
+
+		break
+	}
+
+	return "", nil
+}
+
+// discarded compares this member's log with the tarball's and returns the transactions that only this member has, oldest
+// first. Entries that change no row (barriers, changes of the member list, the recovery entry itself) do not count. What is
+// in the local snapshot only is not among them: see otherHistory.
+func discarded(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log) ([]Discarded, error) {
+	branch, err := branchPoint(ctx, local, tarball)
+	if err != nil {
+		return nil, err
+	}
+
+	found := []Discarded{}
+	for entry, err := range local.Entries(ctx, branch) {
+		if err != nil {
+			return nil, err
+		}
+
+		if changesRows(entry) {
+			found = append(found, Discarded{Index: entry.Index, Term: entry.Term, Rows: []globaldb.RowChange{}})
+		}
+	}
+
+	if len(found) == 0 {
+		return found, nil
+	}
+
+	return found, describeRows(ctx, local, found)
+}
+
+// branchPoint returns the first index at which the local log is not the tarball's, or the one behind the shorter of both.
+//
+// Where the tarball has only a snapshot, local entries are taken for part of it, as all that a snapshot holds was committed
+// and raft has no two committed entries at one index; unless their term is above the snapshot's, which such entries' cannot
+// be, or the term at the snapshot's own index is another.
+func branchPoint(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log) (uint64, error) {
+	next, stop := iter.Pull2(tarball.Entries(ctx, max(tarball.FirstIndex, 1)))
+	defer stop()
+
+	theirs, err, ok := next()
+	var snapshot raftlog.Snapshot
+	if s := tarball.Snapshot(); s != nil {
+		snapshot = *s
+	}
+
+	branch := max(local.FirstIndex, 1)
+	if s := local.Snapshot(); s != nil {
+		branch = max(branch, s.Index+1)
+	}
+
+	for ours, ourErr := range local.Entries(ctx, max(local.FirstIndex, 1)) {
+		if ourErr != nil {
+			return 0, ourErr
+		}
+
+		for ok && err == nil && theirs.Index < ours.Index {
+			theirs, err, ok = next()
+		}
+
+		switch {
+		case ok && err != nil:
+			return 0, err
+		case ok && theirs.Index == ours.Index:
+			if ours.Term != theirs.Term && !recoveryTwins(ours, theirs, local, tarball) || ours.Type != theirs.Type || checksum(ours) != checksum(theirs) {
+				return ours.Index, nil
+			}
+
+		case ours.Index < snapshot.Index && ours.Term <= snapshot.Term:
+		case ours.Index == snapshot.Index && ours.Term == snapshot.Term:
+		default:
+			return ours.Index, nil
+		}
+
+		branch = ours.Index + 1
+	}
+
+	return branch, nil
+}
+
+// recoveryTwins tells whether two entries are the same recovery entry, before and after it was fenced.
+func recoveryTwins(ours raftlog.Entry, theirs raftlog.Entry, local *raftlog.Log, tarball *raftlog.Log) bool {
+	return ours.Type == raftlog.ChangeEntry && local.Edited && tarball.Edited && ours.Index == local.LastIndex && theirs.Index == tarball.LastIndex
+}
+
+// changesRows tells whether an entry is a transaction.
+func changesRows(entry raftlog.Entry) bool {
+	if entry.Type != raftlog.CommandEntry {
+		return false
+	}
+
+	cmd, err := raftlog.ParseCommand(entry.Data)
+	return err != nil || cmd.Kind == raftlog.Frames
+}
+
+// describeRows works out what each entry did to the rows.
+func describeRows(ctx context.Context, log *raftlog.Log, found []Discarded) error {
+	snapshot := uint64(0)
+	if s := log.Snapshot(); s != nil {
+		snapshot = s.Index
+	}
+
+	var steps *globaldb.Steps
+	for i := range found {
+		d := &found[i]
+		if d.Index <= snapshot {
+			d.Unknown = "they are in the snapshot already"
+			continue
+		}
+
+		if steps == nil {
+			var err error
+			steps, err = globaldb.OpenSteps(ctx, log, d.Index)
+			if err != nil {
+				return err
+			}
+
+			defer steps.Close()
+		}
+
+		rows, more, err := steps.Rows(ctx, d.Index)
+		if err != nil {
+			return err
+		}
+
+		d.Rows = append(d.Rows, rows...)
+		if more {
+			d.Unknown = moreRows
+		}
+	}
+
+	return nil
+}
+
+// moreRows is said of a transaction that changed more rows than are told.
+const moreRows = "only the first 1000 of each table"
+
+// listDiscarded lists discarded entries for a message, one a line.
+func listDiscarded(all []Discarded) string {
+	var text strings.Builder
+	for _, d := range all {
+		text.WriteString("\n  " + d.String())
+	}
+
+	return text.String() + "\n"
+}
+
+// String is the entry and its rows, for people.
+func (d Discarded) String() string {
+	text := fmt.Sprintf("index %d, term %d", d.Index, d.Term)
+	if d.Unknown != "" {
+		text += " (not all rows worked out: " + d.Unknown + ")"
+	}
+
+	for _, row := range d.Rows {
+		text += "\n    " + row.String()
+	}
+
+	return text
+}

@@ -1,0 +1,122 @@
+package recovery
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
+)
+
+func TestMain(m *testing.M) {
+	status := m.Run()
+	raftlogtest.Cleanup()
+	os.Exit(status)
+}
+
+func openDir(t testing.TB, dir string) *raftlog.Log {
+	t.Helper()
+	log, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{})
+	must(t, err)
+	return log
+}
+
+// What only the local log has, with snapshots on either side. The snapshot base has a snapshot at 126, and transactions from
+// 127 to 150; the other directories are the members it was made from, without a snapshot.
+func TestDiscarded(t *testing.T) {
+	withSnapshot := func(t testing.TB) string { return raftlogtest.Make(t, raftlogtest.Snapshot) }
+	fixture := func(member string) func(testing.TB) string {
+		return func(t testing.TB) string { return raftlogtest.Global(t, member) }
+	}
+	otherTerm := func(t testing.TB) string {
+		dir := withSnapshot(t)
+		for _, suffix := range []string{"", ".meta"} {
+			newer := filepath.Join(dir, raftlogtest.NewerSnapshot+suffix)
+			must(t, os.Rename(newer, strings.Replace(newer, "snapshot-2-", "snapshot-3-", 1)))
+		}
+		return dir
+	}
+	for name, test := range map[string]struct {
+		local, tarball func(testing.TB) string
+		first, last    uint64 // of what is discarded, 0 for nothing
+		unknown        string
+	}{
+		"the same":                          {fixture("small/n2-preimport"), fixture("small/n2-preimport"), 0, 0, ""},
+		"local behind":                      {fixture("small/n3-preimport"), fixture("small/n2-preimport"), 0, 0, ""},
+		"local ahead":                       {fixture("forgotten/n1-preedit"), fixture("forgotten/n3-preedit"), 187, 188, ""},
+		"edited, its own":                   {fixture("small/n1-afteredit"), fixture("small/n1-afteredit"), 0, 0, ""},
+		"same snapshot":                     {withSnapshot, withSnapshot, 0, 0, ""},
+		"tarball's snapshot covers local":   {fixture("small/n3-preimport"), withSnapshot, 0, 0, ""},
+		"local ahead, with a snapshot":      {withSnapshot, fixture("small/n2-preimport"), 127, 150, ""},
+		"local snapshot beyond the tarball": {withSnapshot, fixture("small/n3-preimport"), 126, 150, "reaches index 126"},
+		"local snapshot of another history": {otherTerm, fixture("small/n2-preimport"), 127, 150, "different histories"},
+		"both, of different histories":      {otherTerm, withSnapshot, 0, 0, "different histories"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			local, tarball := openDir(t, test.local(t)), openDir(t, test.tarball(t))
+			unknown, err := otherHistory(t.Context(), local, tarball)
+			must(t, err)
+			if !strings.Contains(unknown, test.unknown) || (unknown == "") != (test.unknown == "") {
+				t.Errorf("unknown: %q, want %q", unknown, test.unknown)
+			}
+			found, err := discarded(t.Context(), local, tarball)
+			must(t, err)
+			if len(found) == 0 {
+				if test.first != 0 {
+					t.Error("nothing discarded")
+				}
+				return
+			}
+			if found[0].Index < test.first || found[len(found)-1].Index > test.last || test.first == 0 {
+				t.Errorf("discarded %v", found)
+			}
+			for _, d := range found {
+				if len(d.Rows) == 0 && d.Unknown == "" && name == "local ahead" {
+					t.Errorf("no rows: %v", d)
+				}
+			}
+		})
+	}
+}
+
+// The fence is above every known term, and above the clock.
+func TestFenceTerm(t *testing.T) {
+	for _, highest := range []uint64{0, 1, 500, 1_795_386_064, 1 << 40} {
+		now := time.Now()
+		term := fenceTerm(highest, now)
+		if term < highest+1000 || term < uint64(now.Unix()) {
+			t.Errorf("fence of %d is %d", highest, term)
+		}
+	}
+}
+
+// The reports of survivors raise the fence, and one whose snapshot lies beyond the export is warned of.
+func TestExportTerm(t *testing.T) {
+	log := openDir(t, raftlogtest.Global(t, "small/n2-preimport"))
+	report := func(raft InspectRaft) string {
+		data, err := json.Marshal(InspectReport{Kind: "LXD directory", Raft: raft})
+		must(t, err)
+		file := filepath.Join(t.TempDir(), "report.json")
+		must(t, os.WriteFile(file, data, 0o600))
+		return file
+	}
+	high := uint64(time.Now().Unix()) * 2
+	term, ahead, err := exportTerm(log, 126, []string{report(InspectRaft{MaxTerm: high, SnapshotIndex: 125})})
+	must(t, err)
+	if term < high+1000 || len(ahead) != 0 {
+		t.Errorf("term %d, warnings %q", term, ahead)
+	}
+	_, ahead, err = exportTerm(log, 126, []string{report(InspectRaft{SnapshotIndex: 126})})
+	must(t, err)
+	if len(ahead) != 1 || !strings.Contains(ahead[0], "must be imported to") {
+		t.Errorf("warnings %q", ahead)
+	}
+	_, _, err = exportTerm(log, 126, []string{report(InspectRaft{MetadataTerm: 1 << 63})})
+	if err == nil {
+		t.Error("an impossible term was believed")
+	}
+}

@@ -1,0 +1,385 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/swapdir"
+)
+
+// prepare unpacks the tarball into the staging directory and makes every check that can be made while LXD still runs. It
+// fills in the report.
+func (im *importer) prepare(ctx context.Context) error {
+	status, err := daemon.Inspect(ctx, im.dir.path)
+	if err != nil {
+		return err
+	}
+
+	im.report.Daemon, im.live = status.String(), status.Running()
+	if !im.opts.DryRun {
+		err = stoppable(status)
+		if err != nil {
+			return err
+		}
+	}
+
+	certificate, err := im.dir.clusterCertificate()
+	if err != nil {
+		return err
+	}
+
+	node, err := im.node(ctx)
+	if err != nil {
+		return err
+	}
+
+	err = im.unpack(ctx)
+	if err != nil {
+		return err
+	}
+
+	staged := im.dir.join(stagingName, globalName)
+	log, err := readLog(ctx, staged, im.opts.Progress)
+	if err != nil {
+		return err
+	}
+
+	err = im.checkLog(log)
+	if err != nil {
+		return err
+	}
+
+	if im.tarball.Manifest == nil {
+		log, err = im.fenceOwn(ctx)
+		if err != nil {
+			return err
+		}
+	}
+
+	err = im.checkCluster(certificate, node)
+	if err != nil {
+		return err
+	}
+
+	err = im.checkDatabase(ctx, log)
+	if err != nil {
+		return err
+	}
+
+	if !im.opts.BesideCluster {
+		err = im.checkPeers(ctx, node)
+		if err != nil {
+			return err
+		}
+	}
+
+	err = im.describe(ctx, log, node)
+	if err != nil {
+		return err
+	}
+
+	im.report.Already, err = im.already(node)
+	return err
+}
+
+// unpack makes the staging directory and fills its global/.
+func (im *importer) unpack(ctx context.Context) error {
+	f, err := os.Open(im.opts.Tarball)
+	if err != nil {
+		return err
+	}
+
+	defer f.Close()
+
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a file", im.opts.Tarball)
+	}
+
+	staging := im.dir.join(stagingName)
+	err = os.Mkdir(staging, 0o700)
+	if err != nil {
+		return err
+	}
+
+	err = swapdir.Probe(staging)
+	if err != nil {
+		return err
+	}
+
+	global := filepath.Join(staging, globalName)
+	err = os.Mkdir(global, 0o700)
+	if err != nil {
+		return err
+	}
+
+	root, err := os.OpenRoot(global)
+	if err != nil {
+		return err
+	}
+
+	defer root.Close()
+
+	done := im.opts.Progress.start("Reading "+im.opts.Tarball, info.Size())
+	defer done()
+
+	im.tarball, err = bundle.Extract(ctx, f, root, im.opts.Progress.add)
+	if err != nil {
+		return fmt.Errorf("%s: %w", im.opts.Tarball, err)
+	}
+
+	return nil
+}
+
+// checkLog compares the raft log with what the tarball says of itself.
+func (im *importer) checkLog(log *raftlog.Log) error {
+	what := "the database in " + im.opts.Tarball
+	if !log.Healthy() {
+		return &DamageError{What: what, Problems: log.Problems, Advice: "Copy the tarball again, or export it again."}
+	}
+
+	if !im.tarball.Members.SameServers(log.Configuration) {
+		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1,
+			Text: "the member list of the tarball is not the one in its raft log"}}}
+	}
+
+	im.report.Raft = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
+	if im.tarball.Manifest == nil && (!log.Edited || log.LastTerm != 1) && !im.fencedHere {
+		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1,
+			Text: "it does not end in a member list as `lxd cluster edit` writes it, and " + bundle.ManifestName + " is missing"}}}
+	}
+
+	if im.tarball.Manifest != nil && im.tarball.Manifest.Raft.After != im.report.Raft {
+		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1,
+			Text: fmt.Sprintf("it ends at %s, the manifest says %s", im.report.Raft, im.tarball.Manifest.Raft.After)}}}
+	}
+
+	return nil
+}
+
+// checkCluster makes sure that tarball and member belong together (guarantee G6), as far as names and certificates tell.
+func (im *importer) checkCluster(certificate string, node *nodedb.Node) error {
+	manifest := im.tarball.Manifest
+	if manifest == nil {
+		im.report.Unchecked = append(im.report.Unchecked,
+			"the tarball is LXD's own and carries no cluster certificate: that it comes from this cluster was told from the member's own certificate in its database only",
+			"it carries no checksums: damage that leaves the raft log readable cannot be seen",
+			"it is not fenced: it is fenced here, to the same bytes on every member, so import it with lxd-recover on a majority of the voters at the least")
+	} else {
+		im.report.Source = manifest.Source.Name
+		if manifest.Cluster.Certificate != certificate {
+			return wrongCluster("it was exported from a cluster with the certificate %.12s…, this cluster's is %.12s…", manifest.Cluster.Certificate, certificate)
+		}
+	}
+
+	if node.Self.ID == 0 {
+		return nil // see node
+	}
+
+	self, ok := im.tarball.Members.ByID(node.Self.ID)
+	if !ok {
+		return wrongCluster("its member list has no id %d, which is this member's (%s, %s)", node.Self.ID, node.Self.Name, node.Self.Address)
+	}
+
+	// A spare that has seen no heartbeat yet knows no names, not even its own; checkDatabase goes by its certificate.
+	if node.Self.Name != "" && self.Name != node.Self.Name {
+		return wrongCluster("its member %d is named %s, this one is %s", self.ID, self.Name, node.Self.Name)
+	}
+
+	im.report.Member = self
+	return nil
+}
+
+// checkDatabase replays the tarball's log and looks into the database that comes out.
+func (im *importer) checkDatabase(ctx context.Context, log *raftlog.Log) error {
+	what := "the database in " + im.opts.Tarball
+	im.opts.Progress.step("Replaying the raft log")
+	db, err := globaldb.Open(ctx, log, 0)
+	if err != nil {
+		return replayError(what, err)
+	}
+
+	defer db.Close()
+
+	im.report.Database, err = sound(ctx, db, what)
+	if err != nil {
+		return err
+	}
+
+	own, err := im.dir.serverCertificate()
+	if err != nil {
+		return err
+	}
+
+	if im.report.Member.ID == 0 {
+		err = im.recognise(ctx, db, own)
+		if err != nil {
+			return err
+		}
+	}
+
+	trusted, err := db.MemberCertificate(ctx, im.report.Member.Name)
+	if err != nil {
+		return replayError(what, err)
+	}
+
+	if trusted == "" && im.tarball.Manifest != nil {
+		im.report.Warnings = append(im.report.Warnings, "the tarball's database knows no certificate of this member: LXD may refuse it until it is trusted again")
+	} else if trusted != own {
+		return wrongCluster("its database does not know this member's certificate %.12s… for %s", own, im.report.Member.Name)
+	}
+
+	im.nodes, err = db.Nodes(ctx)
+	if err != nil {
+		return replayError(what, err)
+	}
+
+	return nil
+}
+
+// recognise finds the member that this one is by the certificate that the tarball's database knows it by.
+func (im *importer) recognise(ctx context.Context, db *globaldb.DB, own string) error {
+	for _, m := range im.tarball.Members {
+		certificate, err := db.MemberCertificate(ctx, m.Name)
+		if err != nil {
+			return replayError("the database in "+im.opts.Tarball, err)
+		}
+
+		if certificate == own {
+			im.report.Member = m
+			im.report.Warnings = append(im.report.Warnings, fmt.Sprintf("the node database does not say which member this is; by its certificate it is %s (id %d)", m.Name, m.ID))
+			return nil
+		}
+	}
+
+	return wrongCluster("its database knows no member with this one's certificate %.12s…", own)
+}
+
+// describe works out what will change.
+func (im *importer) describe(ctx context.Context, log *raftlog.Log, node *nodedb.Node) error {
+	r := im.report
+	for _, m := range im.tarball.Members {
+		change := MemberChange{ID: m.ID, Name: m.Name, NewAddress: m.Address, NewRole: m.Role.String()}
+		old, ok := node.Members.ByID(m.ID)
+		if ok {
+			change.OldAddress, change.OldRole = old.Address, old.Role.String()
+		}
+
+		r.Members = append(r.Members, change)
+	}
+
+	for _, m := range node.Members {
+		_, ok := im.tarball.Members.ByID(m.ID)
+		if !ok {
+			r.Members = append(r.Members, MemberChange{ID: m.ID, Name: m.Name, OldAddress: m.Address, OldRole: m.Role.String()})
+		}
+	}
+
+	im.former = formerAddresses(node, im.nodes, r.Member.ID)
+	r.Settings = changedSettings(node, im.update(node))
+	r.Patch = patchSQL(im.nodes, im.tarball.Members)
+	for _, finding := range r.Database.ForeignKeys {
+		r.Warnings = append(r.Warnings, "the database has a row without its parent: "+finding)
+	}
+
+	return im.compareLocal(ctx, log)
+}
+
+// compareLocal finds out what only this member has.
+func (im *importer) compareLocal(ctx context.Context, log *raftlog.Log) error {
+	r := im.report
+	im.compared = signature(im.dir.global())
+	local, err := readLog(ctx, im.dir.global(), im.opts.Progress)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+
+		im.unknownLoss = "it cannot be read: " + err.Error()
+		return nil
+	}
+
+	r.Local = &bundle.Position{Index: local.LastIndex, Term: local.LastTerm}
+	if !local.Healthy() {
+		im.unknownLoss = "it is damaged; see `lxd-recover global-db-inspect`"
+	}
+
+	different, err := otherHistory(ctx, local, log)
+	if err == nil {
+		r.Discarded, err = discarded(ctx, local, log)
+	}
+
+	if different != "" {
+		im.unknownLoss = different
+	}
+
+	if err != nil && ctx.Err() == nil {
+		im.unknownLoss, err = "it cannot be compared: "+err.Error(), nil
+		r.Discarded = []Discarded{}
+	}
+
+	if err != nil {
+		return err
+	}
+
+	im.aboveFence, err = im.outvotes(local)
+	return err
+}
+
+// outvotes says why this member's own log could outvote the tarball's, empty where it could not: it has seen a term that is
+// not below the fence's, so another member may hold such a log, too. That is as it should be on a member that has run on this
+// very recovery before.
+func (im *importer) outvotes(local *raftlog.Log) (string, error) {
+	if local.MaxTerm < im.report.Raft.Term {
+		return "", nil
+	}
+
+	record, err := readRecord(im.dir.database())
+	if err != nil || record != nil && record.Raft == im.report.Raft {
+		return "", err
+	}
+
+	return fmt.Sprintf("this member has seen raft term %d, and the tarball is fenced with term %d only: another member could outvote it. Save `lxd-recover global-db-inspect --format json` here and export again with --survivor", local.MaxTerm, im.report.Raft.Term), nil
+}
+
+func (im *importer) update(node *nodedb.Node) nodedb.Update {
+	return nodeUpdate(node, im.tarball.Members, im.report.Member, im.report.Raft, im.former)
+}
+
+// already tells whether the live database is, to the byte, what this import would make: then an earlier run was complete,
+// and LXD has not run since.
+func (im *importer) already(node *nodedb.Node) (bool, error) {
+	if len(im.report.Settings) > 0 || !node.Members.Same(im.tarball.Members) {
+		return false, nil
+	}
+
+	patch, err := os.ReadFile(filepath.Join(im.dir.database(), patchName))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, err
+	}
+
+	for _, name := range []string{lxdTarball, lxdUnpackName} {
+		_, err := os.Lstat(filepath.Join(im.dir.database(), name))
+		if err == nil {
+			return false, nil
+		}
+	}
+
+	if string(patch) != im.report.Patch {
+		return false, nil
+	}
+
+	return sameRaftFiles(im.dir.global(), im.dir.join(stagingName, globalName))
+}

@@ -1,0 +1,180 @@
+package recovery
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+)
+
+// kindLXD is the kind of a source that is LXD's own directory.
+const kindLXD = "LXD directory"
+
+// Source is a global database to look into: a directory, or a tarball unpacked to a scratch directory.
+type Source struct {
+	Path   string // as it was given
+	Kind   string // what it is, in words
+	global string // the raft directory
+	nodes  string // the directory that holds local.db, empty where there is none
+
+	bundle *bundle.Extracted // of a recovery tarball
+	holder string            // the daemon that runs on it, empty where none does
+	remove func()
+}
+
+// Close removes what a tarball was unpacked to.
+func (s *Source) Close() {
+	if s.remove != nil {
+		s.remove()
+	}
+}
+
+// OpenSource finds out what a path is: LXD's directory, a database/ or global/ directory, a recovery tarball (ours or LXD's
+// own), or one of LXD's database backups. An empty path is this machine's LXD. Directories are only read, also beside a
+// running daemon.
+func OpenSource(ctx context.Context, name string, progress Progress) (*Source, error) {
+	if name == "" {
+		dir, err := FindLXD()
+		if err != nil {
+			return nil, err
+		}
+
+		name = dir
+	}
+
+	info, err := os.Stat(name)
+	if err != nil {
+		return nil, err
+	}
+
+	if !info.IsDir() {
+		return openTarball(ctx, name, info.Size(), progress)
+	}
+
+	abs, err := filepath.Abs(name)
+	if err != nil {
+		return nil, err
+	}
+
+	s := &Source{Path: name}
+	switch {
+	case exists(filepath.Join(abs, databaseName, globalName)):
+		s.Kind, s.nodes = kindLXD, filepath.Join(abs, databaseName)
+		s.global = filepath.Join(s.nodes, globalName)
+	case exists(filepath.Join(abs, globalName)):
+		s.Kind, s.nodes, s.global = "database directory", abs, filepath.Join(abs, globalName)
+	default:
+		s.Kind, s.global = "raft directory", abs
+		if filepath.Base(abs) == globalName && exists(filepath.Join(filepath.Dir(abs), nodedb.File)) {
+			s.nodes = filepath.Dir(abs)
+		}
+	}
+
+	files, err := raftFiles(s.global)
+	if err != nil {
+		return nil, err
+	}
+
+	if len(files) == 0 {
+		return nil, fmt.Errorf("%s holds no global database of LXD: neither metadata nor segments are in %s", name, s.global)
+	}
+
+	holders, err := daemon.Holders(s.global)
+	if err != nil {
+		return nil, err
+	}
+
+	if len(holders) > 0 {
+		s.holder = holders[0].String()
+	}
+
+	return s, nil
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+func openTarball(ctx context.Context, name string, size int64, progress Progress) (*Source, error) {
+	scratch, err := os.MkdirTemp("", "lxd-recover-source-")
+	if err != nil {
+		return nil, err
+	}
+
+	s := &Source{Path: name, global: filepath.Join(scratch, globalName), remove: func() { _ = os.RemoveAll(scratch) }}
+	err = s.unpack(ctx, scratch, size, progress)
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+
+	return s, nil
+}
+
+func (s *Source) unpack(ctx context.Context, scratch string, size int64, progress Progress) error {
+	f, err := os.Open(s.Path)
+	if err != nil {
+		return err
+	}
+
+	defer f.Close()
+
+	done := progress.start("Reading "+s.Path, size)
+	defer done()
+
+	err = os.Mkdir(s.global, 0o700)
+	if err != nil {
+		return err
+	}
+
+	isBackup, err := bundle.IsBackup(ctx, f)
+	if err != nil {
+		return err
+	}
+
+	_, err = f.Seek(0, io.SeekStart)
+	if err != nil {
+		return err
+	}
+
+	if isBackup {
+		s.Kind, s.nodes = "LXD database backup", scratch
+		return s.unpackBackup(ctx, f, scratch, progress)
+	}
+
+	root, err := os.OpenRoot(s.global)
+	if err != nil {
+		return err
+	}
+
+	defer root.Close()
+
+	s.bundle, err = bundle.Extract(ctx, f, root, progress.add)
+	if err != nil {
+		return err
+	}
+
+	s.Kind = "recovery tarball"
+	if s.bundle.Manifest == nil {
+		s.Kind = "recovery tarball of LXD's own"
+	}
+
+	return nil
+}
+
+func (s *Source) unpackBackup(ctx context.Context, r io.Reader, scratch string, progress Progress) error {
+	root, err := os.OpenRoot(scratch)
+	if err != nil {
+		return err
+	}
+
+	defer root.Close()
+
+	return bundle.ExtractBackup(ctx, r, root, progress.add)
+}

@@ -1,0 +1,227 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/swapdir"
+	"golang.org/x/sys/unix"
+)
+
+// StatusReport is how one member stands.
+type StatusReport struct {
+	Directory string           `json:"directory" yaml:"directory"`
+	Daemon    string           `json:"daemon" yaml:"daemon"`
+	Running   bool             `json:"running" yaml:"running"`
+	Member    *member.Member   `json:"member" yaml:"member"` // null where it cannot be told
+	Raft      *bundle.Position `json:"raft" yaml:"raft"`     // last entry of its log
+	Edited    bool             `json:"edited" yaml:"edited"` // the last entry is an edited member list
+	Healthy   bool             `json:"healthy" yaml:"healthy"`
+	Addresses []AddressRow     `json:"addresses" yaml:"addresses"`
+	Agree     bool             `json:"addresses_agree" yaml:"addresses_agree"`
+	Import    *Record          `json:"last_import" yaml:"last_import"` // the import that the live database comes from, if it does
+	Edit      *Record          `json:"last_edit" yaml:"last_edit"`     // the edit of ours that it comes from, if it does
+	Pending   []string         `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
+	Backups   []Backup         `json:"backups" yaml:"backups"`
+	Problems  []string         `json:"problems" yaml:"problems"`
+}
+
+// AddressRow is a member's address in the three places where LXD keeps it: the node database, the raft log, and the table
+// nodes of the global database; empty where the member is missing there.
+type AddressRow struct {
+	ID    uint64 `json:"id" yaml:"id"`
+	Name  string `json:"name" yaml:"name"`
+	Local string `json:"local" yaml:"local"`
+	Raft  string `json:"raft" yaml:"raft"`
+	Nodes string `json:"nodes" yaml:"nodes"`
+}
+
+func (r AddressRow) agree() bool { return r.Local == r.Raft && r.Raft == r.Nodes }
+
+// Status tells how this member stands. It changes nothing, and works beside a running daemon, too; what it reads of the
+// database then may be a moment old, or torn.
+func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusReport, error) {
+	dir, err := openDirectory(lxdDir)
+	if err != nil {
+		return nil, err
+	}
+
+	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Backups: []Backup{}, Problems: []string{}}
+	running, err := daemon.Inspect(ctx, dir.path)
+	if err != nil {
+		return nil, err
+	}
+
+	report.Daemon, report.Running = running.String(), running.Running()
+	record, err := readRecord(dir.database())
+	switch {
+	case err != nil:
+		report.problem("%s: %v", filepath.Join(dir.database(), recordName), err)
+	case record != nil && record.Purpose == purposeEdit:
+		report.Edit = record
+	default:
+		report.Import = record
+	}
+
+	report.Backups, err = dir.backups()
+	if err != nil {
+		return nil, err
+	}
+
+	err = report.pending(dir)
+	if err != nil {
+		return nil, err
+	}
+
+	return report, report.databases(ctx, dir, progress)
+}
+
+func (r *StatusReport) problem(format string, args ...any) {
+	r.Problems = append(r.Problems, fmt.Sprintf(format, args...))
+}
+
+// pending lists what is lying around to be acted on later.
+func (r *StatusReport) pending(dir directory) error {
+	unlock, err := dir.lock(unix.LOCK_SH)
+	if errors.Is(err, errBusy) {
+		r.Pending = append(r.Pending, "another lxd-recover is at work on this member")
+		return nil
+	}
+
+	if err != nil {
+		return err
+	}
+
+	unlock()
+	stopped, err := dir.readStopped()
+	if err != nil {
+		r.problem("%v", err)
+	}
+
+	if stopped != nil {
+		r.Pending = append(r.Pending, stopped.String()+": `lxd-recover resume` puts that right")
+	}
+
+	plan, err := swapdir.ReadPlan(dir.path)
+	if err != nil {
+		return err
+	}
+
+	if plan != nil {
+		state, err := swapdir.Inspect(dir.path, plan)
+		switch {
+		case err != nil:
+			r.problem("%v", err)
+		case state == swapdir.Exchanged:
+			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted after the exchange: `lxd-recover resume` finishes it", plan.Purpose, plan.Created.Format(time.RFC3339)))
+		default:
+			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted before the exchange: the old database is in place, run it again, or `lxd-recover resume`", plan.Purpose, plan.Created.Format(time.RFC3339)))
+		}
+	}
+
+	for _, file := range []struct{ path, meaning string }{
+		{dir.join(stagingName), "what an interrupted run had prepared: the next one removes it, and so does `lxd-recover resume`"},
+		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts"},
+		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},
+		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, and refuses to start on the member that it was made on"},
+		{filepath.Join(dir.database(), lxdUnpackName), "LXD's own loader was interrupted here"},
+	} {
+		_, err := os.Lstat(file.path)
+		if errors.Is(err, os.ErrNotExist) || plan != nil && file.path == dir.join(stagingName) {
+			continue
+		}
+
+		if err != nil {
+			return err
+		}
+
+		r.Pending = append(r.Pending, file.path+": "+file.meaning)
+	}
+
+	return nil
+}
+
+// databases reads node database, raft log and global database, and compares what they say of the members.
+func (r *StatusReport) databases(ctx context.Context, dir directory, progress Progress) error {
+	node, err := nodedb.Read(ctx, dir.database())
+	if err != nil {
+		r.problem("node database: %v", err)
+		node = &nodedb.Node{}
+	} else {
+		self := node.Self
+		r.Member = &self
+	}
+
+	log, err := readLog(ctx, dir.global(), progress)
+	if err != nil {
+		return err
+	}
+
+	r.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
+	r.Edited, r.Healthy = log.Edited, log.Healthy()
+	for _, p := range log.Problems {
+		if p.Severity == raftlog.Error {
+			r.problem("%s", p.Text)
+		}
+	}
+
+	var nodes []globaldb.Node
+	db, err := globaldb.Open(ctx, log, 0)
+	if err == nil {
+		defer db.Close()
+
+		nodes, err = db.Nodes(ctx)
+	}
+
+	if err != nil {
+		r.problem("global database: %v", err)
+	}
+
+	r.compare(node.Members, log.Configuration, nodes)
+	return ctx.Err()
+}
+
+func (r *StatusReport) compare(local member.List, servers raftlog.Configuration, nodes []globaldb.Node) {
+	rows := map[uint64]*AddressRow{}
+	var order []uint64
+	row := func(id uint64, name string) *AddressRow {
+		if rows[id] == nil {
+			rows[id] = &AddressRow{ID: id}
+			order = append(order, id)
+		}
+
+		if name != "" {
+			rows[id].Name = name
+		}
+
+		return rows[id]
+	}
+
+	for _, m := range local {
+		row(m.ID, m.Name).Local = m.Address
+	}
+
+	for _, s := range servers {
+		row(s.ID, "").Raft = s.Address
+	}
+
+	for _, n := range nodes {
+		row(n.ID, n.Name).Nodes = n.Address
+	}
+
+	r.Agree = true
+	for _, id := range order {
+		r.Addresses = append(r.Addresses, *rows[id])
+		r.Agree = r.Agree && rows[id].agree()
+	}
+}

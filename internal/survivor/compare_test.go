@@ -1,0 +1,110 @@
+package survivor
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// three is a configuration of three voters.
+var three = raftlog.Configuration{{ID: 1, Role: raftlog.Voter}, {ID: 2, Role: raftlog.Voter}, {ID: 3, Role: raftlog.Voter}}
+
+// logOf makes a member's log of the terms of its entries; an entry's content is its term, so that logs agree where they
+// should. The current term is the last entry's.
+func logOf(member uint64, terms ...uint64) *Log {
+	l := &Log{Member: member, First: 1, Whole: true, Entries: []Entry{{Term: 1, Type: raftlog.ChangeEntry, Change: &three}}, Term: 1}
+	for _, term := range terms {
+		l.Entries = append(l.Entries, Entry{Term: term, Type: raftlog.CommandEntry, Sum: [16]byte{byte(term)}})
+		l.Term = term
+	}
+	return l
+}
+
+// edited adds LXD's recovery entry.
+func edited(l *Log) *Log {
+	l.Entries = append(l.Entries, Entry{Term: 1, Type: raftlog.ChangeEntry, Change: &raftlog.Configuration{three[0]}, Sum: [16]byte{0xed}})
+	l.Edited = true
+	return l
+}
+
+// changed gives an entry another content.
+func changed(l *Log, index uint64) *Log {
+	l.Entries[index-l.First].Sum[15]++
+	return l
+}
+
+func with(l *Log, change func(*Log)) *Log {
+	change(l)
+	return l
+}
+
+// snapshotAt replaces the entries up to an index by a snapshot.
+func snapshotAt(l *Log, index uint64) *Log {
+	e, _ := l.At(index)
+	l.Snapshot, l.SnapshotConfiguration = Position{Index: index, Term: e.Term}, three
+	l.Entries, l.First = l.Entries[index:], index+1
+	return l
+}
+
+func TestCompare(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		logs      []*Log
+		verdict   Verdict
+		best      []int
+		common    uint64
+		committed uint64
+		branches  string
+		tails     string
+	}{
+		{"two of three alike", []*Log{logOf(1, 2, 2, 3), logOf(2, 2, 2, 3), logOf(3, 2)}, Known, []int{0, 1}, 2, 4, "[]", "[]"},
+		{"one alone has the last", []*Log{logOf(1, 2, 2, 3), logOf(2, 2, 2), logOf(3, 2, 2)}, Known, []int{0}, 3, 3, "[]", "4-4 never"},
+		{"the same, one unseen", []*Log{logOf(1, 2, 2, 3), logOf(2, 2, 2)}, Known, []int{0}, 3, 3, "[]", "4-4"},
+		{"only one seen", []*Log{logOf(1, 2, 2, 3)}, TooFew, []int{0}, 4, 0, "[]", "1-4"},
+		{"an edit hides the term", []*Log{edited(logOf(1, 2, 2, 3)), logOf(2, 2, 2), logOf(3, 2, 2)}, Known, []int{0}, 3, 3, "[]", "4-4 never"},
+		{"edited everywhere in term 1", []*Log{edited(logOf(1, 1, 1)), edited(logOf(2, 1, 1)), edited(logOf(3, 1))}, Known, []int{0, 1}, 2, 3, "[]", "[]"},
+		{"shorter but newer", []*Log{logOf(1, 2, 2, 2, 2), logOf(2, 2, 3), logOf(3, 2, 3)}, Known, []int{1, 2}, 2, 3, "3: 3 2", "3-5 never"},
+		{"figure 8", []*Log{with(logOf(1, 2), func(l *Log) { l.Term = 4 }), with(logOf(2, 2), func(l *Log) { l.Term = 4 }), logOf(3)}, Known, []int{0, 1}, 1, 2, "[]", "[]"},
+		{"figure 8, one unseen", []*Log{with(logOf(1, 2), func(l *Log) { l.Term = 4 }), with(logOf(2, 2), func(l *Log) { l.Term = 4 })}, Known, []int{0, 1}, 2, 0, "[]", "1-2"},
+		{"a snapshot", []*Log{snapshotAt(logOf(1, 2, 2, 3), 3), logOf(2, 2, 2), logOf(3, 2)}, Known, []int{0}, 2, 3, "[]", "4-4 never"},
+		{"a snapshot of another history", []*Log{snapshotAt(logOf(1, 2, 2, 2), 4), logOf(2, 3), logOf(3, 3)}, Conflict, nil, 0, 0, "", ""},
+		{"diverged under one term", []*Log{logOf(1, 2, 2, 2, 3), changed(logOf(2, 2, 2, 2, 3), 4), logOf(3, 2)}, Conflict, nil, 0, 0, "", ""},
+		{"nothing in common", []*Log{logOf(1, 2, 2), changed(logOf(2, 2, 2), 2), logOf(3, 2, 2)}, Different, nil, 0, 0, "", ""},
+		{"other certificates", []*Log{with(logOf(1, 2), func(l *Log) { l.Cluster = "a" }), logOf(2, 2), with(logOf(3, 2), func(l *Log) { l.Cluster = "b" })}, Different, nil, 0, 0, "", ""},
+		{"damage", []*Log{logOf(1, 2, 2), with(logOf(2, 2), func(l *Log) { l.Whole = false })}, Damaged, []int{0}, 2, 2, "[]", "3-3"},
+		{"damage that does not matter", []*Log{logOf(1, 2, 2), with(logOf(2, 2), func(l *Log) { l.Whole = false }), logOf(3, 2, 2)}, Known, []int{0, 2}, 2, 3, "[]", "[]"},
+		{"one member twice", []*Log{logOf(1, 2, 2), logOf(1, 2, 2)}, TooFew, []int{0, 1}, 3, 0, "[]", "1-3"},
+		{"one member's backup, too", []*Log{logOf(1, 2), logOf(1, 2, 2), logOf(2, 2, 2)}, Known, []int{1, 2}, 2, 3, "[]", "[]"},
+		{"unknown member", []*Log{logOf(0, 2, 2), logOf(0, 2, 2), logOf(1, 2)}, TooFew, []int{0, 1}, 2, 0, "[]", "1-2, 3-3"},
+		{"empty", []*Log{{Whole: true}, {Whole: true}}, Nothing, nil, 0, 0, "[]", "[]"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := Compare(test.logs)
+			if r.Verdict != test.verdict {
+				t.Fatalf("verdict %q, want %q: %+v", r.Verdict, test.verdict, r)
+			}
+			if test.verdict == Different || test.verdict == Conflict {
+				return
+			}
+			branches, tails := "[]", "[]"
+			for _, b := range r.Branches {
+				branches = fmt.Sprintf("%d: %d %d", b.Index, b.BestTerm, b.Term)
+			}
+			for i, tail := range r.Tails {
+				text := fmt.Sprintf("%d-%d", tail.First.Index, tail.Last.Index)
+				if tail.Never {
+					text += " never"
+				}
+				if i > 0 {
+					text = tails + ", " + text
+				}
+				tails = text
+			}
+			if !slices.Equal(r.Best, test.best) || r.Common != test.common || r.Committed != test.committed || branches != test.branches || tails != test.tails {
+				t.Errorf("best %v, common %d, committed %d, branches %s, tails %s", r.Best, r.Common, r.Committed, branches, tails)
+			}
+		})
+	}
+}

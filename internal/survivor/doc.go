@@ -1,0 +1,54 @@
+// Package survivor tells which of several members' raft logs to recover from. It works on plain values, so that raft's rules
+// can be tested against simulated clusters; it reads no files and knows nothing of LXD but the entry that `lxd cluster edit`
+// leaves.
+//
+// # What is known
+//
+// A [Log] is what was found of one member: snapshot, the entries behind it, the member's current term. Nothing on disk says
+// which entries were committed. What raft guarantees:
+//
+//   - Two logs with an entry of the same index and term are the same up to it (log matching).
+//   - An entry is committed once its leader, still in the entry's own term, has it on a majority of the voters of the
+//     configuration that the leader has in force: the last one in its log, committed or not. Everything before it is
+//     committed with it. Stand-bys and spares have no vote.
+//   - Voters elect only who has a log at least as good as their own: by last term, then by last index (raft, 5.4.1). So every
+//     later leader has every committed entry.
+//   - A leader changes at most one voter at a time, and only when the last change is committed. Majorities of two
+//     configurations that follow each other overlap.
+//   - A snapshot holds nothing but committed entries.
+//
+// # What follows
+//
+// Recovery entries at the end (of term 1 by `lxd cluster edit`, of a high term when fenced) are no part of this history and
+// are left out first; one inside the log, with a leader's entries behind it, is.
+//
+// The best log is the one with the highest last term, then the highest last index. It holds every committed entry that any
+// of the logs holds: the holder's last term is not above the best one's, and the leader of that term had the entry.
+//
+// A committed entry that none of the logs holds needs a majority of voters that were not seen. So the best log is the one to
+// recover from if a majority of the voters of the configuration in force at its end was seen. If a seen voter lacks the entry
+// of that configuration, then it may never have been committed, and a majority of the one before must have been seen, too; if no
+// seen voter has it, then it was not, and half of its own voters are enough. Otherwise nobody can know: the unseen ones may
+// have elected a leader of their own, who made one of the others a stand-by where they were just half, and committed something
+// (the test does just that). Then nothing is recommended.
+//
+// dqlite lets a leader change the configuration before it has committed an entry of its own term, which raft's author found to
+// be unsafe later. Where nobody can know is told by dqlite's rule; that the best log holds all that is committed, by raft's. LXD
+// keeps to raft's: its leader reads the database before it changes roles, and that writes a barrier.
+//
+// A log whose end is in doubt, for damage or because a daemon was writing it, vouches for its sound entries, but does not
+// count as seen: what it held behind them is not known.
+//
+// An entry of the best log is committed for certain if it is in a snapshot, or at or below an entry k of term w that a majority of
+// the voters holds whose current term is w or w+1. Holding alone is not enough: an entry of an older term can lie on a majority, put
+// there by a later leader, and still be replaced by one elected in between (raft, figure 8). With current terms that low there
+// was nobody in between. The other way to know is to have seen all voters, and that no voter without the entry could
+// gather a majority of votes from these logs. In both cases what is claimed is: no leader can lack it. Whether a client was
+// told that its change succeeded is in no log.
+//
+// An entry that fewer than half of the voters can hold, the unseen ones counted as if they did, was never committed, whatever the
+// changes of configuration. All other entries may or may not have been.
+//
+// Logs that have different entries under one index and term, that miss a snapshot which they outrank, or whose cluster
+// certificates differ, are not logs of one raft history, or no longer: nothing is recommended.
+package survivor

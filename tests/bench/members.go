@@ -1,0 +1,89 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/olekukonko/tablewriter"
+)
+
+// compareMemory is what global-db-compare may take, whatever it is given, bytes.
+const compareMemory = 128 << 20
+
+// compareMembers measures global-db-compare: on a directory and one that lacks its last segment, and on a hundred small ones.
+func compareMembers(big string, runs int) error {
+	shorter, err := os.MkdirTemp("", "lxd-recover-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(shorter)
+	if err := linkMember(big, shorter, 1); err != nil {
+		return err
+	}
+	small, err := os.MkdirTemp("", "lxd-recover-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(small)
+	var hundred []string
+	for _, size := range []int64{1 << 20, 900 << 10} {
+		first := filepath.Join(small, fmt.Sprintf("made-%d", size))
+		if err := errors.Join(os.Mkdir(first, 0o700), makeDirectory(first, size)); err != nil {
+			return err
+		}
+		for i := range 50 {
+			dir := filepath.Join(small, fmt.Sprintf("%d-%d", size, i))
+			if err := errors.Join(os.Mkdir(dir, 0o700), linkMember(first, dir, 0)); err != nil {
+				return err
+			}
+			hundred = append(hundred, dir)
+		}
+	}
+
+	table := tablewriter.NewWriter(os.Stdout)
+	table.SetHeader([]string{"global-db-compare", "wall", "cpu", "peak memory"})
+	for _, test := range []struct {
+		what    string
+		sources []string
+	}{
+		{"2 sources, the big one and one that lacks its last segment", []string{big, shorter}},
+		{"100 sources of 1 MiB", hundred},
+	} {
+		m, err := best(runs, filepath.Join("bin", "lxd-recover"), append([]string{"global-db-compare"}, test.sources...)...)
+		if err != nil {
+			return fmt.Errorf("%s: %w", test.what, err)
+		}
+		if m.peak > compareMemory {
+			return fmt.Errorf("%s: global-db-compare took %d MiB of memory, more than %d", test.what, m.peak>>20, compareMemory>>20)
+		}
+		table.Append([]string{test.what, m.wall.Round(time.Millisecond).String(), m.cpu.Round(time.Millisecond).String(), fmt.Sprintf("%d MiB", m.peak>>20)})
+	}
+	table.Render()
+	return nil
+}
+
+// linkMember makes a directory with the files of another, but for so many of its newest segments.
+func linkMember(from string, to string, without int) error {
+	files, err := filepath.Glob(filepath.Join(from, "*"))
+	if err != nil {
+		return err
+	}
+	segments, err := filepath.Glob(filepath.Join(from, "0*-0*"))
+	if err != nil {
+		return err
+	}
+	slices.Sort(segments)
+	for _, f := range files {
+		if slices.Contains(segments[len(segments)-without:], f) {
+			continue
+		}
+		if err := os.Link(f, filepath.Join(to, filepath.Base(f))); err != nil {
+			return err
+		}
+	}
+	return nil
+}

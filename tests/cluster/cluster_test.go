@@ -1,0 +1,171 @@
+package cluster_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/tests/cluster"
+)
+
+// must ends the test on an error.
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestThreeMembers goes through the life of one cluster: each part starts from where the one before it stopped.
+func TestThreeMembers(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := cluster.ForTest(t, cluster.Options{})
+	first := c.Member(1)
+
+	// Rows that LXD confirmed are there after all members were killed at once, in the middle of writing.
+	writer := first.StartWriter("row")
+	must(t, writer.WaitConfirmed(ctx, 50))
+	c.KillAll()
+	writer.Stop()
+	if c.Member(2).Running() || c.Member(2).Pid() != 0 {
+		t.Error("member 2 runs after KillAll")
+	}
+	must(t, c.StartAll(ctx))
+	profiles, err := c.Member(3).Profiles(ctx)
+	must(t, err)
+	for _, name := range writer.Confirmed() {
+		if !slices.Contains(profiles, name) {
+			t.Errorf("confirmed row %s is lost", name)
+		}
+	}
+	if extra := len(profiles) - 1 - len(writer.Confirmed()); extra < 0 || extra > len(writer.Unanswered()) {
+		t.Errorf("%d rows, %d confirmed, %d unanswered", len(profiles)-1, len(writer.Confirmed()), len(writer.Unanswered()))
+	}
+	must(t, c.WaitOnline(ctx, 3))
+	must(t, c.WaitHeartbeat(ctx))
+
+	// The log can be grown until there is a snapshot.
+	must(t, c.MakeSnapshot(ctx))
+	for _, m := range c.Members() {
+		if names, err := m.Snapshots(); err != nil || len(names) == 0 {
+			t.Errorf("%s has snapshots %v, %v", m.Name, names, err)
+		}
+	}
+
+	// Clients fail with what they said.
+	if _, err := first.LXC(ctx, "profile", "show", "nosuch"); err == nil || !strings.Contains(err.Error(), "not found") {
+		t.Errorf("lxc profile show nosuch: %v", err)
+	}
+	if _, err := first.SQL(ctx, "SELECT nosuch"); err == nil || !strings.Contains(err.Error(), "no such column") {
+		t.Errorf("SELECT nosuch: %v", err)
+	}
+	rows, err := first.SQL(ctx, "INSERT INTO config (key, value) VALUES ('user.a', 'b'); SELECT id > 0, value, NULL FROM config WHERE key = 'user.a'")
+	if err != nil || fmt.Sprint(rows) != "[[1 b NULL]]" {
+		t.Errorf("rows %v, %v", rows, err)
+	}
+
+	// The cluster can be changed and brought back.
+	must(t, c.StopAll(ctx))
+	must(t, c.Save(ctx, "stopped"))
+	before := files(t, first.Dir())
+	for _, m := range c.Members() {
+		must(t, m.EditReplace(ctx, "10.77.0.", "10.77.1.", ":8443", ":9393"))
+		must(t, m.SetAddresses(ctx, fmt.Sprintf("10.77.1.%d/16", 100+m.ID)))
+	}
+	if address, err := c.Member(2).CurrentAddress(ctx); err != nil || address != "10.77.1.102:9393" {
+		t.Errorf("address after edit: %s, %v", address, err)
+	}
+	if err := first.EditReplace(ctx, "nowhere", ""); err == nil {
+		t.Error("replaced a string that is not there")
+	}
+	must(t, c.StartAll(ctx))
+	must(t, c.WaitHeartbeat(ctx))
+	must(t, c.WaitOnline(ctx, 3))
+	if address, err := first.CurrentAddress(ctx); err != nil || address != "10.77.1.101:9393" {
+		t.Errorf("address after start: %s, %v", address, err)
+	}
+	must(t, c.Restore(ctx, "stopped"))
+	for _, m := range c.Members() {
+		must(t, m.AddAddress(ctx, m.IP()+"/16"))
+	}
+	if after := files(t, first.Dir()); after != before {
+		t.Errorf("restored\n%s\nwas\n%s", after, before)
+	}
+	must(t, c.StartAll(ctx))
+	if address, err := first.CurrentAddress(ctx); err != nil || address != first.Address() {
+		t.Errorf("address after restore: %s, %v", address, err)
+	}
+}
+
+// files lists a directory with modes, sizes and times.
+func files(t *testing.T, dir string) string {
+	t.Helper()
+	var list bytes.Buffer
+	must(t, filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil && !entry.IsDir() {
+			fmt.Fprintln(&list, path[len(dir):], info.Mode(), info.Size(), info.ModTime())
+		}
+		return err
+	}))
+	return list.String()
+}
+
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := cluster.ForTest(t, cluster.Options{Members: 4, Config: map[string]string{"cluster.max_standby": "1"}})
+	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1}))
+	if _, err := c.AddMember(ctx); err != nil {
+		t.Fatal(err)
+	}
+	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1, Spares: 1}))
+	_, err := c.Member(1).LXC(ctx, "config", "set", "cluster.max_standby", "2")
+	must(t, err)
+	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 2}))
+	must(t, c.WaitOnline(ctx, 5))
+}
+
+func TestWithoutQuorum(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	c := cluster.ForTest(t, cluster.Options{})
+	c.KillAll(c.Member(2), c.Member(3))
+	short, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := c.Member(1).CreateProfile(short, "nowhere"); err == nil {
+		t.Error("a write was confirmed without quorum")
+	}
+	must(t, c.Member(1).Stop(ctx))
+	if status, err := c.Member(1).Wait(ctx); err != nil || status != 0 {
+		t.Errorf("end after Stop: status %d, %v", status, err)
+	}
+
+	// One member alone does not become ready, and the caller says how long to wait.
+	short, cancel = context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	if err := c.Member(1).Start(short); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("start of one of three: %v", err)
+	}
+	c.Member(1).Kill()
+
+	// A daemon that cannot start is reported at once, with its own words.
+	must(t, os.Remove(filepath.Join(c.Member(1).Dir(), "server.key")))
+	must(t, os.Mkdir(filepath.Join(c.Member(1).Dir(), "server.key"), 0o700))
+	begin := time.Now()
+	err := c.Member(1).Start(ctx)
+	if err == nil || !strings.Contains(err.Error(), "server.key") || time.Since(begin) > 20*time.Second {
+		t.Errorf("start with a broken server.key after %s: %v", time.Since(begin), err)
+	}
+}

@@ -1,0 +1,77 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// ShowYAML returns what `lxd cluster show` prints, for which the daemon must be down.
+func (m *Member) ShowYAML(ctx context.Context) ([]byte, error) {
+	out, err := m.LXD(ctx, "cluster", "show")
+	return []byte(out), err
+}
+
+// Edit runs `lxd cluster edit` on a member whose daemon is down. It is given what change makes of ShowYAML.
+func (m *Member) Edit(ctx context.Context, change func(yaml []byte) []byte) error {
+	before, err := m.ShowYAML(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = m.run(ctx, bytes.NewReader(change(before)), "lxd", "cluster", "edit")
+	return err
+}
+
+// EditReplace is Edit with pairs of old and new strings, as strings.NewReplacer takes them. It is an error if an old one
+// does not occur.
+func (m *Member) EditReplace(ctx context.Context, oldnew ...string) error {
+	var missing []string
+	err := m.Edit(ctx, func(before []byte) []byte {
+		for i := 0; i < len(oldnew); i += 2 {
+			if !bytes.Contains(before, []byte(oldnew[i])) {
+				missing = append(missing, oldnew[i])
+			}
+		}
+		if missing != nil {
+			return before
+		}
+		return []byte(strings.NewReplacer(oldnew...).Replace(string(before)))
+	})
+	if err == nil && missing != nil {
+		err = fmt.Errorf("%s: lxd cluster show does not contain %q", m.Name, missing)
+	}
+	return err
+}
+
+// CurrentAddress is the address that LXD has for this member now, whether the daemon runs or not.
+func (m *Member) CurrentAddress(ctx context.Context) (string, error) {
+	if m.Running() {
+		rows, err := m.LocalSQL(ctx, "SELECT value FROM config WHERE key = 'cluster.https_address'")
+		if err != nil {
+			return "", err
+		}
+		if len(rows) != 1 {
+			return "", fmt.Errorf("%s has no cluster.https_address", m.Name)
+		}
+		return rows[0][0], nil
+	}
+	show, err := m.ShowYAML(ctx)
+	if err != nil {
+		return "", err
+	}
+	var config struct {
+		Members []struct{ Name, Address string }
+	}
+	if err := yaml.Unmarshal(show, &config); err != nil {
+		return "", fmt.Errorf("%s: lxd cluster show: %w", m.Name, err)
+	}
+	for _, member := range config.Members {
+		if member.Name == m.Name {
+			return member.Address, nil
+		}
+	}
+	return "", fmt.Errorf("%s is not in its own lxd cluster show", m.Name)
+}

@@ -1,0 +1,40 @@
+package cluster
+
+import (
+	"os"
+	"testing"
+)
+
+// ForTest is New for tests: with Debian's LXD unless opts says otherwise, reporting to t's log, and closed when t ends. If
+// t has failed, the end of each daemon's log is shown. Errors, not being root among them, fail t at once.
+func ForTest(t testing.TB, opts Options) *Cluster {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("tests with real clusters must run as root")
+	}
+	if opts.LXD == (LXD{}) {
+		debian, err := Debian()
+		if err != nil {
+			t.Fatal(err)
+		}
+		opts.LXD = debian
+	}
+	if opts.Log == nil {
+		opts.Log = t.Output()
+	}
+	c, err := New(t.Context(), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, m := range c.Members() {
+				t.Logf("end of the log of %s:\n%s", m.Name, m.LogTail(20))
+			}
+		}
+		if err := c.Close(); err != nil {
+			t.Errorf("close cluster: %v", err)
+		}
+	})
+	return c
+}

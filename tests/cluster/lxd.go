@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// LXD is one build of LXD: where its programs and libraries are.
+type LXD struct {
+	Name   string // for messages: "Debian's LXD 5.0.2"
+	BinDir string // holds lxd and lxc
+	LibDir string // for LD_LIBRARY_PATH; empty if the programs find their libraries by themselves
+}
+
+// Debian returns Debian's LXD as `make deps` unpacks it into .deps/lxd5 of this repository.
+func Debian() (LXD, error) {
+	root, err := repositoryRoot()
+	if err != nil {
+		return LXD{}, err
+	}
+	tree := filepath.Join(root, ".deps", "lxd5")
+	if _, err := os.Stat(filepath.Join(tree, ".done")); err != nil {
+		return LXD{}, fmt.Errorf("no LXD to test with in %s: run `make deps` first", tree)
+	}
+	libs, err := filepath.Glob(filepath.Join(tree, "root/usr/lib/*/libdqlite.so.0"))
+	if err != nil || len(libs) != 1 {
+		return LXD{}, fmt.Errorf("%s has %d libdqlite.so.0, want one: remove it and run `make deps`", tree, len(libs))
+	}
+	return LXD{
+		Name:   "Debian's LXD",
+		BinDir: filepath.Join(tree, "root/usr/bin"),
+		LibDir: filepath.Dir(libs[0]),
+	}, nil
+}
+
+// repositoryRoot is the directory of this module's go.mod, at or above the working directory.
+func repositoryRoot() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		file, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if err == nil && strings.HasPrefix(string(file), "module github.com/lxd-recover/lxd-recover\n") {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", errors.New("the working directory is not in the repository of lxd-recover")
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// check says early and clearly what would otherwise fail late inside a namespace.
+func (l LXD) check() error {
+	for _, program := range []string{"lxd", "lxc"} {
+		if _, err := os.Stat(filepath.Join(l.BinDir, program)); err != nil {
+			return fmt.Errorf("%s: %w", l.Name, err)
+		}
+	}
+	return nil
+}
+
+// notInherited are the variables that must not reach LXD or a client: they would point it at another LXD, or lead it out of
+// its namespace through a proxy.
+var notInherited = []string{"LXD_", "XDG_", "LD_", "NOTIFY_", "LISTEN_", "HOME=", "PATH=", "EDITOR=", "VISUAL=",
+	"HTTP_PROXY=", "HTTPS_PROXY=", "ALL_PROXY=", "NO_PROXY="}
+
+// environ is this process's environment with LXD's programs first in PATH, without anything listed in notInherited.
+func (l LXD) environ() []string {
+	var env []string
+next:
+	for _, variable := range os.Environ() {
+		for _, prefix := range notInherited {
+			if strings.HasPrefix(strings.ToUpper(variable), prefix) {
+				continue next
+			}
+		}
+		env = append(env, variable)
+	}
+	env = append(env, "PATH="+l.BinDir+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "EDITOR=false", "VISUAL=false")
+	if l.LibDir != "" {
+		env = append(env, "LD_LIBRARY_PATH="+l.LibDir)
+	}
+	return env
+}

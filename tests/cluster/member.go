@@ -1,0 +1,271 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Member is one LXD daemon's place in a cluster: its directory and its network, whether the daemon runs or not.
+type Member struct {
+	ID   int    // 1 for the first; the same as in LXD's tables, as long as nobody removes members
+	Name string // node1, node2, …
+
+	cluster *Cluster
+	dir     string
+	ns      *namespace
+	http    *http.Client
+
+	mu     sync.Mutex
+	daemon *daemon // the last one started, nil before the first
+}
+
+// daemon is one run of lxd.
+type daemon struct {
+	cmd   *exec.Cmd
+	begun time.Time
+	gone  chan struct{} // closed after cmd.Wait
+}
+
+// newMember makes the place for one more member; nothing runs yet.
+func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
+	id := len(c.Members()) + 1
+	m := &Member{
+		ID:      id,
+		Name:    fmt.Sprintf("node%d", id),
+		cluster: c,
+		dir:     filepath.Join(c.dir, "n"+strconv.Itoa(id)),
+	}
+	// The longest path that LXD binds a socket to.
+	if path := filepath.Join(m.dir, "seccomp.socket"); len(path) > 107 {
+		return nil, fmt.Errorf("%s is too long for a Unix socket: set Options.Dir or TMPDIR to something shorter", path)
+	}
+	if err := os.Mkdir(m.dir, 0o711); err != nil {
+		return nil, err
+	}
+	m.http = &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true, // the daemon is a different one after every start
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var dialer net.Dialer
+			return dialer.DialContext(ctx, "unix", filepath.Join(m.dir, "unix.socket"))
+		},
+	}}
+	var err error
+	if m.ns, err = c.sw.plug(ctx, id, m.IP()+"/16"); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.members = append(c.members, m)
+	return m, nil
+}
+
+// Dir is the member's LXD_DIR. Nothing but LXD's own files is in it.
+func (m *Member) Dir() string { return m.dir }
+
+// IP is the address that the member was given when it was made. It exists only inside the cluster's namespaces. All
+// clusters use the same ones: 10.77.0.101 for the first member, and so on.
+func (m *Member) IP() string { return fmt.Sprintf("10.77.0.%d", 100+m.ID) }
+
+// Address is the IP and port with which the member was formed. See CurrentAddress for what LXD has now.
+func (m *Member) Address() string { return net.JoinHostPort(m.IP(), strconv.Itoa(m.cluster.opts.Port)) }
+
+// NetNS is the path of the member's network namespace, for nsenter --net=PATH; it works while this process lives.
+func (m *Member) NetNS() string { return m.ns.path() }
+
+// AddAddress gives the member's interface one more address, such as 10.77.1.101/16. Members reach each other at any
+// address in 10.77.0.0/16. Adding one that is there is no error.
+func (m *Member) AddAddress(ctx context.Context, cidr string) error {
+	return m.ns.ip(ctx, "addr replace "+cidr+" dev eth0")
+}
+
+// SetAddresses gives the member's interface these addresses instead of those it has, as when a machine has moved.
+func (m *Member) SetAddresses(ctx context.Context, cidrs ...string) error {
+	commands := []string{"addr flush dev eth0 scope global"}
+	for _, cidr := range cidrs {
+		commands = append(commands, "addr add "+cidr+" dev eth0")
+	}
+	return m.ns.ip(ctx, commands...)
+}
+
+// Start starts the daemon and waits until it is ready, which takes quorum.
+func (m *Member) Start(ctx context.Context) error {
+	if err := m.Spawn(); err != nil {
+		return err
+	}
+	return m.WaitReady(ctx)
+}
+
+// Spawn starts the daemon and does not wait for it. The daemon's output goes to LogFile, behind what is there.
+func (m *Member) Spawn() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.runningLocked() {
+		return fmt.Errorf("%s is running already", m.Name)
+	}
+	output, err := os.OpenFile(m.LogFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer output.Close()
+
+	// nsenter and unshare become lxd, they are not its parents: one process. Its mounts are in a namespace that ends with it.
+	level := "--verbose"
+	if m.cluster.opts.Debug {
+		level = "--debug"
+	}
+	cmd := exec.Command("nsenter", "--net="+m.ns.path(),
+		"unshare", "--mount", "--propagation", "private", "lxd", level)
+	cmd.Dir = m.cluster.dir
+	cmd.Env = m.environ()
+	cmd.Stdout, cmd.Stderr = output, output
+	d := &daemon{cmd: cmd, begun: time.Now(), gone: make(chan struct{})}
+	if err := startTied(cmd); err != nil {
+		return fmt.Errorf("start %s: %w", m.Name, err)
+	}
+	go func() {
+		cmd.Wait()
+		close(d.gone)
+	}()
+	m.daemon = d
+	return nil
+}
+
+// WaitReady waits until the daemon serves requests, or reports its last words if it ended.
+func (m *Member) WaitReady(ctx context.Context) error {
+	begin := time.Now()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	err := poll(ctx, ReadyTimeout, 25*time.Millisecond, m.Name+" to be ready", func(ctx context.Context) (bool, error) {
+		if !m.Running() {
+			cancel(errors.New("its daemon is not running"))
+			return false, nil
+		}
+		_, err := m.Query(ctx, http.MethodGet, "/internal/ready", nil)
+		return err == nil, err
+	})
+	if err != nil {
+		return fmt.Errorf("%w\nend of its log:\n%s", err, m.LogTail(3))
+	}
+	m.cluster.logf("%s ready after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
+	return nil
+}
+
+// Stop ends the daemon as a service manager does, by SIGTERM, and waits until it is gone. Not running is no error.
+func (m *Member) Stop(ctx context.Context) error {
+	d := m.lastDaemon()
+	if d == nil || !m.Running() {
+		return nil
+	}
+	begin := time.Now()
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop %s: %w", m.Name, err)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, StopTimeout, fmt.Errorf("still there after %s", StopTimeout))
+	defer cancel()
+	select {
+	case <-d.gone:
+		m.cluster.logf("%s stopped after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop %s: %w", m.Name, context.Cause(ctx))
+	}
+}
+
+// Kill ends the daemon by SIGKILL and waits until it is gone. Not running is no error.
+func (m *Member) Kill() {
+	m.sigkill()
+	if d := m.lastDaemon(); d != nil {
+		<-d.gone
+	}
+}
+
+// sigkill does not wait. The process handle cannot hit another process, even if this one is gone already.
+func (m *Member) sigkill() {
+	if d := m.lastDaemon(); d != nil {
+		d.cmd.Process.Kill()
+	}
+}
+
+// Wait waits until the daemon ends by itself, and returns its exit status (-1 if a signal ended it).
+func (m *Member) Wait(ctx context.Context) (status int, err error) {
+	d := m.lastDaemon()
+	if d == nil {
+		return 0, fmt.Errorf("%s was never started", m.Name)
+	}
+	select {
+	case <-d.gone:
+		return d.cmd.ProcessState.ExitCode(), nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("wait for the end of %s: %w", m.Name, context.Cause(ctx))
+	}
+}
+
+// Running reports whether the daemon's process exists, ready or not.
+func (m *Member) Running() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.runningLocked()
+}
+
+func (m *Member) runningLocked() bool {
+	if m.daemon == nil {
+		return false
+	}
+	select {
+	case <-m.daemon.gone:
+		return false
+	default:
+		return true
+	}
+}
+
+func (m *Member) lastDaemon() *daemon {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.daemon
+}
+
+// Pid is the process id of the running daemon, or 0.
+func (m *Member) Pid() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.runningLocked() {
+		return 0
+	}
+	return m.daemon.cmd.Process.Pid
+}
+
+// LogFile is where the output of all the daemon's runs is.
+func (m *Member) LogFile() string {
+	return filepath.Join(m.cluster.dir, "log", m.Name+".log")
+}
+
+// LogTail returns the last lines of LogFile.
+func (m *Member) LogTail(lines int) string {
+	log, err := os.ReadFile(m.LogFile())
+	if err != nil {
+		return err.Error()
+	}
+	all := strings.Split(strings.TrimSpace(string(log)), "\n")
+	return strings.Join(all[max(0, len(all)-lines):], "\n")
+}
+
+// environ is what the daemon and its clients run with.
+func (m *Member) environ() []string {
+	return append(m.cluster.opts.LXD.environ(),
+		"LXD_DIR="+m.dir,
+		"LXD_CONF="+filepath.Join(m.cluster.dir, "conf"),
+		"HOME="+filepath.Join(m.cluster.dir, "home"),
+		markVariable+"="+m.cluster.dir)
+}

@@ -1,0 +1,398 @@
+package tests
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+	"github.com/lxd-recover/lxd-recover/internal/survivor"
+	"github.com/lxd-recover/lxd-recover/tests/cluster"
+)
+
+// compareSources runs global-db-compare and returns its report and exit status.
+func compareSources(t testing.TB, args ...string) (recovery.CompareReport, int) {
+	t.Helper()
+	r := run(t, exec.CommandContext(t.Context(), tool, append([]string{"global-db-compare", "--format", "json"}, args...)...))
+	if r.status != 0 && r.status != 3 && r.status != 4 {
+		t.Fatalf("exit status %d: %s", r.status, r.stderr)
+	}
+	return decode[recovery.CompareReport](t, r), r.status
+}
+
+// wantRecommended checks which sources are recommended, in any order.
+func wantRecommended(t testing.TB, r recovery.CompareReport, status int, want ...string) {
+	t.Helper()
+	if status != 0 || r.Recommendation == nil {
+		t.Fatalf("exit status %d, nothing recommended: %+v", status, r.Refusal)
+	}
+	got := append([]string{r.Recommendation.Label}, r.Recommendation.Same...)
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("recommended %v, want %v", got, want)
+	}
+}
+
+func wantRefusal(t testing.TB, r recovery.CompareReport, status int, wantStatus int, verdict survivor.Verdict) {
+	t.Helper()
+	if status != wantStatus || r.Recommendation != nil || r.Refusal == nil || r.Refusal.Verdict != verdict {
+		t.Errorf("exit status %d, %+v, %+v, want %d, %s", status, r.Recommendation, r.Refusal, wantStatus, verdict)
+	}
+}
+
+// changesOf are the rows that choosing a source would change, without what LXD writes by itself.
+func changesOf(t testing.TB, r recovery.CompareReport, label string) []string {
+	t.Helper()
+	for _, d := range r.Rows {
+		if !slices.Contains(d.Sources, label) {
+			continue
+		}
+		if d.Unknown != "" {
+			t.Errorf("%s: %s", label, d.Unknown)
+		}
+		var all []string
+		for _, row := range d.Rows {
+			if !row.Housekeeping() {
+				all = append(all, row.String())
+			}
+		}
+		slices.Sort(all)
+		return all
+	}
+	return nil
+}
+
+// The fixtures, of LXD 6.9: directories, tarballs, saved reports, and any mix.
+func TestCompareFixtures(t *testing.T) {
+	dir := t.TempDir()
+	out, err := exec.Command("tar", "-xJf", "fixtures/lxd-6.9-members.tar.xz", "-C", dir).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	n1, n2, n3 := at("forgotten/n1-preedit"), at("forgotten/n2-preedit"), at("forgotten/n3-preedit")
+	before := tree(t, dir)
+
+	survivors := filepath.Join(t.TempDir(), "survivors")
+	r, status := compareSources(t, "--export-survivors", survivors, n3, n2, n1)
+	wantRecommended(t, r, status, "node1", "node2")
+	lost := []string{"delete profile lostrow in project default", "delete profile lostrow2 in project default"}
+	if got := changesOf(t, r, "node3"); !slices.Equal(got, lost) {
+		t.Errorf("choosing node3 would %q", got)
+	}
+	if r.Common != 186 || r.Committed != 188 || len(r.Branches) > 0 || len(r.Uncertain) > 0 {
+		t.Errorf("common %d, committed %d, branches %v, uncertain %v", r.Common, r.Committed, r.Branches, r.Uncertain)
+	}
+
+	reports := []string{filepath.Join(survivors, "node1.json"), filepath.Join(survivors, "node2.json"), filepath.Join(survivors, "node3.json")}
+	r, status = compareSources(t, reports...)
+	wantRecommended(t, r, status, "node1", "node2")
+	r, status = compareSources(t, n3+"/database", reports[0])
+	wantRecommended(t, r, status, "node1")
+
+	// Edited since: the entry of term 1 does not make the log older.
+	r, status = compareSources(t, n3, at("forgotten/n1-afteredit"))
+	wantRecommended(t, r, status, "node1")
+	if got := changesOf(t, r, "node3"); !slices.Equal(got, lost) {
+		t.Errorf("choosing node3 would %q", got)
+	}
+
+	// One voter of three; a directory that does not tell whose it is counts for none.
+	r, status = compareSources(t, n1, n1+"/database")
+	wantRefusal(t, r, status, 3, survivor.TooFew)
+	r, status = compareSources(t, n1, n2+"/database/global", at("forgotten/lxd_recovery_db.tar.gz"))
+	wantRecommended(t, r, status, "node1", "node2", at("forgotten/lxd_recovery_db.tar.gz"))
+
+	if tree(t, dir) != before {
+		t.Error("the sources were changed")
+	}
+
+	// The tail of node1's log is damaged: with both others what matters is known, with one it is not.
+	damaged := at("damaged")
+	out, err = exec.Command("cp", "-a", n1, damaged).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	global := filepath.Join(damaged, "database", "global")
+	file, offset, _ := lastCommand(t, openLog(t, global))
+	f, err := os.OpenFile(filepath.Join(global, file), os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte{0xff, 0xfe}, offset+200)
+	must(t, err)
+	must(t, f.Close())
+	r, status = compareSources(t, damaged, n2, n3)
+	wantRecommended(t, r, status, "node2")
+	r, status = compareSources(t, damaged, n3)
+	wantRefusal(t, r, status, 4, survivor.Damaged)
+
+	run(t, exec.Command(tool, "global-db-compare", n1, filepath.Join(dir, "nothing"))).want(t, 1, "nothing")
+	run(t, exec.Command(tool, "global-db-compare", n1)).want(t, 2, "global-db-compare --help")
+}
+
+// content is everything that a user has made, in the words that compare has for it, as it is on a stopped member's disk.
+func content(t testing.TB, m *cluster.Member) []string {
+	t.Helper()
+	rows := sqlOnDisk(t, filepath.Join(m.Dir(), "database", "global"), `
+		SELECT 'project ' || name FROM projects
+		UNION ALL SELECT 'profile ' || p.name || ' in project ' || j.name FROM profiles p JOIN projects j ON j.id = p.project_id
+		UNION ALL SELECT 'config ' || c.key || '=' || c.value || ' of profile ' || p.name || ' in project ' || j.name FROM profiles_config c
+			JOIN profiles p ON p.id = c.profile_id JOIN projects j ON j.id = p.project_id`)
+	slices.Sort(rows)
+	return rows
+}
+
+// missing is what is in one list and not in the other.
+func missing(from []string, in []string) []string {
+	return slices.DeleteFunc(slices.Clone(from), func(s string) bool { return slices.Contains(in, s) })
+}
+
+// recoverFrom recovers a cluster from one member, whatever the others hold, and stops it again.
+func recoverFrom(t testing.TB, c *cluster.Cluster, m *cluster.Member) {
+	t.Helper()
+	ctx := within(t, 2*time.Minute)
+	must(t, m.EditReplace(ctx))
+	tarball := export(t, m)
+	for _, other := range c.Members() {
+		mustRecover(t, other, "global-db-import", "--yes", "--discard-local-entries", tarball)
+	}
+	startTogether(t, c)
+	createRow(t, c.Member(1), "after")
+	waitReplicated(t, c)
+	c.KillAll()
+}
+
+// waitReplicated waits until all members' logs end at the same index, at which the first one's had ended before.
+func waitReplicated(t testing.TB, c *cluster.Cluster) {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	want := lastIndex(t, c.Member(1))
+	for _, m := range c.Members()[1:] {
+		for lastIndex(t, m) < want {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%s never got the entry with index %d", m.Name, want)
+			case <-time.After(50 * time.Millisecond):
+			}
+		}
+	}
+}
+
+func dirs(members ...*cluster.Member) []string {
+	var all []string
+	for _, m := range members {
+		all = append(all, m.Dir())
+	}
+	return all
+}
+
+// wantLoss recovers from a member that is not recommended, and checks that what is then missing everywhere is what was named.
+func wantLoss(t testing.TB, c *cluster.Cluster, r recovery.CompareReport, wrong *cluster.Member, best *cluster.Member) {
+	t.Helper()
+	full := content(t, best)
+	var named []string
+	for _, line := range changesOf(t, r, wrong.Name) {
+		what, deleted := strings.CutPrefix(line, "delete ")
+		if deleted {
+			named = append(named, what)
+		}
+	}
+	if len(named) == 0 {
+		t.Errorf("nothing is named that choosing %s would lose", wrong.Name)
+	}
+	recoverFrom(t, c, wrong)
+	for _, m := range c.Members() {
+		if gone := missing(full, content(t, m)); !slices.Equal(gone, named) {
+			t.Errorf("recovered from %s, %s lacks %q; named were %q", wrong.Name, m.Name, gone, named)
+		}
+	}
+}
+
+// Facts 6: the forgotten member, whose last term is no lower than the others'. Recovered from the one recommended, all rows are
+// there; from the wrong one, exactly those are missing that were named.
+func TestCompareForgottenMember(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	lost := forgottenMember(t, c)
+	one, two, three := c.Member(1), c.Member(2), c.Member(3)
+	r, status := compareSources(t, dirs(three, one, two)...)
+	wantRecommended(t, r, status, one.Name, two.Name)
+	if got := missing([]string{"delete profile lostrow in project default", "delete profile lostrow2 in project default"}, changesOf(t, r, three.Name)); len(got) > 0 {
+		t.Errorf("not named: %q", got)
+	}
+
+	// Another cluster, whose certificate is not at hand: every LXD's first entry is the same, and nothing else.
+	stranger := t.TempDir()
+	out, err := exec.Command("tar", "-xJf", "fixtures/lxd-6.9-members.tar.xz", "-C", stranger, "forgotten/n1-preedit").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	other, status := compareSources(t, one.Dir(), two.Dir(), filepath.Join(stranger, "forgotten/n1-preedit"))
+	wantRefusal(t, other, status, 3, survivor.Different)
+
+	// What LXD's manual had: edit on every member. The recovery entries make the longer logs no older and the shorter one no newer.
+	for _, m := range c.Members() {
+		must(t, m.EditReplace(ctx))
+	}
+	r, status = compareSources(t, dirs(three, two, one)...)
+	wantRecommended(t, r, status, one.Name, two.Name)
+	must(t, c.Restore(ctx, "behind"))
+
+	wantLoss(t, c, r, three, one)
+	must(t, c.Restore(ctx, "behind"))
+	recoverFrom(t, c, two)
+	for _, m := range c.Members() {
+		if gone := missing(append(lost, "kept"), rowsOnDisk(t, m)); len(gone) > 0 {
+			t.Errorf("%s lacks %q", m.Name, gone)
+		}
+	}
+}
+
+// Facts 5: a cluster in its first term, its members edited apart from each other and started. Raft takes different entries for the
+// same then, for ever; compare does not.
+func TestCompareEditedApart(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	one, two, three := c.Member(1), c.Member(2), c.Member(3)
+	must(t, one.CreateProfile(ctx, "kept"))
+	must(t, c.WaitSettled(ctx))
+	three.Kill()
+	createRow(t, one, "lostrow")
+	c.KillAll()
+	for _, m := range c.Members() {
+		must(t, m.EditReplace(ctx))
+	}
+	r, status := compareSources(t, dirs(c.Members()...)...)
+	wantRecommended(t, r, status, one.Name, two.Name)
+	edit := lastIndex(t, three)
+	startTogether(t, c)
+	createRow(t, one, "after")
+	waitReplicated(t, c)
+	c.KillAll()
+	ours, theirs := entryAt(t, one, edit), entryAt(t, three, edit)
+	if ours.Term != theirs.Term || ours.Type == theirs.Type {
+		t.Fatalf("the members have not diverged: %+v, %+v", ours, theirs)
+	}
+	r, status = compareSources(t, dirs(c.Members()...)...)
+	wantRefusal(t, r, status, 3, survivor.Conflict)
+}
+
+// entryAt is an entry of a stopped member's log, without its content.
+func entryAt(t testing.TB, m *cluster.Member, index uint64) raftlog.Entry {
+	t.Helper()
+	for entry, err := range openLog(t, filepath.Join(m.Dir(), "database", "global")).Entries(t.Context(), index) {
+		must(t, err)
+		return entry
+	}
+	t.Fatalf("%s has no entry with index %d", m.Name, index)
+	return raftlog.Entry{}
+}
+
+// An entry that only the leader has: it is kept, and said to be uncommitted. Without the leader the others are enough; either of them
+// alone is not.
+func TestCompareUncommitted(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	must(t, c.Member(1).CreateProfile(ctx, "kept"))
+	leader, row := uncommitted(t, c)
+	var others []*cluster.Member
+	for _, m := range c.Members() {
+		if m != leader {
+			others = append(others, m)
+		}
+	}
+	must(t, c.Save(ctx, "uncommitted"))
+
+	r, status := compareSources(t, dirs(c.Members()...)...)
+	wantRecommended(t, r, status, leader.Name)
+	if n := len(r.Uncertain); n != 1 || !r.Uncertain[0].Never || r.Uncertain[0].Holding != 1 || r.Uncertain[0].First.Index != r.Committed+1 {
+		t.Errorf("committed %d, uncertain %+v", r.Committed, r.Uncertain)
+	}
+	if got := changesOf(t, r, others[0].Name); !slices.Contains(got, "delete profile "+row+" in project default") {
+		t.Errorf("choosing %s would %q", others[0].Name, got)
+	}
+	without, status := compareSources(t, dirs(others...)...)
+	wantRecommended(t, without, status, others[0].Name, others[1].Name)
+	alone, status := compareSources(t, dirs(leader, leader)...)
+	wantRefusal(t, alone, status, 3, survivor.TooFew)
+
+	wantLoss(t, c, r, others[1], leader)
+	must(t, c.Restore(ctx, "uncommitted"))
+	recoverFrom(t, c, leader)
+	for _, m := range c.Members() {
+		if gone := missing([]string{"kept", row}, rowsOnDisk(t, m)); len(gone) > 0 {
+			t.Errorf("%s lacks %q", m.Name, gone)
+		}
+	}
+}
+
+// Members killed one after the other while clients write through all of them: whatever the tails are, the recommended member has every
+// row that was confirmed, and the cluster recovered from it, too.
+func TestCompareTails(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	var confirmed []string
+	for round := range 2 {
+		must(t, c.WaitSettled(ctx))
+		var writers []*cluster.Writer
+		for i, m := range c.Members() {
+			writers = append(writers, m.StartWriter(fmt.Sprintf("round%d-%d", round, i)))
+		}
+		for n, i := range []int{(round + 2) % 3, (round + 1) % 3, round % 3} {
+			last := writers[round%3]
+			if n < 2 {
+				must(t, last.WaitConfirmed(ctx, 3*(n+1)))
+			}
+			c.Members()[i].Kill()
+		}
+		for _, w := range writers {
+			w.Stop()
+			confirmed = append(confirmed, w.Confirmed()...)
+		}
+		r, status := compareSources(t, dirs(c.Members()...)...)
+		if status != 0 {
+			t.Fatalf("exit status %d: %+v", status, r.Refusal)
+		}
+		best := memberNamed(t, c, r.Recommendation.Label)
+		for _, pair := range [][]*cluster.Member{{c.Member(1), c.Member(2)}, {c.Member(2), c.Member(3)}, {c.Member(1), c.Member(3)}} {
+			two, status := compareSources(t, dirs(pair...)...)
+			if status != 0 {
+				t.Fatalf("exit status %d: %+v", status, two.Refusal)
+			}
+			if gone := missing(confirmed, rowsOnDisk(t, memberNamed(t, c, two.Recommendation.Label))); len(gone) > 0 {
+				t.Errorf("%s, recommended of two, lacks %q", two.Recommendation.Label, gone)
+			}
+		}
+		t.Logf("round %d: ends %v, %d rows confirmed, recommended %s", round, ends(r), len(confirmed), best.Name)
+		recoverFrom(t, c, best)
+		for _, m := range c.Members() {
+			if gone := missing(confirmed, rowsOnDisk(t, m)); len(gone) > 0 {
+				t.Errorf("%s lacks %q", m.Name, gone)
+			}
+		}
+		must(t, c.StartAll(ctx))
+	}
+}
+
+func ends(r recovery.CompareReport) string {
+	var all []string
+	for _, s := range r.Sources {
+		all = append(all, fmt.Sprintf("%s %d/%d", s.Label, s.End.Index, s.End.Term))
+	}
+	return strings.Join(all, ", ")
+}
+
+func memberNamed(t testing.TB, c *cluster.Cluster, name string) *cluster.Member {
+	t.Helper()
+	i := slices.IndexFunc(c.Members(), func(m *cluster.Member) bool { return m.Name == name })
+	if i < 0 {
+		t.Fatalf("no member %s", name)
+	}
+	return c.Members()[i]
+}

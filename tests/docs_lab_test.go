@@ -1,0 +1,292 @@
+package tests
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/tests/guest"
+)
+
+// docsServers are the machines that the pages are about, server1 to server4 with the addresses 10.78.0.1 to 10.78.0.4. The
+// first three are voters: losing two of these loses the quorum, with two members left.
+const docsServers = 4
+
+// docsLab is a place to run the pages in: a cluster in guests, saved, so that each scenario begins with the same one.
+type docsLab struct {
+	variant string // package or snap
+	lxdDir  string
+	guests  map[string]*guest.Guest
+
+	real map[string]string // what a time on the page stands for here
+}
+
+// editor is $EDITOR for the pages' commands. What it is to make of the file is put into /root/wanted.yaml before.
+const editor = "#!/bin/sh\nexec cp /root/wanted.yaml \"$1\"\n"
+
+// newDocsLab boots the machines, without our tool on them, and forms the cluster.
+func newDocsLab(t *testing.T, variant string) *docsLab {
+	t.Helper()
+	ctx := within(t, 5*time.Minute)
+	l := &docsLab{variant: variant, lxdDir: guestLXD, guests: map[string]*guest.Guest{}}
+	snap := ""
+	if variant == "snap" {
+		l.lxdDir = guest.LXDSnapDir
+		snap = packSnap(t, "docs")
+	}
+	network := guest.NetworkForTest(t)
+	var nodes []*guest.Guest
+	for i := range docsServers {
+		name, ip := fmt.Sprintf("server%d", i+1), fmt.Sprintf("10.78.0.%d", i+1)
+		g := guest.ForTest(t, guest.Options{Name: name, Network: network, Address: ip + "/16", WithoutLXD: variant == "snap"})
+		l.guests[name] = g
+		nodes = append(nodes, g)
+		must(t, g.Put(ctx, tool, "/root/lxd-recover", 0o755))
+		// LXD without a quorum does not always heed SIGTERM; Debian's unit gives it 30 s, which are of no use here.
+		putText(t, g, "/etc/systemd/system/lxd.service.d/stop.conf", "[Service]\nTimeoutStopSec=8\n")
+		inGuest(t, g, "systemctl", "daemon-reload")
+		if variant == "snap" {
+			must(t, g.InstallLXDSnap(ctx))
+			must(t, g.Put(ctx, snap, "/root/lxd-recover.snap", 0o644))
+			continue
+		}
+	}
+	must(t, guest.FormCluster(ctx, nodes...))
+	waitVoters(t, nodes[0], 3)
+	inGuest(t, nodes[0], "lxc", "profile", "create", "precious")
+	waitDatabase(t, nodes[3])
+	letIn(t, nodes)
+	for _, g := range nodes {
+		putText(t, g, "/usr/local/bin/test-editor", editor)
+		inGuest(t, g, "chmod", "755", "/usr/local/bin/test-editor")
+	}
+	// First none reaches another, so that the last ones to be killed cannot elect a leader and write.
+	l.each(t, func(g *guest.Guest) { inGuest(t, g, "ip", "link", "set", "eth0", "down") })
+	l.each(t, func(g *guest.Guest) {
+		l.kill(t, g)
+		inGuest(t, g, "cp", "--archive", l.lxdDir+"/database", "/root/saved")
+	})
+	return l
+}
+
+// reset gives all members the database back that they had when the cluster had just been formed. LXD is down everywhere.
+func (l *docsLab) reset(t *testing.T) {
+	t.Helper()
+	l.real = map[string]string{}
+	l.each(t, func(g *guest.Guest) {
+		l.kill(t, g)
+		inGuest(t, g, "sh", "-c", "rm -rf "+l.lxdDir+"/database* /root/*.tar.gz; rm -f /usr/local/sbin/lxd; snap remove lxd-recover 2> /dev/null; rm -f /usr/local/bin/lxd-recover; cp --archive /root/saved "+l.lxdDir+"/database")
+	})
+	l.network(t, "10.78")
+}
+
+// network puts the machines into another network, 10.78 or 10.79, and back onto theirs if they were off it.
+func (l *docsLab) network(t *testing.T, network string) {
+	t.Helper()
+	hosts := "127.0.0.1 localhost\n"
+	for i := range docsServers {
+		hosts += fmt.Sprintf("%s.0.%d server%d\n", network, i+1, i+1)
+	}
+	for i := range docsServers {
+		g := l.guests[fmt.Sprintf("server%d", i+1)]
+		putText(t, g, "/etc/hosts", hosts)
+		inGuest(t, g, "ip", "addr", "flush", "dev", "eth0", "scope", "global")
+		inGuest(t, g, "ip", "addr", "add", fmt.Sprintf("%s.0.%d/16", network, i+1), "dev", "eth0")
+	}
+	for name := range l.guests {
+		inGuest(t, l.guests[name], "ip", "link", "set", "eth0", "up")
+	}
+	for name := range l.guests {
+		l.found(t, name)
+	}
+}
+
+// found puts a machine back onto the network, and returns when the first one reaches it.
+func (l *docsLab) found(t *testing.T, server string) {
+	t.Helper()
+	inGuest(t, l.guests[server], "ip", "link", "set", "eth0", "up")
+	inGuest(t, l.guests["server1"], "bash", "-c", "until : < /dev/tcp/"+server+"/22; do sleep 0.1; done 2> /dev/null")
+}
+
+// each does something on all machines at once.
+func (l *docsLab) each(t *testing.T, do func(g *guest.Guest)) {
+	t.Helper()
+	var wait sync.WaitGroup
+	for _, g := range l.guests {
+		wait.Go(func() { do(g) })
+	}
+	wait.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
+
+// kill ends LXD as a power cut does, and keeps it down. A service that is being stopped is not started again when it dies.
+func (l *docsLab) kill(t *testing.T, g *guest.Guest) {
+	t.Helper()
+	unit, sockets := "lxd.service", "lxd.socket"
+	if l.variant == "snap" {
+		unit, sockets = "snap.lxd.daemon.service", "snap.lxd.daemon.unix.socket snap.lxd.activate.service"
+	}
+	inGuest(t, g, "sh", "-c", fmt.Sprintf(`
+		systemctl stop --no-block --job-mode=ignore-dependencies %[1]s %[2]s
+		systemctl kill --signal=KILL %[2]s
+		systemctl stop --job-mode=ignore-dependencies %[1]s
+		for i in $(seq 200); do
+			case $(systemctl show --property=ActiveState --value %[2]s) in inactive|failed) break;; esac
+			systemctl kill --signal=KILL %[2]s
+			sleep 0.1
+		done
+		systemctl reset-failed`, sockets, unit))
+	wantState(t, g, "inactive", unit)
+}
+
+// start starts LXD as a boot of the machine does, and does not wait for it.
+func (l *docsLab) start(t *testing.T, servers ...string) {
+	t.Helper()
+	for _, server := range servers {
+		if l.variant == "snap" {
+			inGuest(t, l.guests[server], "systemctl", "start", "--no-block", "snap.lxd.daemon.unix.socket", "snap.lxd.daemon.service")
+		} else {
+			inGuest(t, l.guests[server], "systemctl", "start", "--no-block", "lxd.socket", "lxd.service")
+		}
+	}
+}
+
+// lost ends LXD on machines, at the same moment, so that none writes what the others do not get, and takes them off the network.
+func (l *docsLab) lost(t *testing.T, servers ...string) {
+	t.Helper()
+	l.each(t, func(g *guest.Guest) {
+		if slices.Contains(servers, g.Name) {
+			l.kill(t, g)
+			inGuest(t, g, "ip", "link", "set", "eth0", "down")
+		}
+	})
+}
+
+// run runs all commands of some sections, in their order, that belong to this lab and have no other tags than these.
+func (l *docsLab) run(t *testing.T, p *page, sections []string, tags ...string) {
+	t.Helper()
+	tags = append(tags, l.variant, eventually)
+	for _, section := range sections {
+		begin := time.Now()
+		for _, b := range p.section(t, section, tags...) {
+			l.runBlock(t, b)
+		}
+		t.Logf("%s: %s: %.1f s", p.name, section, time.Since(begin).Seconds())
+	}
+}
+
+func (l *docsLab) runBlock(t *testing.T, b *block) {
+	t.Helper()
+	b.runs.Add(1)
+	switch b.language {
+	case "yaml":
+		for _, g := range l.guests {
+			putText(t, g, "/root/wanted.yaml", strings.Join(b.lines, "\n")+"\n")
+		}
+	case "console":
+		for _, c := range b.commands(t) {
+			l.runCommand(t, c)
+			if t.Failed() {
+				t.FailNow() // what follows would only fail, too
+			}
+		}
+	}
+}
+
+// callTimeout is how long one call to an LXD may take that is called again until it says what it should.
+const callTimeout = 25 * time.Second
+
+// eventually is the tag of a block that shows what is to be seen after a while, and not at once.
+const eventually = "eventually"
+
+// runCommand runs one command as it stands on the page, and checks what is then to be seen.
+func (l *docsLab) runCommand(t *testing.T, c command) {
+	t.Helper()
+	g := l.guests[c.machine]
+	if g == nil {
+		t.Fatalf("%s: there is no machine %s", c, c.machine)
+	}
+	text := stamps.ReplaceAllStringFunc(c.text, func(stamp string) string {
+		if l.real[stamp] == "" {
+			t.Errorf("%s: what is %s? It was in no output before", c, stamp)
+		}
+		return l.real[stamp]
+	})
+	ctx := within(t, 150*time.Second)
+	for {
+		limit := "120"
+		if c.block.has(eventually) {
+			limit = strconv.Itoa(int(callTimeout.Seconds()))
+		}
+		// timeout ends what the shell has started, too.
+		cmd := g.Command(ctx, "timeout", "--signal=KILL", limit, "bash", "-c", "export EDITOR=/usr/local/bin/test-editor; "+text)
+		screen, status := (&typist{answers: c.answers()}).run(ctx, t, cmd)
+		right := c.bind(screen, l.real) && (status == 0) == !c.fails()
+		if !right && c.block.has(eventually) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(time.Second):
+				continue
+			}
+		}
+		t.Logf("%s %s: root@%s:~# %s\n%s", time.Now().Format("05.0"), c, c.machine, text, screen)
+		if !right {
+			t.Errorf("%s: exit status %d, and the page shows:\n%s", c, status, strings.Join(c.output, "\n"))
+		}
+		return
+	}
+}
+
+// wantPrecious checks that nothing was lost on a member, and that its cluster works: it can write.
+func (l *docsLab) wantPrecious(t *testing.T, servers ...string) {
+	t.Helper()
+	for _, server := range servers {
+		g := l.guests[server]
+		if list := inGuest(t, g, "lxc", "profile", "list", "--format", "csv"); !strings.Contains(list, "precious") {
+			t.Errorf("%s has the profiles %s", server, list)
+		}
+		inGuest(t, g, "lxc", "profile", "create", fmt.Sprintf("after-%d", time.Now().UnixNano()))
+	}
+}
+
+// waitReplicated waits until a member that is no voter has got the database from the leader.
+func waitDatabase(t *testing.T, g *guest.Guest) {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	for {
+		var report struct {
+			Data *struct{ Rows int64 } `json:"database"`
+		}
+		stdout, _ := g.Exec(ctx, "/root/lxd-recover", "global-db-inspect", "--format", "json") // torn, it may look damaged
+		if json.Unmarshal([]byte(stdout), &report) == nil && report.Data != nil && report.Data.Rows > 0 {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("%s never got the database", g.Name)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// letIn lets root of any of the machines in on the others by ssh.
+func letIn(t *testing.T, nodes []*guest.Guest) {
+	t.Helper()
+	keys, known := "", ""
+	for _, g := range nodes {
+		inGuest(t, g, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
+		keys += inGuest(t, g, "cat", "/root/.ssh/id_ed25519.pub")
+		known += g.Name + " " + inGuest(t, g, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+	}
+	for _, g := range nodes {
+		putText(t, g, "/root/.ssh/authorized_keys", keys)
+		putText(t, g, "/root/.ssh/known_hosts", known)
+	}
+}

@@ -1,0 +1,160 @@
+package tests
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/tests/guest"
+)
+
+// howto are the sections of docs/howto-recover.md from the first step to the tarball on every member.
+var (
+	howtoBegin = []string{"Before you begin", "1. Stop LXD on every member", "2. Choose the member to recover from"}
+	howtoTake  = []string{"4. Export the database", "5. Copy the tarball"}
+	howtoEnd   = []string{"7. Start LXD", "8. Check"}
+)
+
+const howtoImport = "6. Import it on every surviving member"
+
+// TestDocs runs every command of the pages as it stands there, on machines with LXD as Debian's package and as a snap.
+func TestDocs(t *testing.T) {
+	howto, trouble := readPage(t, "docs/howto-recover.md"), readPage(t, "docs/howto-troubleshoot.md")
+	readme := readPage(t, "README.md")
+	t.Run("machines", func(t *testing.T) {
+		for _, variant := range []string{"package", "snap"} {
+			t.Run(variant, func(t *testing.T) {
+				t.Parallel()
+				l := newDocsLab(t, variant)
+				l.scenarios(t, howto, trouble)
+				if variant == "package" { // it has nothing that differs
+					l.readme(t, howto, readme)
+				}
+			})
+		}
+	})
+	howto.wantAllRun(t)
+	trouble.wantAllRun(t)
+	readme.wantAllRun(t)
+}
+
+func (l *docsLab) scenarios(t *testing.T, howto, trouble *page) {
+	all := []string{"server1", "server2", "server3", "server4"}
+	addresses := []string{"https://10.78.0.1:8443", "https://10.78.0.2:8443", "https://10.78.0.3:8443", "https://10.78.0.4:8443"}
+	// Two of the three voters end while all is well. An LXD that is started without a quorum would not heed being stopped.
+	quorumLoss := func(t *testing.T) {
+		l.reset(t)
+		l.start(t, all...)
+		l.wantMembers(t, "server1", addresses...)
+		l.lost(t, "server2", "server3")
+		l.run(t, howto, howtoBegin, "quorum")
+		l.run(t, howto, []string{"After a quorum loss"}, "quorum")
+		l.run(t, howto, howtoTake, "quorum")
+	}
+
+	t.Run("quorum loss", func(t *testing.T) {
+		quorumLoss(t)
+		l.run(t, howto, []string{howtoImport}, "quorum")
+		l.run(t, howto, howtoEnd, "quorum")
+		l.wantPrecious(t, "server1", "server4")
+		l.run(t, trouble, trouble.runnable())
+
+		l.found(t, "server3")
+		l.run(t, howto, []string{"A lost member is found again", "A lost member is gone for good"})
+		l.wantPrecious(t, "server1", "server3", "server4")
+	})
+
+	t.Run("change of addresses", func(t *testing.T) {
+		l.reset(t)
+		l.network(t, "10.79")
+		l.run(t, howto, howtoBegin, "addresses")
+		l.run(t, howto, []string{"After a change of addresses"}, "addresses")
+		l.run(t, howto, howtoTake, "addresses")
+		l.run(t, howto, []string{howtoImport}, "addresses")
+		l.run(t, howto, howtoEnd, "addresses")
+		l.wantPrecious(t, all...)
+
+		// And back: the addresses are the old ones again.
+		l.each(t, func(g *guest.Guest) { l.kill(t, g) })
+		l.run(t, howto, []string{"Undo"})
+		l.network(t, "10.78")
+		l.start(t, all...)
+		for _, server := range all {
+			l.wantMembers(t, server, addresses...)
+		}
+		l.wantPrecious(t, all...)
+	})
+
+	t.Run("one survivor", func(t *testing.T) {
+		l.reset(t)
+		l.lost(t, "server2", "server3", "server4")
+		l.run(t, howto, howtoBegin[:1])
+		l.run(t, howto, []string{"Only one member has survived"})
+		l.wantPrecious(t, "server1")
+		l.wantMembers(t, "server1", addresses[0])
+	})
+
+	if l.variant == "snap" {
+		t.Run("quorum loss, imported through snapd", func(t *testing.T) {
+			quorumLoss(t)
+			l.run(t, howto, []string{"Import through snapd"})
+			l.run(t, howto, howtoEnd, "quorum")
+			l.wantPrecious(t, "server1", "server4")
+		})
+	}
+}
+
+// readme runs what the README shows, on members that are installed, edited and checked as in the howto.
+func (l *docsLab) readme(t *testing.T, howto, readme *page) {
+	t.Run("README", func(t *testing.T) {
+		l.reset(t)
+		l.lost(t, "server2", "server3")
+		l.run(t, howto, howtoBegin[:1])
+		for _, b := range howto.section(t, "After a quorum loss", "quorum") {
+			if b.language == "yaml" {
+				l.runBlock(t, b)
+			}
+		}
+		l.run(t, readme, []string{"lxd-recover"})
+		l.run(t, howto, howtoEnd, "quorum")
+		l.wantPrecious(t, "server1", "server4")
+
+		// What the page says of a lost member that is just started.
+		l.found(t, "server2")
+		l.start(t, "server2")
+		l.wantMembers(t, "server2", "https://10.78.0.1:8443", "https://10.78.0.2:8443", "https://10.78.0.3:8443", "https://10.78.0.4:8443")
+		l.wantPrecious(t, "server2", "server1")
+	})
+}
+
+// wantMembers waits until a member lists these members, and no others.
+func (l *docsLab) wantMembers(t *testing.T, server string, addresses ...string) {
+	t.Helper()
+	ctx := within(t, 2*time.Minute)
+	for {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		list, err := l.guests[server].Exec(call, "lxc", "cluster", "list", "--format", "csv")
+		right := err == nil && strings.Count(list, "https://") == len(addresses)
+		for _, a := range addresses {
+			right = right && strings.Contains(list, a)
+		}
+		if right {
+			cancel()
+			return
+		}
+		if call.Err() != nil {
+			// Seen of LXD 5.0.2 where a whole cluster is started at once: it is ready, and answers nothing. Start it again.
+			t.Logf("LXD on %s does not answer: started again", server)
+			l.kill(t, l.guests[server])
+			l.start(t, server)
+		}
+		cancel()
+		select {
+		case <-ctx.Done():
+			state, _ := l.guests[server].Exec(t.Context(), "sh", "-c", "systemctl status '*lxd*' | head --lines=60")
+			t.Fatalf("%s lists, in place of %v: %s %v\n%s", server, addresses, list, err, state)
+		case <-time.After(500 * time.Millisecond):
+		}
+	}
+}

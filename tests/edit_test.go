@@ -1,0 +1,391 @@
+package tests
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+	"github.com/lxd-recover/lxd-recover/tests/cluster"
+)
+
+// listOf is what `lxd cluster show` prints of a member that is down, with pairs of old and new strings replaced.
+func listOf(t testing.TB, m *cluster.Member, oldnew ...string) []byte {
+	t.Helper()
+	list, err := m.ShowYAML(t.Context())
+	must(t, err)
+	for i := 0; i < len(oldnew); i += 2 {
+		if !bytes.Contains(list, []byte(oldnew[i])) {
+			t.Fatalf("%q is not in %s", oldnew[i], list)
+		}
+	}
+	return []byte(strings.NewReplacer(oldnew...).Replace(string(list)))
+}
+
+// edit runs our `cluster edit` on a member with a list on standard input.
+func edit(t testing.TB, m *cluster.Member, list []byte, args ...string) result {
+	t.Helper()
+	cmd := m.Command(t.Context(), tool, append([]string{"cluster", "edit"}, args...)...)
+	cmd.Stdin = bytes.NewReader(list)
+	return run(t, cmd)
+}
+
+// mustEdit is edit that must succeed.
+func mustEdit(t testing.TB, m *cluster.Member, list []byte, args ...string) recovery.EditReport {
+	t.Helper()
+	r := edit(t, m, list, append(args, "--format", "json")...)
+	if r.status != 0 {
+		t.Fatalf("edit on %s: exit status %d: %s", m.Name, r.status, r.stderr)
+	}
+	return decode[recovery.EditReport](t, r)
+}
+
+// downCluster forms a cluster with some rows before and after a snapshot, kills it, and saves it as "down".
+func downCluster(t testing.TB) (c *cluster.Cluster, rows []string) {
+	t.Helper()
+	c = cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 2*time.Minute)
+	rows = []string{"before-snapshot", "after-snapshot", "last"}
+	must(t, c.Member(1).CreateProfile(ctx, rows[0]))
+	must(t, c.MakeSnapshot(ctx))
+	for _, row := range rows[1:] {
+		must(t, c.Member(1).CreateProfile(ctx, row))
+	}
+	c.KillAll()
+	must(t, c.Save(ctx, "down"))
+	return c, rows
+}
+
+func globalOf(m *cluster.Member) string { return filepath.Join(m.Dir(), "database", "global") }
+
+// Our edit, and the way from there to a cluster that works, on one cluster that is restored before each part.
+func TestEdit(t *testing.T) {
+	c, rows := downCluster(t)
+	one := c.Member(1)
+	part := func(name string, do func(t *testing.T)) {
+		t.Run(name, func(t *testing.T) {
+			must(t, c.Restore(within(t, time.Minute), "down"))
+			do(t)
+		})
+	}
+	part("new addresses", func(t *testing.T) {
+		old, moved := addresses(c.Members()), []string{}
+		for _, m := range c.Members() {
+			ip := strings.Replace(m.IP(), "10.77.0.", "10.77.1.", 1)
+			must(t, m.AddAddress(t.Context(), ip+"/16"))
+			moved = append(moved, ip+":9393")
+		}
+		before := entriesOf(t, globalOf(one), 0)
+		begin := time.Now()
+		r := mustEdit(t, one, listOf(t, one, old[0], moved[0], old[1], moved[1], old[2], moved[2]))
+		if !r.Done || r.Member.Address != moved[0] || len(r.Members) != 3 || r.Before.Index != uint64(len(before)) || r.Raft.Index != r.Before.Index+1 {
+			t.Errorf("report %+v, %d entries before", r, len(before))
+		}
+		wantFenced(t, one, before, begin)
+		wantModes(t, one, r.Kept)
+		s := status(t, one)
+		if s.Edit == nil || s.Edit.Raft != r.Raft || s.Import != nil || !s.Edited || len(s.Backups) != 1 || s.Backups[0].Purpose != "edit" || len(s.Pending) != 1 {
+			t.Errorf("status %+v", s)
+		}
+		importOn(t, export(t, one), c.Members()...)
+		must(t, c.StartAll(t.Context()))
+		wantRows(t, rows, c.Members()...)
+		wantWorking(t, c, moved, c.Members()...)
+	})
+
+	part("twice, at the old addresses in the end", func(t *testing.T) {
+		mustEdit(t, one, listOf(t, one, ":8443", ":9393"))
+		r := mustEdit(t, one, listOf(t, one, ":9393", ":8443"))
+		if again := mustEdit(t, one, listOf(t, one)); !again.Already || again.Done || again.Raft != r.Raft || again.Kept != r.Kept {
+			t.Errorf("the same list again: %+v", again)
+		}
+		if s := status(t, one); !s.Agree || len(s.Backups) != 2 || len(s.Pending) > 0 {
+			t.Errorf("status %+v", s)
+		}
+		importOn(t, export(t, one), c.Members()...)
+		must(t, c.StartAll(t.Context()))
+		wantRows(t, rows, c.Members()...)
+	})
+
+	part("by LXD's own command", func(t *testing.T) {
+		before := tree(t, filepath.Join(one.Dir(), "database"))
+		r := mustEdit(t, one, listOf(t, one, ":8443", ":9393"), "--passthrough")
+		if !r.Done || tree(t, r.Kept) != before {
+			t.Errorf("the copy is not the database as it was: %+v", r)
+		}
+		if log := openLog(t, globalOf(one)); log.LastTerm != 1 || !log.Edited {
+			t.Errorf("not LXD's own edit: it ends with term %d", log.LastTerm)
+		}
+		importOn(t, export(t, one), c.Members()...)
+		must(t, c.StartAll(t.Context()))
+		wantRows(t, rows, c.Members()...)
+	})
+
+	part("rolled back", func(t *testing.T) {
+		before := tree(t, filepath.Join(one.Dir(), "database"))
+		mustEdit(t, one, listOf(t, one, ":8443", ":9393"))
+		mustRecover(t, one, "global-db-rollback", "--yes")
+		if after := tree(t, filepath.Join(one.Dir(), "database")); after != before {
+			t.Errorf("after the rollback:\n%s\n--- before\n%s", after, before)
+		}
+	})
+
+	part("where a tarball of LXD's own lies", func(t *testing.T) {
+		name := "lxd_recovery_db.tar.gz"
+		must(t, os.WriteFile(filepath.Join(one.Dir(), "database", name), []byte("LXD's"), 0o600))
+		r := mustEdit(t, one, listOf(t, one, ":8443", ":9393"))
+		wantMissing(t, filepath.Join(one.Dir(), "database", name))
+		if data, err := os.ReadFile(filepath.Join(r.Kept, name)); err != nil || string(data) != "LXD's" {
+			t.Errorf("the kept directory has %q (%v)", data, err)
+		}
+	})
+
+	part("damaged, accepted", func(t *testing.T) {
+		whole := entriesOf(t, globalOf(one), 0) // another member may have taken its snapshots elsewhere
+		index := damageLast(t, globalOf(one))
+		list := listOf(t, c.Member(2))
+		check := unchanged(t, one.Dir())
+		edit(t, one, list).want(t, 4, "damaged", "--accept-damage", fmt.Sprintf("up to index %d", index-1))
+		check()
+		begin := time.Now()
+		r := mustEdit(t, one, list, "--accept-damage")
+		if r.Before.Index != index-1 || r.Raft.Index != index || len(r.Damage) == 0 {
+			t.Errorf("report %+v, damaged at %d", r, index)
+		}
+		wantFenced(t, one, whole[:index-1], begin)
+	})
+
+	part("the only survivor", func(t *testing.T) { onlySurvivor(t, c, rows) })
+}
+
+// onlySurvivor recovers the first member alone, starts LXD on it, and removes the others.
+func onlySurvivor(t *testing.T, c *cluster.Cluster, rows []string) {
+	ctx := within(t, 2*time.Minute)
+	one := c.Member(1)
+	check := unchanged(t, one.Dir())
+	recoverTool(t, one, "cluster", "recover-from-quorum-loss").want(t, 3, "no terminal", "--quiet")
+	check()
+	r := decode[recovery.EditReport](t, mustRecover(t, one, "cluster", "recover-from-quorum-loss", "--quiet", "--format", "json"))
+	log := openLog(t, globalOf(one))
+	if !r.Done || len(log.Configuration) != 1 || log.Configuration[0].ID != 1 || log.Configuration[0].Role != raftlog.Voter {
+		t.Errorf("report %+v, configuration %+v", r, log.Configuration)
+	}
+	again := decode[recovery.EditReport](t, mustRecover(t, one, "cluster", "recover-from-quorum-loss", "--quiet", "--format", "json"))
+	if !again.Already {
+		t.Errorf("again: %+v", again)
+	}
+	must(t, one.Start(ctx))
+	wantRows(t, rows, one)
+	for _, lost := range c.Members()[1:] {
+		_, err := one.LXC(ctx, "cluster", "remove", "--force", "--yes", lost.Name)
+		must(t, err)
+	}
+	must(t, c.WaitOnline(ctx, 1))
+	list, err := one.List(ctx)
+	must(t, err)
+	if len(list) != 1 || list[0].Name != one.Name || cluster.CountRoles(list).Voters != 1 {
+		t.Errorf("members %+v", list)
+	}
+	must(t, one.CreateProfile(ctx, "after"))
+}
+
+// entriesOf reads the entries of a log, from an index on, each as text that says all of it.
+func entriesOf(t testing.TB, global string, from uint64) []string {
+	t.Helper()
+	log := openLog(t, global)
+	entries := make([]string, max(log.FirstIndex, 1)-1) // those that only the snapshot has
+	for entry, err := range log.Entries(t.Context(), from) {
+		must(t, err)
+		entries = append(entries, fmt.Sprintf("%d %d %s %x", entry.Index, entry.Term, entry.Type, entry.Data))
+	}
+	return entries
+}
+
+// wantFenced checks an edited directory: the entries before are as they were, and the last one has a term that no survivor can
+// have, which is the one in the metadata, too. It is what libdqlite reads.
+func wantFenced(t testing.TB, m *cluster.Member, before []string, begin time.Time) {
+	t.Helper()
+	log := openLog(t, globalOf(m))
+	entries := entriesOf(t, globalOf(m), 0)
+	behind := int(max(log.FirstIndex, 1)) - 1
+	if len(entries) != len(before)+1 || len(entries) <= behind || !slices.Equal(entries[behind:len(before)], before[behind:]) {
+		t.Errorf("%s: %d entries became %d, or others", m.Name, len(before), len(entries))
+	}
+	if log.LastTerm < uint64(begin.Unix()) || log.LastTerm != log.MaxTerm || log.LastTerm != log.Term {
+		t.Errorf("%s: last term %d, highest %d, current %d, edited at %d", m.Name, log.LastTerm, log.MaxTerm, log.Term, begin.Unix())
+	}
+	for _, meta := range log.Metadata {
+		if meta == nil || meta.Term != log.LastTerm || meta.Vote != 0 {
+			t.Errorf("%s: metadata %+v", m.Name, meta)
+		}
+	}
+	r, exit := inspectDir(t, m.Dir())
+	if exit != 0 || !r.Healthy || !r.Raft.Edited || len(r.Libdqlite.Actions) > 0 {
+		t.Errorf("%s: exit status %d, %+v", m.Name, exit, r)
+	}
+	wantAsLibdqlite(t, globalOf(m))
+}
+
+// wantModes checks that nobody can read more of an edited database than of the one before, and that it has the same owner.
+func wantModes(t testing.TB, m *cluster.Member, kept string) {
+	t.Helper()
+	old, err := os.Stat(kept)
+	must(t, err)
+	err = filepath.WalkDir(filepath.Join(m.Dir(), "database"), func(path string, e fs.DirEntry, err error) error {
+		must(t, err)
+		info, err := e.Info()
+		must(t, err)
+		was, err := os.Lstat(strings.Replace(path, filepath.Join(m.Dir(), "database"), kept, 1))
+		if err == nil && info.Mode()&^was.Mode() != 0 || err != nil && info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s is %s", path, info.Mode())
+		}
+		if a, b := info.Sys().(*syscall.Stat_t), old.Sys().(*syscall.Stat_t); a.Uid != b.Uid || a.Gid != b.Gid {
+			t.Errorf("%s is of %d:%d", path, a.Uid, a.Gid)
+		}
+		return nil
+	})
+	must(t, err)
+}
+
+// damageLast flips bits in the newest transaction of a log and returns its index.
+func damageLast(t testing.TB, global string) uint64 {
+	t.Helper()
+	file, offset, index := lastCommand(t, openLog(t, global))
+	flip(t, filepath.Join(global, file), offset+200)
+	return index
+}
+
+func flip(t testing.TB, path string, offset int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	var b [1]byte
+	_, err = f.ReadAt(b[:], offset)
+	must(t, err)
+	b[0] ^= 0xff
+	_, err = f.WriteAt(b[:], offset)
+	must(t, errors.Join(err, f.Close()))
+}
+
+// Everything that an edit must refuse: the message, the exit status, and that nothing was changed.
+func TestEditRefusals(t *testing.T) {
+	c, _ := downCluster(t)
+	ctx := within(t, 3*time.Minute)
+	one, two := c.Member(1), c.Member(2)
+	good := listOf(t, one, ":8443", ":9393")
+	for _, test := range []struct {
+		name    string
+		oldnew  []string // in the good list
+		instead []byte
+		says    string
+	}{
+		{"no address", []string{two.IP() + ":9393", "bogus"}, nil, `"bogus" is not HOST:PORT`},
+		{"no port", []string{two.IP() + ":9393", two.IP() + ":0"}, nil, "no port from 1 to 65535"},
+		{"one address twice", []string{two.IP(), one.IP()}, nil, "have the same address " + one.IP() + ":9393"},
+		{"another id", []string{"id: 2", "id: 7"}, nil, "no member has the id 7"},
+		{"one id twice", []string{"id: 2", "id: 1"}, nil, "names cannot be changed"},
+		{"another name", []string{"name: node2", "name: other"}, nil, `named "node2", not "other"`},
+		{"unknown role", []string{"role: voter", "role: king"}, nil, "king"},
+		{"no voter", []string{"role: voter", "role: stand-by"}, nil, "no member has the role"},
+		{"unknown field", []string{"role: voter", "rule: voter"}, nil, "rule"},
+		{"member missing", nil, good[:bytes.Index(good, []byte("- id: 3"))], "has 2 members and had 3"},
+		{"member added", nil, append(slices.Clone(good), "- id: 4\n  name: node4\n  address: 10.0.0.4:8443\n  role: spare\n"...), "has 4 members and had 3"},
+		{"nothing", nil, []byte{}, "is empty"},
+		{"another document", nil, []byte("- one\n- two\n"), "not a list of members"},
+		{"junk", nil, []byte("\x00\x01\xff\xfe{[[["), "not a list of members"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			list := test.instead
+			if list == nil {
+				list = []byte(strings.NewReplacer(test.oldnew...).Replace(string(good)))
+				if bytes.Equal(list, good) {
+					t.Fatalf("%q is not in %s", test.oldnew, good)
+				}
+			}
+			check := unchanged(t, one.Dir())
+			edit(t, one, list).want(t, 1, "standard input", test.says)
+			check()
+		})
+	}
+
+	t.Run("wrong usage", func(t *testing.T) {
+		check := unchanged(t, one.Dir())
+		edit(t, one, good, "node1").want(t, 2)
+		edit(t, one, good, "--nonsense").want(t, 2)
+		check()
+	})
+
+	t.Run("this member's daemon runs", func(t *testing.T) {
+		must(t, one.Spawn())
+		defer one.Kill()
+		waitHolds(t, one)
+		defer freeze(t, one)()
+		check := unchanged(t, one.Dir())
+		edit(t, one, good).want(t, 1, "LXD is running", "pid "+strconv.Itoa(one.Pid()), "stop it first")
+		recoverTool(t, one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 1, "LXD is running")
+		check()
+	})
+
+	t.Run("another member's daemon runs, without a quorum", func(t *testing.T) {
+		must(t, c.Restore(ctx, "down"))
+		must(t, two.Spawn())
+		defer two.Kill()
+		check := unchanged(t, one.Dir())
+		waitRefused(t, one) // until it listens
+		edit(t, one, good).want(t, 3, "LXD still runs on node2", two.Address(), "--beside-cluster")
+		recoverTool(t, one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd cluster edit", "--beside-cluster")
+		edit(t, one, good, "--passthrough").want(t, 3, "LXD still runs on node2")
+		check()
+		mustEdit(t, one, good, "--beside-cluster")
+	})
+
+	t.Run("spare made voter", func(t *testing.T) {
+		must(t, c.Restore(ctx, "down"))
+		mustEdit(t, one, setRoles(good, "voter", "voter", "spare"))
+		check := unchanged(t, one.Dir())
+		edit(t, one, good).want(t, 1, `"node3" is a spare`, "cannot become a voter")
+		check()
+	})
+
+	t.Run("damaged snapshot", func(t *testing.T) {
+		must(t, c.Restore(ctx, "down"))
+		log := openLog(t, globalOf(one))
+		flip(t, filepath.Join(globalOf(one), log.Snapshot().File), log.Snapshot().Size/2)
+		check := unchanged(t, one.Dir())
+		edit(t, one, good).want(t, 4, "damaged", log.Snapshot().File)
+		edit(t, one, good, "--passthrough").want(t, 4, "damaged", log.Snapshot().File)
+		recoverTool(t, one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 4, "damaged")
+		check()
+	})
+
+	t.Run("not clustered", func(t *testing.T) {
+		must(t, c.Restore(ctx, "down"))
+		must(t, os.Remove(filepath.Join(one.Dir(), "cluster.crt")))
+		check := unchanged(t, one.Dir())
+		edit(t, one, good).want(t, 1, "not a member of a cluster")
+		check()
+	})
+}
+
+// waitRefused waits until an edit is refused because of another member's daemon. The list that it is given could never be used.
+func waitRefused(t testing.TB, m *cluster.Member) {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	for edit(t, m, nil).status != 3 {
+		select {
+		case <-ctx.Done():
+			t.Fatal("the other member's daemon never listened")
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}

@@ -1,0 +1,216 @@
+//go:build linux && amd64
+
+package faults
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/tests/faults/systrace"
+)
+
+// fault is one fault in one run of a job.
+type fault struct {
+	sort   string // its row in the table
+	at     step   // where it happens
+	kind   systrace.Kind
+	action func(p *place, c *systrace.Call) systrace.Action // for the call and, where it lasts, for all later ones
+	lasts  bool
+	power  bool // the disk forgets what was not synced, and what the program said before may be out of date
+}
+
+// workers is how many faults are tried at the same time.
+const workers = 2
+
+// inject tries faults and judges what they leave.
+func (j *job) inject(t *testing.T, all []step, faults []fault) {
+	t.Helper()
+	var places []*place
+	for i := range workers {
+		p, err := newPlace(t.TempDir())
+		must(t, err)
+		p.number = i
+		places = append(places, p)
+	}
+	j.injectAt(t, places, all, faults)
+}
+
+// injectAt tries faults at several places at the same time.
+func (j *job) injectAt(t *testing.T, places []*place, all []step, faults []fault) {
+	t.Helper()
+	known := map[step]bool{}
+	for _, s := range all {
+		known[s] = true
+	}
+	work := make(chan fault)
+	var group sync.WaitGroup
+	for _, p := range places {
+		group.Go(func() {
+			for f := range work {
+				j.try(t, p, known, f)
+			}
+		})
+	}
+	for _, f := range faults {
+		work <- f
+	}
+	close(work)
+	group.Wait()
+}
+
+// try runs the job with one fault, judges, runs it again without, and judges again.
+func (j *job) try(t *testing.T, p *place, known map[step]bool, f fault) {
+	t.Helper()
+	err := p.reset(j.start)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	n, hit, strange := newCounter(p), false, ""
+	r, err := p.trace(j, f.kind, func(c *systrace.Call) systrace.Action {
+		s := n.step(c)
+		switch {
+		case hit && f.lasts, s == f.at:
+			hit = true
+			return f.action(p, c)
+		case !hit && !known[s]:
+			strange = s.String()
+		}
+		return systrace.Proceed
+	})
+	what := fmt.Sprintf("%s at %s", f.sort, f.at)
+	switch {
+	case err != nil:
+		t.Errorf("%s: %v", what, err)
+	case strange != "":
+		t.Errorf("%s: a clean run makes no call %s", what, strange)
+	case !hit && f.at != end:
+		t.Errorf("%s: the run made no such call: %s", what, r)
+	default:
+		j.verify(t, p, what, f, r)
+	}
+}
+
+// end is the moment behind the last call of a run.
+var end = step{name: "the end"}
+
+// verify judges a run with a fault, runs the job again, and judges that.
+func (j *job) verify(t *testing.T, p *place, what string, f fault, r result) {
+	t.Helper()
+	sort := f.sort
+	failed := func(why string) { t.Errorf("%s: %s\nthe run: %s", what, why, r) }
+	left := p.remains()
+	v, why := j.judge(p)
+	table.add(sort, func(row *figures) {
+		row.injected++
+		switch v {
+		case wholeOld:
+			row.old++
+		case wholeNew:
+			row.new++
+		default:
+			row.lost++
+		}
+	})
+	if v == broken {
+		failed(why)
+		return
+	}
+	killed := r.signal == unix.SIGKILL
+	if !killed && r.status != 0 && strings.Contains(f.sort, "EINTR") {
+		t.Logf("%s: not tried again: %s", what, r)
+	}
+	if !killed {
+		complaint := r.complaint()
+		if f.power && r.status == 4 {
+			complaint = "" // the disk under its temporary database is gone: to SQLite that may look like damage
+		}
+		if complaint != "" {
+			failed(complaint)
+		}
+	}
+	says := strings.Contains(r.output, "in place")
+	switch {
+	case killed, f.power && r.status != 0:
+	case r.status == 0 && v != wholeNew:
+		failed("success, and the old database is in place")
+	case r.status != 0 && v == wholeNew && !says:
+		failed("the error does not say that the new database is in place")
+	case r.status != 0 && v == wholeOld && says:
+		failed("the error says that a database is in place, and it is the old one")
+	}
+
+	temporary := len(p.temporary())
+	again := p.run(j)
+	switch {
+	case again.status != 0:
+		why = "it failed"
+	case len(p.temporary()) > temporary:
+		why = "it left temporary files"
+	default:
+		why = j.settled(p)
+	}
+	final, _ := j.judge(p)
+	table.add(sort, func(row *figures) {
+		switch {
+		case final == broken:
+			row.lost++
+		case why == "":
+			row.again++
+		default:
+			row.wedged++
+		}
+	})
+	if why != "" {
+		failed(fmt.Sprintf("it left %s; the second run: %s: %s", strings.Join(left, ", "), why, again))
+	}
+}
+
+// remains lists what a run left in LXD's directory, beside what is never touched.
+func (p *place) remains() []string { return names(filepath.Join(p.lxd(), "database*")) }
+
+// temporary lists what runs left of their temporary files.
+func (p *place) temporary() []string { return names(filepath.Join(p.tmp(), "*")) }
+
+func names(pattern string) []string {
+	paths, _ := filepath.Glob(pattern)
+	for i, path := range paths {
+		paths[i] = filepath.Base(path)
+	}
+	return paths
+}
+
+// sample reduces the places of a fault to every so-manieth, unless everything is wanted; what changes LXD's directory itself
+// near the exchange of the databases always stays.
+func sample(all []step, every int, wanted func(step) bool) []step {
+	exchange := exchangeOf(all)
+	var places []step
+	n := 0
+	for i, s := range all {
+		if !wanted(s) {
+			continue
+		}
+		n++
+		if everything || n%every == 0 || exchange >= 0 && i > exchange-8 {
+			places = append(places, s)
+		}
+	}
+	return places
+}
+
+// exchangeOf finds the exchange of the databases, -1 where there is none, as among calls that only read.
+func exchangeOf(all []step) int {
+	return slices.IndexFunc(all, func(s step) bool { return s.rename && strings.Contains(s.name, " database ") })
+}
+
+// each wants every call.
+func each(step) bool { return true }
+
+// lasting tells whether LXD's directory depends on a call.
+func lasting(s step) bool { return !s.scratch }

@@ -1,0 +1,255 @@
+//go:build linux && amd64
+
+package faults
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/tests/cluster"
+)
+
+// lab is what all tests start from: a real cluster of three, killed, whose first member was edited and exported.
+type lab struct {
+	cluster *cluster.Cluster // saved as "edited"
+	tarball string
+	rows    []string // profiles that its database holds
+	edited  tree     // LXD's directory of the first member, after `lxd cluster edit`
+
+	imported *job // the import on the second member
+	undone   *job // the rollback of that import
+	changed  *job // `cluster edit` of our own, on the first member as it was before LXD's
+}
+
+func (l *lab) jobs() []*job { return []*job{l.imported, l.undone, l.changed} }
+
+// job is a command on an LXD directory, and what it makes of it.
+type job struct {
+	name  string
+	args  []string
+	input string // file for standard input
+	start tree   // LXD's directory before
+	old   tree   // its database/
+	new   tree   // database/ after, in a clean run; without the record, which has the time in it
+	keeps string // how the name begins under which it keeps the old one
+}
+
+// recordName is the file that an import leaves in the database it made: which import that was, and when.
+const recordName = "lxd-recover.yaml"
+
+// getLab returns the lab, which is made once.
+func getLab(t testing.TB) *lab {
+	t.Helper()
+	l, err := theLab()
+	must(t, err)
+	return l
+}
+
+// closeLab ends the lab's cluster, if it was made.
+var closeLab = func() {}
+
+var theLab = sync.OnceValues(func() (*lab, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	debian, err := cluster.Debian()
+	if err != nil {
+		return nil, err
+	}
+	c, err := cluster.New(ctx, cluster.Options{LXD: debian})
+	if err != nil {
+		return nil, err
+	}
+	closeLab = func() {
+		err := c.Close()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "faults: close the cluster:", err)
+		}
+	}
+	l := &lab{cluster: c, tarball: filepath.Join(base, "lxd_recovery_db.tar.gz")}
+	return l, l.make(ctx)
+})
+
+func (l *lab) make(ctx context.Context) error {
+	c := l.cluster
+	for i := range 5 {
+		name := fmt.Sprintf("row-%d", i)
+		err := c.Member(1).CreateProfile(ctx, name)
+		if err != nil {
+			return err
+		}
+		l.rows = append(l.rows, name)
+	}
+	c.KillAll()
+	err := l.makeChanged(ctx)
+	if err != nil {
+		return err
+	}
+	err = c.Member(1).EditReplace(ctx, ":8443", ":9393")
+	if err == nil {
+		err = c.Save(ctx, "edited")
+	}
+	if err != nil {
+		return err
+	}
+	out, err := c.Member(1).Command(ctx, tool, "cluster", "export-db", l.tarball).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("export: %w: %s", err, out)
+	}
+	l.edited, err = readTree(c.Member(1).Dir())
+	if err != nil {
+		return err
+	}
+	start, err := readTree(c.Member(2).Dir())
+	if err != nil {
+		return err
+	}
+	addExtras(start)
+	l.imported = &job{name: "import", args: []string{"global-db-import", "--yes", l.tarball}, start: start, keeps: "database.before-import-"}
+	after, err := l.imported.learn(filepath.Join(base, "lab"))
+	if err != nil {
+		return err
+	}
+	l.undone = &job{name: "rollback", args: []string{"global-db-rollback", "--yes"}, start: after, keeps: "database.before-rollback-"}
+	_, err = l.undone.learn(filepath.Join(base, "lab"))
+	return err
+}
+
+// makeChanged makes the job that edits the first member.
+func (l *lab) makeChanged(ctx context.Context) error {
+	list, err := l.cluster.Member(1).ShowYAML(ctx)
+	if err != nil {
+		return err
+	}
+	input := filepath.Join(base, "members.yaml")
+	err = os.WriteFile(input, bytes.ReplaceAll(list, []byte(":8443"), []byte(":9393")), 0o600)
+	if err != nil {
+		return err
+	}
+	start, err := readTree(l.cluster.Member(1).Dir())
+	if err != nil {
+		return err
+	}
+	addExtras(start)
+	l.changed = &job{name: "edit", args: []string{"cluster", "edit"}, input: input, start: start, keeps: "database.before-edit-"}
+	_, err = l.changed.learn(filepath.Join(base, "lab"))
+	return err
+}
+
+// addExtras puts things into a member's database directory that an import must carry over, of every sort that there may be.
+func addExtras(lxd tree) {
+	when := time.Date(2024, 2, 29, 12, 0, 0, 123456789, time.UTC)
+	lxd["database/local.db.bak"] = node{mode: 0o640, gid: 7, modified: when, content: []byte("kept by LXD")}
+	lxd["database/notes"] = node{mode: fs.ModeDir | 0o750, uid: 7, modified: when}
+	lxd["database/notes/today"] = node{mode: 0o400, uid: 7, gid: 7, modified: when, content: []byte("by hand")}
+	lxd["database/link"] = node{mode: fs.ModeSymlink | 0o777, gid: 7, modified: when, content: []byte("notes/today")}
+}
+
+// learn runs the job once without a fault, on two copies, and notes what it makes of the database: twice the same. It
+// returns LXD's directory afterwards.
+func (j *job) learn(dir string) (tree, error) {
+	j.old = j.start.sub("database")
+	p, err := newPlace(dir)
+	if err != nil {
+		return nil, err
+	}
+	var after [2]tree
+	for i := range after {
+		err = p.reset(j.start)
+		if err != nil {
+			return nil, err
+		}
+		r := p.run(j)
+		if r.status != 0 {
+			return nil, fmt.Errorf("%s without a fault: %s", j.name, r)
+		}
+		after[i], err = readTree(p.lxd())
+		if err != nil {
+			return nil, err
+		}
+	}
+	j.new = after[1].sub("database").without(recordName)
+	diff, err := j.differs(after[0].sub("database"))
+	if err != nil {
+		return nil, err
+	}
+	if diff != "" {
+		return nil, fmt.Errorf("the %s makes two different databases of one: %s", j.name, diff)
+	}
+	if j.old.differ(j.new, false) == "" {
+		return nil, errors.New("old and new database are the same: nothing could be told from them")
+	}
+	return after[1], nil
+}
+
+// place is a directory to run jobs in, one after the other.
+type place struct {
+	dir    string
+	output string // file for what traced runs print
+	number int    // of the worker that it is for
+
+	// after, where there is one, is called after every run, before anybody looks at what it left.
+	after func() error
+}
+
+func newPlace(dir string) (*place, error) {
+	return &place{dir: dir, output: filepath.Join(dir, "output")}, os.MkdirAll(dir, 0o700)
+}
+
+func (p *place) lxd() string { return filepath.Join(p.dir, "lxd") }
+func (p *place) tmp() string { return filepath.Join(p.dir, "tmp") }
+
+// reset makes LXD's directory what it is at the start of a job, and empties the one for temporary files.
+func (p *place) reset(start tree) error {
+	err := errors.Join(os.RemoveAll(p.lxd()), os.RemoveAll(p.tmp()), os.MkdirAll(p.tmp(), 0o700))
+	if err != nil {
+		return err
+	}
+	err = start.write(p.lxd())
+	if err != nil || p.after == nil {
+		return err
+	}
+	return p.sync()
+}
+
+// sync brings everything in the place to its disk.
+func (p *place) sync() error {
+	dir, err := os.Open(p.dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return unix.Syncfs(int(dir.Fd()))
+}
+
+// sub returns what is in one directory of a tree.
+func (t tree) sub(dir string) tree {
+	part := tree{}
+	for name, n := range t {
+		rest, ok := strings.CutPrefix(name, dir+"/")
+		switch {
+		case name == dir:
+			part["."] = n
+		case ok:
+			part[rest] = n
+		}
+	}
+	return part
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,97 @@
+//go:build linux && amd64
+
+package faults
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/swapdir"
+	"github.com/lxd-recover/lxd-recover/tests/cluster"
+	"github.com/lxd-recover/lxd-recover/tests/faults/systrace"
+)
+
+// What a killed import leaves is a database that LXD starts on: three real members, imported on two of them, killed on the
+// third and then started, with the second run or, where the new database was in place, also without it.
+func TestStart(t *testing.T) {
+	l := getLab(t)
+	p, err := newPlace(t.TempDir())
+	must(t, err)
+	must(t, p.reset(l.imported.start)) // for its directory for temporary files
+	exchange := func(c *systrace.Call) bool { return c.Name == "renameat2" && filepath.Base(c.Files[0]) == "database" }
+	for _, test := range []struct {
+		name   string
+		at     func(*systrace.Call) bool
+		action systrace.Action
+		again  bool
+	}{
+		{"while unpacking", func(c *systrace.Call) bool { return c.Name == "write" && filepath.Base(c.Files[0]) == "metadata2" }, systrace.KillAfter, true},
+		{"before the exchange", exchange, systrace.KillBefore, true},
+		{"after the exchange", exchange, systrace.KillAfter, true},
+		{"after the exchange, without a second run", exchange, systrace.KillAfter, false},
+		{"at the end", func(c *systrace.Call) bool {
+			return c.Name == "unlinkat" && filepath.Base(c.Files[0]) == swapdir.PlanFile
+		}, systrace.KillAfter, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
+			c := l.cluster
+			must(t, c.Restore(ctx, "edited"))
+			t.Cleanup(func() { c.KillAll() })
+			for _, m := range []*cluster.Member{c.Member(1), c.Member(3)} {
+				l.importOn(t, m)
+			}
+			m := c.Member(2)
+			r, err := p.traceOn(m.Dir(), l.imported, systrace.Change, func(c *systrace.Call) systrace.Action {
+				if test.at(c) {
+					return test.action
+				}
+				return systrace.Proceed
+			})
+			must(t, err)
+			if r.status != -1 {
+				t.Fatalf("not killed: %s", r)
+			}
+			if test.again {
+				l.importOn(t, m)
+			}
+			for _, command := range []string{"global-db-status", "global-db-inspect"} {
+				out, err := m.Command(ctx, tool, command).CombinedOutput()
+				if err != nil {
+					t.Errorf("%s: %v: %s", command, err, out)
+				}
+			}
+			must(t, c.StartAll(ctx))
+			for _, m := range c.Members() {
+				have, err := m.Profiles(ctx)
+				must(t, err)
+				for _, row := range l.rows {
+					if !slices.Contains(have, row) {
+						t.Errorf("%s has lost %s", m.Name, row)
+					}
+				}
+			}
+			must(t, m.CreateProfile(ctx, "written-after"))
+			table.add("import killed, then real LXDs started", func(row *figures) {
+				row.injected++
+				row.new++
+				if test.again {
+					row.again++
+				}
+			})
+		})
+	}
+}
+
+func (l *lab) importOn(t *testing.T, m *cluster.Member) {
+	t.Helper()
+	out, err := m.Command(t.Context(), tool, l.imported.args...).CombinedOutput()
+	if err != nil {
+		t.Fatal(fmt.Errorf("import on %s: %w: %s", m.Name, err, out))
+	}
+}

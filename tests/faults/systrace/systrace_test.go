@@ -1,0 +1,111 @@
+//go:build linux && amd64
+
+package systrace
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// start runs a shell command in a directory of its own. decide is asked about calls of one name.
+func start(t *testing.T, dir string, name string, act Action, script string) (unix.WaitStatus, []string, error) {
+	t.Helper()
+	out, err := os.Create(filepath.Join(t.TempDir(), "output"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	shell, err := exec.LookPath("sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var calls []string
+	status, err := Run(Program{Path: shell, Args: []string{"-c", script}, Env: os.Environ(), Dir: dir, Output: out, Roots: []string{dir}},
+		func(c *Call) Action {
+			calls = append(calls, c.String())
+			if c.Name == name {
+				return act
+			}
+			return Proceed
+		})
+	return unix.WaitStatus(status), calls, err
+}
+
+func TestActions(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		act    Action
+		made   bool // the directory
+		killed bool
+		status int
+		says   string
+	}{
+		{"proceed", Proceed, true, false, 0, ""},
+		{"killed before", KillBefore, false, true, -1, ""},
+		{"killed after", KillAfter, true, true, -1, ""},
+		{"failed", Fail(unix.ENOSPC), false, false, 1, ""},
+		{"failed after", FailAfter(unix.EIO), true, false, 1, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			dir := t.TempDir()
+			// In the shell's child, to see that those are followed; the shell itself ends as its child did.
+			status, calls, err := start(t, dir, "mkdir", test.act, "mkdir one && true")
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = os.Stat(filepath.Join(dir, "one"))
+			if made := err == nil; made != test.made {
+				t.Errorf("made: %v", made)
+			}
+			if status.Signaled() != test.killed || status.ExitStatus() != test.status {
+				t.Errorf("ended with %#x", status)
+			}
+			if calls[0] != "mkdir one" {
+				t.Errorf("calls: %v", calls)
+			}
+		})
+	}
+}
+
+func TestCoverage(t *testing.T) {
+	for script, says := range map[string]string{
+		"sync":                     "system call number 162",
+		"mkdir ../outside":         "outside the directories",
+		"echo > ../outside":        "outside the directories",
+		"mkdir in; mv in ../out":   "outside the directories",
+		"cd /; echo > tmp/1/2/3":   "outside the directories",
+		"exec 3>>../x; echo x >&3": "outside the directories",
+	} {
+		dir := filepath.Join(t.TempDir(), "root")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		_, _, err := start(t, dir, "", Proceed, script)
+		if !errors.Is(err, ErrCoverage) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", script, err)
+		}
+	}
+}
+
+// Every call of a sequence of changes is seen, in order, with the files that it works on.
+func TestCalls(t *testing.T) {
+	dir := t.TempDir()
+	_, calls, err := start(t, dir, "", Proceed, "echo text > one; ln one two; mv two three; chmod 600 three; rm one; mkdir sub; cd sub; ln -s ../three link")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(calls, "\n")
+	for _, want := range []string{"openat one\n", "write one\n", "linkat one two\n", "two three\n", "fchmodat three\n", "unlinkat one\n", "mkdir sub\n", "link"} {
+		_, rest, found := strings.Cut(text, want)
+		if !found {
+			t.Fatalf("no %q in the right place:\n%s", want, strings.Join(calls, "\n"))
+		}
+		text = rest
+	}
+}

@@ -1,0 +1,205 @@
+package tests
+
+import (
+	"encoding/csv"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+	"github.com/lxd-recover/lxd-recover/tests/cluster"
+)
+
+// entries are what global-db-log lists of a source, as JSON.
+func entries(t testing.TB, source string, args ...string) []recovery.HistoryEntry {
+	t.Helper()
+	var stderr strings.Builder
+	cmd := exec.CommandContext(t.Context(), tool, append([]string{"global-db-log", "-f", "json", source}, args...)...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("global-db-log %s %q: %v: %s", source, args, err, stderr.String())
+	}
+	return decode[[]recovery.HistoryEntry](t, result{stdout: string(out)})
+}
+
+// profileChange finds the one entry that inserted or deleted a profile.
+func profileChange(t testing.TB, all []recovery.HistoryEntry, what string, name string) uint64 {
+	t.Helper()
+	var found []uint64
+	for _, e := range all {
+		for _, row := range e.Rows {
+			values, gone := row.After, row.Before == nil
+			if what == "delete" {
+				values, gone = row.Before, row.After == nil
+			}
+			if row.Table == "profiles" && gone && values["name"] == "'"+name+"'" {
+				found = append(found, e.Index)
+			}
+		}
+	}
+	if len(found) != 1 {
+		t.Fatalf("%s of profile %s is in the entries %v", what, name, found)
+	}
+	return found[0]
+}
+
+// The log of a real member: every entry is there, the rows are those that LXD's users changed, and the indexes are those at
+// which they did.
+func TestLog(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 2*time.Minute)
+	m := c.Member(1)
+	lxc := func(args ...string) {
+		_, err := m.LXC(ctx, args...)
+		must(t, err)
+	}
+	lxc("profile", "create", "before")
+	must(t, c.MakeSnapshot(ctx))
+	lxc("profile", "create", "one")
+	lxc("profile", "set", "one", "user.color=red")
+	lxc("profile", "create", "two")
+	lxc("profile", "delete", "one")
+
+	func() { // beside the daemon
+		defer freeze(t, m)()
+		check := unchanged(t, m.Dir())
+		r := recoverTool(t, m, "global-db-log", "--rows", "--last", "30")
+		if r.status != 0 || !strings.Contains(r.stderr, "may be torn") || !strings.Contains(r.stdout, "insert profile two in project default") {
+			t.Errorf("beside a daemon: %+v", r)
+		}
+		check()
+	}()
+	c.KillAll()
+	check := unchanged(t, m.Dir())
+	all := entries(t, m.Dir(), "--rows")
+	wantEveryEntry(t, m, all)
+
+	born, set, died := profileChange(t, all, "insert", "one"), uint64(0), profileChange(t, all, "delete", "one")
+	for _, e := range all {
+		for _, row := range e.Rows {
+			if row.Table == "profiles_config" && row.After["value"] == "'red'" {
+				set = e.Index
+			}
+		}
+	}
+	two, early := profileChange(t, all, "insert", "two"), profileChange(t, all, "insert", "before")
+	if early >= born || born >= set || set >= two || two >= died {
+		t.Errorf("created before %d, created one %d, set %d, created two %d, deleted one %d", early, born, set, two, died)
+	}
+	for index, there := range map[uint64]bool{born - 1: false, born: true, died - 1: true, died: false} {
+		if slices.Contains(at(t, m, index), "one") != there {
+			t.Errorf("profile one is there at index %d: %v", index, !there)
+		}
+	}
+
+	if got := entries(t, m.Dir(), "--from", fmt.Sprint(born), "--to", fmt.Sprint(died)); got[0].Index != born || got[len(got)-1].Index != died || got[0].Rows != nil {
+		t.Errorf("from %d to %d: %+v", born, died, got)
+	}
+	if got := entries(t, m.Dir(), "-n", "3", "--to", fmt.Sprint(died), "--rows"); len(got) != 3 || got[2].Index != died || len(got[2].Rows) == 0 {
+		t.Errorf("the last three up to %d: %+v", died, got)
+	}
+	r := mustRecover(t, m, "global-db-log", "-f", "csv", "--rows", "--from", fmt.Sprint(died), "--to", fmt.Sprint(died))
+	rows, err := csv.NewReader(strings.NewReader(r.stdout)).ReadAll()
+	if err != nil || len(rows) != 2 || rows[1][0] != fmt.Sprint(died) || rows[1][2] != "transaction" || !strings.Contains(rows[1][5], "delete profile one in project default") {
+		t.Errorf("%v %q", err, rows)
+	}
+	r = mustRecover(t, m, "global-db-log", "--rows", "--from", fmt.Sprint(born), "--to", fmt.Sprint(born))
+	if !strings.Contains(r.stdout, "insert profile one in project default") {
+		t.Errorf("table: %s", r.stdout)
+	}
+	recoverTool(t, m, "global-db-log", "--from", "9999999").want(t, 1, "there is no index 9999999")
+	recoverTool(t, m, "global-db-log", "--from", "9", "--to", "8").want(t, 2, "behind --to")
+	check()
+
+	must(t, m.EditReplace(ctx, ":8443", ":9393"))
+	last := entries(t, m.Dir(), "-n", "1")[0]
+	if last.Kind != "configuration" || !last.Recovery || len(last.Members) != 3 || last.Members[1].Name != "node2" || !strings.HasSuffix(last.Members[1].NewAddress, ":9393") ||
+		!strings.HasSuffix(last.Members[1].OldAddress, ":8443") {
+		t.Errorf("edited: %+v", last)
+	}
+}
+
+// wantEveryEntry checks the list against the log as raftlog reads it, and the times against the files.
+func wantEveryEntry(t testing.TB, m *cluster.Member, all []recovery.HistoryEntry) {
+	t.Helper()
+	global := filepath.Join(m.Dir(), "database", "global")
+	log := openLog(t, global)
+	var n, rows, joined int
+	for entry, err := range log.Entries(t.Context(), log.FirstIndex) {
+		must(t, err)
+		if n >= len(all) {
+			break
+		}
+		e := all[n]
+		n++
+		info, err := os.Stat(filepath.Join(global, e.File))
+		must(t, err)
+		if e.Index != entry.Index || e.Term != entry.Term || e.Size != int64(len(entry.Data)) || e.File != entry.File || e.Written == nil || !e.Written.Equal(info.ModTime()) {
+			t.Errorf("%+v is not %d", e, entry.Index)
+		}
+		kind := map[raftlog.EntryType]string{raftlog.BarrierEntry: "barrier", raftlog.ChangeEntry: "configuration"}[entry.Type]
+		if kind == "" {
+			cmd, err := raftlog.ParseCommand(entry.Data)
+			must(t, err)
+			kind = strings.Replace(cmd.Kind.String(), "frames", "transaction", 1)
+		}
+		if e.Kind != kind || (e.Kind != "transaction" && e.Rows != nil) || e.Unknown != "" || e.Recovery {
+			t.Errorf("%+v is no %s", e, kind)
+		}
+		rows += len(e.Rows)
+		for _, change := range e.Members {
+			if change.OldAddress == "" {
+				joined++
+			}
+		}
+	}
+	if uint64(n) != log.LastIndex || n != len(all) || rows < n || joined != 3 {
+		t.Errorf("%d of %d entries with %d rows up to index %d, %d members joined", n, len(all), rows, log.LastIndex, joined)
+	}
+}
+
+// The fixtures, LXD 6.9: the two rows that only n1 and n2 have are their last entries; a tarball has no times; damage ends the
+// list where it begins.
+func TestLogFixtures(t *testing.T) {
+	dir := unpackFixtures(t)
+	before := tree(t, dir)
+	source := filepath.Join(dir, "forgotten/n1-preedit")
+	all := entries(t, source, "--rows")
+	if profileChange(t, all, "insert", "lostrow") != 187 || profileChange(t, all, "insert", "lostrow2") != 188 || all[len(all)-1].Index != 188 {
+		t.Errorf("entries up to %+v", all[len(all)-1])
+	}
+	fromTarball := entries(t, filepath.Join(dir, "small/lxd_recovery_db.tar.gz"))
+	if last := fromTarball[len(fromTarball)-1]; last.Index != 128 || last.Written != nil || !last.Recovery {
+		t.Errorf("the tarball's last entry %+v", last)
+	}
+	report := filepath.Join(t.TempDir(), "report.json")
+	must(t, os.WriteFile(report, []byte(run(t, exec.CommandContext(t.Context(), tool, "global-db-inspect", "-f", "json", source)).stdout), 0o600))
+	run(t, exec.CommandContext(t.Context(), tool, "global-db-log", report)).want(t, 4, "report.json")
+	if tree(t, dir) != before {
+		t.Error("the fixtures were changed")
+	}
+
+	global := filepath.Join(source, "database", "global")
+	file, offset, index := lastCommand(t, openLog(t, global))
+	f, err := os.OpenFile(filepath.Join(global, file), os.O_RDWR, 0)
+	must(t, err)
+	_, err = f.WriteAt([]byte{0xff}, offset+200)
+	must(t, err)
+	must(t, f.Close())
+	check := tree(t, dir)
+	r := run(t, exec.CommandContext(t.Context(), tool, "global-db-log", "--rows", "-f", "json", "-n", "2", source))
+	r.want(t, 4, "damaged", fmt.Sprintf("up to index %d", index-1))
+	if cut := decode[[]recovery.HistoryEntry](t, r); len(cut) != 2 || cut[1].Index != index-1 {
+		t.Errorf("damaged: %+v", cut)
+	}
+	if tree(t, dir) != check {
+		t.Error("the damaged directory was changed")
+	}
+}

@@ -1,0 +1,313 @@
+package tests
+
+import (
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+	"github.com/lxd-recover/lxd-recover/tests/cluster"
+)
+
+// export runs export-db on a member and returns the tarball's path.
+func export(t testing.TB, m *cluster.Member, args ...string) string {
+	t.Helper()
+	tarball := filepath.Join(t.TempDir(), "lxd_recovery_db.tar.gz")
+	mustRecover(t, m, append([]string{"cluster", "export-db", tarball}, args...)...)
+	return tarball
+}
+
+// importOn runs global-db-import on members.
+func importOn(t testing.TB, tarball string, members ...*cluster.Member) {
+	t.Helper()
+	for _, m := range members {
+		mustRecover(t, m, "global-db-import", "--yes", tarball)
+	}
+}
+
+// profiles are the rows that the tests write, as one member serves them.
+func profiles(t testing.TB, m *cluster.Member) []string {
+	t.Helper()
+	names, err := m.Profiles(t.Context())
+	must(t, err)
+	slices.Sort(names)
+	return names
+}
+
+// wantRows checks that every member serves all these rows.
+func wantRows(t testing.TB, rows []string, members ...*cluster.Member) {
+	t.Helper()
+	for _, m := range members {
+		have := profiles(t, m)
+		for _, row := range rows {
+			if !slices.Contains(have, row) {
+				t.Errorf("%s has no profile %s", m.Name, row)
+			}
+		}
+	}
+}
+
+// wantWorking checks that a recovered cluster is one: all its members online at the addresses given, new rows written
+// through each seen on all.
+func wantWorking(t testing.TB, c *cluster.Cluster, addresses []string, members ...*cluster.Member) {
+	t.Helper()
+	ctx := within(t, 3*time.Minute)
+	must(t, c.WaitHeartbeat(ctx))
+	must(t, c.WaitOnline(ctx, len(members)))
+	list, err := c.List(ctx)
+	must(t, err)
+	for _, m := range members {
+		i := slices.IndexFunc(list, func(s cluster.State) bool { return s.Name == m.Name })
+		if i < 0 || list[i].URL != "https://"+addresses[m.ID-1] {
+			t.Errorf("%s is not listed at %s: %+v", m.Name, addresses[m.ID-1], list)
+		}
+	}
+	var rows []string
+	for _, m := range members {
+		name := fmt.Sprintf("after-%s-%d", m.Name, time.Now().UnixNano())
+		must(t, m.CreateProfile(ctx, name))
+		rows = append(rows, name)
+	}
+	wantRows(t, rows, members...)
+}
+
+func addresses(members []*cluster.Member) []string {
+	var all []string
+	for _, m := range members {
+		all = append(all, m.Address())
+	}
+	return all
+}
+
+// The whole job: members killed one after the other, so that their logs end at different places, all addresses and the port
+// changed, recovered from the member that saw every confirmed row.
+func TestRecoverAtNewAddresses(t *testing.T) {
+	for _, moments := range []struct{ third, others int }{{1, 2}, {40, 60}, {150, 300}} {
+		t.Run(fmt.Sprintf("killed after %d and %d rows", moments.third, moments.others), func(t *testing.T) {
+			c := cluster.ForTest(t, cluster.Options{})
+			ctx := within(t, 5*time.Minute)
+			leader, second, third := c.Member(1), c.Member(2), c.Member(3)
+			writer := leader.StartWriter("row")
+			must(t, writer.WaitConfirmed(ctx, moments.third))
+			third.Kill()
+			must(t, writer.WaitConfirmed(ctx, moments.others))
+			c.KillAll(leader, second)
+			writer.Stop()
+
+			old, moved := addresses(c.Members()), []string{}
+			for _, m := range c.Members() {
+				ip := strings.Replace(m.IP(), "10.77.0.", "10.77.1.", 1)
+				must(t, m.SetAddresses(ctx, ip+"/16"))
+				moved = append(moved, ip+":9393")
+			}
+			must(t, leader.EditReplace(ctx, old[0], moved[0], old[1], moved[1], old[2], moved[2]))
+			check := unchanged(t, leader.Dir())
+			tarball := export(t, leader)
+			check()
+			importOn(t, tarball, c.Members()...)
+			for _, m := range c.Members() {
+				wantStatus(t, m, moved)
+			}
+
+			must(t, c.StartAll(ctx))
+			wantRows(t, writer.Confirmed(), c.Members()...)
+			wantWorking(t, c, moved, c.Members()...)
+			wantSameRows(t, c, append(writer.Confirmed(), writer.Unanswered()...))
+
+			must(t, c.StopAll(ctx))
+			must(t, c.StartAll(ctx))
+			wantRows(t, writer.Confirmed(), c.Members()...)
+			wantWorking(t, c, moved, c.Members()...)
+			for _, m := range c.Members() {
+				s := status(t, m)
+				if !s.Agree || s.Import == nil || len(s.Pending) > 0 || len(s.Problems) > 0 {
+					t.Errorf("%s after the restart: %+v", m.Name, s)
+				}
+			}
+		})
+	}
+}
+
+// wantSameRows checks that no member serves a row that nobody wrote, or that the others do not have.
+func wantSameRows(t testing.TB, c *cluster.Cluster, written []string) {
+	t.Helper()
+	first := profiles(t, c.Member(1))
+	for _, name := range first {
+		if strings.HasPrefix(name, "row") && !slices.Contains(written, name) {
+			t.Errorf("profile %s was never written", name)
+		}
+	}
+	for _, m := range c.Members()[1:] {
+		if have := profiles(t, m); !slices.Equal(have, first) {
+			t.Errorf("%s serves %d profiles, %s %d", m.Name, len(have), c.Member(1).Name, len(first))
+		}
+	}
+}
+
+func status(t testing.TB, m *cluster.Member) recovery.StatusReport {
+	t.Helper()
+	return decode[recovery.StatusReport](t, mustRecover(t, m, "global-db-status", "--format", "json"))
+}
+
+// wantStatus checks what global-db-status says right after an import to new addresses.
+func wantStatus(t testing.TB, m *cluster.Member, moved []string) {
+	t.Helper()
+	s := status(t, m)
+	if s.Running || s.Member == nil || s.Member.Address != moved[m.ID-1] || !s.Edited || s.Import == nil || s.Import.Source != "node1" || len(s.Backups) != 1 {
+		t.Errorf("%s after the import: %+v", m.Name, s)
+	}
+	for _, a := range s.Addresses {
+		if a.Local != moved[a.ID-1] || a.Raft != moved[a.ID-1] {
+			t.Errorf("%s after the import: addresses %+v", m.Name, a)
+		}
+	}
+}
+
+func TestRecoverWithoutAddressChange(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	writer := c.Member(1).StartWriter("row")
+	must(t, writer.WaitConfirmed(ctx, 50))
+	c.KillAll()
+	writer.Stop()
+	must(t, c.Member(1).EditReplace(ctx))
+	tarball := export(t, c.Member(1))
+	importOn(t, tarball, c.Members()...)
+	for _, m := range c.Members() {
+		if s := status(t, m); !s.Agree || len(s.Pending) > 0 {
+			t.Errorf("%s: nothing was to be changed: %+v", m.Name, s)
+		}
+	}
+	must(t, c.StartAll(ctx))
+	wantRows(t, writer.Confirmed(), c.Members()...)
+	wantWorking(t, c, addresses(c.Members()), c.Members()...)
+}
+
+// Five members, two of which never come back: the others go on without them.
+func TestRecoverWithoutTwoOfFive(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{Members: 5})
+	ctx := within(t, 5*time.Minute)
+	rows := []string{"one", "two"}
+	for _, row := range rows {
+		must(t, c.Member(1).CreateProfile(ctx, row))
+	}
+	c.KillAll()
+	must(t, c.Member(1).Edit(ctx, func(yaml []byte) []byte { return setRoles(yaml, "voter", "voter", "voter", "spare", "spare") }))
+	tarball := export(t, c.Member(1))
+	survivors := c.Members()[:3]
+	importOn(t, tarball, survivors...)
+	must(t, c.StartAll(ctx, survivors...))
+	wantRows(t, rows, survivors...)
+	for _, lost := range []string{"node4", "node5"} {
+		_, err := c.Member(1).Query(ctx, http.MethodDelete, "/1.0/cluster/members/"+lost+"?force=1", nil)
+		must(t, err)
+	}
+	wantWorking(t, c, addresses(c.Members()), survivors...)
+}
+
+// setRoles gives the members of LXD's YAML these roles, in order.
+func setRoles(yaml []byte, roles ...string) []byte {
+	lines := strings.Split(string(yaml), "\n")
+	i := 0
+	for n, line := range lines {
+		if strings.HasPrefix(strings.TrimSpace(line), "role:") {
+			lines[n] = line[:strings.Index(line, "role:")] + "role: " + roles[i]
+			i++
+		}
+	}
+	return []byte(strings.Join(lines, "\n"))
+}
+
+// A stand-by has the log and no vote, a spare has neither: both get the database and their role.
+func TestRecoverStandByAndSpare(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{Members: 5, Config: map[string]string{"cluster.max_standby": "1"}})
+	ctx := within(t, 5*time.Minute)
+	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1, Spares: 1}))
+	must(t, c.Member(1).CreateProfile(ctx, "kept"))
+	c.KillAll()
+	must(t, c.Member(1).EditReplace(ctx, ":8443", ":9393"))
+	tarball := export(t, c.Member(1))
+	importOn(t, tarball, c.Members()...)
+	must(t, c.StartAll(ctx))
+	wantRows(t, []string{"kept"}, c.Members()...)
+	var moved []string
+	for _, m := range c.Members() {
+		moved = append(moved, m.IP()+":9393")
+	}
+	wantWorking(t, c, moved, c.Members()...)
+	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1, Spares: 1}))
+}
+
+func TestRecoverWithSnapshot(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	must(t, c.Member(1).CreateProfile(ctx, "before-snapshot"))
+	must(t, c.MakeSnapshot(ctx))
+	must(t, c.Member(1).CreateProfile(ctx, "after-snapshot"))
+	c.KillAll()
+	must(t, c.Member(1).EditReplace(ctx, ":8443", ":9393"))
+	tarball := export(t, c.Member(1))
+	importOn(t, tarball, c.Members()...)
+	must(t, c.StartAll(ctx))
+	wantRows(t, []string{"before-snapshot", "after-snapshot"}, c.Members()...)
+	wantWorking(t, c, []string{c.Member(1).IP() + ":9393", c.Member(2).IP() + ":9393", c.Member(3).IP() + ":9393"}, c.Members()...)
+}
+
+// A second import of the same tarball finds nothing to do; a rollback brings back the old database, to the byte, and a
+// cluster rolled back on all members starts as it was.
+func TestImportTwiceAndRollBack(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	must(t, c.Member(1).CreateProfile(ctx, "kept"))
+	c.KillAll()
+	before := map[string]string{}
+	for _, m := range c.Members() {
+		before[m.Name] = tree(t, filepath.Join(m.Dir(), "database"))
+	}
+	must(t, c.Member(1).EditReplace(ctx, ":8443", ":9393"))
+	before["node1"] = tree(t, filepath.Join(c.Member(1).Dir(), "database"))
+	tarball := export(t, c.Member(1))
+	importOn(t, tarball, c.Members()...)
+	for _, m := range c.Members() {
+		check := unchanged(t, m.Dir())
+		r := decode[recovery.ImportReport](t, mustRecover(t, m, "global-db-import", "--yes", "--format", "json", tarball))
+		if !r.Already || r.Done {
+			t.Errorf("second import on %s: %+v", m.Name, r)
+		}
+		check()
+	}
+
+	for _, m := range c.Members() {
+		mustRecover(t, m, "global-db-rollback", "--yes")
+		if got := tree(t, filepath.Join(m.Dir(), "database")); got != before[m.Name] {
+			t.Errorf("%s after the rollback:\n%s\n--- before\n%s", m.Name, got, before[m.Name])
+		}
+		s := status(t, m)
+		if len(s.Backups) != 1 || s.Backups[0].Purpose != "rollback" || s.Import != nil {
+			t.Errorf("%s after the rollback: %+v", m.Name, s)
+		}
+	}
+
+	// Undo the rollback, start at the new addresses, and roll back for good: the second and third member were never
+	// edited, so they form the cluster as it was, and node1, whose own edit is undone by nothing, stays away.
+	importOn(t, tarball, c.Member(1))
+	for _, m := range c.Members()[1:] {
+		check := unchanged(t, m.Dir())
+		r := mustRecover(t, m, "global-db-rollback", "--yes")
+		check()
+		if !strings.Contains(r.stdout, "already") {
+			t.Errorf("the rollback run again says %q", r.stdout)
+		}
+		for range 2 { // the rollback undone, and that undone
+			mustRecover(t, m, "global-db-rollback", "--yes", status(t, m).Backups[0].Name)
+		}
+	}
+	old := c.Members()[1:]
+	must(t, c.StartAll(ctx, old...))
+	wantRows(t, []string{"kept"}, old...)
+	wantWorking(t, c, addresses(c.Members()), old...)
+}

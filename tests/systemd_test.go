@@ -1,0 +1,416 @@
+package tests
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+	"github.com/lxd-recover/lxd-recover/tests/guest"
+)
+
+// guestLXD is LXD's directory in a guest, whose LXD is Debian's package.
+const guestLXD = "/var/lib/lxd"
+
+// guestTarball is where the tarball is in a guest.
+const guestTarball = "/root/lxd_recovery_db.tar.gz"
+
+// TestSystemd is about an LXD that systemd runs, and starts whenever somebody calls: each part finds it running, in a cluster
+// of one, and has a tarball to import that was exported from it before it last started.
+func TestSystemd(t *testing.T) {
+	g := guest.ForTest(t, guest.Options{Name: "node1", Address: "10.78.0.1/16"})
+	must(t, g.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
+	must(t, guest.FormCluster(t.Context(), g))
+	inGuest(t, g, "lxc", "profile", "create", "exported")
+	exportInGuest(t, g)
+	part := func(name string, do func(t *testing.T)) {
+		startLXD(t, g)
+		t.Run(name, do)
+	}
+
+	part("import beside a running LXD", func(t *testing.T) {
+		inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
+		pid := property(t, g, "lxd.service", "MainPID")
+		containers := property(t, g, "lxd-containers.service", "InactiveExitTimestampMonotonic")
+		begin := len(lxdStarts(t, g))
+
+		r := importInGuest(t, g, "--format", "json")
+		report := decode[recovery.ImportReport](t, r)
+		if !report.Done || !report.Started || !report.Ready || len(report.Warnings) != 0 {
+			t.Errorf("report %+v", report)
+		}
+		wantOrder(t, r.stderr, "Stopping LXD (systemd unit lxd.service)", "The new database is in place", "Starting LXD (systemd unit lxd.service)")
+		wantState(t, g, "active", "lxd.service", "lxd.socket", "lxd-containers.service")
+		if now := property(t, g, "lxd.service", "MainPID"); now == pid || now == "0" {
+			t.Errorf("LXD's pid is %s, was %s", now, pid)
+		}
+		// Stopping this one shuts down all instances.
+		if now := property(t, g, "lxd-containers.service", "InactiveExitTimestampMonotonic"); now != containers {
+			t.Error("lxd-containers.service was stopped and started")
+		}
+		if n := len(lxdStarts(t, g)) - begin; n != 1 {
+			t.Errorf("LXD was started %d times", n)
+		}
+		wantProfiles(t, g, "default", "exported")
+
+		status := decode[recovery.StatusReport](t, toolInGuest(t, g, "global-db-status", "--format", "json"))
+		if !status.Running || !status.Agree || status.Member == nil || status.Member.Address != "10.78.0.1:9393" || len(status.Pending) != 0 {
+			t.Errorf("status %+v", status)
+		}
+		if status.Import == nil || status.Import.Source != "node1" || len(status.Backups) != 1 || guestLXD+"/"+status.Backups[0].Name != report.Kept {
+			t.Errorf("import %+v, backups %+v, reported %s", status.Import, status.Backups, report.Kept)
+		}
+		if !strings.Contains(status.Daemon, "systemd unit lxd.service") {
+			t.Errorf("daemon %q", status.Daemon)
+		}
+	})
+
+	part("looking does not wake it", func(t *testing.T) {
+		stopService(t, g)
+		begin := len(lxdStarts(t, g))
+		status := decode[recovery.StatusReport](t, toolInGuest(t, g, "global-db-status", "--format", "json"))
+		if status.Running || !strings.Contains(status.Daemon, "on demand") {
+			t.Errorf("status %+v", status)
+		}
+		toolInGuest(t, g, "global-db-import", "--dry-run", guestTarball)
+		if n := len(lxdStarts(t, g)) - begin; n != 0 {
+			t.Errorf("LXD was started %d times", n)
+		}
+		wantState(t, g, "inactive", "lxd.service")
+		wantState(t, g, "active", "lxd.socket")
+	})
+
+	part("export beside a running LXD", func(t *testing.T) {
+		pid := property(t, g, "lxd.service", "MainPID")
+		r := toolInGuest(t, g, "cluster", "export-db", "--unedited", "/root/refused.tar.gz")
+		r.want(t, 1, "LXD is running", "pid "+pid, "lxd.service")
+		wantMissing(t, g.Root()+"/root/refused.tar.gz")
+	})
+
+	part("only the socket is up", func(t *testing.T) {
+		stopService(t, g)
+		begin := len(lxdStarts(t, g))
+		importInGuest(t, g)
+		wantState(t, g, "active", "lxd.socket")
+		if n := len(lxdStarts(t, g)) - begin; n != 0 {
+			t.Errorf("LXD was woken %d times", n)
+		}
+		wantProfiles(t, g, "default", "exported")
+		wantStartAfterExchange(t, g, begin)
+	})
+
+	part("only the socket is up, and nothing is to be started", func(t *testing.T) {
+		stopService(t, g)
+		begin := len(lxdStarts(t, g))
+		importInGuest(t, g, "--no-start")
+		wantState(t, g, "inactive", "lxd.service", "lxd.socket")
+		if n := len(lxdStarts(t, g)) - begin; n != 0 {
+			t.Errorf("LXD was started %d times", n)
+		}
+		startLXD(t, g)
+		wantProfiles(t, g, "default", "exported")
+	})
+
+	part("clients that call all the time", func(t *testing.T) {
+		loop := g.Command(t.Context(), "sh", "-c", "while :; do lxc list > /dev/null 2>&1; done")
+		must(t, loop.Start())
+		defer func() {
+			must(t, loop.Process.Kill())
+			_ = loop.Wait()
+		}()
+		for range 3 {
+			inGuest(t, g, "systemctl", "reset-failed", "lxd.service") // see startLXD
+			begin := len(lxdStarts(t, g))
+			importInGuest(t, g)
+			wantStartAfterExchange(t, g, begin)
+			wantProfiles(t, g, "default", "exported")
+		}
+	})
+
+	part("refused imports", func(t *testing.T) {
+		other := guest.ForTest(t, guest.Options{Name: "node1", Address: "10.78.0.1/16"})
+		must(t, other.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
+		must(t, guest.FormCluster(t.Context(), other))
+		exportInGuest(t, other)
+		must(t, g.Put(t.Context(), other.Root()+guestTarball, "/root/other.tar.gz", 0o600))
+		inGuest(t, g, "sh", "-c", "head --bytes=-1000 "+guestTarball+" > /root/short.tar.gz")
+
+		pid := property(t, g, "lxd.service", "MainPID")
+		inGuest(t, g, "systemctl", "kill", "--kill-whom=main", "--signal=STOP", "lxd.service") // so that the database stays as it is
+		defer inGuest(t, g, "systemctl", "kill", "--kill-whom=main", "--signal=CONT", "lxd.service")
+		check := unchanged(t, g.Root()+guestLXD)
+		toolInGuest(t, g, "global-db-import", "--yes", "/root/other.tar.gz").want(t, 1, "not for this member")
+		toolInGuest(t, g, "global-db-import", "--yes", "/root/short.tar.gz").want(t, 4, "/root/short.tar.gz")
+		toolInGuest(t, g, "global-db-import", "--yes", guestTarball).want(t, 3, "would be lost", "--discard-local-entries")
+		check()
+		wantState(t, g, "active", "lxd.service", "lxd.socket")
+		if now := property(t, g, "lxd.service", "MainPID"); now != pid {
+			t.Errorf("LXD's pid is %s, was %s", now, pid)
+		}
+	})
+
+	part("rollback", func(t *testing.T) {
+		inGuest(t, g, "lxc", "profile", "create", "replaced")
+		importInGuest(t, g)
+		wantProfiles(t, g, "default", "exported")
+		begin := len(lxdStarts(t, g))
+
+		inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes")
+		if n := len(lxdStarts(t, g)) - begin; n != 1 {
+			t.Errorf("LXD was started %d times", n)
+		}
+		wantState(t, g, "active", "lxd.service", "lxd.socket")
+		wantProfiles(t, g, "default", "exported", "replaced")
+
+		inGuest(t, g, "sh", "-c", "lxd-recover global-db-rollback --yes --no-start $(basename $(ls -d "+guestLXD+"/database.before-rollback-* | tail -n 1))")
+		wantState(t, g, "inactive", "lxd.service", "lxd.socket")
+		startLXD(t, g)
+		wantProfiles(t, g, "default", "exported")
+	})
+
+	part("LXD that fails to start", func(t *testing.T) {
+		inGuest(t, g, "lxc", "profile", "create", "written-since")
+		dropIn := "/etc/systemd/system/lxd.service.d/fail.conf"
+		putText(t, g, dropIn, "[Service]\nExecStart=\nExecStart=/bin/false\n")
+		inGuest(t, g, "systemctl", "daemon-reload")
+		begin := time.Now()
+		r := toolInGuest(t, g, "global-db-import", "--yes", "--discard-local-entries", guestTarball)
+		r.want(t, 1, "the database is in place", "systemd unit lxd.service failed to start", "journalctl -u lxd.service")
+		if took := time.Since(begin); took > 30*time.Second {
+			t.Errorf("took %s", took)
+		}
+
+		inGuest(t, g, "systemctl", "stop", "lxd.service", "lxd.socket")
+		inGuest(t, g, "rm", dropIn)
+		inGuest(t, g, "systemctl", "daemon-reload")
+		startLXD(t, g)
+		wantProfiles(t, g, "default", "exported")
+	})
+}
+
+// TestSystemdQuorumLoss has three machines, and LXD never runs again on one of them. On the others it runs, but does not work.
+func TestSystemdQuorumLoss(t *testing.T) {
+	ctx := within(t, 5*time.Minute)
+	network := guest.NetworkForTest(t)
+	var nodes []*guest.Guest
+	for _, n := range []string{"1", "2", "3"} {
+		g := guest.ForTest(t, guest.Options{Name: "node" + n, Network: network, Address: "10.78.0." + n + "/16"})
+		must(t, g.Put(ctx, tool, "/usr/local/bin/lxd-recover", 0o755))
+		nodes = append(nodes, g)
+	}
+	must(t, guest.FormCluster(ctx, nodes...))
+	one, two, three := nodes[0], nodes[1], nodes[2]
+	waitVoters(t, one, 3)
+	inGuest(t, one, "lxc", "profile", "create", "exported")
+
+	inGuest(t, three, "systemctl", "stop", "lxd.service", "lxd.socket")
+	inGuest(t, one, "systemctl", "stop", "lxd.service", "lxd.socket")
+	wantState(t, two, "active", "lxd.service")
+	inGuest(t, one, "sh", "-c",
+		"lxd cluster show | sed -e s/:8443/:9393/ -e '/name: node3/,/role:/ s/role: .*/role: spare/' | lxd cluster edit")
+	inGuest(t, one, "lxd-recover", "cluster", "export-db", guestTarball)
+
+	// The first to import is started, but cannot answer yet.
+	inGuest(t, one, "systemctl", "start", "--no-block", "lxd.service")
+	begin := time.Now()
+	r := importInGuest(t, one, "--timeout", "3s")
+	if !strings.Contains(r.stdout, "does not answer yet: it does once 2 of the 2 voters are up") {
+		t.Errorf("import on the first: %s", r.stdout)
+	}
+	if took := time.Since(begin); took < 3*time.Second || took > 20*time.Second {
+		t.Errorf("took %s", took)
+	}
+
+	must(t, two.Put(ctx, one.Root()+guestTarball, guestTarball, 0o600))
+	report := decode[recovery.ImportReport](t, importInGuest(t, two, "--format", "json"))
+	if !report.Done || !report.Started || !report.Ready {
+		t.Errorf("import on the second: %+v", report)
+	}
+	for _, g := range []*guest.Guest{one, two} {
+		wantState(t, g, "active", "lxd.service", "lxd.socket")
+		wantProfiles(t, g, "default", "exported")
+		list := inGuest(t, g, "lxc", "cluster", "list", "--format", "csv")
+		for _, address := range []string{"https://10.78.0.1:9393", "https://10.78.0.2:9393"} {
+			if !strings.Contains(list, address) {
+				t.Errorf("%s does not list %s:\n%s", g.Name, address, list)
+			}
+		}
+	}
+	inGuest(t, two, "lxc", "profile", "create", "written-since")
+	wantProfiles(t, one, "default", "exported", "written-since")
+}
+
+// waitVoters waits until so many members of the cluster are voters. LXD promotes them one after the other.
+func waitVoters(t testing.TB, g *guest.Guest, want int) {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	for {
+		show := inGuest(t, g, "lxd", "sql", "local", "SELECT count(*) AS voters FROM raft_nodes WHERE role = 0")
+		if strings.Contains(show, "| "+strconv.Itoa(want)+" ") {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("never %d voters: %s", want, show)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
+
+// exportInGuest does what an administrator does on the chosen member: stop LXD, give it another port, export.
+func exportInGuest(t testing.TB, g *guest.Guest) {
+	t.Helper()
+	inGuest(t, g, "systemctl", "stop", "lxd.service", "lxd.socket")
+	inGuest(t, g, "sh", "-c", "lxd cluster show | sed s/:8443/:9393/ | lxd cluster edit")
+	inGuest(t, g, "lxd-recover", "cluster", "export-db", guestTarball)
+}
+
+// startLXD starts everything that Debian's package has, and returns when LXD is ready. That it was started before does not
+// count: systemd gives up on a unit that is started more than five times in ten seconds.
+func startLXD(t testing.TB, g *guest.Guest) {
+	t.Helper()
+	inGuest(t, g, "systemctl", "reset-failed")
+	inGuest(t, g, "systemctl", "start", "lxd.socket", "lxd.service", "lxd-containers.service")
+}
+
+// stopService stops LXD and leaves its socket open, as a machine is after its start.
+func stopService(t testing.TB, g *guest.Guest) {
+	t.Helper()
+	inGuest(t, g, "systemctl", "stop", "lxd.service")
+	wantState(t, g, "inactive", "lxd.service")
+	wantState(t, g, "active", "lxd.socket")
+}
+
+// inGuest runs a command that must succeed.
+func inGuest(t testing.TB, g *guest.Guest, name string, args ...string) string {
+	t.Helper()
+	out, err := g.Exec(within(t, 2*time.Minute), name, args...)
+	must(t, err)
+	return out
+}
+
+// toolInGuest runs lxd-recover in the guest.
+func toolInGuest(t testing.TB, g *guest.Guest, args ...string) result {
+	t.Helper()
+	return run(t, g.Command(within(t, 2*time.Minute), "lxd-recover", args...))
+}
+
+// importInGuest imports what exportInGuest exported, in place of what was written since.
+func importInGuest(t testing.TB, g *guest.Guest, flags ...string) result {
+	t.Helper()
+	r := toolInGuest(t, g, append([]string{"global-db-import", "--yes", "--discard-local-entries", guestTarball}, flags...)...)
+	if r.status != 0 {
+		t.Fatalf("import on %s: exit status %d: %s", g.Name, r.status, r.stderr)
+	}
+	return r
+}
+
+// putText writes a file in the guest.
+func putText(t testing.TB, g *guest.Guest, path, text string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "text")
+	must(t, os.WriteFile(file, []byte(text), 0o600))
+	must(t, g.Put(t.Context(), file, path, 0o644))
+}
+
+// property asks systemd for one property of a unit.
+func property(t testing.TB, g *guest.Guest, unit, name string) string {
+	t.Helper()
+	return strings.TrimSpace(inGuest(t, g, "systemctl", "show", "--value", "--property="+name, unit))
+}
+
+// wantState checks the state of units. One on its way into another state may get there: LXD answers for up to half a second
+// before `lxd waitready`, which its unit waits for, has noticed.
+func wantState(t testing.TB, g *guest.Guest, state string, units ...string) {
+	t.Helper()
+	ctx := within(t, 30*time.Second)
+	for _, unit := range units {
+		now := property(t, g, unit, "ActiveState")
+		for strings.HasSuffix(now, "ating") && ctx.Err() == nil { // activating, deactivating
+			now = property(t, g, unit, "ActiveState")
+		}
+		if now != state {
+			t.Errorf("%s is %s, want %s", unit, now, state)
+		}
+	}
+}
+
+// lxdStarts are the times at which systemd began to start lxd.service, for whatever reason.
+func lxdStarts(t testing.TB, g *guest.Guest) []time.Time {
+	t.Helper()
+	return unitStarts(t, g, "lxd.service", "7d4958e842da4a758f6c1cdc7b36dcc5") // SD_MESSAGE_UNIT_STARTING
+}
+
+// unitStarts are the times at which systemd's journal has a message about a unit, by the message's id.
+func unitStarts(t testing.TB, g *guest.Guest, unit, message string) []time.Time {
+	t.Helper()
+	inGuest(t, g, "journalctl", "--sync")
+	var times []time.Time
+	for line := range strings.Lines(inGuest(t, g, "journalctl", "--quiet", "--output=short-unix", "MESSAGE_ID="+message, "UNIT="+unit)) {
+		seconds, err := strconv.ParseFloat(strings.Fields(line)[0], 64)
+		must(t, err)
+		times = append(times, time.UnixMicro(int64(seconds*1e6)))
+	}
+	return times
+}
+
+// wantStartAfterExchange checks that LXD was started once since there were begin starts, and that the new database was in
+// place by then.
+func wantStartAfterExchange(t testing.TB, g *guest.Guest, begin int) {
+	t.Helper()
+	wantStartsAfterExchange(t, g, guestLXD, lxdStarts(t, g)[begin:])
+}
+
+func wantStartsAfterExchange(t testing.TB, g *guest.Guest, lxdDir string, starts []time.Time) {
+	t.Helper()
+	status := decode[recovery.StatusReport](t, toolInGuest(t, g, "global-db-status", "--format", "json"))
+	if len(status.Backups) == 0 {
+		t.Fatal("no database is kept")
+	}
+	// The last step of the exchange is to rename the old database.
+	changed := strings.TrimSpace(inGuest(t, g, "stat", "--format=%.6Z", lxdDir+"/"+status.Backups[0].Name))
+	seconds, err := strconv.ParseFloat(changed, 64)
+	must(t, err)
+	exchanged := time.UnixMicro(int64(seconds * 1e6))
+	if len(starts) != 1 || starts[0].Before(exchanged) {
+		t.Errorf("LXD was started at %v, the database exchanged at %v", starts, exchanged)
+	}
+}
+
+// wantProfiles checks which rows LXD has.
+func wantProfiles(t testing.TB, g *guest.Guest, want ...string) {
+	t.Helper()
+	if names := profileNames(t, g); !slices.Equal(names, want) {
+		t.Errorf("profiles %v, want %v", names, want)
+	}
+}
+
+// profileNames are the names of LXD's profiles, sorted.
+func profileNames(t testing.TB, g *guest.Guest) []string {
+	t.Helper()
+	var names []string
+	for line := range strings.Lines(inGuest(t, g, "lxc", "profile", "list", "--format", "csv")) {
+		name, _, _ := strings.Cut(line, ",")
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// wantOrder checks that text has these parts, one after the other.
+func wantOrder(t testing.TB, text string, parts ...string) {
+	t.Helper()
+	rest := text
+	for _, part := range parts {
+		_, after, ok := strings.Cut(rest, part)
+		if !ok {
+			t.Errorf("no %q, or not behind the others, in %q", part, text)
+			return
+		}
+		rest = after
+	}
+}
