@@ -16,7 +16,7 @@ import (
 // Command prepares a program to run on the member: in its network namespace, with its LXD_DIR, and with its LXD first in
 // PATH. It ends with ctx, and with this process. The caller sets input and output and runs it.
 func (m *Member) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + m.ns.path(), "--", name}, args...)...)
+	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + m.ns.Path(), "--", name}, args...)...)
 	cmd.Env = m.environ()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second // for children that keep the output open

@@ -24,6 +24,9 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/lxd-recover/lxd-recover/tests/netns"
+	"github.com/lxd-recover/lxd-recover/tests/tied"
 )
 
 // Upper limits of the waits. All are several times what was measured on two busy cores.
@@ -51,7 +54,7 @@ type Cluster struct {
 	opts    Options
 	dir     string   // everything of this cluster
 	lock    *os.File // held open: dir has an owner
-	sw      *namespace
+	sw      *netns.Switch
 	started time.Time
 
 	mu      sync.Mutex // guards members and Log
@@ -87,7 +90,7 @@ func New(ctx context.Context, opts Options) (*Cluster, error) {
 	if err := sweep(ctx, parent); err != nil {
 		c.logf("leftovers of an earlier run: %v", err)
 	}
-	if c.dir, c.lock, err = newDir(parent); err != nil {
+	if c.dir, c.lock, err = tied.Dir(parent, dirPrefix, 0o711); err != nil {
 		return nil, err
 	}
 	if err := c.form(ctx); err != nil {
@@ -102,7 +105,7 @@ func (c *Cluster) form(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if c.sw, err = newSwitch(ctx); err != nil {
+	if c.sw, err = netns.NewSwitch(ctx); err != nil {
 		return err
 	}
 	for range c.opts.Members {
@@ -229,10 +232,10 @@ func (c *Cluster) Close() error {
 	defer cancel()
 	errs := []error{killMarked(ctx, c.dir)}
 	for _, m := range c.Members() {
-		errs = append(errs, m.ns.close())
+		errs = append(errs, m.ns.Close())
 	}
 	if c.sw != nil {
-		errs = append(errs, c.sw.close())
+		errs = append(errs, c.sw.Close())
 	}
 	errs = append(errs, os.RemoveAll(c.dir), c.lock.Close())
 	c.lock = nil

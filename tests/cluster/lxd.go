@@ -1,11 +1,12 @@
 package cluster
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/tests/repository"
 )
 
 // LXD is one build of LXD: where its programs and libraries are.
@@ -17,7 +18,7 @@ type LXD struct {
 
 // Debian returns Debian's LXD as `make deps` unpacks it into .deps/lxd5 of this repository.
 func Debian() (LXD, error) {
-	root, err := repositoryRoot()
+	root, err := repository.Root()
 	if err != nil {
 		return LXD{}, err
 	}
@@ -34,24 +35,6 @@ func Debian() (LXD, error) {
 		BinDir: filepath.Join(tree, "root/usr/bin"),
 		LibDir: filepath.Dir(libs[0]),
 	}, nil
-}
-
-// repositoryRoot is the directory of this module's go.mod, at or above the working directory.
-func repositoryRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		file, err := os.ReadFile(filepath.Join(dir, "go.mod"))
-		if err == nil && strings.HasPrefix(string(file), "module github.com/lxd-recover/lxd-recover\n") {
-			return dir, nil
-		}
-		if dir == filepath.Dir(dir) {
-			return "", errors.New("the working directory is not in the repository of lxd-recover")
-		}
-		dir = filepath.Dir(dir)
-	}
 }
 
 // check says early and clearly what would otherwise fail late inside a namespace.

@@ -14,6 +14,9 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/lxd-recover/lxd-recover/tests/netns"
+	"github.com/lxd-recover/lxd-recover/tests/tied"
 )
 
 // Member is one LXD daemon's place in a cluster: its directory and its network, whether the daemon runs or not.
@@ -23,7 +26,7 @@ type Member struct {
 
 	cluster *Cluster
 	dir     string
-	ns      *namespace
+	ns      *netns.Namespace
 	http    *http.Client
 
 	mu     sync.Mutex
@@ -61,7 +64,7 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 		},
 	}}
 	var err error
-	if m.ns, err = c.sw.plug(ctx, id, m.IP()+"/16"); err != nil {
+	if m.ns, err = c.sw.Plug(ctx, m.IP()+"/16"); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -81,12 +84,12 @@ func (m *Member) IP() string { return fmt.Sprintf("10.77.0.%d", 100+m.ID) }
 func (m *Member) Address() string { return net.JoinHostPort(m.IP(), strconv.Itoa(m.cluster.opts.Port)) }
 
 // NetNS is the path of the member's network namespace, for nsenter --net=PATH; it works while this process lives.
-func (m *Member) NetNS() string { return m.ns.path() }
+func (m *Member) NetNS() string { return m.ns.Path() }
 
 // AddAddress gives the member's interface one more address, such as 10.77.1.101/16. Members reach each other at any
 // address in 10.77.0.0/16. Adding one that is there is no error.
 func (m *Member) AddAddress(ctx context.Context, cidr string) error {
-	return m.ns.ip(ctx, "addr replace "+cidr+" dev eth0")
+	return m.ns.IP(ctx, "addr replace "+cidr+" dev eth0")
 }
 
 // SetAddresses gives the member's interface these addresses instead of those it has, as when a machine has moved.
@@ -95,7 +98,7 @@ func (m *Member) SetAddresses(ctx context.Context, cidrs ...string) error {
 	for _, cidr := range cidrs {
 		commands = append(commands, "addr add "+cidr+" dev eth0")
 	}
-	return m.ns.ip(ctx, commands...)
+	return m.ns.IP(ctx, commands...)
 }
 
 // Start starts the daemon and waits until it is ready, which takes quorum.
@@ -124,13 +127,13 @@ func (m *Member) Spawn() error {
 	if m.cluster.opts.Debug {
 		level = "--debug"
 	}
-	cmd := exec.Command("nsenter", "--net="+m.ns.path(),
+	cmd := exec.Command("nsenter", "--net="+m.ns.Path(),
 		"unshare", "--mount", "--propagation", "private", "lxd", level)
 	cmd.Dir = m.cluster.dir
 	cmd.Env = m.environ()
 	cmd.Stdout, cmd.Stderr = output, output
 	d := &daemon{cmd: cmd, begun: time.Now(), gone: make(chan struct{})}
-	if err := startTied(cmd); err != nil {
+	if err := tied.Start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", m.Name, err)
 	}
 	go func() {

@@ -1,6 +1,6 @@
 // Package guest boots throwaway machines for tests: each is a Debian with a real systemd, snapd and LXD in namespaces of this
 // machine, by systemd-nspawn, without a virtual machine, an image server or a snap store. A guest is up in about two seconds.
-// Guests can share a Network, and then be the members of a cluster.
+// Guests can share a network, and then be the members of a cluster.
 //
 // It needs root, systemd-nspawn (package systemd-container), and /dev/fuse. An LXD, snapd or systemd of this machine is never
 // touched: nothing is registered with it, and /run is another one where systemd-nspawn looks.
@@ -33,6 +33,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/tests/netns"
+	"github.com/lxd-recover/lxd-recover/tests/tied"
 )
 
 // BootTimeout is how long a guest may take until its systemd is up: many times what was measured on two busy cores.
@@ -40,10 +43,10 @@ const BootTimeout = 2 * time.Minute
 
 // Options says what Boot makes. The zero value is a guest with everything in it running, alone on its network.
 type Options struct {
-	Name    string   // host name; "" means guest
-	Mask    []string // units that must not run, such as lxd.socket
-	Network *Network // nil means one of its own
-	Address string   // of eth0, such as 10.78.0.1/16; "" means none
+	Name    string        // host name; "" means guest
+	Mask    []string      // units that must not run, such as lxd.socket
+	Network *netns.Switch // nil means one of its own
+	Address string        // of eth0, such as 10.78.0.1/16; "" means none
 
 	WithoutLXD bool // Debian's LXD is not there: LXD is to be a snap, or nothing
 
@@ -57,10 +60,10 @@ type Guest struct {
 	Name string
 
 	opts    Options
-	dir     string   // everything of this guest: up, work and root of the overlay, console.log, notify
-	lock    *os.File // held open: dir has an owner
-	own     *Network // nil if the network is shared
-	ns      *namespace
+	dir     string        // everything of this guest: up, work and root of the overlay, console.log, notify
+	lock    *os.File      // held open: dir has an owner
+	own     *netns.Switch // nil if the network is shared
+	ns      *netns.Namespace
 	cpu     string
 	started time.Time
 
@@ -97,7 +100,7 @@ func Boot(ctx context.Context, opts Options) (*Guest, error) {
 	if err := sweep(parent); err != nil {
 		g.logf("leftovers of an earlier run: %v", err)
 	}
-	if g.dir, g.lock, err = newDir(parent); err != nil {
+	if g.dir, g.lock, err = tied.Dir(parent, dirPrefix, 0o700); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, BootTimeout, fmt.Errorf("not up within %s", BootTimeout))
@@ -114,12 +117,12 @@ func (g *Guest) boot(ctx context.Context) (err error) {
 	}
 	network := g.opts.Network
 	if network == nil {
-		if g.own, err = NewNetwork(ctx); err != nil {
+		if g.own, err = netns.NewSwitch(ctx); err != nil {
 			return err
 		}
 		network = g.own
 	}
-	if g.ns, err = network.plug(ctx, g.opts.Address); err != nil {
+	if g.ns, err = network.Plug(ctx, g.opts.Address); err != nil {
 		return err
 	}
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: filepath.Join(g.dir, "notify")})
@@ -200,7 +203,7 @@ func (g *Guest) spawn() error {
 		"DIR=" + g.dir,
 		"IMAGE=" + g.opts.Image,
 		"NAME=" + g.Name,
-		"NETNS=" + g.ns.path(),
+		"NETNS=" + g.ns.Path(),
 		"CPU=" + g.cpu,
 		"CGROUPS=" + strings.Join(cgroups, " "),
 	}
@@ -270,7 +273,7 @@ func (g *Guest) Close() error {
 	}
 	errs := []error{removeCgroups(filepath.Base(g.dir))}
 	if g.ns != nil {
-		errs = append(errs, g.ns.close())
+		errs = append(errs, g.ns.Close())
 	}
 	if g.own != nil {
 		errs = append(errs, g.own.Close())

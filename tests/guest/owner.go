@@ -7,90 +7,38 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/tests/tied"
 )
 
-// starter starts the guests. The kernel delivers Pdeathsig when the thread that forked ends, not the process, and Go ends
-// threads when it likes; so one thread, which lives as long as the process, does all the forking.
-var starter = sync.OnceValue(func() chan<- func() {
-	work := make(chan func())
-	go func() {
-		runtime.LockOSThread()
-		for start := range work {
-			start()
-		}
-	}()
-	return work
-})
-
-// startTied starts cmd as the first process of a PID namespace, in a mount namespace and a session of its own, so that it is
-// killed when this process ends in whatever way. The kernel takes all of the namespace with it: when cmd.Wait returns, every
-// process in it is gone.
+// startTied starts cmd as the first process of a PID namespace, in a mount namespace, so that it is killed when this process ends in
+// whatever way. The kernel takes all of the namespace with it: when cmd.Wait returns, every process in it is gone.
 func startTied(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setsid:       true,
-		Pdeathsig:    syscall.SIGKILL,
 		Cloneflags:   unix.CLONE_NEWPID,
 		Unshareflags: unix.CLONE_NEWNS, // this way Go makes all mounts private
 	}
-	result := make(chan error)
-	starter() <- func() { result <- cmd.Start() }
-	return <-result
+	return tied.Start(cmd)
 }
 
 // dirPrefix begins the names of guests' directories, and of their cgroups.
 const dirPrefix = "lxdr.guest-"
 
-// newDir makes a directory that is this process's as long as it holds the returned file open, which is locked.
-func newDir(parent string) (dir string, lock *os.File, err error) {
-	// Prepared under a hidden name, so that nobody else's sweep meets it before it is locked.
-	hidden, err := os.MkdirTemp(parent, "."+dirPrefix)
-	if err != nil {
-		return "", nil, err
-	}
-	if lock, err = os.Open(hidden); err != nil {
-		return "", nil, err
-	}
-	dir = filepath.Join(parent, filepath.Base(hidden)[1:])
-	err = errors.Join(unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB), os.Rename(hidden, dir))
-	if err != nil {
-		lock.Close()
-		os.RemoveAll(hidden)
-		return "", nil, err
-	}
-	return dir, lock, nil
-}
-
-// sweep removes what dead test processes left in parent: directories whose lock nobody holds, and the cgroups of the same
-// names. One that cannot be removed does not keep it from the others.
+// sweep removes what dead test processes left in parent: directories whose lock nobody holds, and the cgroups of the same names.
 func sweep(parent string) error {
-	dirs, err := filepath.Glob(filepath.Join(parent, dirPrefix+"*"))
-	if err != nil {
-		return err
-	}
-	var errs []error
-	for _, dir := range dirs {
-		lock, err := os.Open(dir)
+	return tied.Sweep(parent, dirPrefix, func(dir string) error {
+		err := removeCgroups(filepath.Base(dir))
 		if err != nil {
-			continue // removed by somebody else in the meantime
+			return err // the directory's name is all that tells of them
 		}
-		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
-			err := removeCgroups(filepath.Base(dir))
-			if err == nil { // otherwise the directory's name is all that tells of them
-				err = os.RemoveAll(dir)
-			}
-			errs = append(errs, err)
-		}
-		lock.Close()
-	}
-	return errors.Join(errs...)
+		return os.RemoveAll(dir)
+	})
 }
 
 // hierarchies are the cgroup hierarchies in which systemd-nspawn and the guest's systemd make groups: the only one of

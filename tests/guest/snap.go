@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/tests/repository"
 )
 
 // LXDSnapDir is LXD's directory in a guest with LXD as a snap.
@@ -29,7 +31,7 @@ func Snaps(ctx context.Context) (*SnapSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	repository, err := repositoryRoot()
+	repository, err := repository.Root()
 	if err != nil {
 		return nil, err
 	}
