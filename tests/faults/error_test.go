@@ -16,66 +16,43 @@ var errnos = []unix.Errno{unix.ENOSPC, unix.EIO, unix.EDQUOT, unix.EROFS, unix.E
 // Every call that touches LXD's directory fails with each of the errors; those that touch temporary files only, and there are
 // many alike, with one of them in turn.
 func TestError(t *testing.T) {
-	l := getLab(t)
-	for _, j := range l.jobs() {
-		t.Run(j.name, func(t *testing.T) {
-			p, err := newPlace(t.TempDir())
-			must(t, err)
-			all, err := j.steps(p, systrace.Change)
-			must(t, err)
-			var faults []fault
-			for i, at := range sample(all, 25, each) {
-				for e, errno := range errnos {
-					if at.scratch && e != i%len(errnos) {
-						continue
-					}
-					faults = append(faults, fault{sort: j.name + ", " + unix.ErrnoName(errno), at: at, kind: systrace.Change, action: fails(errno)})
+	eachJob(t, systrace.Change, func(j *job, all []step) []fault {
+		var faults []fault
+		for i, at := range sample(all, 25, each) {
+			for e, errno := range errnos {
+				if at.scratch && e != i%len(errnos) {
+					continue
 				}
+				faults = append(faults, fault{sort: j.name + ", " + unix.ErrnoName(errno), at: at, kind: systrace.Change, action: fails(errno)})
 			}
-			for _, at := range sample(all, 1, func(s step) bool { return s.rename }) {
-				for _, errno := range []unix.Errno{unix.EIO, unix.EINTR} {
-					faults = append(faults, fault{sort: j.name + ", renamed and reported to have failed", at: at, kind: systrace.Change, action: always(systrace.FailAfter(errno))})
-				}
+		}
+		for _, at := range sample(all, 1, func(s step) bool { return s.rename }) {
+			for _, errno := range []unix.Errno{unix.EIO, unix.EINTR} {
+				faults = append(faults, fault{sort: j.name + ", renamed and reported to have failed", at: at, kind: systrace.Change, action: always(systrace.FailAfter(errno))})
 			}
-			j.inject(t, all, j.thin(all, faults))
-		})
-	}
+		}
+		return j.thin(all, faults)
+	})
 }
 
 // A disk that has become read-only, or is full, stays so: from one call on, all fail.
 func TestErrorThatLasts(t *testing.T) {
-	l := getLab(t)
-	for _, j := range l.jobs() {
-		t.Run(j.name, func(t *testing.T) {
-			p, err := newPlace(t.TempDir())
-			must(t, err)
-			all, err := j.steps(p, systrace.Change)
-			must(t, err)
-			var faults []fault
-			for _, at := range sample(all, 25, lasting) {
-				faults = append(faults, fault{sort: j.name + ", EROFS from then on", at: at, kind: systrace.Change, lasts: true, action: fails(unix.EROFS)})
-			}
-			j.inject(t, all, faults)
-		})
-	}
+	eachJob(t, systrace.Change, func(j *job, all []step) (faults []fault) {
+		for _, at := range sample(all, 25, lasting) {
+			faults = append(faults, fault{sort: j.name + ", EROFS from then on", at: at, kind: systrace.Change, lasts: true, action: fails(unix.EROFS)})
+		}
+		return faults
+	})
 }
 
 // Every call that reads LXD's directory, the temporary files or the tarball's copy fails once.
 func TestErrorReading(t *testing.T) {
-	l := getLab(t)
-	for _, j := range l.jobs() {
-		t.Run(j.name, func(t *testing.T) {
-			p, err := newPlace(t.TempDir())
-			must(t, err)
-			all, err := j.steps(p, systrace.Read)
-			must(t, err)
-			var faults []fault
-			for _, at := range sample(all, 25, lasting) {
-				faults = append(faults, fault{sort: j.name + ", EIO on reading", at: at, kind: systrace.Read, action: fails(unix.EIO)})
-			}
-			j.inject(t, all, j.thin(all, faults))
-		})
-	}
+	eachJob(t, systrace.Read, func(j *job, all []step) (faults []fault) {
+		for _, at := range sample(all, 25, lasting) {
+			faults = append(faults, fault{sort: j.name + ", EIO on reading", at: at, kind: systrace.Read, action: fails(unix.EIO)})
+		}
+		return j.thin(all, faults)
+	})
 }
 
 // thin keeps every fourth of an edit's errors, but for what is near the exchange, so that all faults take a quarter of an hour: it

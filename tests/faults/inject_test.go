@@ -28,6 +28,21 @@ type fault struct {
 // workers is how many faults are tried at the same time.
 const workers = 2
 
+// eachJob has faults made of the system calls of a kind that each job makes, tries them, and judges what they leave.
+func eachJob(t *testing.T, kind systrace.Kind, faults func(j *job, all []step) []fault) {
+	l := getLab(t)
+	for _, j := range l.jobs() {
+		t.Run(j.name, func(t *testing.T) {
+			p, err := newPlace(t.TempDir())
+			must(t, err)
+			all, err := j.steps(p, kind)
+			must(t, err)
+			t.Logf("%d system calls", len(all))
+			j.inject(t, all, faults(j, all))
+		})
+	}
+}
+
 // inject tries faults and judges what they leave.
 func (j *job) inject(t *testing.T, all []step, faults []fault) {
 	t.Helper()
