@@ -49,7 +49,7 @@ func (c RowChange) String() string {
 		case ok:
 			columns = append(columns, fmt.Sprintf("%s: %s -> %s", column, words[0], words[1]))
 		case c.Before[column] != value:
-			columns = append(columns, fmt.Sprintf("%s: %s -> %s", column, shorten(c.Before[column]), shorten(value)))
+			columns = append(columns, fmt.Sprintf("%s: %s -> %s", column, printable(c.Before[column]), printable(value)))
 		}
 	}
 
@@ -63,7 +63,7 @@ func label(row map[string]string) string {
 	for _, column := range []string{"name", "key", "value", "fingerprint"} {
 		value, ok := row[column]
 		if ok && value != "NULL" {
-			text += " " + column + "=" + shorten(value)
+			text += " " + column + "=" + printable(value)
 		}
 	}
 
@@ -79,76 +79,91 @@ func shorten(value string) string {
 	return value
 }
 
-// maxDiff bounds the changed rows that Diff returns for one table.
-const maxDiff = 1000
+// MaxDiff bounds the changed rows that Diff returns for one table.
+const MaxDiff = 1000
 
-// Diff returns the rows by which the database file after differs from before, by table and key, at most 1000 a table. Only
-// rows that differ are held in memory.
-func Diff(ctx context.Context, before string, after string) ([]RowChange, error) {
+// Diff returns the rows by which the database file after differs from before, by table and key, at most MaxDiff a table, and
+// the tables that differ in more. Only rows that are returned are held in memory.
+func Diff(ctx context.Context, before string, after string) (changes []RowChange, more []string, err error) {
 	db, err := openFile(before, "ro")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
 	defer db.Close()
 
 	_, err = db.ExecContext(ctx, "ATTACH ? AS new", "file:"+(&url.URL{Path: after}).EscapedPath()+"?mode=ro")
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
 	tables, err := stringsOf(ctx, db, `SELECT name FROM (SELECT name, type FROM main.sqlite_master UNION SELECT name, type FROM new.sqlite_master)
 		WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name`)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
-	var changes []RowChange
 	for _, table := range tables {
-		found, err := diffTable(ctx, db, table)
+		found, all, err := diffTable(ctx, db, table)
 		if err != nil {
-			return nil, fmt.Errorf("compare table %s: %w", table, err)
+			return nil, nil, fmt.Errorf("compare table %s: %w", table, err)
 		}
 
 		changes = append(changes, found...)
+		if !all {
+			more = append(more, table)
+		}
 	}
 
-	return changes, describe(ctx, db, changes)
+	return changes, more, describe(ctx, db, changes)
 }
 
-// diffTable compares one table in the schemas main and new.
-func diffTable(ctx context.Context, db *sql.DB, table string) ([]RowChange, error) {
-	oldColumns, _, err := columnsOf(ctx, db, "main", table)
+// diffTable compares one table in the schemas main and new. all is false where it differs in more rows than are returned.
+func diffTable(ctx context.Context, db *sql.DB, table string) (changes []RowChange, all bool, err error) {
+	oldColumns, oldKey, err := columnsOf(ctx, db, "main", table)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 
 	newColumns, newKey, err := columnsOf(ctx, db, "new", table)
 	if err != nil {
-		return nil, err
+		return nil, false, err
+	}
+
+	key := newKey
+	if len(newColumns) == 0 {
+		key = oldKey
 	}
 
 	// A table that one side lacks, or that has other columns there, is a change of schema: all its rows are listed.
-	except := slices.Equal(oldColumns, newColumns)
-	key := newKey
-	if len(newColumns) == 0 {
-		_, key, err = columnsOf(ctx, db, "main", table)
+	rows := difference{table: table, columns: newColumns, key: key, except: slices.Equal(oldColumns, newColumns)}
+	come, err := rows.read(ctx, db, "new", "main")
+	if err != nil {
+		return nil, false, err
+	}
+
+	rows.columns = oldColumns
+	gone, err := rows.read(ctx, db, "main", "new")
+	if err != nil {
+		return nil, false, err
+	}
+
+	all = len(gone) <= MaxDiff && len(come) <= MaxDiff
+	if !all && rows.except && len(key) > 0 {
+		// Those of the first keys, from both sides, so that a row that was changed is not taken for one that is gone.
+		rows.firstKeys = true
+		gone, err = rows.read(ctx, db, "main", "new")
+		if err == nil {
+			come, err = rows.read(ctx, db, "new", "main")
+		}
+
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 
-	gone, err := rowsOf(ctx, db, "main", "new", table, oldColumns, except)
-	if err != nil {
-		return nil, err
-	}
-
-	come, err := rowsOf(ctx, db, "new", "main", table, newColumns, except)
-	if err != nil {
-		return nil, err
-	}
-
-	return pair(table, key, oldColumns, gone, newColumns, come), nil
+	changes = pair(table, key, oldColumns, gone, newColumns, come)
+	return changes[:min(len(changes), MaxDiff)], all && len(changes) <= MaxDiff, nil
 }
 
 // pair makes one change of a row that is gone and one that has come in its place: the one with the same key.
@@ -157,7 +172,7 @@ func pair(table string, key []string, oldColumns []string, gone []map[string]str
 	var changes []RowChange
 	for _, row := range gone {
 		index[keyOf(row, key, oldColumns, same)] = len(changes)
-		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, oldColumns, shorten), Before: row})
+		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, oldColumns, printable), Before: row})
 	}
 
 	for _, row := range come {
@@ -167,7 +182,7 @@ func pair(table string, key []string, oldColumns []string, gone []map[string]str
 			continue
 		}
 
-		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, newColumns, shorten), After: row})
+		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, newColumns, printable), After: row})
 	}
 
 	return changes
@@ -199,32 +214,30 @@ func columnsOf(ctx context.Context, db *sql.DB, schema string, table string) (co
 	return columns, key, rows.Err()
 }
 
-// rowsOf returns the rows that a table has in one schema and, with except, not in the other.
-func rowsOf(ctx context.Context, db *sql.DB, schema string, other string, table string, columns []string, except bool) ([]map[string]string, error) {
-	if len(columns) == 0 {
+// difference reads the rows that a table has in one schema and, with except, not in another.
+type difference struct {
+	table     string
+	columns   []string
+	key       []string
+	except    bool
+	firstKeys bool // only those of the first MaxDiff keys whose rows differ
+}
+
+// read returns the rows, one more than MaxDiff at most.
+func (d difference) read(ctx context.Context, db *sql.DB, schema string, other string) ([]map[string]string, error) {
+	if len(d.columns) == 0 {
 		return nil, nil
 	}
 
-	quoted := make([]string, len(columns))
-	for i, c := range columns {
-		quoted[i] = "quote(" + quote(c) + ")"
-	}
-
-	list := strings.Join(quoted, ", ")
-	query := "SELECT " + list + " FROM " + schema + "." + quote(table)
-	if except {
-		query += " EXCEPT SELECT " + list + " FROM " + other + "." + quote(table)
-	}
-
-	rows, err := db.QueryContext(ctx, query+fmt.Sprintf(" LIMIT %d", maxDiff))
+	rows, err := db.QueryContext(ctx, d.query(schema, other))
 	if err != nil {
 		return nil, err
 	}
 
 	defer rows.Close()
 
-	values := make([]string, len(columns))
-	targets := make([]any, len(columns))
+	values := make([]string, len(d.columns))
+	targets := make([]any, len(d.columns))
 	for i := range values {
 		targets[i] = &values[i]
 	}
@@ -237,7 +250,7 @@ func rowsOf(ctx context.Context, db *sql.DB, schema string, other string, table 
 		}
 
 		row := map[string]string{}
-		for i, c := range columns {
+		for i, c := range d.columns {
 			row[c] = values[i]
 		}
 
@@ -245,6 +258,41 @@ func rowsOf(ctx context.Context, db *sql.DB, schema string, other string, table 
 	}
 
 	return all, rows.Err()
+}
+
+// query makes literals of all values before they are compared, so that 1 and 1.0 differ.
+func (d difference) query(schema string, other string) string {
+	literals := func(columns []string) string {
+		list := make([]string, len(columns))
+		for i, c := range columns {
+			list[i] = "quote(" + quote(c) + ") AS " + quote(c)
+		}
+
+		return strings.Join(list, ", ")
+	}
+
+	rows := func(schema string, other string) string {
+		text := "SELECT " + literals(d.columns) + " FROM " + schema + "." + quote(d.table)
+		if d.except {
+			text += " EXCEPT SELECT " + literals(d.columns) + " FROM " + other + "." + quote(d.table)
+		}
+
+		return text
+	}
+
+	text := rows(schema, other)
+	if d.firstKeys {
+		keys := make([]string, len(d.key))
+		for i, c := range d.key {
+			keys[i] = quote(c)
+		}
+
+		list := strings.Join(keys, ", ")
+		text = fmt.Sprintf("SELECT * FROM (%s) WHERE (%s) IN (SELECT %s FROM (%s) UNION SELECT %s FROM (%s) ORDER BY %s LIMIT %d)",
+			text, list, list, rows(schema, other), list, rows(other, schema), list, MaxDiff)
+	}
+
+	return text + fmt.Sprintf(" LIMIT %d", MaxDiff+1)
 }
 
 // keyOf writes a row's primary key; a table without one is known by all its columns.

@@ -3,8 +3,10 @@ package globaldb
 import (
 	"database/sql"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -71,7 +73,7 @@ func TestDiffOfMembers(t *testing.T) {
 	n1, n3 := filepath.Join(dir, "n1"), filepath.Join(dir, "n3")
 	must(t, Replay(t.Context(), open(t, "forgotten/n1-preedit"), n1, 0))
 	must(t, Replay(t.Context(), open(t, "forgotten/n3-preedit"), n3, 0))
-	changes, err := Diff(t.Context(), n3, n1)
+	changes, _, err := Diff(t.Context(), n3, n1)
 	must(t, err)
 	found := map[string]bool{}
 	for _, c := range changes {
@@ -145,7 +147,7 @@ func TestDiff(t *testing.T) {
 		"DELETE FROM t WHERE id = 1", "UPDATE t SET name = 'zwei' WHERE id = 2", "INSERT INTO t VALUES (4, NULL, NULL)",
 		"UPDATE pair SET v = 'B' WHERE b = 2", "DELETE FROM bag WHERE v = 'gone'",
 		"CREATE TABLE fresh (id INTEGER PRIMARY KEY)", "INSERT INTO fresh VALUES (7)")...)
-	changes, err := Diff(t.Context(), before, after)
+	changes, _, err := Diff(t.Context(), before, after)
 	must(t, err)
 	want := []string{
 		"delete bag v='gone' value='gone'", "insert fresh id=7", "update pair a=1,b=2 (v: 'b' -> 'B')",
@@ -163,10 +165,58 @@ func TestDiff(t *testing.T) {
 			t.Errorf("got %q, want %q", got[i], want[i])
 		}
 	}
-	same, err := Diff(t.Context(), before, before)
+	same, _, err := Diff(t.Context(), before, before)
 	must(t, err)
 	if len(same) > 0 {
 		t.Errorf("a database differs from itself: %v", same)
+	}
+}
+
+// Where more rows differ than are listed, that is said, and those that are listed are what they are called.
+func TestDiffMore(t *testing.T) {
+	base := []string{
+		"CREATE TABLE few (id INTEGER PRIMARY KEY)",
+		"CREATE TABLE many (id INTEGER PRIMARY KEY, v TEXT)",
+		"CREATE TABLE bag (v TEXT)",
+		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO many SELECT i, 'old' FROM n",
+	}
+	before := makeDB(t, base...)
+	after := makeDB(t, append(base,
+		"DELETE FROM many WHERE id % 2 = 0", "UPDATE many SET v = 'new'", "INSERT INTO few VALUES (1)",
+		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1001) INSERT INTO bag SELECT i FROM n")...)
+	changes, more, err := Diff(t.Context(), before, after)
+	must(t, err)
+	if fmt.Sprint(more) != "[bag many]" {
+		t.Errorf("more in %v", more)
+	}
+	count := map[string]int{}
+	for _, c := range changes {
+		kind := strings.Fields(c.String())[0]
+		count[c.Table+" "+kind]++
+		var id int
+		if _, err := fmt.Sscanf(c.Key, "id=%d", &id); c.Table == "many" && (err != nil || (kind == "delete") != (id%2 == 0) || kind == "insert") {
+			t.Fatalf("%s: %v", c, err)
+		}
+	}
+	if count["bag insert"] != MaxDiff || count["many delete"]+count["many update"] != MaxDiff || count["few insert"] != 1 {
+		t.Errorf("changes %v", count)
+	}
+}
+
+// What users put into rows does not reach the terminal as it is.
+func TestChangePrintable(t *testing.T) {
+	base := []string{"CREATE TABLE t (id TEXT PRIMARY KEY, name TEXT)", "INSERT INTO t VALUES ('a', 'b'), (char(27), 'c')"}
+	before := makeDB(t, base...)
+	after := makeDB(t, append(base, "UPDATE t SET name = char(27) || '[2J' || char(10) || 'Recover from server3' WHERE id = 'a'", "DELETE FROM t WHERE name = 'c'", "INSERT INTO t VALUES ('z', char(10))")...)
+	changes, _, err := Diff(t.Context(), before, after)
+	must(t, err)
+	if len(changes) != 3 {
+		t.Fatalf("changes %q", changes)
+	}
+	for _, c := range changes {
+		if strings.ContainsAny(c.String(), "\x1b\n") {
+			t.Errorf("%q", c)
+		}
 	}
 }
 

@@ -168,7 +168,7 @@ func (d *stepDiff) roots(ctx context.Context) ([]uint32, error) {
 const schemaTable = "sqlite_schema"
 
 // step returns the rows by which the file after differs from before, after the pages with these numbers were written to the
-// former; more tells that there are more than maxDiff in a table. The file before must be brought to the same state
+// former; more tells that there are more than MaxDiff in a table. The file before must be brought to the same state
 // afterwards.
 func (d *stepDiff) step(ctx context.Context, written []uint32) (changes []RowChange, more bool, err error) {
 	err = d.stamp()
@@ -225,18 +225,19 @@ func (d *stepDiff) step(ctx context.Context, written []uint32) (changes []RowCha
 		}
 
 		var found []RowChange
+		whole := false
 		if all || was != is || s.vague {
-			found, err = diffTable(ctx, d.db, name)
+			found, whole, err = diffTable(ctx, d.db, name)
 		} else {
-			found, err = d.rows(ctx, name, s)
+			found, whole, err = d.rows(ctx, name, s)
 		}
 
 		if err != nil {
 			return nil, false, fmt.Errorf("compare table %s: %w", name, err)
 		}
 
-		more = more || len(found) >= maxDiff
-		changes = append(changes, found[:min(len(found), maxDiff)]...)
+		more = more || !whole
+		changes = append(changes, found...)
 	}
 
 	if all || pages.cookie != d.pages.cookie {
@@ -295,11 +296,11 @@ func (all suspicions) is(root uint32, number uint32, kind pageKind) {
 	}
 }
 
-// rows compares the rows of a table that lie in certain leaves.
-func (d *stepDiff) rows(ctx context.Context, table string, s *suspicion) ([]RowChange, error) {
+// rows compares the rows of a table that lie in certain leaves. all is false where more of them differ than are returned.
+func (d *stepDiff) rows(ctx context.Context, table string, s *suspicion) (changes []RowChange, all bool, err error) {
 	columns, key, err := columnsOf(ctx, d.db, "main", table)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 
 	rowid := rowidName(columns)
@@ -313,30 +314,30 @@ func (d *stepDiff) rows(ctx context.Context, table string, s *suspicion) ([]RowC
 	for _, number := range s.was {
 		err = before.rowids(number, add)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 
 	for _, number := range s.is {
 		err = d.pages.rowids(number, add)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 
 	wanted, err := json.Marshal(slices.Sorted(maps.Keys(keys)))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 
 	was, err := rowsByKey(ctx, d.db, "main", table, rowid, columns, string(wanted))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 
 	is, err := rowsByKey(ctx, d.db, "new", table, rowid, columns, string(wanted))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 
 	var gone, come []map[string]string
@@ -354,8 +355,9 @@ func (d *stepDiff) rows(ctx context.Context, table string, s *suspicion) ([]RowC
 		}
 	}
 
-	changes := pair(table, key, columns, gone, columns, come)
-	return slices.DeleteFunc(changes, func(c RowChange) bool { return maps.Equal(c.Before, c.After) }), nil
+	changes = pair(table, key, columns, gone, columns, come)
+	changes = slices.DeleteFunc(changes, func(c RowChange) bool { return maps.Equal(c.Before, c.After) })
+	return changes[:min(len(changes), MaxDiff)], len(changes) <= MaxDiff, nil
 }
 
 // rowidName is a name of the rowid that no column has taken; empty where there is none.
@@ -410,13 +412,13 @@ func rowsByKey(ctx context.Context, db *sql.DB, schema string, table string, row
 
 // diffSchema returns what was created, dropped or altered.
 func diffSchema(ctx context.Context, db *sql.DB) ([]RowChange, error) {
-	columns := []string{"type", "name", "tbl_name", "sql"} // all but the place in the file
-	gone, err := rowsOf(ctx, db, "main", "new", "sqlite_master", columns, true)
+	rows := difference{table: "sqlite_master", columns: []string{"type", "name", "tbl_name", "sql"}, except: true} // all but the place in the file
+	gone, err := rows.read(ctx, db, "main", "new")
 	if err != nil {
 		return nil, err
 	}
 
-	come, err := rowsOf(ctx, db, "new", "main", "sqlite_master", columns, true)
+	come, err := rows.read(ctx, db, "new", "main")
 	if err != nil {
 		return nil, err
 	}
@@ -424,5 +426,5 @@ func diffSchema(ctx context.Context, db *sql.DB) ([]RowChange, error) {
 	// An index without SQL of its own comes and goes with its table.
 	own := func(row map[string]string) bool { return row["sql"] == "NULL" }
 	gone, come = slices.DeleteFunc(gone, own), slices.DeleteFunc(come, own)
-	return pair(schemaTable, []string{"type", "name"}, columns, gone, columns, come), nil
+	return pair(schemaTable, []string{"type", "name"}, rows.columns, gone, rows.columns, come), nil
 }

@@ -66,7 +66,7 @@ func TestStepsOfFixtures(t *testing.T) {
 				continue // the first one
 			}
 			must(t, after.Advance(t.Context(), entry.Index))
-			want, err := Diff(t.Context(), before.target, after.target)
+			want, _, err := Diff(t.Context(), before.target, after.target)
 			must(t, err)
 			if !slices.Equal(sortedChanges(got), sortedChanges(want)) || more {
 				t.Fatalf("%s: index %d:\n%s\nwant\n%s", member, entry.Index, sortedChanges(got), sortedChanges(want))
@@ -125,7 +125,7 @@ func stepRandomly(t *testing.T, random *rand.Rand, transactions int) {
 		written := copyPages(t, live, after)
 		got, more, err := d.step(t.Context(), written)
 		must(t, err)
-		want, err := Diff(t.Context(), before.Name(), after.Name())
+		want, _, err := Diff(t.Context(), before.Name(), after.Name())
 		must(t, err)
 		if more {
 			t.Fatal("the test changes more rows than are told")

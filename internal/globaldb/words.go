@@ -418,6 +418,11 @@ func plain(literal string) string {
 		text = strings.ReplaceAll(text[1:len(text)-1], "''", "'")
 	}
 
+	return printable(text)
+}
+
+// printable shortens a text, and writes it with escapes where it could play tricks on a terminal.
+func printable(text string) string {
 	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		text = strconv.Quote(text)
 	}

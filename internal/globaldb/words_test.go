@@ -117,7 +117,7 @@ func execute(t *testing.T, file string, statements ...string) {
 // wordsOf are the changes between two databases but LXD's housekeeping, without what kind of change it is.
 func wordsOf(t *testing.T, before string, after string, kind string) []string {
 	t.Helper()
-	changes, err := Diff(t.Context(), before, after)
+	changes, _, err := Diff(t.Context(), before, after)
 	must(t, err)
 	var all []string
 	for _, c := range changes {

@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -12,7 +11,8 @@ import (
 // CompareRows are the rows by which sources with one log differ from the preferred one: what choosing them instead would do.
 type CompareRows struct {
 	Sources []string             `json:"sources" yaml:"sources"`
-	Rows    []globaldb.RowChange `json:"rows" yaml:"rows"` // from the preferred database to theirs
+	Rows    []globaldb.RowChange `json:"rows" yaml:"rows"`                     // from the preferred database to theirs
+	More    []string             `json:"more,omitempty" yaml:"more,omitempty"` // tables that differ in more rows than are listed
 
 	// Unknown says why the rows were not worked out; empty where they were.
 	Unknown string `json:"unknown,omitempty" yaml:"unknown,omitempty"`
@@ -28,18 +28,20 @@ func (c *comparison) rows(ctx context.Context) error {
 	}
 
 	var base *globaldb.DB
+	unknown := "the preferred log's database is not at hand"
 	for _, i := range c.result.Best {
 		if c.report.Sources[i].report {
 			continue
 		}
 
 		db, err := c.open(ctx, i)
-		if errors.Is(err, globaldb.ErrNoDatabase) {
-			continue
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 
 		if err != nil {
-			return err
+			unknown = fmt.Sprintf("the preferred log's database cannot be read: %v", err)
+			continue
 		}
 
 		defer db.Close()
@@ -53,7 +55,7 @@ func (c *comparison) rows(ctx context.Context) error {
 		var err error
 		switch {
 		case base == nil:
-			rows.Unknown = "the preferred log's database is not at hand"
+			rows.Unknown = unknown
 		case n >= maxCompared:
 			rows.Unknown = fmt.Sprintf("more than %d different databases", maxCompared)
 		default:
@@ -109,6 +111,8 @@ func (c *comparison) groups() [][]int {
 	return groups
 }
 
+// differences works the rows out from the first source of a group that lets it. That one cannot be read is no reason to say
+// nothing about the others.
 func (c *comparison) differences(ctx context.Context, base *globaldb.DB, group []int, rows *CompareRows) error {
 	for _, i := range group {
 		if c.report.Sources[i].report {
@@ -116,28 +120,36 @@ func (c *comparison) differences(ctx context.Context, base *globaldb.DB, group [
 			continue
 		}
 
-		db, err := c.open(ctx, i)
-		if err != nil {
-			var damage *DamageError
-			if ctx.Err() != nil || !errors.As(replayError("", err), &damage) && !errors.Is(err, globaldb.ErrNoDatabase) {
-				return err
-			}
-
-			rows.Unknown = err.Error()
-			continue
+		err := c.difference(ctx, base, i, rows)
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 
-		changes, err := globaldb.Diff(ctx, base.File, db.File)
-		closeErr := db.Close()
-		if err != nil {
-			return fmt.Errorf("compare the rows of %s: %w", c.report.Sources[i].Label, err)
+		if err == nil {
+			rows.Unknown = ""
+			return nil
 		}
 
-		rows.Unknown = ""
-		rows.Rows = append(rows.Rows, changes...)
-		return closeErr
+		rows.Unknown = err.Error()
 	}
 
+	return nil
+}
+
+func (c *comparison) difference(ctx context.Context, base *globaldb.DB, i int, rows *CompareRows) error {
+	db, err := c.open(ctx, i)
+	if err != nil {
+		return err
+	}
+
+	defer db.Close()
+
+	changes, more, err := globaldb.Diff(ctx, base.File, db.File)
+	if err != nil {
+		return err
+	}
+
+	rows.Rows, rows.More = append(rows.Rows, changes...), more
 	return nil
 }
 
