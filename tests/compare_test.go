@@ -91,6 +91,11 @@ func TestCompareFixtures(t *testing.T) {
 		t.Errorf("common %d, committed %d, branches %v, uncertain %v", r.Common, r.Committed, r.Branches, r.Uncertain)
 	}
 
+	must(t, os.Remove(filepath.Join(survivors, "node3.json")))
+	run(t, exec.Command(tool, "global-db-compare", "--export-survivors", survivors, n3, n2)).want(t, 1, "node2.json exists already")
+	wantMissing(t, filepath.Join(survivors, "node3.json"))
+	survivors = filepath.Join(t.TempDir(), "again")
+	compareSources(t, "--export-survivors", survivors, n3, n2, n1)
 	reports := []string{filepath.Join(survivors, "node1.json"), filepath.Join(survivors, "node2.json"), filepath.Join(survivors, "node3.json")}
 	r, status = compareSources(t, reports...)
 	wantRecommended(t, r, status, "node1", "node2")
@@ -131,6 +136,31 @@ func TestCompareFixtures(t *testing.T) {
 	wantRecommended(t, r, status, "node2")
 	r, status = compareSources(t, damaged, n3)
 	wantRefusal(t, r, status, 4, survivor.Damaged)
+	if r.Refusal != nil && !strings.Contains(r.Refusal.Reason, "the newest of these logs has node1, sound up to index 187") || slices.Equal(r.Preferred, r.Longest) {
+		t.Errorf("preferred %v, longest %v, %+v", r.Preferred, r.Longest, r.Refusal)
+	}
+
+	// What need not be a member's last state is no evidence of where its log ended.
+	kept := at("database.before-import-20261122T213000Z")
+	out, err = exec.Command("cp", "-a", n2+"/database", kept).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	r, status = compareSources(t, n3, kept)
+	wantRefusal(t, r, status, 3, survivor.TooFew)
+	if r.Refusal != nil && !strings.Contains(r.Refusal.Reason, "a kept database") || !slices.Equal(r.Preferred, []string{"node2"}) {
+		t.Errorf("preferred %v, %+v", r.Preferred, r.Refusal)
+	}
+	r, status = compareSources(t, n3, n1, kept)
+	wantRecommended(t, r, status, "node1", "node2")
+	backups, err := filepath.Glob(at("small/n1-afteredit/db_backup.*.tar.gz"))
+	must(t, err)
+	r, status = compareSources(t, at("small/n2-preimport"), backups[0])
+	wantRefusal(t, r, status, 3, survivor.TooFew)
+	r, status = compareSources(t, at("small/n2-preimport"), at("small/n1-afteredit"))
+	if status != 0 || r.Recommendation.Label != "node1" {
+		t.Errorf("exit status %d, %+v, %+v", status, r.Recommendation, r.Refusal)
+	}
 
 	run(t, exec.Command(tool, "global-db-compare", n1, filepath.Join(dir, "nothing"))).want(t, 1, "nothing")
 	run(t, exec.Command(tool, "global-db-compare", n1)).want(t, 2, "global-db-compare --help")
@@ -227,6 +257,19 @@ func TestCompareForgottenMember(t *testing.T) {
 		t.Errorf("not named: %q", got)
 	}
 
+	// A node database that is damaged, or that LXD's own loader was killed in: the member's certificate tells whose log it is.
+	nodeDB := filepath.Join(one.Dir(), "database", "local.db")
+	must(t, os.WriteFile(nodeDB, []byte("not a database"), 0o600))
+	r, status = compareSources(t, dirs(three, one)...)
+	wantRecommended(t, r, status, one.Name)
+	if r := recoverTool(t, one, "global-db-inspect"); r.status != 0 || !strings.Contains(r.stdout, "file is not a database") {
+		t.Errorf("inspect: %+v", r)
+	}
+	must(t, os.Remove(nodeDB))
+	r, status = compareSources(t, dirs(three, one)...)
+	wantRecommended(t, r, status, one.Name)
+	must(t, c.Restore(ctx, "behind"))
+
 	// Another cluster, whose certificate is not at hand: every LXD's first entry is the same, and nothing else.
 	stranger := t.TempDir()
 	out, err := exec.Command("tar", "-xJf", "fixtures/lxd-6.9-members.tar.xz", "-C", stranger, "forgotten/n1-preedit").CombinedOutput()
@@ -264,7 +307,7 @@ func TestCompareEditedApart(t *testing.T) {
 	must(t, c.WaitSettled(ctx))
 	three.Kill()
 	createRow(t, one, "lostrow")
-	c.KillAll()
+	killAlike(t, c, one, two)
 	for _, m := range c.Members() {
 		must(t, m.EditReplace(ctx))
 	}

@@ -66,6 +66,7 @@ type Raft struct {
 	Before   Position `yaml:"before"`             // last entry that was taken from the member's directory
 	After    Position `yaml:"after"`              // last entry in the tarball; differs from Before once it is fenced
 	Snapshot Position `yaml:"snapshot,omitempty"` // newest snapshot; zero where there is none
+	Last     Position `yaml:"last,omitempty"`     // last entry of the member's log, where newer ones than Before were left out
 }
 
 // Position is a place in a raft log.

@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
@@ -38,7 +41,7 @@ tarballs, or a saved report: run "lxd-recover global-db-inspect --format json" o
 everywhere, and bring the files, of a few kB each, to one place. Rows can only be compared where the databases are at hand.
 
 A member is recommended only if it is certain that it holds every change that the cluster has ever confirmed. That takes the sound logs
-of more than half of the voters. A recovery entry that "lxd cluster edit" has added since does not count; stand-bys and
+of more than half of the voters, each as it was when LXD last ran there: not an old report, not a backup. A recovery entry that "lxd cluster edit" has added since does not count; stand-bys and
 spares have no vote. What the newest log holds beyond what was confirmed is kept, too.
 
 Exit status:
@@ -109,6 +112,8 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 			health = fmt.Sprintf("DAMAGED, sound up to index %d", s.Raft.SoundIndex)
 		case !s.Raft.Whole:
 			health = "CUT by libdqlite once"
+		case s.Copy:
+			health = "a copy: the log may have gone on"
 		}
 
 		role := s.Role
@@ -120,6 +125,7 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 	}
 
 	writeTable(w, []string{"member", "source", "role", "last entry", "snapshot", "edited since", "health"}, rows)
+	printTimes(w, r)
 	if r.Refusal == nil || r.Refusal.Verdict != survivor.Different && r.Refusal.Verdict != survivor.Nothing {
 		printLogs(w, r)
 	}
@@ -147,6 +153,20 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 	}
 }
 
+// printTimes says of which time the sources are that were not read just now.
+func printTimes(w io.Writer, r *recovery.CompareReport) {
+	var old []string
+	for _, s := range r.Sources {
+		if age := time.Since(s.Time); age > time.Minute && !s.Time.IsZero() {
+			old = append(old, fmt.Sprintf("%s of %s", s.Label, s.Time.Local().Format(time.DateTime)))
+		}
+	}
+
+	if len(old) > 0 {
+		fmt.Fprintf(w, "\nA source counts as its member's last state: LXD must not have run there since. Not read just now: %s.\n", strings.Join(old, ", "))
+	}
+}
+
 // printLogs says where the logs agree and part.
 func printLogs(w io.Writer, r *recovery.CompareReport) {
 	if len(r.Preferred) == 0 {
@@ -154,6 +174,10 @@ func printLogs(w io.Writer, r *recovery.CompareReport) {
 	}
 
 	fmt.Fprintf(w, "\nAll logs are the same up to index %d. Raft itself would prefer %s.\n", r.Common, strings.Join(r.Preferred, ", "))
+	if !slices.Contains(r.Preferred, r.Longest[0]) {
+		fmt.Fprintf(w, "%s has more that is sound, and where that log ended is not known.\n", strings.Join(r.Longest, ", "))
+	}
+
 	for _, b := range r.Branches {
 		where := "at"
 		if b.OrBefore {
@@ -214,6 +238,10 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 
 	if shown > maxShownRows {
 		fmt.Fprintf(w, "  and change %d more rows: see --format json\n", shown-maxShownRows)
+	}
+
+	if len(d.More) > 0 {
+		fmt.Fprintf(w, "  and change more than the first %d rows of: %s\n", globaldb.MaxDiff, strings.Join(d.More, ", "))
 	}
 
 	if own > 0 {

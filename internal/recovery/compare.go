@@ -3,8 +3,10 @@ package recovery
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -26,6 +28,7 @@ type CompareReport struct {
 	Refusal        *CompareRefusal `json:"refusal" yaml:"refusal"`               // why there is none
 
 	Preferred []string        `json:"preferred_by_raft" yaml:"preferred_by_raft"` // the sources whose log an election would prefer
+	Longest   []string        `json:"longest" yaml:"longest"`                     // the sources that hold most, their ends in doubt or not
 	Common    uint64          `json:"common_index" yaml:"common_index"`           // up to it, all logs are the same
 	Branches  []CompareBranch `json:"branches" yaml:"branches"`
 	Committed uint64          `json:"committed_index" yaml:"committed_index"` // up to it, the preferred log was committed for certain
@@ -40,6 +43,8 @@ type CompareSource struct {
 	Label    string         `json:"label" yaml:"label"` // the member's name where that is enough, else as it was given
 	Source   string         `json:"source" yaml:"source"`
 	Kind     string         `json:"kind" yaml:"kind"`
+	Time     time.Time      `json:"time" yaml:"time"` // of which it is; UTC
+	Copy     bool           `json:"copy" yaml:"copy"` // it does not tell where the member's log ended
 	Member   *InspectMember `json:"member" yaml:"member"`
 	Role     string         `json:"role,omitempty" yaml:"role,omitempty"` // in the configuration in force, of the preferred log
 	Raft     InspectRaft    `json:"raft" yaml:"raft"`
@@ -94,10 +99,14 @@ type CompareVoter struct {
 
 // Compare compares the databases of several members and recommends the one to recover from. It changes nothing.
 func Compare(ctx context.Context, opts CompareOptions) (*CompareReport, error) {
-	c := comparison{opts: opts, report: &CompareReport{Branches: []CompareBranch{}, Uncertain: []CompareRun{}, Rows: []CompareRows{}, Preferred: []string{}}}
+	c := comparison{opts: opts, report: &CompareReport{Branches: []CompareBranch{}, Uncertain: []CompareRun{}, Rows: []CompareRows{}, Preferred: []string{}, Longest: []string{}}}
 	for _, source := range opts.Sources {
 		err := c.read(ctx, source)
 		if err != nil {
+			for _, file := range c.report.Survivors { // all of them or none
+				_ = os.Remove(file)
+			}
+
 			return nil, err
 		}
 	}
@@ -160,7 +169,7 @@ func (c *comparison) name(id uint64) string {
 // positions fills in what the logs alone tell.
 func (c *comparison) positions() {
 	r, result := c.report, c.result
-	r.Preferred, r.Common, r.Committed = c.labels(result.Best), result.Common, result.Committed
+	r.Preferred, r.Longest, r.Common, r.Committed = c.labels(result.Best), c.labels(result.Longest), result.Common, result.Committed
 	for _, m := range namedServers(result.Configuration, c.names) {
 		if m.Role == raftlog.Voter {
 			r.Voters = append(r.Voters, CompareVoter{Member: m, Seen: slices.Contains(result.Seen, m.ID)})
@@ -225,8 +234,13 @@ func (c *comparison) suited(i int) int {
 }
 
 func (c *comparison) reason(s CompareSource) string {
-	text := fmt.Sprintf("its log ends at index %d, term %d, and no other has more; the logs of %d of the %d voters were seen, so it holds every change that the cluster has ever confirmed",
-		s.End.Index, s.End.Term, len(c.result.Seen), len(c.report.Voters))
+	more := "no other has more"
+	if c.doubtful() {
+		more = "what " + strings.Join(c.report.Longest, ", ") + " may have beyond that was never confirmed"
+	}
+
+	text := fmt.Sprintf("its log ends at index %d, term %d, and %s; the logs of %d of the %d voters were seen, so it holds every change that the cluster has ever confirmed",
+		s.End.Index, s.End.Term, more, len(c.result.Seen), len(c.report.Voters))
 	if s.Role != "" && s.Role != raftlog.Voter.String() {
 		text += fmt.Sprintf("; it is a %s, which does not matter for a recovery", s.Role)
 	}
@@ -269,14 +283,29 @@ func (c *comparison) refusal() string {
 		text += ". A source that does not tell whose it is counts for none: give LXD's directory or database/, not global/"
 	}
 
+	if slices.ContainsFunc(r.Sources, func(s CompareSource) bool { return s.Copy }) {
+		text += ". A backup, a kept database, or an export that leaves entries out does not tell where its member's log ended"
+	}
+
 	return text + c.newest()
+}
+
+// doubtful tells whether a log whose end is in doubt holds more than the preferred one.
+func (c *comparison) doubtful() bool {
+	return len(c.result.Longest) > 0 && c.result.Ends[c.result.Longest[0]] != c.result.Ends[c.result.Best[0]]
 }
 
 // newest names what there is, for those who have no more.
 func (c *comparison) newest() string {
-	if len(c.report.Preferred) == 0 {
+	if len(c.report.Longest) == 0 {
 		return ""
 	}
 
-	return ". If no more can be had: the newest of these logs has " + strings.Join(c.report.Preferred, ", ") + ", and what it may lack cannot be known"
+	text := ". If no more can be had: the newest of these logs has " + strings.Join(c.report.Longest, ", ")
+	if c.doubtful() {
+		end := c.result.Ends[c.result.Longest[0]]
+		text += fmt.Sprintf(", sound up to index %d, term %d", end.Index, end.Term)
+	}
+
+	return text + ", and what it may lack cannot be known"
 }

@@ -36,7 +36,7 @@ func (c *comparison) read(ctx context.Context, source string) error {
 		}
 	}
 
-	s := CompareSource{Source: source, Kind: report.Kind, Member: report.Member, Raft: report.Raft, Healthy: report.Healthy, Torn: report.Torn, Problems: []string{}, report: saved}
+	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Member: report.Member, Raft: report.Raft, Healthy: report.Healthy, Torn: report.Torn, Problems: []string{}, report: saved}
 	for _, p := range report.Problems {
 		if p.Severity == raftlog.Error {
 			s.Problems = append(s.Problems, p.String())
@@ -101,10 +101,13 @@ func isReport(name string) (bool, error) {
 // survivorLog is the plain value that package survivor compares. Of a damaged log only what is sound counts.
 func survivorLog(r *InspectReport) (*survivor.Log, error) {
 	l := &survivor.Log{
-		Cluster: r.Cluster, Term: r.Raft.MetadataTerm, Edited: r.Raft.Edited, Whole: r.Raft.Whole && r.Torn == "",
-		Snapshot:              survivor.Position{Index: r.Raft.SnapshotIndex, Term: r.Raft.SnapshotTerm},
-		SnapshotConfiguration: servers(r.Raft.SnapshotMembers),
+		Cluster: r.Cluster, Term: r.Raft.MetadataTerm, Edited: r.Raft.Edited, Whole: r.Raft.Whole && r.Torn == "", Copy: r.Copy,
 	}
+	if r.Raft.SnapshotIndex <= r.Raft.SoundIndex {
+		l.Snapshot = survivor.Position{Index: r.Raft.SnapshotIndex, Term: r.Raft.SnapshotTerm}
+		l.SnapshotConfiguration = servers(r.Raft.SnapshotMembers)
+	}
+
 	if r.Member != nil {
 		l.Member = r.Member.ID
 	}
@@ -139,7 +142,7 @@ func survivorLog(r *InspectReport) (*survivor.Log, error) {
 		l.Entries = append(l.Entries, entry)
 	}
 
-	if len(l.Entries) > 0 && l.First != l.Snapshot.Index+1 {
+	if len(l.Entries) > 0 && l.First != r.Raft.SnapshotIndex+1 {
 		return nil, fmt.Errorf("the report's entries begin at index %d, and not behind the snapshot at index %d", l.First, l.Snapshot.Index)
 	}
 

@@ -232,6 +232,10 @@ func examine(ctx context.Context, dir directory, opts ExportOptions) (*bundle.Ma
 		Members: members,
 	}
 
+	if last.Index < log.LastIndex {
+		manifest.Raft.Last = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
+	}
+
 	snapshot := log.Snapshot()
 	if snapshot != nil {
 		manifest.Raft.Snapshot = bundle.Position{Index: snapshot.Index, Term: snapshot.Term}

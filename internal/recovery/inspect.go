@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
@@ -21,8 +22,13 @@ import (
 // InspectReport is what one global database holds and how sound it is. As JSON it can be carried to another machine and
 // compared with others there.
 type InspectReport struct {
-	Source  string            `json:"source" yaml:"source"`
-	Kind    string            `json:"kind" yaml:"kind"`
+	Source string    `json:"source" yaml:"source"`
+	Kind   string    `json:"kind" yaml:"kind"`
+	Time   time.Time `json:"time" yaml:"time"` // when it was read, or, a tarball of ours, exported; UTC
+
+	// Copy is true for what need not be a member's last state: a backup, or an export from which newer entries were left out.
+	Copy bool `json:"copy" yaml:"copy"`
+
 	Cluster string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"` // SHA-256; empty where the source does not tell
 	Member  *InspectMember    `json:"member" yaml:"member"`                                               // whose database it is; null where the source does not tell
 	Raft    InspectRaft       `json:"raft" yaml:"raft"`
@@ -108,24 +114,18 @@ func readReport(file string) (*InspectReport, error) {
 
 // Inspect reads a source and reports. It changes nothing. The error is for what cannot be read; damage is in the report.
 func Inspect(ctx context.Context, source string, progress Progress) (*InspectReport, error) {
-	src, err := OpenSource(ctx, source, progress)
-	if err != nil {
-		return nil, err
-	}
+	var r *InspectReport
+	err := withLog(ctx, source, progress, func(src *Source, log *raftlog.Log) (err error) {
+		r, err = inspect(ctx, src, log)
+		return err
+	})
 
-	defer src.Close()
-
-	return inspect(ctx, src, progress)
+	return r, err
 }
 
-func inspect(ctx context.Context, src *Source, progress Progress) (*InspectReport, error) {
-	log, err := readLog(ctx, src.global, progress)
-	if err != nil {
-		return nil, err
-	}
-
+func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport, error) {
 	r := &InspectReport{
-		Source: src.Path, Kind: src.Kind, Torn: src.holder, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
+		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup, Torn: src.holder, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: Libdqlite{Load: log.Load, Start: log.Start, Actions: []string{}, Dropped: log.Dropped},
 		Raft: InspectRaft{
 			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm, MetadataTerm: log.Term,
@@ -142,17 +142,17 @@ func inspect(ctx context.Context, src *Source, progress Progress) (*InspectRepor
 		r.Raft.SnapshotMembers = namedServers(s.Configuration, nil)
 	}
 
-	err = r.entries(ctx, log)
+	err := r.entries(ctx, log)
 	if err != nil {
 		return nil, err
 	}
 
-	nodes, err := r.database(ctx, log)
+	found, err := r.database(ctx, src, log)
 	if err != nil {
 		return nil, err
 	}
 
-	return r, r.member(ctx, src, log, nodes)
+	return r, r.member(ctx, src, log, found)
 }
 
 // entries sums the entries behind the snapshot.
@@ -197,11 +197,17 @@ func checksum(entry raftlog.Entry) string {
 	return hex.EncodeToString(sum[:16])
 }
 
+// inDatabase is what the global database says about members.
+type inDatabase struct {
+	nodes []globaldb.Node
+	self  *globaldb.Node // the one whose certificate is in the source's LXD directory; nil where none is
+}
+
 // database replays the log and looks into the result. A log that cannot be replayed is a problem, not an error.
-func (r *InspectReport) database(ctx context.Context, log *raftlog.Log) ([]globaldb.Node, error) {
+func (r *InspectReport) database(ctx context.Context, src *Source, log *raftlog.Log) (found inDatabase, err error) {
 	if log.SoundIndex == 0 && log.LastIndex > 0 {
 		r.problem("nothing in the log is sound", "see the other problems")
-		return nil, nil
+		return found, nil
 	}
 
 	db, err := globaldb.Open(ctx, log, log.SoundIndex)
@@ -209,30 +215,55 @@ func (r *InspectReport) database(ctx context.Context, log *raftlog.Log) ([]globa
 		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, Offset: -1,
 			Text:      "no transaction is in the log: this member is a spare, or joined a moment ago",
 			Libdqlite: "starts with an empty database and waits for the leader's", Advice: "recover from another member"})
-		return nil, nil
+		return found, nil
 	}
 
 	if err != nil {
-		return nil, r.damaged(err)
+		return found, r.damaged(err)
 	}
 
 	defer db.Close()
 
 	r.Data, err = db.Summary(ctx)
 	if err != nil {
-		return nil, r.damaged(err)
+		return found, r.damaged(err)
 	}
 
 	if r.Data.Integrity != "ok" {
 		r.problem("SQLite finds the database damaged: "+r.Data.Integrity, "starts, and serves the damaged database")
 	}
 
-	nodes, err := db.Nodes(ctx)
-	if err != nil {
-		return nil, r.damaged(err)
+	found.nodes, err = db.Nodes(ctx)
+	if err == nil && src.nodes != "" {
+		found.self, err = ownerOf(ctx, db, found.nodes, filepath.Dir(src.nodes))
 	}
 
-	return nodes, nil
+	if err != nil {
+		return found, r.damaged(err)
+	}
+
+	return found, nil
+}
+
+// ownerOf finds the member whose certificate is in an LXD directory, nil where that has none or the database does not know it.
+func ownerOf(ctx context.Context, db *globaldb.DB, nodes []globaldb.Node, lxdDir string) (*globaldb.Node, error) {
+	own, err := directory{path: lxdDir}.serverCertificate()
+	if err != nil {
+		return nil, nil // a copied database/ alone: the node database tells, too
+	}
+
+	for i, n := range nodes {
+		certificate, err := db.MemberCertificate(ctx, n.Name)
+		if err != nil {
+			return nil, err
+		}
+
+		if certificate == own {
+			return &nodes[i], nil
+		}
+	}
+
+	return nil, nil
 }
 
 // damaged notes an error that the database is to blame for, and returns one that it is not.
@@ -253,10 +284,11 @@ func (r *InspectReport) problem(text string, libdqlite string) {
 }
 
 // member finds out whose database it is, and the members' names: from the node database, the manifest, or the table nodes,
-// in that order.
-func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Log, nodes []globaldb.Node) error {
+// in that order. Where the node database does not tell, for damage or because a loader of LXD's was killed half-way through it,
+// the member's own certificate does.
+func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Log, found inDatabase) error {
 	var known member.List
-	for _, n := range nodes {
+	for _, n := range found.nodes {
 		known = append(known, member.Member{ID: n.ID, Name: n.Name})
 	}
 
@@ -265,6 +297,7 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 		if m := src.bundle.Manifest; m != nil {
 			r.Cluster = m.Cluster.Certificate
 			r.Member = &InspectMember{ID: m.Source.ID, Name: m.Source.Name, Address: m.Source.Address}
+			r.Time, r.Copy = m.Created, m.Raft.Last.Index > 0
 		}
 	}
 
@@ -274,8 +307,19 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 	}
 
 	node, err := nodedb.Read(ctx, src.nodes)
-	if err != nil && !errors.Is(err, nodedb.ErrNotClustered) && !errors.Is(err, os.ErrNotExist) {
+	switch {
+	case ctx.Err() != nil:
 		return err
+	case errors.Is(err, nodedb.ErrNotClustered), errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, File: nodedb.File, Offset: -1, Text: err.Error(),
+			Libdqlite: "does not know it: it is LXD's own node database, without which LXD does not start",
+			Advice:    "recover from this global database all the same, if it is the one to recover from"})
+	}
+
+	if err != nil && found.self != nil {
+		self, _ := r.Members.ByID(found.self.ID)
+		r.Member = &InspectMember{ID: found.self.ID, Name: found.self.Name, Address: self.Address}
 	}
 
 	if err == nil {

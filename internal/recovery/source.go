@@ -12,8 +12,12 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
-// kindLXD is the kind of a source that is LXD's own directory.
-const kindLXD = "LXD directory"
+// Kinds of sources, of which more is to be known than what they are called.
+const (
+	kindLXD    = "LXD directory"
+	kindKept   = "kept database"
+	kindBackup = "LXD database backup"
+)
 
 // Source is a global database to look into: a directory, or a tarball unpacked to a scratch directory.
 type Source struct {
@@ -68,6 +72,10 @@ func OpenSource(ctx context.Context, name string, progress Progress) (*Source, e
 		s.global = filepath.Join(s.nodes, globalName)
 	case exists(filepath.Join(abs, globalName)):
 		s.Kind, s.nodes, s.global = "database directory", abs, filepath.Join(abs, globalName)
+		if backupName.MatchString(filepath.Base(abs)) {
+			s.Kind = kindKept
+		}
+
 	default:
 		s.Kind, s.global = "raft directory", abs
 		if filepath.Base(abs) == globalName && exists(filepath.Join(filepath.Dir(abs), nodedb.File)) {
@@ -144,7 +152,7 @@ func (s *Source) unpack(ctx context.Context, scratch string, size int64, progres
 	}
 
 	if isBackup {
-		s.Kind, s.nodes = "LXD database backup", scratch
+		s.Kind, s.nodes = kindBackup, scratch
 		return s.unpackBackup(ctx, f, scratch, progress)
 	}
 

@@ -170,8 +170,7 @@ func (c *comparison) never(l *Log, index uint64, with []shared) bool {
 		all := voters(configuration)
 		possible := 0
 		for _, id := range all {
-			i, given := c.voter[id]
-			if !given || !c.logs[i].Whole || with[i].upTo >= index {
+			if !c.seen(id) || with[c.voter[id]].upTo >= index {
 				possible++
 			}
 		}

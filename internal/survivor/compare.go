@@ -24,6 +24,7 @@ type Result struct {
 	Verdict Verdict
 	Between [2]int // the two logs that do not fit together, where that is the verdict
 	Best    []int  // the logs that raft would prefer: all the same
+	Longest []int  // the logs with the greatest end, in doubt or not: Best, or such as hold more whose end is in doubt
 	Last    []Position
 	Ends    []Position // last position of each without recovery entries
 
@@ -64,17 +65,17 @@ func Compare(logs []*Log) Result {
 		r.Last[i], r.Ends[i] = l.Last(), c.logs[i].Last()
 	}
 
-	// Only a log whose end is known can be the best: see the package comment.
-	order := func(i int) Position {
-		if !c.logs[i].Whole {
-			return Position{}
+	// Only a log whose end is known can be the best, see the package comment; where there is none, the one that holds most.
+	longest := 0
+	for i := range logs {
+		whole := c.logs[i].Whole && r.Ends[i].Index > 0
+		bestWhole := c.logs[best].Whole && r.Ends[best].Index > 0
+		if whole && !bestWhole || whole == bestWhole && r.Ends[i].Compare(r.Ends[best]) > 0 {
+			best = i
 		}
 
-		return r.Ends[i]
-	}
-	for i := range logs {
-		if order(i).Compare(order(best)) > 0 {
-			best = i
+		if r.Ends[i].Compare(r.Ends[longest]) > 0 {
+			longest = i
 		}
 	}
 
@@ -88,8 +89,12 @@ func Compare(logs []*Log) Result {
 	for i := range logs {
 		c.shared[i] = compare(c.best, &c.logs[i])
 		r.Common = min(r.Common, c.shared[i].upTo)
-		if c.logs[i].Whole && c.shared[i].branch == 0 && r.Ends[i] == r.Ends[best] {
+		if c.logs[i].Whole == c.logs[best].Whole && c.shared[i].branch == 0 && r.Ends[i] == r.Ends[best] {
 			r.Best = append(r.Best, i)
+		}
+
+		if r.Ends[i] == r.Ends[longest] {
+			r.Longest = append(r.Longest, i)
 		}
 	}
 
@@ -110,13 +115,15 @@ func Compare(logs []*Log) Result {
 type comparison struct {
 	logs   []Log // without recovery entries
 	best   *Log
-	shared []shared       // with the best log
-	voter  map[uint64]int // the log that stands for a member
+	shared []shared        // with the best log
+	voter  map[uint64]int  // the log that stands for a member
+	known  map[uint64]bool // the members whose log's end is known
 	result *Result
 }
 
-// vote chooses for each member the log that stands for it, where several sources are of one: the one raft would prefer. A member
-// with any source whose end is in doubt is in doubt.
+// vote chooses for each member the log that stands for it, where several sources are of one: the one raft would prefer, and a copy
+// of an earlier time only where there is nothing else. A member
+// with any source whose end is in doubt is in doubt; a copy of an earlier time says nothing about the end.
 func (c *comparison) vote() {
 	c.voter = map[uint64]int{}
 	for i, l := range c.logs {
@@ -125,23 +132,28 @@ func (c *comparison) vote() {
 		}
 
 		j, ok := c.voter[l.Member]
-		if !ok || l.Last().Compare(c.logs[j].Last()) > 0 {
+		if !ok || l.Copy == c.logs[j].Copy && l.Last().Compare(c.logs[j].Last()) > 0 || !l.Copy && c.logs[j].Copy {
 			c.voter[l.Member] = i
+		}
+	}
+
+	c.known = map[uint64]bool{}
+	for i := range c.logs {
+		l := &c.logs[i]
+		if l.Member != 0 && l.Whole && !l.Copy {
+			c.known[l.Member] = true
 		}
 	}
 
 	for _, l := range c.logs {
 		if l.Member != 0 && !l.Whole {
-			c.logs[c.voter[l.Member]].Whole = false
+			c.known[l.Member] = false
 		}
 	}
 }
 
 // seen tells whether the end of a member's log is known.
-func (c *comparison) seen(id uint64) bool {
-	i, ok := c.voter[id]
-	return ok && c.logs[i].Whole
-}
+func (c *comparison) seen(id uint64) bool { return c.known[id] }
 
 // holds tells whether a member's log has the best log's entry at an index.
 func (c *comparison) holds(id uint64, index uint64) bool {
@@ -228,8 +240,8 @@ func (c *comparison) judge(best int, configurations []raftlog.Configuration) {
 		// configuration must have been committed.
 		half := i == 0 && index > 1 && !c.anyHolds(configuration, index)
 		given := func(id uint64) bool {
-			_, ok := c.voter[id]
-			return ok
+			i, ok := c.voter[id]
+			return ok && !c.logs[i].Copy
 		}
 		switch {
 		case enough(configuration, c.seen, half):
@@ -237,6 +249,17 @@ func (c *comparison) judge(best int, configurations []raftlog.Configuration) {
 			r.Verdict = Damaged
 		default:
 			r.Verdict = TooFew
+		}
+	}
+
+	if r.Verdict != Known {
+		return
+	}
+
+	for i, s := range c.shared {
+		if s.upTo < c.logs[i].Snapshot.Index {
+			r.Verdict, r.Between = Conflict, [2]int{best, i}
+			return
 		}
 	}
 }

@@ -29,6 +29,18 @@ func edited(l *Log) *Log {
 	return l
 }
 
+// fenced adds a recovery entry as lxd-recover's own edit does.
+func fenced(l *Log) *Log {
+	edited(l)
+	last := &l.Entries[len(l.Entries)-1]
+	last.Term = l.Term + 1000
+	l.Term = last.Term
+	return l
+}
+
+func copied(l *Log) *Log   { l.Copy = true; return l }
+func doubtful(l *Log) *Log { l.Whole = false; return l }
+
 // changed gives an entry another content.
 func changed(l *Log, index uint64) *Log {
 	l.Entries[index-l.First].Sum[15]++
@@ -46,6 +58,18 @@ func snapshotAt(l *Log, index uint64) *Log {
 	l.Snapshot, l.SnapshotConfiguration = Position{Index: index, Term: e.Term}, three
 	l.Entries, l.First = l.Entries[index:], index+1
 	return l
+}
+
+// A log whose end is in doubt is not the best one, but the longest it may be.
+func TestLongest(t *testing.T) {
+	r := Compare([]*Log{logOf(1, 2), doubtful(logOf(2, 2, 2)), logOf(3, 2), doubtful(logOf(4, 2, 2))})
+	if !slices.Equal(r.Best, []int{0, 2}) || !slices.Equal(r.Longest, []int{1, 3}) {
+		t.Errorf("best %v, longest %v", r.Best, r.Longest)
+	}
+	r = Compare([]*Log{logOf(1, 2, 2), doubtful(logOf(2, 2))})
+	if !slices.Equal(r.Longest, r.Best) {
+		t.Errorf("best %v, longest %v", r.Best, r.Longest)
+	}
 }
 
 func TestCompare(t *testing.T) {
@@ -78,6 +102,14 @@ func TestCompare(t *testing.T) {
 		{"one member twice", []*Log{logOf(1, 2, 2), logOf(1, 2, 2)}, TooFew, []int{0, 1}, 3, 0, "[]", "1-3"},
 		{"one member's backup, too", []*Log{logOf(1, 2), logOf(1, 2, 2), logOf(2, 2, 2)}, Known, []int{1, 2}, 2, 3, "[]", "[]"},
 		{"unknown member", []*Log{logOf(0, 2, 2), logOf(0, 2, 2), logOf(1, 2)}, TooFew, []int{0, 1}, 2, 0, "[]", "1-2, 3-3"},
+		{"edited and fenced twice, and behind", []*Log{fenced(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
+		{"fenced, then LXD's own edit", []*Log{edited(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
+		{"one of three, and copies", []*Log{logOf(1, 2), copied(logOf(2, 2)), copied(logOf(3, 2))}, TooFew, []int{0, 1, 2}, 2, 2, "[]", "[]"},
+		{"a copy has the best log", []*Log{logOf(1, 2), logOf(2, 2), copied(logOf(3, 2, 2))}, Known, []int{2}, 2, 2, "[]", "3-3 never"},
+		{"a copy of what was replaced since", []*Log{logOf(1, 2, 4), logOf(2, 2, 4), logOf(3, 2, 4), copied(logOf(1, 2, 3, 3))}, Known, []int{0, 1, 2}, 2, 3, "3: 4 3", "3-4 never"},
+		{"none whole, the longest last", []*Log{doubtful(logOf(1, 2)), doubtful(logOf(2, 2, 2)), doubtful(logOf(3))}, Damaged, []int{1}, 1, 2, "[]", "3-3"},
+		{"a damaged one's snapshot beyond what is seen", []*Log{doubtful(snapshotAt(logOf(1, 2, 2, 2), 4)), logOf(2, 2), logOf(3, 2)}, Conflict, nil, 0, 0, "", ""},
+		{"a damaged one's snapshot beyond the only one seen", []*Log{doubtful(snapshotAt(logOf(1, 2, 2, 2), 4)), logOf(2, 2)}, Damaged, []int{1}, 2, 2, "[]", "[]"},
 		{"empty", []*Log{{Whole: true}, {Whole: true}}, Nothing, nil, 0, 0, "[]", "[]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -20,7 +20,8 @@
 // # What follows
 //
 // Recovery entries at the end (of term 1 by `lxd cluster edit`, of a high term when fenced) are no part of this history and
-// are left out first; one inside the log, with a leader's entries behind it, is.
+// are left out first, however many edits there were; one inside the log, with a leader's entries behind it, is. A fenced one
+// is told from a leader's change by its term: it is the first entry of that term.
 //
 // The best log is the one with the highest last term, then the highest last index. It holds every committed entry that any
 // of the logs holds: the holder's last term is not above the best one's, and the leader of that term had the entry.
@@ -37,7 +38,9 @@
 // keeps to raft's: its leader reads the database before it changes roles, and that writes a barrier.
 //
 // A log whose end is in doubt, for damage or because a daemon was writing it, vouches for its sound entries, but does not
-// count as seen: what it held behind them is not known.
+// count as seen: what it held behind them is not known. The same goes for a copy of an earlier time, a backup for one, but for one
+// thing: it is whole as it is, and can be the best log. Where a majority was seen and yet a snapshot of any log reaches
+// beyond the best one, what was seen was not the members' last state: the logs contradict each other.
 //
 // An entry of the best log is committed for certain if it is in a snapshot, or at or below an entry k of term w that a majority of
 // the voters holds whose current term is w or w+1. Holding alone is not enough: an entry of an older term can lie on a majority, put

@@ -43,6 +43,7 @@ type Log struct {
 	Term   uint64 // the member's current term, 0 where it is not known
 	Edited bool   // the last entry is a recovery's
 	Whole  bool   // the end of the log is beyond doubt
+	Copy   bool   // of an earlier time: sound as it is, but it does not tell where the member's log ended
 
 	changes []uint64 // indexes of the configurations among the entries; filled in by withoutRecovery
 }
@@ -80,12 +81,12 @@ func (l *Log) withoutRecovery() (Log, []raftlog.Configuration) {
 	if c.Edited {
 		c.truncate(1)
 		for n := len(c.Entries); n > 0 && c.end() > max(c.Snapshot.Index, 1); n = len(c.Entries) {
-			last := c.Entries[n-1]
-			if last.Type != raftlog.ChangeEntry || last.Term != 1 {
+			last, before := c.Entries[n-1], c.termBefore(c.end())
+			if last.Type != raftlog.ChangeEntry || last.Term != 1 && last.Term <= before {
 				break
 			}
 
-			if c.termBefore(c.end()) == 1 && last.Change != nil { // no drop in terms that would tell
+			if last.Term == 1 && before == 1 && last.Change != nil { // no drop in terms that would tell
 				doubtful = append(doubtful, *last.Change)
 			}
 

@@ -25,17 +25,24 @@ func TestHistories(t *testing.T) {
 		for range 20 + s.IntN(150) {
 			s.step()
 		}
-		var logs []*Log
+		var logs []evidence
 		chance := s.Float64()
 		for _, i := range s.Perm(len(s.nodes)) {
+			n := s.nodes[i]
 			if s.Float64() < 0.4+chance {
-				logs = append(logs, s.shown(s.nodes[i]))
+				logs = append(logs, s.shown(n))
+			}
+			if n.copied != nil && s.IntN(4) == 0 {
+				old := s.shown(n.copied)
+				old.Copy = true
+				logs = append(logs, old)
+				figures["a copy"]++
 			}
 		}
 		if len(logs) == 0 {
 			continue
 		}
-		r := Compare(logs)
+		r := compareAll(logs)
 		verdicts[r.Verdict]++
 		err := s.check(logs, r, figures)
 		if err != nil {
@@ -51,18 +58,26 @@ func TestHistories(t *testing.T) {
 			t.Errorf("only %d histories ended with %q: the simulation is too tame", verdicts[v], v)
 		}
 	}
-	for _, f := range []string{"demoted", "uncommitted tail", "never", "certain beyond snapshots", "a committed entry is missing elsewhere", "not certain on a majority"} {
+	for _, f := range []string{"demoted", "uncommitted tail", "a copy", "never", "certain beyond snapshots", "a committed entry is missing elsewhere", "not certain on a majority"} {
 		if figures[f] < histories/100 {
 			t.Errorf("only %d times: %s", figures[f], f)
 		}
 	}
 }
 
-func (s *simulation) check(logs []*Log, r Result, figures map[string]int) error {
+func compareAll(logs []evidence) Result {
+	var plain []*Log
+	for _, l := range logs {
+		plain = append(plain, l.Log)
+	}
+	return Compare(plain)
+}
+
+func (s *simulation) check(logs []evidence, r Result, figures map[string]int) error {
 	switch r.Verdict {
 	case Known:
 		for _, i := range r.Best {
-			err := s.holdsAll(s.node(logs[i].Member), r.Ends[i].Index)
+			err := s.holdsAll(logs[i].whole, r.Ends[i].Index)
 			if err != nil {
 				return fmt.Errorf("recommends member %d: %w", logs[i].Member, err)
 			}
@@ -76,7 +91,7 @@ func (s *simulation) check(logs []*Log, r Result, figures map[string]int) error 
 	case TooFew, Damaged:
 	case Nothing:
 		for i := range logs {
-			if logs[i].Whole && r.Ends[i].Index > 0 {
+			if r.Ends[i].Index > 0 {
 				return fmt.Errorf("says %q", r.Verdict)
 			}
 		}
@@ -93,12 +108,12 @@ func (s *simulation) check(logs []*Log, r Result, figures map[string]int) error 
 	return s.checkEntries(logs, r, figures)
 }
 
-func (s *simulation) holdsAll(n *node, upTo uint64) error {
+func (s *simulation) holdsAll(log []Entry, upTo uint64) error {
 	if uint64(len(s.committed)) > upTo {
 		return fmt.Errorf("entry %d is committed and not in its log", len(s.committed))
 	}
 	for i, e := range s.committed {
-		if !n.log[i].same(e) {
+		if !log[i].same(e) {
 			return fmt.Errorf("entry %d is committed and its log has another one", i+1)
 		}
 	}
@@ -106,18 +121,18 @@ func (s *simulation) holdsAll(n *node, upTo uint64) error {
 }
 
 // checkEntries checks what is said of single entries.
-func (s *simulation) checkEntries(logs []*Log, r Result, figures map[string]int) error {
-	best := s.node(logs[r.Best[0]].Member)
+func (s *simulation) checkEntries(logs []evidence, r Result, figures map[string]int) error {
+	best := logs[r.Best[0]].whole
 	for _, l := range logs {
 		if l.Whole && l.Snapshot.Index > r.Committed {
 			return fmt.Errorf("entry %d is in a snapshot and not committed for certain", l.Snapshot.Index)
 		}
 	}
 	if r.Committed > 0 {
-		if r.Committed > slices.MaxFunc(logs, func(a, b *Log) int { return int(a.Snapshot.Index) - int(b.Snapshot.Index) }).Snapshot.Index {
+		if r.Committed > slices.MaxFunc(logs, func(a, b evidence) int { return int(a.Snapshot.Index) - int(b.Snapshot.Index) }).Snapshot.Index {
 			figures["certain beyond snapshots"]++
 		}
-		e := best.log[r.Committed-1]
+		e := best[r.Committed-1]
 		for _, n := range s.nodes {
 			if uint64(len(n.log)) >= r.Committed && n.log[r.Committed-1].same(e) {
 				continue
@@ -130,7 +145,7 @@ func (s *simulation) checkEntries(logs []*Log, r Result, figures map[string]int)
 	for _, tail := range r.Tails {
 		source := logs[tail.Logs[0]]
 		for index := tail.First.Index; index <= tail.Last.Index; index++ {
-			e := s.node(source.Member).log[index-1]
+			e := source.whole[index-1]
 			was := index <= uint64(len(s.committed)) && s.committed[index-1].same(e)
 			if tail.Never && was {
 				return fmt.Errorf("entry %d of member %d was committed", index, source.Member)
@@ -151,12 +166,15 @@ func (s *simulation) checkEntries(logs []*Log, r Result, figures map[string]int)
 
 // couldHaveCommitted tries to carry out how an entry is committed that none of the logs seen has. The members that were not seen start with
 // the best log, as replicas that got all of it.
-func (s *simulation) couldHaveCommitted(logs []*Log, r Result, figures map[string]int) error {
-	best := s.node(logs[r.Best[0]].Member)
+func (s *simulation) couldHaveCommitted(logs []evidence, r Result, figures map[string]int) error {
+	best := &node{log: logs[r.Best[0]].whole}
 	seen := map[uint64]bool{}
 	for _, l := range logs {
+		if l.Copy {
+			continue
+		}
 		seen[l.Member] = l.Whole
-		if n := s.node(l.Member); !l.Whole && compare(&Log{First: 1, Entries: best.log}, l).upTo < min(uint64(len(n.log)), l.Last().Index) {
+		if n := s.node(l.Member); !l.Whole && compare(&Log{First: 1, Entries: best.log}, l.Log).upTo < min(uint64(len(n.log)), l.Last().Index) {
 			return nil // it has something else: what it can have had behind that is not worked out here
 		}
 		if l.Edited && len(l.Entries) > 1 && l.Entries[len(l.Entries)-2].Term == 1 && l.Entries[len(l.Entries)-2].Type == raftlog.ChangeEntry && r.Ends[r.Best[0]].Term == 1 {
@@ -243,7 +261,7 @@ func (s *simulation) commitUnseen(seen map[uint64]bool, figures map[string]int) 
 	return false
 }
 
-func (s *simulation) describe(logs []*Log, r Result) string {
+func (s *simulation) describe(logs []evidence, r Result) string {
 	text := fmt.Sprintf("%d committed; %+v\n", len(s.committed), r)
 	for _, n := range s.nodes {
 		text += fmt.Sprintf("member %d term %d snapshot %d voters %v:", n.id, n.term, n.snapshot, voters(n.configuration()))

@@ -20,6 +20,8 @@ type node struct {
 	commit   uint64 // what it knows to be committed
 	leader   bool
 	match    map[uint64]uint64 // of a leader, in its term
+
+	copied *node // as it was once; nil if nobody has copied it
 }
 
 func (n *node) last() Position {
@@ -225,7 +227,11 @@ func (s *simulation) step() {
 		s.elect(n, func(*node) bool { return s.Float64() < reach })
 	case what < 16: // a crash
 		n.leader, n.commit = false, n.snapshot
-	case what < 22:
+	case what < 18:
+		o := *n
+		o.log, o.copied = slices.Clone(n.log), nil
+		n.copied = &o
+	case what < 24:
 		if n.commit > n.snapshot {
 			n.snapshot += 1 + s.Uint64N(n.commit-n.snapshot)
 		}
@@ -244,8 +250,14 @@ func (s *simulation) step() {
 	}
 }
 
+// evidence is a log as it is shown, and the member's whole log behind it.
+type evidence struct {
+	*Log
+	whole []Entry
+}
+
 // shown is a member's log as a source may show it.
-func (s *simulation) shown(n *node) *Log {
+func (s *simulation) shown(n *node) evidence {
 	l := &Log{Member: n.id, Term: n.term, Whole: true, First: 1, Entries: slices.Clone(n.log)}
 	if n.snapshot > 0 {
 		l.Snapshot = Position{Index: n.snapshot, Term: n.log[n.snapshot-1].Term}
@@ -263,14 +275,15 @@ func (s *simulation) shown(n *node) *Log {
 		l.Whole = false
 		l.truncate(s.IntN(1 + int(l.end()-max(l.Snapshot.Index, l.First-1))))
 	} else if s.IntN(3) == 0 && len(n.log) > 0 { // edited since, perhaps twice
-		for range 1 + s.IntN(2) {
-			l.Entries = append(l.Entries, s.entry(1, n.configuration()[:1]))
+		for i := range uint64(1 + s.IntN(2)) {
+			e := s.entry(1, n.configuration()[:1])
+			if s.IntN(3) == 0 { // fenced
+				e.Term = 1e9 + 1000*i
+				l.Term = e.Term
+			}
+			l.Entries = append(l.Entries, e)
 		}
 		l.Edited = true
-		if s.IntN(4) == 0 {
-			l.Entries[len(l.Entries)-1].Term = 1e9 // fenced
-			l.Term = 1e9
-		}
 	}
-	return l
+	return evidence{Log: l, whole: n.log}
 }
