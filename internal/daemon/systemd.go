@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
 )
@@ -200,6 +201,11 @@ func (s *systemd) Stop(ctx context.Context) error {
 // it while its ExecStartPost still waits.
 func (s *systemd) Start(ctx context.Context, before *Before) error {
 	return s.with(ctx, func(conn *dbus.Conn) error {
+		err := s.waitStopped(ctx, conn)
+		if err != nil {
+			return err
+		}
+
 		for _, name := range before.Up {
 			_ = conn.ResetFailedUnitContext(ctx, name) // an error only means that there is nothing to forget
 		}
@@ -228,6 +234,25 @@ func (s *systemd) Start(ctx context.Context, before *Before) error {
 		return nil
 	})
 }
+
+// waitStopped waits until a unit that is being stopped has stopped: until then systemd refuses to start its socket.
+func (s *systemd) waitStopped(ctx context.Context, conn *dbus.Conn) error {
+	for {
+		state, err := stringProperty(ctx, conn, s.unit, "ActiveState")
+		if err != nil || state != "deactivating" {
+			return err
+		}
+
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%s is still being stopped: %w", s.unit, ctx.Err())
+		case <-time.After(stopPause):
+		}
+	}
+}
+
+// stopPause is how often waitStopped looks.
+const stopPause = 50 * time.Millisecond
 
 // wait waits for the end of a job that starts or stops a unit.
 func wait(ctx context.Context, verb string, unit string, result <-chan string) error {
