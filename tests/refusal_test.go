@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 )
 
@@ -93,6 +94,31 @@ func TestRefusals(t *testing.T) {
 	t.Run("dry run", func(t *testing.T) {
 		check := unchanged(t, two.Dir())
 		mustRecover(t, two, "global-db-import", "--dry-run", tarball)
+		check()
+	})
+
+	t.Run("a term above the fence", func(t *testing.T) {
+		global := filepath.Join(two.Dir(), "database", "global")
+		name := filepath.Join(global, "metadata1")
+		old, err := os.ReadFile(name)
+		must(t, err)
+		defer func() { must(t, os.WriteFile(name, old, 0o600)) }()
+		must(t, os.WriteFile(name, raftlog.Metadata{Version: 1<<40 + 1, Term: 1 << 40}.Encode(), 0o600))
+		check := unchanged(t, two.Dir())
+		recoverTool(t, two, "global-db-import", "--yes", tarball).want(t, 3, "raft term 1099511627776", "could outvote it", "--survivor")
+		// To give up local entries is not to say nothing about this.
+		r := mustRecover(t, two, "global-db-import", "--dry-run", "--discard-local-entries", tarball)
+		if !strings.Contains(r.stdout, "could outvote it") {
+			t.Errorf("not said:\n%s", r.stdout)
+		}
+		check()
+
+		report := filepath.Join(t.TempDir(), "two.json")
+		r = mustRecover(t, two, "global-db-inspect", "--format", "json")
+		must(t, os.WriteFile(report, []byte(r.stdout), 0o600))
+		higher := filepath.Join(t.TempDir(), "higher.tar.gz")
+		mustRecover(t, one, "cluster", "export-db", "--survivor", report, higher)
+		mustRecover(t, two, "global-db-import", "--dry-run", higher)
 		check()
 	})
 

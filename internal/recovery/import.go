@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
@@ -179,19 +180,29 @@ type importer struct {
 func (im *importer) checkLoss() error {
 	switch {
 	case im.opts.DiscardLocal:
-		return nil
+		im.warn(im.aboveFence)
+		if im.unknownLoss != "" {
+			im.warn("what is lost with this member's own database cannot be told: " + im.unknownLoss)
+		}
 	case im.aboveFence != "":
 		return &Refusal{Reason: im.aboveFence, Flag: "--discard-local-entries"}
 	case len(im.report.Discarded) > 0:
 		return &Refusal{Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s", im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries"}
 	case im.unknownLoss != "" && im.live:
 		// It is compared again once LXD is down.
-		im.report.Warnings = append(im.report.Warnings, "what only this member has cannot be told while LXD runs: "+im.unknownLoss)
+		im.warn("what only this member has cannot be told while LXD runs: " + im.unknownLoss)
 	case im.unknownLoss != "":
 		return &Refusal{Reason: "what would be lost with this member's own database cannot be told: " + im.unknownLoss, Flag: "--discard-local-entries"}
 	}
 
 	return nil
+}
+
+// warn says something once: local logs are compared again when LXD is down.
+func (im *importer) warn(text string) {
+	if text != "" && !slices.Contains(im.report.Warnings, text) {
+		im.report.Warnings = append(im.report.Warnings, text)
+	}
 }
 
 // settle finishes what an interrupted run left. In a dry run it only says that there is something to finish.
