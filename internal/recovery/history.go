@@ -171,7 +171,7 @@ func listEntries(ctx context.Context, log *raftlog.Log, names member.List, first
 		switch entry.Type {
 		case raftlog.ChangeEntry:
 			e.Kind = "configuration"
-			e.Recovery = entry.Term < term || log.Edited && entry.Index == log.LastIndex
+			e.Recovery = term > 0 && entry.Term != term || log.Edited && entry.Index == log.LastIndex
 			now, err := raftlog.ParseConfiguration(entry.Data)
 			if err != nil {
 				return nil, fmt.Errorf("%s: entry with index %d: %w", entry.File, entry.Index, err)
