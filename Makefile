@@ -67,7 +67,7 @@ test-real: build man test-deps
 
 # Kills, errors and power cuts at every system call that touches the disk. `make reliability` writes the figures down.
 test-faults: build test-deps
-	FAULTS_REPORT=$(DEPS)/faults.md nice -n 10 go test -tags $(TAGS) -count 1 -timeout 40m ./tests/faults/...
+	FAULTS_REPORT=$(DEPS)/faults.md nice -n 10 go test -tags $(TAGS) -count 1 -timeout 50m ./tests/faults/...
 
 reliability: test-faults
 	tests/reliability.sh $(DEPS)/faults.md > docs/reliability.md

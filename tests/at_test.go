@@ -34,7 +34,7 @@ func TestExportAt(t *testing.T) {
 	lxc("profile", "create", "bystander")
 	lxc("profile", "delete", "precious")
 	lxc("profile", "create", "later")
-	c.KillAll()
+	killAlike(t, c, c.Members()...)
 
 	all := entries(t, m.Dir(), "--rows")
 	deleted, last := profileChange(t, all, "delete", "precious"), all[len(all)-1]

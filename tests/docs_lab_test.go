@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/tests/guest"
 )
 
@@ -65,8 +66,7 @@ func newDocsLab(t *testing.T, variant string) *docsLab {
 		putText(t, g, "/usr/local/bin/test-editor", editor)
 		inGuest(t, g, "chmod", "755", "/usr/local/bin/test-editor")
 	}
-	// First none reaches another, so that the last ones to be killed cannot elect a leader and write.
-	l.each(t, func(g *guest.Guest) { inGuest(t, g, "ip", "link", "set", "eth0", "down") })
+	l.freezeAlike(t, nodes...)
 	l.each(t, func(g *guest.Guest) {
 		l.kill(t, g)
 		inGuest(t, g, "cp", "--archive", l.lxdDir+"/database", "/root/saved")
@@ -158,15 +158,62 @@ func (l *docsLab) start(t *testing.T, servers ...string) {
 	}
 }
 
-// lost ends LXD on machines, at the same moment, so that none writes what the others do not get, and takes them off the network.
+// lost ends LXD on machines, in a moment in which the others' logs are alike, and takes them off the network.
 func (l *docsLab) lost(t *testing.T, servers ...string) {
 	t.Helper()
+	var others []*guest.Guest
+	for _, g := range l.guests {
+		if !slices.Contains(servers, g.Name) {
+			others = append(others, g)
+		}
+	}
+	l.freezeAlike(t, others...)
 	l.each(t, func(g *guest.Guest) {
 		if slices.Contains(servers, g.Name) {
 			l.kill(t, g)
 			inGuest(t, g, "ip", "link", "set", "eth0", "down")
 		}
 	})
+	l.signal(t, "CONT")
+}
+
+// signal sends a signal to LXD on all machines where it runs.
+func (l *docsLab) signal(t *testing.T, signal string) {
+	t.Helper()
+	unit := "lxd.service"
+	if l.variant == "snap" {
+		unit = "snap.lxd.daemon.service"
+	}
+	l.each(t, func(g *guest.Guest) {
+		inGuest(t, g, "sh", "-c", "systemctl is-active --quiet "+unit+" || exit 0; systemctl kill --signal="+signal+" "+unit)
+	})
+}
+
+// freezeAlike stops LXD in its tracks on all machines, in a moment in which the logs of these end with the same entry.
+func (l *docsLab) freezeAlike(t *testing.T, guests ...*guest.Guest) {
+	t.Helper()
+	ctx := within(t, 2*time.Minute)
+	for {
+		l.signal(t, "STOP")
+		ends := map[string]bool{}
+		for _, g := range guests {
+			stdout, _ := g.Exec(ctx, "env", "LXD_DIR="+l.lxdDir, "/root/lxd-recover", "global-db-inspect", "--format", "json")
+			var report recovery.InspectReport
+			if json.Unmarshal([]byte(stdout), &report) != nil || !report.Healthy { // in the middle of a write
+				ends[g.Name] = true
+			}
+			ends[fmt.Sprint(report.Raft.LastIndex, report.Raft.LastTerm)] = true
+		}
+		if len(ends) == 1 {
+			return
+		}
+		l.signal(t, "CONT")
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the logs never ended alike: %v", ends)
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 // run runs all commands of some sections, in their order, that belong to this lab and have no other tags than these.

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -37,7 +36,7 @@ func forgottenMember(t testing.TB, c *cluster.Cluster) (lost []string) {
 	for _, row := range lost {
 		createRow(t, c.Member(1), row)
 	}
-	c.KillAll()
+	killAlike(t, c, c.Member(1), c.Member(2))
 	must(t, c.Save(ctx, "behind"))
 	return lost
 }
@@ -147,45 +146,118 @@ func copyByHand(t testing.TB, from *cluster.Member, to *cluster.Member) {
 }
 
 // uncommitted brings about an entry that only one member has: the others are stopped in their tracks while the leader
-// writes. All are killed then. It returns the leader and the row.
+// writes. All are killed then. It returns the leader and the row. Another attempt is made, with another row, where LXD's own
+// writing comes in between.
 func uncommitted(t testing.TB, c *cluster.Cluster) (leader *cluster.Member, row string) {
 	t.Helper()
-	ctx := within(t, 2*time.Minute)
-	list, err := c.List(ctx)
-	must(t, err)
-	for _, s := range list {
-		if slices.Contains(s.Roles, "database-leader") {
-			leader = c.Members()[slices.IndexFunc(c.Members(), func(m *cluster.Member) bool { return m.Name == s.Name })]
+	ctx := within(t, 5*time.Minute)
+	for attempt := 1; ; attempt++ {
+		leader, row = leaderOf(t, c), fmt.Sprintf("uncommitted%d", attempt)
+		if writeAlone(t, c, leader, row) {
+			return leader, row
 		}
+		if ctx.Err() != nil {
+			t.Fatalf("in %d attempts no entry was written that only %s has", attempt, leader.Name)
+		}
+		must(t, c.WaitSettled(ctx))
 	}
-	if leader == nil {
-		t.Fatalf("no leader in %+v", list)
-	}
+}
+
+// writeAlone has the leader write a row while all other members stand still. If that is the one entry that only the leader has then,
+// it kills all of them and returns true; otherwise it lets them go on.
+func writeAlone(t testing.TB, c *cluster.Cluster, leader *cluster.Member, row string) (done bool) {
+	t.Helper()
+	var thaw []func()
+	defer func() {
+		if !done {
+			for _, f := range thaw {
+				f()
+			}
+		}
+	}()
+	before := lastIndex(t, leader)
 	for _, m := range c.Members() {
-		if m != leader {
-			must(t, syscall.Kill(m.Pid(), syscall.SIGSTOP))
+		if m == leader {
+			continue
+		}
+		thaw = append(thaw, freeze(t, m))
+		if lastIndex(t, m) != before {
+			return false
 		}
 	}
 
-	row = "uncommitted"
-	before := lastIndex(t, leader)
-	writing, stop := context.WithCancel(ctx)
-	done := make(chan struct{})
+	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	answered := make(chan struct{})
 	go func() {
-		defer close(done)
-		_, _ = leader.Query(writing, http.MethodPost, "/1.0/profiles", map[string]string{"name": row})
+		defer close(answered)
+		_, _ = leader.Query(ctx, http.MethodPost, "/1.0/profiles", map[string]string{"name": row})
+	}()
+	defer func() {
+		stop()
+		<-answered
 	}()
 	for lastIndex(t, leader) == before {
 		select {
 		case <-ctx.Done():
-			t.Fatal("the leader never wrote the entry")
+			return false
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	thaw = append(thaw, freeze(t, leader))
+	if lastIndex(t, leader) != before+1 || !slices.Contains(rowsOnDisk(t, leader), row) {
+		return false
+	}
+	c.KillAll()
+	return true
+}
+
+// leaderOf waits until the cluster has a leader and returns it.
+func leaderOf(t testing.TB, c *cluster.Cluster) *cluster.Member {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	for {
+		list, err := c.List(ctx)
+		for _, s := range list {
+			if slices.Contains(s.Roles, "database-leader") {
+				return memberNamed(t, c, s.Name)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("no leader in %+v, %v", list, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// killAlike kills all members in a moment in which the logs of these end with the same entry.
+func killAlike(t testing.TB, c *cluster.Cluster, members ...*cluster.Member) {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	for {
+		var thaw []func()
+		for _, m := range c.Members() {
+			if m.Running() {
+				thaw = append(thaw, freeze(t, m))
+			}
+		}
+		ends := map[uint64]bool{}
+		for _, m := range members {
+			ends[lastIndex(t, m)] = true
+		}
+		if len(ends) == 1 {
+			c.KillAll()
+			return
+		}
+		for _, f := range thaw {
+			f()
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the logs never ended alike: %v", ends)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
-	c.KillAll()
-	stop()
-	<-done
-	return leader, row
 }
 
 func lastIndex(t testing.TB, m *cluster.Member) uint64 {

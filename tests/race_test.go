@@ -21,8 +21,8 @@ func TestDaemonStartedDuringExchange(t *testing.T) {
 	tarball := export(t, c.Member(1))
 	before := rowsOnDisk(t, m)
 
-	// strace holds back every renameat2, the exchange among them, for as long as the daemon needs to start.
-	cmd := m.Command(ctx, "strace", "-f", "-qq", "-o", os.DevNull, "-e", "trace=renameat2", "-e", "inject=renameat2:delay_enter=3000000", tool, "global-db-import", "--yes", tarball)
+	// strace holds back every renameat2, the exchange among them, for longer than the daemon needs to start.
+	cmd := m.Command(ctx, "strace", "-f", "-qq", "-o", os.DevNull, "-e", "trace=renameat2", "-e", "inject=renameat2:delay_enter=20000000", tool, "global-db-import", "--yes", tarball)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	must(t, cmd.Start())
