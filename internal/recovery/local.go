@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"path/filepath"
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -211,4 +212,16 @@ func (d Discarded) String() string {
 	}
 
 	return text
+}
+
+// whatWasLost says of a member without a raft directory, see emptied, where the transactions may be that only it had. LXD's
+// backups have times in their names, so the last one is the newest.
+func (d directory) whatWasLost() string {
+	text := "LXD's own loader was interrupted after it had removed this member's global database, so there is nothing to compare with: "
+	backups, _ := filepath.Glob(d.join("db_backup.*.tar.gz"))
+	if len(backups) == 0 {
+		return text + "and LXD has left no backup of it"
+	}
+
+	return text + "what only this member had is in LXD's backup " + backups[len(backups)-1] + ", see `lxd-recover global-db-compare`"
 }

@@ -301,6 +301,11 @@ func (im *importer) describe(ctx context.Context, log *raftlog.Log, node *nodedb
 func (im *importer) compareLocal(ctx context.Context, log *raftlog.Log) error {
 	r := im.report
 	im.compared = signature(im.dir.global())
+	if im.dir.emptied() {
+		r.Warnings = append(r.Warnings, im.dir.whatWasLost())
+		return nil
+	}
+
 	local, err := readLog(ctx, im.dir.global(), im.opts.Progress)
 	if err != nil {
 		if ctx.Err() != nil {
