@@ -51,9 +51,9 @@ func mustEdit(t testing.TB, m *cluster.Member, list []byte, args ...string) reco
 }
 
 // downCluster forms a cluster with some rows before and after a snapshot, kills it, and saves it as "down".
-func downCluster(t testing.TB) (c *cluster.Cluster, rows []string) {
+func downCluster(t testing.TB, lxd cluster.LXD) (c *cluster.Cluster, rows []string) {
 	t.Helper()
-	c = cluster.ForTest(t, cluster.Options{})
+	c = cluster.ForTest(t, cluster.Options{LXD: lxd})
 	ctx := within(t, 2*time.Minute)
 	rows = []string{"before-snapshot", "after-snapshot", "last"}
 	must(t, c.Member(1).CreateProfile(ctx, rows[0]))
@@ -70,7 +70,11 @@ func globalOf(m *cluster.Member) string { return filepath.Join(m.Dir(), "databas
 
 // Our edit, and the way from there to a cluster that works, on one cluster that is restored before each part.
 func TestEdit(t *testing.T) {
-	c, rows := downCluster(t)
+	cluster.EachLXD(t, editInParts)
+}
+
+func editInParts(t *testing.T, lxd cluster.LXD) {
+	c, rows := downCluster(t, lxd)
 	one := c.Member(1)
 	part := func(name string, do func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -279,7 +283,9 @@ func flip(t testing.TB, path string, offset int64) {
 
 // Everything that an edit must refuse: the message, the exit status, and that nothing was changed.
 func TestEditRefusals(t *testing.T) {
-	c, _ := downCluster(t)
+	lxd, err := cluster.Debian() // what is refused is no LXD's business
+	must(t, err)
+	c, _ := downCluster(t, lxd)
 	ctx := within(t, 3*time.Minute)
 	one, two := c.Member(1), c.Member(2)
 	good := listOf(t, one, ":8443", ":9393")

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"iter"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -214,14 +215,23 @@ func (d Discarded) String() string {
 	return text
 }
 
-// whatWasLost says of a member without a raft directory, see emptied, where the transactions may be that only it had. LXD's
-// backups have times in their names, so the last one is the newest.
-func (d directory) whatWasLost() string {
-	text := "LXD's own loader was interrupted after it had removed this member's global database, so there is nothing to compare with: "
-	backups, _ := filepath.Glob(d.join("db_backup.*.tar.gz"))
-	if len(backups) == 0 {
-		return text + "and LXD has left no backup of it"
+// beforeLoader opens what LXD's own loader has removed, see emptied: the newest of the backups that it makes first has it, but for
+// those of later starts. The result is nil where none has.
+func (d directory) beforeLoader(ctx context.Context, progress Progress) *Source {
+	backups, _ := filepath.Glob(d.join("db_backup.*.tar.gz")) // with times in their names
+	for _, name := range slices.Backward(backups) {
+		source, err := OpenSource(ctx, name, progress)
+		if err != nil {
+			continue
+		}
+
+		files, err := raftFiles(source.global)
+		if err == nil && len(files) > 0 {
+			return source
+		}
+
+		source.Close()
 	}
 
-	return text + "what only this member had is in LXD's backup " + backups[len(backups)-1] + ", see `lxd-recover global-db-compare`"
+	return nil
 }

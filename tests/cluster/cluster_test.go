@@ -26,7 +26,6 @@ func must(t *testing.T, err error) {
 func TestThreeMembers(t *testing.T) {
 	t.Parallel()
 	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
-		t.Parallel()
 		threeMembers(t, cluster.ForTest(t, cluster.Options{LXD: lxd}))
 	})
 }

@@ -24,14 +24,18 @@ type LXD struct {
 	FailsWith string
 }
 
-// EachLXD runs a test on both generations of LXD, as subtests.
+// EachLXD runs a test on both generations of LXD, as subtests, side by side: they wait for elections and heartbeats most of the
+// time. It must be the last call of the test.
 func EachLXD(t *testing.T, test func(t *testing.T, lxd LXD)) {
 	for _, find := range []func() (LXD, error){Debian, LXD6} {
 		lxd, err := find()
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Run(lxd.Name, func(t *testing.T) { test(t, lxd) })
+		t.Run(lxd.Name, func(t *testing.T) {
+			t.Parallel()
+			test(t, lxd)
+		})
 	}
 }
 

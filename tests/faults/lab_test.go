@@ -22,7 +22,6 @@ import (
 
 // lab is what all tests start from: a real cluster of three, killed, whose first member was edited and exported.
 type lab struct {
-	lxd     string           // which one it is
 	dir     string           // for its own files
 	cluster *cluster.Cluster // saved as "edited"
 	tarball string
@@ -99,7 +98,7 @@ func newLab(find func() (cluster.LXD, error)) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &lab{lxd: lxd.Name, cluster: c, dir: dir, tarball: filepath.Join(dir, "lxd_recovery_db.tar.gz")}
+	l := &lab{cluster: c, dir: dir, tarball: filepath.Join(dir, "lxd_recovery_db.tar.gz")}
 	labs = append(labs, l)
 	return l, l.make(ctx)
 }

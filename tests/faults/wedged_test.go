@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -57,11 +58,42 @@ func TestWedgedByLXD(t *testing.T) {
 				wantThere(t, m, name, false)
 			}
 			if test.says != "" {
+				ageBackup(t, m)
 				wantRefused(t, ctx, m, test.says)
 			}
 			l.putRight(t, ctx, m)
 		})
 	}
+
+	// What is lost is told, also where only LXD's backup has it.
+	t.Run("at the rename, with a transaction that the tarball lacks", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		m := l.cluster.Member(2)
+		l.beginWedged(t, ctx)
+		others := []*cluster.Member{m, l.cluster.Member(3)} // the first one is edited, and does not know
+		must(t, l.cluster.StartAll(ctx, others...))
+		must(t, m.CreateProfile(ctx, "lacking"))
+		l.cluster.KillAll()
+		placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
+		killLoader(t, m, call("renameat", "global.recover"), systrace.KillBefore)
+		importRefused := func(says string) {
+			t.Helper()
+			out, err := m.Command(ctx, tool, "global-db-import", "--yes", m.LoadedTarball()).CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), says) || !strings.Contains(string(out), "--discard-local-entries") {
+				t.Errorf("import: %v, want exit status 3 and %q: %s", err, says, out)
+			}
+		}
+		importRefused("insert profile lacking in project default")
+		backups, err := filepath.Glob(filepath.Join(m.Dir(), "db_backup.*"))
+		must(t, err)
+		for _, backup := range backups {
+			must(t, os.Remove(backup))
+		}
+		importRefused("no backup of LXD's has it")
+		l.putRight(t, ctx, m, "--discard-local-entries")
+	})
 
 	// The tarball that its own edit leaves in the database directory, where its manual has it stay.
 	t.Run("on the edited member", func(t *testing.T) {
@@ -134,6 +166,18 @@ func wantThere(t *testing.T, m *cluster.Member, name string, want bool) {
 	}
 }
 
+// ageBackup gives the backup that LXD has just made the name of an earlier time. LXD names them by the second, and one more of the
+// same second, made while there is no global/ any more, would replace the one that has it.
+func ageBackup(t *testing.T, m *cluster.Member) {
+	t.Helper()
+	backups, err := filepath.Glob(filepath.Join(m.Dir(), "db_backup.*"))
+	must(t, err)
+	if len(backups) != 1 {
+		t.Fatalf("backups %v, want one", backups)
+	}
+	must(t, os.Rename(backups[0], filepath.Join(m.Dir(), "db_backup.2024-02-29T120000Z.tar.gz")))
+}
+
 // wantRefused starts LXD on a member that is wedged.
 func wantRefused(t *testing.T, ctx context.Context, m *cluster.Member, says string) {
 	t.Helper()
@@ -146,7 +190,7 @@ func wantRefused(t *testing.T, ctx context.Context, m *cluster.Member, says stri
 }
 
 // putRight imports the tarball of LXD's own on a wedged member, from where it lies, and on the others, and starts the cluster.
-func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member) {
+func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member, flags ...string) {
 	t.Helper()
 	own := l.cluster.Member(1).OwnTarball()
 	var other tree
@@ -155,7 +199,7 @@ func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member
 		if m == wedged {
 			tarball = m.LoadedTarball()
 		}
-		out, err := m.Command(ctx, tool, "global-db-import", "--yes", tarball).CombinedOutput()
+		out, err := m.Command(ctx, tool, append([]string{"global-db-import", "--yes", tarball}, flags...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("import on %s: %v: %s", m.Name, err, out)
 		}
