@@ -265,7 +265,11 @@ func TestConflictingEntry(t *testing.T) {
 // An import is refused beside a working cluster that knows nothing of this recovery, and welcome beside the one that it
 // brought back.
 func TestImportBesideCluster(t *testing.T) {
-	c := cluster.ForTest(t, cluster.Options{})
+	cluster.EachLXD(t, importBesideCluster)
+}
+
+func importBesideCluster(t *testing.T, lxd cluster.LXD) {
+	c := cluster.ForTest(t, cluster.Options{LXD: lxd})
 	ctx := within(t, 5*time.Minute)
 	one, two, three := c.Member(1), c.Member(2), c.Member(3)
 	must(t, one.CreateProfile(ctx, "kept"))
@@ -291,58 +295,4 @@ func TestImportBesideCluster(t *testing.T) {
 	must(t, three.Start(ctx))
 	wantRows(t, []string{"kept"}, c.Members()...)
 	wantWorking(t, c, addresses(c.Members()), c.Members()...)
-}
-
-// A tarball as LXD 6.2 and later make it, put together by hand from a member of LXD 5.0.2: imported on all members it is
-// fenced to the same bytes on each.
-func TestImportFakeLXDTarball(t *testing.T) {
-	c := cluster.ForTest(t, cluster.Options{})
-	ctx := within(t, 5*time.Minute)
-	must(t, c.Member(1).CreateProfile(ctx, "kept"))
-	c.KillAll()
-	must(t, c.Member(1).EditReplace(ctx, ":8443", ":9393"))
-	tarball := fakeLXDTarball(t, c.Member(1), c.Members())
-	var first string
-	for _, m := range c.Members() {
-		r := decode[recovery.ImportReport](t, mustRecover(t, m, "global-db-import", "--yes", "--format", "json", tarball))
-		if len(r.Unchecked) == 0 || r.Raft.Term < 1000 {
-			t.Errorf("%s: %+v", m.Name, r)
-		}
-		files := contents(t, filepath.Join(m.Dir(), "database", "global"))
-		if first == "" {
-			first = files
-		}
-		if files != first {
-			t.Errorf("%s has other files than node1:\n%s\n%s", m.Name, files, first)
-		}
-	}
-	must(t, c.StartAll(ctx))
-	wantRows(t, []string{"kept"}, c.Members()...)
-	wantWorking(t, c, []string{c.Member(1).IP() + ":9393", c.Member(2).IP() + ":9393", c.Member(3).IP() + ":9393"}, c.Members()...)
-}
-
-func fakeLXDTarball(t testing.TB, m *cluster.Member, members []*cluster.Member) string {
-	t.Helper()
-	global := filepath.Join(m.Dir(), "database", "global")
-	var yaml strings.Builder
-	for _, n := range members {
-		fmt.Fprintf(&yaml, "- nodeinfo:\n    ID: %d\n    Address: %s:9393\n    Role: 0\n  name: %s\n", n.ID, n.IP(), n.Name)
-	}
-	must(t, os.WriteFile(filepath.Join(global, "raft_nodes.yaml"), []byte(yaml.String()), 0o644))
-	tarball := filepath.Join(t.TempDir(), "lxd_recovery_db.tar.gz")
-	// First the directory, then its files without a prefix: the shape that LXD's own has.
-	out, err := exec.Command("sh", "-c", `cd "$1" && tar --no-recursion -czf "$2" . *`, "sh", global, tarball).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	must(t, os.Remove(filepath.Join(global, "raft_nodes.yaml")))
-	return tarball
-}
-
-// contents names the files of a directory with their sums.
-func contents(t testing.TB, dir string) string {
-	t.Helper()
-	out, err := exec.Command("sh", "-c", `cd "$1" && sha256sum *`, "sh", dir).Output()
-	must(t, err)
-	return string(out)
 }

@@ -3,6 +3,7 @@ package tests
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ func newPort(members []*cluster.Member) []string {
 
 // LXD 6.6 and lxd-recover on one cluster: who made the tarball, and who takes it, is all one.
 func TestInterop(t *testing.T) {
+	begin := time.Now()
 	c := cluster.ForTest(t, cluster.Options{LXD: lxd6(t)})
 	ctx := within(t, 10*time.Minute)
 	one, two, three := c.Member(1), c.Member(2), c.Member(3)
@@ -49,6 +51,12 @@ func TestInterop(t *testing.T) {
 			wantRows(t, rows, c.Members()...)
 			wantWorking(t, c, newPort(c.Members()), c.Members()...)
 			wantCaughtUp(t, c, rows)
+			for _, m := range c.Members() {
+				wantMissing(t, m.LoadedTarball()) // LXD has loaded it
+				if log := openLog(t, globalOf(m)); log.Term < uint64(begin.Unix()) {
+					t.Errorf("%s is at term %d: the cluster is not fenced", m.Name, log.Term)
+				}
+			}
 		})
 	}
 
@@ -67,9 +75,6 @@ func TestInterop(t *testing.T) {
 		importOwn(t, one.OwnTarball(), one, two)
 		place(t, one.OwnTarball(), three)
 	})
-	for _, m := range c.Members() {
-		wantMissing(t, m.LoadedTarball()) // LXD has loaded it
-	}
 }
 
 // place puts a tarball where LXD loads it from when it starts.
@@ -97,6 +102,14 @@ func importOwn(t testing.TB, tarball string, members ...*cluster.Member) {
 			t.Errorf("%s has other files than %s:\n%s\n%s", m.Name, members[0].Name, files, first)
 		}
 	}
+}
+
+// contents names the files of a directory with their sums.
+func contents(t testing.TB, dir string) string {
+	t.Helper()
+	out, err := exec.Command("sh", "-c", `cd "$1" && sha256sum *`, "sh", dir).Output()
+	must(t, err)
+	return string(out)
 }
 
 // The tarball of LXD 6.6 on members of LXD 5.0.2. The database of a 6.6 cluster is no matter for them, and refused. But a 5.0.2

@@ -57,6 +57,7 @@ func TestWedgedByLXD(t *testing.T) {
 			for _, name := range test.gone {
 				wantThere(t, m, name, false)
 			}
+			wantLoaderDead(t, ctx, m, slices.Contains(test.gone, "global"))
 			if test.says != "" {
 				ageBackup(t, m)
 				wantRefused(t, ctx, m, test.says)
@@ -186,6 +187,16 @@ func wantRefused(t *testing.T, ctx context.Context, m *cluster.Member, says stri
 	must(t, err)
 	if words := m.LogTail(1); status == 0 || !strings.Contains(words, says) {
 		t.Errorf("LXD is not wedged: exit status %d, want %q: %s", status, says, words)
+	}
+}
+
+// wantLoaderDead checks what the status says of a member whose loader is dead.
+func wantLoaderDead(t *testing.T, ctx context.Context, m *cluster.Member, emptied bool) {
+	t.Helper()
+	out, err := m.Command(ctx, tool, "global-db-status").CombinedOutput()
+	gone := strings.Contains(string(out), "database/global is gone: LXD's own loader was interrupted")
+	if err != nil || gone != emptied || !strings.Contains(string(out), "LXD (5.21.3 and later, 6.2 and later) will load this tarball") {
+		t.Errorf("status: %v: %s", err, out)
 	}
 }
 
