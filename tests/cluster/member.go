@@ -152,6 +152,9 @@ func (m *Member) DaemonCommand() *exec.Cmd {
 	return cmd
 }
 
+// lastWords are so many lines of a daemon's log: the error that ended it, and what others of its threads said then.
+const lastWords = 3
+
 // restarts is how often WaitReady starts a daemon again that failed as LXD.FailsWith says.
 const restarts = 5
 
@@ -179,7 +182,7 @@ func (m *Member) WaitReady(ctx context.Context) error {
 		return err == nil, err
 	})
 	if err != nil {
-		return fmt.Errorf("%w\nend of its log:\n%s", err, m.LogTail(3))
+		return fmt.Errorf("%w\nend of its log:\n%s", err, m.LogTail(lastWords))
 	}
 	m.cluster.logf("%s ready after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
 	return nil
@@ -196,7 +199,7 @@ func (m *Member) failedAsKnown() bool {
 		return false
 	}
 	lines := strings.Split(strings.TrimSpace(string(log[d.said:])), "\n")
-	return strings.Contains(lines[len(lines)-1], known)
+	return strings.Contains(strings.Join(lines[max(0, len(lines)-lastWords):], "\n"), known)
 }
 
 // Stop ends the daemon as a service manager does, by SIGTERM, and waits until it is gone. Not running is no error.
