@@ -14,7 +14,7 @@ LDFLAGS := -s -w -X github.com/lxd-recover/lxd-recover/internal/cli.Version=$(VE
 	-linkmode external -extldflags "-static -Wl,--no-warnings"
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build man snap deps test-deps demo test test-real test-faults reliability test-race fuzz bench lint clean FORCE
+.PHONY: all build man snap deps test-deps test-peers demo test test-unit test-real test-faults reliability test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -38,13 +38,21 @@ deps: $(DEPS)/.apt-build $(DQLITE)/lib/libdqlite.a
 # What the tests and the demo need besides: Debian's LXD, unpacked and never installed, and what it calls.
 test-deps: deps $(DEPS)/.apt-test $(DEPS)/lxd5/.done
 
+# LXD 6.6, built from its source: four minutes, and only when tests/peers has changed.
+test-peers: deps $(DEPS)/.apt-peers
+	tests/peers/build-lxd.sh $(DQLITE) $(DEPS)/lxd6
+
 APT_BUILD := autoconf automake libtool pkg-config dpkg-dev gcc libc6-dev libuv1-dev liblz4-dev libsqlite3-dev
 APT_TEST  := iproute2 util-linux rsync squashfs-tools attr xz-utils strace time e2fsprogs \
 	mmdebstrap systemd-container debian-archive-keyring
+APT_PEERS := lxc-dev libudev-dev libcap-dev libacl1-dev libseccomp-dev
 
-$(DEPS)/.apt-build $(DEPS)/.apt-test: $(DEPS)/.apt-%: tests/apt-install.sh Makefile
+$(DEPS)/.apt-build: APT := $(APT_BUILD)
+$(DEPS)/.apt-test:  APT := $(APT_TEST)
+$(DEPS)/.apt-peers: APT := $(APT_PEERS)
+$(DEPS)/.apt-build $(DEPS)/.apt-test $(DEPS)/.apt-peers: tests/apt-install.sh Makefile
 	mkdir -p $(DEPS)
-	tests/apt-install.sh $(if $(filter build,$*),$(APT_BUILD),$(APT_TEST))
+	tests/apt-install.sh $(APT)
 	touch $@
 
 $(DQLITE)/lib/libdqlite.a: | $(DEPS)/.apt-build
@@ -56,17 +64,20 @@ $(DEPS)/lxd5/.done: | $(DEPS)/.apt-test
 demo: build test-deps
 	go run -tags $(TAGS) ./tests/demo
 
-test: build man test-deps lint fuzz
-	go test -tags $(TAGS) -count 1 -timeout 20m ./internal/... ./cmd/... ./docs/...
+test: build man test-deps $(DEPS)/.apt-peers lint fuzz
+	$(MAKE) --jobs 2 --output-sync=target test-unit test-peers
 	$(MAKE) --jobs 2 --output-sync=target test-real test-faults
+
+test-unit: deps
+	go test -tags $(TAGS) -count 1 -timeout 20m ./internal/... ./cmd/... ./docs/...
 
 # Real clusters, guests with systemd and snapd, the pages of docs/. They mostly wait for elections and heartbeats, so that the
 # faults, which need the processors, run beside them.
-test-real: build man test-deps
+test-real: build man test-deps test-peers
 	go test -tags $(TAGS) -count 1 -timeout 50m -p 1 $$(go list ./tests/... | grep -v /faults)
 
 # Kills, errors and power cuts at every system call that touches the disk. `make reliability` writes the figures down.
-test-faults: build test-deps
+test-faults: build test-deps test-peers
 	FAULTS_REPORT=$(DEPS)/faults.md nice -n 10 go test -tags $(TAGS) -count 1 -timeout 50m ./tests/faults/...
 
 reliability: test-faults

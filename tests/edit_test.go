@@ -51,9 +51,9 @@ func mustEdit(t testing.TB, m *cluster.Member, list []byte, args ...string) reco
 }
 
 // downCluster forms a cluster with some rows before and after a snapshot, kills it, and saves it as "down".
-func downCluster(t testing.TB) (c *cluster.Cluster, rows []string) {
+func downCluster(t testing.TB, lxd cluster.LXD) (c *cluster.Cluster, rows []string) {
 	t.Helper()
-	c = cluster.ForTest(t, cluster.Options{})
+	c = cluster.ForTest(t, cluster.Options{LXD: lxd})
 	ctx := within(t, 2*time.Minute)
 	rows = []string{"before-snapshot", "after-snapshot", "last"}
 	must(t, c.Member(1).CreateProfile(ctx, rows[0]))
@@ -70,7 +70,11 @@ func globalOf(m *cluster.Member) string { return filepath.Join(m.Dir(), "databas
 
 // Our edit, and the way from there to a cluster that works, on one cluster that is restored before each part.
 func TestEdit(t *testing.T) {
-	c, rows := downCluster(t)
+	cluster.EachLXD(t, editInParts)
+}
+
+func editInParts(t *testing.T, lxd cluster.LXD) {
+	c, rows := downCluster(t, lxd)
 	one := c.Member(1)
 	part := func(name string, do func(t *testing.T)) {
 		t.Run(name, func(t *testing.T) {
@@ -123,6 +127,10 @@ func TestEdit(t *testing.T) {
 		if !r.Done || tree(t, r.Kept) != before {
 			t.Errorf("the copy is not the database as it was: %+v", r)
 		}
+		wantMissing(t, one.LoadedTarball()) // LXD would not start with it
+		if (r.Tarball != "") != lxd.WritesTarball {
+			t.Errorf("%s, and the report has the tarball %q", lxd.Name, r.Tarball)
+		}
 		if log := openLog(t, globalOf(one)); log.LastTerm != 1 || !log.Edited {
 			t.Errorf("not LXD's own edit: it ends with term %d", log.LastTerm)
 		}
@@ -165,6 +173,7 @@ func TestEdit(t *testing.T) {
 		wantFenced(t, one, whole[:index-1], begin)
 	})
 
+	part("beside another member's daemon", func(t *testing.T) { refusedBesideDaemon(t, c) })
 	part("the only survivor", func(t *testing.T) { onlySurvivor(t, c, rows) })
 }
 
@@ -277,9 +286,11 @@ func flip(t testing.TB, path string, offset int64) {
 	must(t, errors.Join(err, f.Close()))
 }
 
-// Everything that an edit must refuse: the message, the exit status, and that nothing was changed.
+// Everything else that an edit must refuse: the message, the exit status, and that nothing was changed.
 func TestEditRefusals(t *testing.T) {
-	c, _ := downCluster(t)
+	lxd, err := cluster.Debian() // what is refused is no LXD's business
+	must(t, err)
+	c, _ := downCluster(t, lxd)
 	ctx := within(t, 3*time.Minute)
 	one, two := c.Member(1), c.Member(2)
 	good := listOf(t, one, ":8443", ":9393")
@@ -336,19 +347,6 @@ func TestEditRefusals(t *testing.T) {
 		check()
 	})
 
-	t.Run("another member's daemon runs, without a quorum", func(t *testing.T) {
-		must(t, c.Restore(ctx, "down"))
-		must(t, two.Spawn())
-		defer two.Kill()
-		check := unchanged(t, one.Dir())
-		waitRefused(t, one) // until it listens
-		edit(t, one, good).want(t, 3, "LXD still runs on node2", two.Address(), "--beside-cluster")
-		recoverTool(t, one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd cluster edit", "--beside-cluster")
-		edit(t, one, good, "--passthrough").want(t, 3, "LXD still runs on node2")
-		check()
-		mustEdit(t, one, good, "--beside-cluster")
-	})
-
 	t.Run("spare made voter", func(t *testing.T) {
 		must(t, c.Restore(ctx, "down"))
 		mustEdit(t, one, setRoles(good, "voter", "voter", "spare"))
@@ -375,6 +373,23 @@ func TestEditRefusals(t *testing.T) {
 		edit(t, one, good).want(t, 1, "not a member of a cluster")
 		check()
 	})
+}
+
+// refusedBesideDaemon has edits of the first member refused because LXD runs on the second one, which proves by its certificate that
+// it belongs to the cluster.
+func refusedBesideDaemon(t *testing.T, c *cluster.Cluster) {
+	t.Helper()
+	one, two := c.Member(1), c.Member(2)
+	good := listOf(t, one, ":8443", ":9393")
+	must(t, two.Spawn())
+	defer two.Kill()
+	check := unchanged(t, one.Dir())
+	waitRefused(t, one) // until it listens
+	edit(t, one, good).want(t, 3, "LXD still runs on node2", two.Address(), "--beside-cluster")
+	recoverTool(t, one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd cluster edit", "--beside-cluster")
+	edit(t, one, good, "--passthrough").want(t, 3, "LXD still runs on node2")
+	check()
+	mustEdit(t, one, good, "--beside-cluster")
 }
 
 // waitRefused waits until an edit is refused because of another member's daemon. The list that it is given could never be used.

@@ -103,49 +103,59 @@ func addresses(members []*cluster.Member) []string {
 // The whole job: members killed one after the other, so that their logs end at different places, all addresses and the port
 // changed, recovered from the member that saw every confirmed row.
 func TestRecoverAtNewAddresses(t *testing.T) {
-	for _, moments := range []struct{ third, others int }{{1, 2}, {40, 60}, {150, 300}} {
-		t.Run(fmt.Sprintf("killed after %d and %d rows", moments.third, moments.others), func(t *testing.T) {
-			c := cluster.ForTest(t, cluster.Options{})
-			ctx := within(t, 5*time.Minute)
-			leader, second, third := c.Member(1), c.Member(2), c.Member(3)
-			writer := leader.StartWriter("row")
-			must(t, writer.WaitConfirmed(ctx, moments.third))
-			third.Kill()
-			must(t, writer.WaitConfirmed(ctx, moments.others))
-			c.KillAll(leader, second)
-			writer.Stop()
+	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
+		moments := []struct{ third, others int }{{1, 2}, {40, 60}, {150, 300}}
+		if lxd.WritesTarball {
+			moments = moments[1:2] // the moment matters to raft's log, and that is the same
+		}
+		for _, m := range moments {
+			t.Run(fmt.Sprintf("killed after %d and %d rows", m.third, m.others), func(t *testing.T) {
+				recoverAtNewAddresses(t, lxd, m.third, m.others)
+			})
+		}
+	})
+}
 
-			old, moved := addresses(c.Members()), []string{}
-			for _, m := range c.Members() {
-				ip := strings.Replace(m.IP(), "10.77.0.", "10.77.1.", 1)
-				must(t, m.SetAddresses(ctx, ip+"/16"))
-				moved = append(moved, ip+":9393")
-			}
-			must(t, leader.EditReplace(ctx, old[0], moved[0], old[1], moved[1], old[2], moved[2]))
-			check := unchanged(t, leader.Dir())
-			tarball := export(t, leader)
-			check()
-			for _, m := range c.Members() {
-				importGivingUp(t, m, tarball, writer.Confirmed())
-				wantStatus(t, m, moved)
-			}
+func recoverAtNewAddresses(t *testing.T, lxd cluster.LXD, third, others int) {
+	c := cluster.ForTest(t, cluster.Options{LXD: lxd})
+	ctx := within(t, 5*time.Minute)
+	one, two, three := c.Member(1), c.Member(2), c.Member(3)
+	writer := one.StartWriter("row")
+	must(t, writer.WaitConfirmed(ctx, third))
+	three.Kill()
+	must(t, writer.WaitConfirmed(ctx, others))
+	c.KillAll(one, two)
+	writer.Stop()
 
-			must(t, c.StartAll(ctx))
-			wantRows(t, writer.Confirmed(), c.Members()...)
-			wantWorking(t, c, moved, c.Members()...)
-			wantSameRows(t, c, append(writer.Confirmed(), writer.Unanswered()...))
+	old, moved := addresses(c.Members()), []string{}
+	for _, m := range c.Members() {
+		ip := strings.Replace(m.IP(), "10.77.0.", "10.77.1.", 1)
+		must(t, m.SetAddresses(ctx, ip+"/16"))
+		moved = append(moved, ip+":9393")
+	}
+	must(t, one.EditReplace(ctx, old[0], moved[0], old[1], moved[1], old[2], moved[2]))
+	check := unchanged(t, one.Dir())
+	tarball := export(t, one)
+	check()
+	for _, m := range c.Members() {
+		importGivingUp(t, m, tarball, writer.Confirmed())
+		wantStatus(t, m, moved)
+	}
 
-			must(t, c.StopAll(ctx))
-			must(t, c.StartAll(ctx))
-			wantRows(t, writer.Confirmed(), c.Members()...)
-			wantWorking(t, c, moved, c.Members()...)
-			for _, m := range c.Members() {
-				s := status(t, m)
-				if !s.Agree || s.Import == nil || len(s.Pending) > 0 || len(s.Problems) > 0 {
-					t.Errorf("%s after the restart: %+v", m.Name, s)
-				}
-			}
-		})
+	must(t, c.StartAll(ctx))
+	wantRows(t, writer.Confirmed(), c.Members()...)
+	wantWorking(t, c, moved, c.Members()...)
+	wantSameRows(t, c, append(writer.Confirmed(), writer.Unanswered()...))
+
+	must(t, c.StopAll(ctx))
+	must(t, c.StartAll(ctx))
+	wantRows(t, writer.Confirmed(), c.Members()...)
+	wantWorking(t, c, moved, c.Members()...)
+	for _, m := range c.Members() {
+		s := status(t, m)
+		if !s.Agree || s.Import == nil || len(s.Pending) > 0 || len(s.Problems) > 0 {
+			t.Errorf("%s after the restart: %+v", m.Name, s)
+		}
 	}
 }
 
@@ -185,7 +195,11 @@ func wantStatus(t testing.TB, m *cluster.Member, moved []string) {
 }
 
 func TestRecoverWithoutAddressChange(t *testing.T) {
-	c := cluster.ForTest(t, cluster.Options{})
+	cluster.EachLXD(t, recoverWithoutAddressChange)
+}
+
+func recoverWithoutAddressChange(t *testing.T, lxd cluster.LXD) {
+	c := cluster.ForTest(t, cluster.Options{LXD: lxd})
 	ctx := within(t, 5*time.Minute)
 	writer := c.Member(1).StartWriter("row")
 	must(t, writer.WaitConfirmed(ctx, 50))
@@ -203,6 +217,8 @@ func TestRecoverWithoutAddressChange(t *testing.T) {
 	wantRows(t, writer.Confirmed(), c.Members()...)
 	wantWorking(t, c, addresses(c.Members()), c.Members()...)
 }
+
+// The tests from here on run on LXD 5.0.2 only: what they vary is raft's business, and ours, in which the generations do not differ.
 
 // Five members, two of which never come back: the others go on without them.
 func TestRecoverWithoutTwoOfFive(t *testing.T) {

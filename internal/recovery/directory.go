@@ -63,6 +63,10 @@ func openDirectory(path string) (directory, error) {
 
 	for _, need := range []string{d.database(), d.global(), filepath.Join(d.database(), nodedb.File)} {
 		_, err := os.Stat(need)
+		if errors.Is(err, os.ErrNotExist) && need == d.global() && exists(filepath.Join(d.database(), lxdUnpackName)) {
+			continue // see emptied
+		}
+
 		if errors.Is(err, os.ErrNotExist) {
 			return d, fmt.Errorf("%s is not the directory of an LXD: %s is missing", path, need)
 		}
@@ -74,6 +78,10 @@ func openDirectory(path string) (directory, error) {
 
 	return d, nil
 }
+
+// emptied tells whether there is no raft directory: LXD's own loader removes it before it renames the one that it has unpacked,
+// and was killed in between.
+func (d directory) emptied() bool { return !exists(d.global()) }
 
 // openToChange opens a directory that is about to be changed and keeps other lxd-recover processes away from it until the
 // returned function is called.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -211,4 +213,25 @@ func (d Discarded) String() string {
 	}
 
 	return text
+}
+
+// beforeLoader opens what LXD's own loader has removed, see emptied: the newest of the backups that it makes first has it, but for
+// those of later starts. The result is nil where none has.
+func (d directory) beforeLoader(ctx context.Context, progress Progress) *Source {
+	backups, _ := filepath.Glob(d.join("db_backup.*.tar.gz")) // with times in their names
+	for _, name := range slices.Backward(backups) {
+		source, err := OpenSource(ctx, name, progress)
+		if err != nil {
+			continue
+		}
+
+		files, err := raftFiles(source.global)
+		if err == nil && len(files) > 0 {
+			return source
+		}
+
+		source.Close()
+	}
+
+	return nil
 }

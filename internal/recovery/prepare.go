@@ -301,7 +301,21 @@ func (im *importer) describe(ctx context.Context, log *raftlog.Log, node *nodedb
 func (im *importer) compareLocal(ctx context.Context, log *raftlog.Log) error {
 	r := im.report
 	im.compared = signature(im.dir.global())
-	local, err := readLog(ctx, im.dir.global(), im.opts.Progress)
+	global := im.dir.global()
+	if im.dir.emptied() {
+		source := im.dir.beforeLoader(ctx, im.opts.Progress)
+		if source == nil {
+			im.unknownLoss = "LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it"
+			return ctx.Err()
+		}
+
+		defer source.Close()
+
+		global = source.global
+		r.Warnings = append(r.Warnings, "LXD's own loader was interrupted after it had removed this member's global database: what is in LXD's backup "+source.Path+" was compared")
+	}
+
+	local, err := readLog(ctx, global, im.opts.Progress)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -162,6 +162,12 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.Member = &self
 	}
 
+	if dir.emptied() {
+		r.problem("%s is gone: LXD's own loader was interrupted; import the tarball with `lxd-recover global-db-import`", dir.global())
+		r.compare(node.Members, nil, nil)
+		return nil
+	}
+
 	log, err := readLog(ctx, dir.global(), progress)
 	if err != nil {
 		return err

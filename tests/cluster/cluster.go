@@ -2,8 +2,8 @@
 // in its own network namespace, all of them on one bridge that leads nowhere else. A cluster of three forms in about three
 // seconds, its members can be stopped, killed, edited, copied and started again at will, and clients run next to them.
 //
-// It needs root, and an LXD that is unpacked, not installed (unpack-lxd.sh, run by `make deps`). An LXD that the machine
-// has is never touched: no program, directory, socket or network of its is used.
+// It needs root, and an LXD that is not installed: Debian's 5.0.2, unpacked by `make test-deps`, or 6.6, built by `make test-peers`.
+// An LXD that the machine has is never touched: no program, directory, socket or network of its is used.
 //
 // Nothing outlives the process. Close removes everything; and should the process die first, even by SIGKILL, then the kernel
 // kills the daemons, and with them go their mounts and their namespaces, which have no names. What stays is a directory,
@@ -39,7 +39,7 @@ const (
 
 // Options says what cluster New makes. Only LXD has no useful zero value.
 type Options struct {
-	LXD     LXD               // the build to run, see Debian
+	LXD     LXD               // the build to run, see Debian and LXD6
 	Members int               // how many; 0 means 3
 	Port    int               // LXD's port; 0 means 8443
 	Config  map[string]string // LXD's configuration from the start, for instance cluster.max_standby

@@ -23,11 +23,16 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// TestThreeMembers goes through the life of one cluster: each part starts from where the one before it stopped.
 func TestThreeMembers(t *testing.T) {
 	t.Parallel()
+	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
+		threeMembers(t, cluster.ForTest(t, cluster.Options{LXD: lxd}))
+	})
+}
+
+// threeMembers goes through the life of one cluster: each part starts from where the one before it stopped.
+func threeMembers(t *testing.T, c *cluster.Cluster) {
 	ctx := t.Context()
-	c := cluster.ForTest(t, cluster.Options{})
 	first := c.Member(1)
 
 	// Rows that LXD confirmed are there after all members were killed at once, in the middle of writing.
@@ -167,5 +172,33 @@ func TestWithoutQuorum(t *testing.T) {
 	err := c.Member(1).Start(ctx)
 	if err == nil || !strings.Contains(err.Error(), "server.key") || time.Since(begin) > 20*time.Second {
 		t.Errorf("start with a broken server.key after %s: %v", time.Since(begin), err)
+	}
+}
+
+// A daemon whose start fails as its LXD is known to fail is started again so and so often, and the log is told; one that fails
+// otherwise is not.
+func TestStartedAgain(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		known string
+		again int
+	}{{"file is not a database", 5}, {"Failed checking if schema table is there", 0}, {"", 0}} {
+		t.Run(test.known, func(t *testing.T) {
+			t.Parallel()
+			lxd, err := cluster.Debian()
+			must(t, err)
+			lxd.FailsWith = test.known
+			var log bytes.Buffer
+			c := cluster.ForTest(t, cluster.Options{LXD: lxd, Members: 1, Log: &log})
+			m := c.Member(1)
+			must(t, m.Stop(t.Context()))
+			must(t, os.WriteFile(filepath.Join(m.Dir(), "database", "local.db"), bytes.Repeat([]byte("no database "), 1000), 0o600))
+			if err := m.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "file is not a database") {
+				t.Errorf("start: %v", err)
+			}
+			if n := strings.Count(log.String(), "node1 started again: it failed with"); n != test.again {
+				t.Errorf("started again %d times, want %d:\n%s", n, test.again, &log)
+			}
+		})
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -15,14 +17,28 @@ func (m *Member) ShowYAML(ctx context.Context) ([]byte, error) {
 	return []byte(out), err
 }
 
-// Edit runs `lxd cluster edit` on a member whose daemon is down. It is given what change makes of ShowYAML.
+// Edit runs `lxd cluster edit` on a member whose daemon is down. It is given what change makes of ShowYAML. The tarball that some
+// LXDs write is moved to OwnTarball: the member would not start with it.
 func (m *Member) Edit(ctx context.Context, change func(yaml []byte) []byte) error {
 	before, err := m.ShowYAML(ctx)
 	if err != nil {
 		return err
 	}
 	_, err = m.run(ctx, bytes.NewReader(change(before)), "lxd", "cluster", "edit")
+	if err == nil && m.cluster.opts.LXD.WritesTarball {
+		err = os.Rename(m.LoadedTarball(), m.OwnTarball())
+	}
 	return err
+}
+
+// OwnTarball is where Edit leaves the tarball of LXD's own `cluster edit`, if it writes one.
+func (m *Member) OwnTarball() string {
+	return filepath.Join(m.cluster.dir, "saved", m.Name+".tar.gz")
+}
+
+// LoadedTarball is where LXDs that load a recovery tarball at their start look for it, and where their `cluster edit` puts it.
+func (m *Member) LoadedTarball() string {
+	return filepath.Join(m.dir, "database", "lxd_recovery_db.tar.gz")
 }
 
 // EditReplace is Edit with pairs of old and new strings, as strings.NewReplacer takes them. It is an error if an old one

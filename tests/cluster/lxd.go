@@ -5,18 +5,42 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"testing"
 
 	"github.com/lxd-recover/lxd-recover/tests/repository"
 )
 
-// LXD is one build of LXD: where its programs and libraries are.
+// LXD is one build of LXD: where its programs and libraries are, and what it does that others do not.
 type LXD struct {
-	Name   string // for messages: "Debian's LXD 5.0.2"
+	Name   string // for messages and subtests: "LXD 5.0.2"
 	BinDir string // holds lxd and lxc
 	LibDir string // for LD_LIBRARY_PATH; empty if the programs find their libraries by themselves
+
+	// WritesTarball says that its `lxd cluster edit` writes a recovery tarball, with which the edited member does not start, and
+	// that its daemon loads one (5.21.3 and later, 6.2 and later).
+	WritesTarball bool
+
+	// FailsWith is how a daemon's last words begin when a start fails that would have succeeded on another try; empty where no
+	// such failure is known.
+	FailsWith string
 }
 
-// Debian returns Debian's LXD as `make deps` unpacks it into .deps/lxd5 of this repository.
+// EachLXD runs a test on both generations of LXD, as subtests, side by side: they wait for elections and heartbeats most of the
+// time. It must be the last call of the test.
+func EachLXD(t *testing.T, test func(t *testing.T, lxd LXD)) {
+	for _, find := range []func() (LXD, error){Debian, LXD6} {
+		lxd, err := find()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(lxd.Name, func(t *testing.T) {
+			t.Parallel()
+			test(t, lxd)
+		})
+	}
+}
+
+// Debian returns Debian's LXD 5.0.2 as `make test-deps` unpacks it into .deps/lxd5 of this repository.
 func Debian() (LXD, error) {
 	root, err := repository.Root()
 	if err != nil {
@@ -24,16 +48,34 @@ func Debian() (LXD, error) {
 	}
 	tree := filepath.Join(root, ".deps", "lxd5")
 	if _, err := os.Stat(filepath.Join(tree, ".done")); err != nil {
-		return LXD{}, fmt.Errorf("no LXD to test with in %s: run `make deps` first", tree)
+		return LXD{}, fmt.Errorf("no LXD to test with in %s: run `make test-deps` first", tree)
 	}
 	libs, err := filepath.Glob(filepath.Join(tree, "root/usr/lib/*/libdqlite.so.0"))
 	if err != nil || len(libs) != 1 {
-		return LXD{}, fmt.Errorf("%s has %d libdqlite.so.0, want one: remove it and run `make deps`", tree, len(libs))
+		return LXD{}, fmt.Errorf("%s has %d libdqlite.so.0, want one: remove it and run `make test-deps`", tree, len(libs))
 	}
 	return LXD{
-		Name:   "Debian's LXD",
+		Name:   "LXD 5.0.2",
 		BinDir: filepath.Join(tree, "root/usr/bin"),
 		LibDir: filepath.Dir(libs[0]),
+	}, nil
+}
+
+// LXD6 returns LXD 6.6 as `make test-peers` builds it into .deps/lxd6 of this repository.
+func LXD6() (LXD, error) {
+	root, err := repository.Root()
+	if err != nil {
+		return LXD{}, err
+	}
+	dir := filepath.Join(root, ".deps", "lxd6")
+	if _, err := os.Stat(filepath.Join(dir, ".done")); err != nil {
+		return LXD{}, fmt.Errorf("no LXD 6.6 to test with in %s: run `make test-peers` first", dir)
+	}
+	return LXD{
+		Name:          "LXD 6.6",
+		BinDir:        filepath.Join(dir, "bin"),
+		WritesTarball: true,
+		FailsWith:     "Failed checking if schema table is there",
 	}, nil
 }
 

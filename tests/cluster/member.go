@@ -37,6 +37,7 @@ type Member struct {
 type daemon struct {
 	cmd   *exec.Cmd
 	begun time.Time
+	said  int64         // size of the log file when it began
 	gone  chan struct{} // closed after cmd.Wait
 }
 
@@ -121,18 +122,14 @@ func (m *Member) Spawn() error {
 		return err
 	}
 	defer output.Close()
-
-	// nsenter and unshare become lxd, they are not its parents: one process. Its mounts are in a namespace that ends with it.
-	level := "--verbose"
-	if m.cluster.opts.Debug {
-		level = "--debug"
+	before, err := output.Stat()
+	if err != nil {
+		return err
 	}
-	cmd := exec.Command("nsenter", "--net="+m.ns.Path(),
-		"unshare", "--mount", "--propagation", "private", "lxd", level)
-	cmd.Dir = m.cluster.dir
-	cmd.Env = m.environ()
+
+	cmd := m.DaemonCommand()
 	cmd.Stdout, cmd.Stderr = output, output
-	d := &daemon{cmd: cmd, begun: time.Now(), gone: make(chan struct{})}
+	d := &daemon{cmd: cmd, begun: time.Now(), said: before.Size(), gone: make(chan struct{})}
 	if err := tied.Start(cmd); err != nil {
 		return fmt.Errorf("start %s: %w", m.Name, err)
 	}
@@ -144,24 +141,68 @@ func (m *Member) Spawn() error {
 	return nil
 }
 
-// WaitReady waits until the daemon serves requests, or reports its last words if it ended.
+// DaemonCommand is how the daemon is started. It is for tests that do that themselves, such as under a tracer.
+func (m *Member) DaemonCommand() *exec.Cmd {
+	// nsenter and unshare become lxd, they are not its parents: one process. Its mounts are in a namespace that ends with it.
+	level := "--verbose"
+	if m.cluster.opts.Debug {
+		level = "--debug"
+	}
+	cmd := exec.Command("nsenter", "--net="+m.ns.Path(),
+		"unshare", "--mount", "--propagation", "private", "lxd", level)
+	cmd.Dir = m.cluster.dir
+	cmd.Env = m.environ()
+	return cmd
+}
+
+// lastWords are so many lines of a daemon's log: the error that ended it, and what others of its threads said then.
+const lastWords = 3
+
+// restarts is how often WaitReady starts a daemon again that failed as LXD.FailsWith says.
+const restarts = 5
+
+// WaitReady waits until the daemon serves requests, or reports its last words if it ended. Where these are the failure that
+// its LXD is known for, and no other, the daemon is started again, and Options.Log is told.
 func (m *Member) WaitReady(ctx context.Context) error {
 	begin := time.Now()
+	left := restarts
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	err := poll(ctx, ReadyTimeout, 25*time.Millisecond, m.Name+" to be ready", func(ctx context.Context) (bool, error) {
 		if !m.Running() {
-			cancel(errors.New("its daemon is not running"))
+			if left == 0 || !m.failedAsKnown() {
+				cancel(errors.New("its daemon is not running"))
+				return false, nil
+			}
+			left--
+			m.cluster.logf("%s started again: it failed with %q", m.Name, m.cluster.opts.LXD.FailsWith)
+			if err := m.Spawn(); err != nil {
+				cancel(err)
+			}
 			return false, nil
 		}
 		_, err := m.Query(ctx, http.MethodGet, "/internal/ready", nil)
 		return err == nil, err
 	})
 	if err != nil {
-		return fmt.Errorf("%w\nend of its log:\n%s", err, m.LogTail(3))
+		return fmt.Errorf("%w\nend of its log:\n%s", err, m.LogTail(lastWords))
 	}
 	m.cluster.logf("%s ready after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
 	return nil
+}
+
+// failedAsKnown tells whether the last daemon's own last words are the failure that its LXD is known for.
+func (m *Member) failedAsKnown() bool {
+	d, known := m.lastDaemon(), m.cluster.opts.LXD.FailsWith
+	if d == nil || known == "" {
+		return false
+	}
+	log, err := os.ReadFile(m.LogFile())
+	if err != nil || d.said > int64(len(log)) {
+		return false
+	}
+	lines := strings.Split(strings.TrimSpace(string(log[d.said:])), "\n")
+	return strings.Contains(strings.Join(lines[max(0, len(lines)-lastWords):], "\n"), known)
 }
 
 // Stop ends the daemon as a service manager does, by SIGTERM, and waits until it is gone. Not running is no error.

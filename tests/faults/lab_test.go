@@ -22,6 +22,7 @@ import (
 
 // lab is what all tests start from: a real cluster of three, killed, whose first member was edited and exported.
 type lab struct {
+	dir     string           // for its own files
 	cluster *cluster.Cluster // saved as "edited"
 	tarball string
 	rows    []string // profiles that its database holds
@@ -48,7 +49,7 @@ type job struct {
 // recordName is the file that an import leaves in the database it made: which import that was, and when.
 const recordName = "lxd-recover.yaml"
 
-// getLab returns the lab, which is made once.
+// getLab returns the lab of LXD 5.0.2, which is made once.
 func getLab(t testing.TB) *lab {
 	t.Helper()
 	l, err := theLab()
@@ -56,29 +57,51 @@ func getLab(t testing.TB) *lab {
 	return l
 }
 
-// closeLab ends the lab's cluster, if it was made.
-var closeLab = func() {}
+// getLab6 returns the one of LXD 6.6. It is for what a real LXD does in these tests: ours reads and writes the same of both.
+func getLab6(t testing.TB) *lab {
+	t.Helper()
+	l, err := theLab6()
+	must(t, err)
+	return l
+}
 
-var theLab = sync.OnceValues(func() (*lab, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	debian, err := cluster.Debian()
-	if err != nil {
-		return nil, err
-	}
-	c, err := cluster.New(ctx, cluster.Options{LXD: debian})
-	if err != nil {
-		return nil, err
-	}
-	closeLab = func() {
-		err := c.Close()
+var (
+	theLab  = sync.OnceValues(func() (*lab, error) { return newLab(cluster.Debian) })
+	theLab6 = sync.OnceValues(func() (*lab, error) { return newLab(cluster.LXD6) })
+)
+
+// labs are those that were made.
+var labs []*lab
+
+// closeLabs ends their clusters.
+func closeLabs() {
+	for _, l := range labs {
+		err := l.cluster.Close()
 		if err != nil {
 			fmt.Fprintln(os.Stderr, "faults: close the cluster:", err)
 		}
 	}
-	l := &lab{cluster: c, tarball: filepath.Join(base, "lxd_recovery_db.tar.gz")}
+}
+
+func newLab(find func() (cluster.LXD, error)) (*lab, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	defer cancel()
+	lxd, err := find()
+	if err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(base, "lab-")
+	if err != nil {
+		return nil, err
+	}
+	c, err := cluster.New(ctx, cluster.Options{LXD: lxd, Log: os.Stderr})
+	if err != nil {
+		return nil, err
+	}
+	l := &lab{cluster: c, dir: dir, tarball: filepath.Join(dir, "lxd_recovery_db.tar.gz")}
+	labs = append(labs, l)
 	return l, l.make(ctx)
-})
+}
 
 func (l *lab) make(ctx context.Context) error {
 	c := l.cluster
@@ -116,12 +139,12 @@ func (l *lab) make(ctx context.Context) error {
 	}
 	addExtras(start)
 	l.imported = &job{name: "import", args: []string{"global-db-import", "--yes", l.tarball}, start: start, keeps: "database.before-import-"}
-	after, err := l.imported.learn(filepath.Join(base, "lab"))
+	after, err := l.imported.learn(filepath.Join(l.dir, "run"))
 	if err != nil {
 		return err
 	}
 	l.undone = &job{name: "rollback", args: []string{"global-db-rollback", "--yes"}, start: after, keeps: "database.before-rollback-"}
-	_, err = l.undone.learn(filepath.Join(base, "lab"))
+	_, err = l.undone.learn(filepath.Join(l.dir, "run"))
 	return err
 }
 
@@ -131,7 +154,7 @@ func (l *lab) makeChanged(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	input := filepath.Join(base, "members.yaml")
+	input := filepath.Join(l.dir, "members.yaml")
 	err = os.WriteFile(input, bytes.ReplaceAll(list, []byte(":8443"), []byte(":9393")), 0o600)
 	if err != nil {
 		return err
@@ -142,7 +165,7 @@ func (l *lab) makeChanged(ctx context.Context) error {
 	}
 	addExtras(start)
 	l.changed = &job{name: "edit", args: []string{"cluster", "edit"}, input: input, start: start, keeps: "database.before-edit-"}
-	_, err = l.changed.learn(filepath.Join(base, "lab"))
+	_, err = l.changed.learn(filepath.Join(l.dir, "run"))
 	return err
 }
 

@@ -56,7 +56,7 @@ func run(m *testing.M) (int, error) {
 		return 1, fmt.Errorf("%w: %s: run make", err, out)
 	}
 	status := m.Run()
-	closeLab()
+	closeLabs()
 	text := table.String()
 	fmt.Print("\n", text)
 	if report := os.Getenv("FAULTS_REPORT"); report != "" {

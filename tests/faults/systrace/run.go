@@ -52,11 +52,16 @@ type Program struct {
 	Input  *os.File // standard input; nil for none
 	Output *os.File // for standard output and standard error
 
-	// Roots are the directories that the program may change. Writing elsewhere, but for Output and devices, ends the run.
+	// Roots are the directories that the program may change. Writing elsewhere, but for Output and devices, ends the run; unless
+	// it is Lenient.
 	Roots []string
 
 	// Reads tells whether to stop at calls that only read, too.
 	Reads bool
+
+	// Lenient tells whether to let be what would be overlooked: calls in no list, and changes elsewhere than below Roots. It is for
+	// programs that are not ours.
+	Lenient bool
 
 	// Processor is the number of the processor to run it on, of those that this process may use.
 	Processor int

@@ -1,0 +1,253 @@
+//go:build linux && amd64
+
+package faults
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/tests/cluster"
+	"github.com/lxd-recover/lxd-recover/tests/faults/systrace"
+)
+
+// LXD's own loader, killed at each point at which it is known to get stuck, and the member put right by an import of the very
+// tarball that the loader had. LXD itself refuses to start there; that is looked at first, as an administrator would see it.
+func TestWedgedByLXD(t *testing.T) {
+	l := getLab6(t)
+	for _, test := range []struct {
+		name   string
+		at     func(*systrace.Call) bool
+		action systrace.Action
+		says   string // LXD, when it is started there; empty: it is not tried
+		left   []string
+		gone   []string
+	}{
+		{"between the two commits of the node database", call("unlink", "local.db-journal"), systrace.KillAfter,
+			"This cluster member has no raft role", []string{"global", "global.recover"}, []string{"patch.global.sql"}},
+		{"when it had created the patch", call("openat", "patch.global.sql"), systrace.KillAfter,
+			"patch.global.sql: Custom patches", []string{"global", "global.recover", "patch.global.sql"}, nil},
+		{"in the middle of the patch", call("write", "patch.global.sql"), systrace.KillAfter,
+			"patch.global.sql: Custom patches", []string{"global", "global.recover", "patch.global.sql"}, nil},
+		{"at the rename", call("renameat", "global.recover"), systrace.KillBefore,
+			"", []string{"global.recover", "patch.global.sql"}, []string{"global"}},
+		{"at the rename, LXD started again", call("renameat", "global.recover"), systrace.KillBefore,
+			"patch.global.sql: Custom patches", []string{"global.recover", "patch.global.sql"}, []string{"global"}},
+		{"after the rename", call("renameat", "global.recover"), systrace.KillAfter,
+			"patch.global.sql: Custom patches", []string{"global", "patch.global.sql"}, []string{"global.recover"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
+			m := l.cluster.Member(2)
+			l.beginWedged(t, ctx)
+			placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
+			killLoader(t, m, test.at, test.action)
+			for _, name := range append(test.left, filepath.Base(m.LoadedTarball())) {
+				wantThere(t, m, name, true)
+			}
+			for _, name := range test.gone {
+				wantThere(t, m, name, false)
+			}
+			wantLoaderDead(t, ctx, m, slices.Contains(test.gone, "global"))
+			if test.says != "" {
+				ageBackup(t, m)
+				wantRefused(t, ctx, m, test.says)
+			}
+			l.putRight(t, ctx, m)
+		})
+	}
+
+	// What is lost is told, also where only LXD's backup has it.
+	t.Run("at the rename, with a transaction that the tarball lacks", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		m := l.cluster.Member(2)
+		l.beginWedged(t, ctx)
+		others := []*cluster.Member{m, l.cluster.Member(3)} // the first one is edited, and does not know
+		must(t, l.cluster.StartAll(ctx, others...))
+		must(t, m.CreateProfile(ctx, "lacking"))
+		l.cluster.KillAll()
+		placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
+		killLoader(t, m, call("renameat", "global.recover"), systrace.KillBefore)
+		importRefused := func(says string) {
+			t.Helper()
+			out, err := m.Command(ctx, tool, "global-db-import", "--yes", m.LoadedTarball()).CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), says) || !strings.Contains(string(out), "--discard-local-entries") {
+				t.Errorf("import: %v, want exit status 3 and %q: %s", err, says, out)
+			}
+		}
+		importRefused("insert profile lacking in project default")
+		backups, err := filepath.Glob(filepath.Join(m.Dir(), "db_backup.*"))
+		must(t, err)
+		for _, backup := range backups {
+			must(t, os.Remove(backup))
+		}
+		importRefused("no backup of LXD's has it")
+		l.putRight(t, ctx, m, "--discard-local-entries")
+	})
+
+	// The tarball that its own edit leaves in the database directory, where its manual has it stay.
+	t.Run("on the edited member", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		defer cancel()
+		m := l.cluster.Member(1)
+		l.beginWedged(t, ctx)
+		placeTarball(t, m.OwnTarball(), m)
+		wantRefused(t, ctx, m, "patch.global.sql: Custom patches")
+		l.putRight(t, ctx, m)
+	})
+}
+
+// call finds a call by its name and that of its file.
+func call(name, file string) func(*systrace.Call) bool {
+	return func(c *systrace.Call) bool {
+		return c.Name == name && c.Kind == systrace.Change && filepath.Base(c.Files[0]) == file
+	}
+}
+
+// beginWedged brings the cluster back to where only the first member was edited.
+func (l *lab) beginWedged(t *testing.T, ctx context.Context) {
+	t.Helper()
+	must(t, l.cluster.Restore(ctx, "edited"))
+	t.Cleanup(func() { l.cluster.KillAll() })
+}
+
+// placeTarball puts a tarball where LXD loads it from.
+func placeTarball(t *testing.T, tarball string, m *cluster.Member) {
+	t.Helper()
+	data, err := os.ReadFile(tarball)
+	must(t, err)
+	must(t, os.WriteFile(m.LoadedTarball(), data, 0o600))
+}
+
+// killLoader starts LXD under the tracer, for it to be killed while it loads the tarball.
+func killLoader(t *testing.T, m *cluster.Member, at func(*systrace.Call) bool, action systrace.Action) {
+	t.Helper()
+	cmd := m.DaemonCommand()
+	out, err := os.Create(filepath.Join(t.TempDir(), "output"))
+	must(t, err)
+	defer out.Close()
+	hit := false
+	loaded := call("unlinkat", filepath.Base(m.LoadedTarball()))
+	status, err := systrace.Run(systrace.Program{
+		Path: cmd.Path, Args: cmd.Args[1:], Env: cmd.Env, Dir: cmd.Dir, Output: out, Roots: []string{filepath.Join(m.Dir(), "database")}, Lenient: true,
+	}, func(c *systrace.Call) systrace.Action {
+		switch {
+		case at(c):
+			hit = true
+			return action
+		case loaded(c): // it would become a daemon that nobody ends
+			return systrace.KillBefore
+		}
+		return systrace.Proceed
+	})
+	must(t, err)
+	if !hit || status.Signal() != unix.SIGKILL {
+		said, _ := os.ReadFile(out.Name())
+		t.Fatalf("not killed where it should be (%v):\n%s", status, said)
+	}
+}
+
+// wantThere checks whether something is in a member's database directory.
+func wantThere(t *testing.T, m *cluster.Member, name string, want bool) {
+	t.Helper()
+	_, err := os.Lstat(filepath.Join(m.Dir(), "database", name))
+	if err != nil && !errors.Is(err, os.ErrNotExist) || (err == nil) != want {
+		t.Errorf("%s: %s is there: want %t: %v", m.Name, name, want, err)
+	}
+}
+
+// ageBackup gives the backup that LXD has just made the name of an earlier time. LXD names them by the second, and one more of the
+// same second, made while there is no global/ any more, would replace the one that has it.
+func ageBackup(t *testing.T, m *cluster.Member) {
+	t.Helper()
+	backups, err := filepath.Glob(filepath.Join(m.Dir(), "db_backup.*"))
+	must(t, err)
+	if len(backups) != 1 {
+		t.Fatalf("backups %v, want one", backups)
+	}
+	must(t, os.Rename(backups[0], filepath.Join(m.Dir(), "db_backup.2024-02-29T120000Z.tar.gz")))
+}
+
+// wantRefused starts LXD on a member that is wedged.
+func wantRefused(t *testing.T, ctx context.Context, m *cluster.Member, says string) {
+	t.Helper()
+	must(t, m.Spawn())
+	status, err := m.Wait(ctx)
+	must(t, err)
+	if words := m.LogTail(1); status == 0 || !strings.Contains(words, says) {
+		t.Errorf("LXD is not wedged: exit status %d, want %q: %s", status, says, words)
+	}
+}
+
+// wantLoaderDead checks what the status says of a member whose loader is dead.
+func wantLoaderDead(t *testing.T, ctx context.Context, m *cluster.Member, emptied bool) {
+	t.Helper()
+	out, err := m.Command(ctx, tool, "global-db-status").CombinedOutput()
+	gone := strings.Contains(string(out), "database/global is gone: LXD's own loader was interrupted")
+	if err != nil || gone != emptied || !strings.Contains(string(out), "LXD (5.21.3 and later, 6.2 and later) will load this tarball") {
+		t.Errorf("status: %v: %s", err, out)
+	}
+}
+
+// putRight imports the tarball of LXD's own on a wedged member, from where it lies, and on the others, and starts the cluster.
+func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member, flags ...string) {
+	t.Helper()
+	own := l.cluster.Member(1).OwnTarball()
+	var other tree
+	for _, m := range append(slices.DeleteFunc(l.cluster.Members(), func(m *cluster.Member) bool { return m == wedged }), wedged) {
+		tarball := own
+		if m == wedged {
+			tarball = m.LoadedTarball()
+		}
+		out, err := m.Command(ctx, tool, append([]string{"global-db-import", "--yes", tarball}, flags...)...).CombinedOutput()
+		if err != nil {
+			t.Fatalf("import on %s: %v: %s", m.Name, err, out)
+		}
+		t.Logf("%s: %s", m.Name, out)
+		all, err := readTree(m.Dir())
+		must(t, err)
+		now := all.sub("database").without(recordName).without("local.db")
+		if other != nil && m == wedged {
+			if diff := now.differ(other, false); diff != "" {
+				t.Errorf("the database is not what it is on %s, which was never wedged: %s", l.cluster.Member(3).Name, diff)
+			}
+		}
+		if m == l.cluster.Member(3) {
+			other = now
+		}
+	}
+	for _, name := range []string{"global.recover", filepath.Base(wedged.LoadedTarball())} {
+		wantThere(t, wedged, name, false)
+	}
+	out, err := wedged.Command(ctx, tool, "global-db-status").CombinedOutput()
+	if err != nil || strings.Contains(string(out), "Problem") {
+		t.Errorf("status: %v: %s", err, out)
+	}
+	must(t, l.cluster.StartAll(ctx))
+	for _, m := range l.cluster.Members() {
+		have, err := m.Profiles(ctx)
+		must(t, err)
+		for _, row := range l.rows {
+			if !slices.Contains(have, row) {
+				t.Errorf("%s has lost %s", m.Name, row)
+			}
+		}
+	}
+	must(t, wedged.CreateProfile(ctx, "written-after"))
+	table.add("LXD's own loader killed, its tarball imported by us, real LXDs started", func(row *figures) {
+		row.injected++
+		row.new++
+		row.again++
+	})
+}
