@@ -15,6 +15,10 @@ type Options struct {
 	// Progress, if not nil, is called with the number of bytes read since the
 	// last call.
 	Progress func(bytes int64)
+
+	// Sums has the SHA-256 of the files taken that the effective log and its
+	// snapshot are in, from the very bytes that are verified: [Run], [Snapshot].
+	Sums bool
 }
 
 // Log is what one pass over a raft directory found.
@@ -94,7 +98,7 @@ func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
 	var err error
 	for range attempts {
 		l := &Log{fsys: fsys}
-		err = l.read(&directory{ctx: ctx, fsys: fsys, progress: opts.Progress})
+		err = l.read(newDirectory(ctx, fsys, opts))
 		if err == nil {
 			return l, nil
 		}
@@ -192,16 +196,30 @@ func (l *Log) readMetadata(d *directory) error {
 }
 
 func (l *Log) readSegments(d *directory) error {
+	var files []File
 	for _, f := range l.Files {
-		if f.Kind != ClosedSegmentFile && f.Kind != OpenSegmentFile && !(f.Kind == MisreadFile && isLooseSegment(f.Name)) {
-			continue
+		if f.Kind == ClosedSegmentFile || f.Kind == OpenSegmentFile || f.Kind == MisreadFile && isLooseSegment(f.Name) {
+			files = append(files, f)
 		}
-		s, err := d.scanSegment(f)
+	}
+	l.Segments = make([]Segment, len(files))
+	base := uint64(0)
+	if snapshot := l.Snapshot(); snapshot != nil {
+		base = snapshot.Index
+	}
+	err := d.each(len(files), func(d *directory, i int) error {
+		s, err := d.scanSegment(files[i], base)
 		if err != nil {
-			return fmt.Errorf("read %s: %w", f.Name, err)
+			return fmt.Errorf("read %s: %w", files[i].Name, err)
 		}
+		l.Segments[i] = *s
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range l.Segments {
 		l.MaxTerm = max(l.MaxTerm, s.MaxTerm)
-		l.Segments = append(l.Segments, *s)
 	}
 	slices.SortFunc(l.Segments, func(a, b Segment) int {
 		if a.Open != b.Open {
