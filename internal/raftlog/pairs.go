@@ -41,6 +41,10 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 	}
 	slices.SortFunc(l.Snapshots, compareSnapshots)
 	err := d.each(len(l.Snapshots), func(d *directory, i int) error {
+		if s := l.knownSnapshot(d.known, l.Snapshots[i]); s != nil {
+			l.Snapshots[i] = *s
+			return nil
+		}
 		return d.scanSnapshot(&l.Snapshots[i], d.sums && i == len(l.Snapshots)-1) // of the others none is asked for
 	})
 	if err != nil {
