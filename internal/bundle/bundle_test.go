@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +53,7 @@ func pieces(files fstest.MapFS) []Piece {
 		if files[name] == nil {
 			files[name] = &fstest.MapFile{Data: []byte(content[name])}
 		}
-		all = append(all, FilePiece(files, name, name, int64(len(content[name]))))
+		all = append(all, FilePiece(files, name, name, int64(len(content[name])), ""))
 	}
 	return all
 }
@@ -148,6 +149,28 @@ func TestFileChangesWhileWritten(t *testing.T) {
 	files := fstest.MapFS{}
 	err := Write(t.Context(), &changer{files: files}, pieces(files), newManifest(), nil)
 	if err == nil || !strings.Contains(err.Error(), "changed while it was read") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A piece that comes with a sum is not read before it is packed, and is an error when it is not what was summed.
+func TestGivenSums(t *testing.T) {
+	reads := 0
+	piece := BytesPiece("metadata1", []byte(content["metadata1"]))
+	open := piece.Open
+	piece.Open = func() (io.ReadCloser, error) {
+		reads++
+		return open()
+	}
+	manifest := newManifest()
+	must(t, Write(t.Context(), io.Discard, []Piece{piece}, manifest, nil))
+	want := File{Name: "metadata1", Size: 32, SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(content["metadata1"])))}
+	if reads != 1 || len(manifest.Files) != 2 || manifest.Files[1] != want {
+		t.Errorf("%d reads, manifest %v", reads, manifest.Files)
+	}
+	piece.SHA256 = strings.Repeat("0", 64)
+	err := Write(t.Context(), io.Discard, []Piece{piece}, newManifest(), nil)
+	if err == nil || !strings.Contains(err.Error(), "pack metadata1: the file changed while it was read") {
 		t.Errorf("error %v", err)
 	}
 }

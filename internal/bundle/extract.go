@@ -14,7 +14,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/pgzip"
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
@@ -56,10 +56,12 @@ func megabytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<2
 func Extract(ctx context.Context, r io.Reader, root *os.Root, progress func(int64)) (*Extracted, error) {
 	digest := sha256.New()
 	in := bufio.NewReaderSize(io.TeeReader(&meter{ctx: ctx, r: r, progress: progress}, digest), 1<<20)
-	zip, err := gzip.NewReader(in)
+	zip, err := pgzip.NewReaderN(in, aheadBlock, aheadBlocks) // unpacks ahead, beside the sums and the writing
 	if err != nil {
 		return nil, damaged(ctx, "not a gzip file", err)
 	}
+
+	defer zip.Close() // which says nothing that reading does not
 
 	zip.Multistream(false)
 	x := &extractor{ctx: ctx, root: root, tar: tar.NewReader(zip), seen: map[string]bool{}}
@@ -98,6 +100,12 @@ func damaged(ctx context.Context, where string, err error) error {
 
 	return fmt.Errorf("%w: %s: %w", ErrDamaged, where, err)
 }
+
+// How far unpacking goes ahead: blocks of so many bytes.
+const (
+	aheadBlock  = 256 << 10
+	aheadBlocks = 8
+)
 
 type extractor struct {
 	ctx  context.Context

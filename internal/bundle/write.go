@@ -16,19 +16,20 @@ import (
 
 // Piece is one file of a raft directory about to be packed.
 type Piece struct {
-	Name string // in the tarball
-	Size int64  // bytes
-	Open func() (io.ReadCloser, error)
+	Name   string // in the tarball
+	Size   int64  // bytes
+	SHA256 string // of the content as it was verified, lower-case hexadecimal; empty where Write is to take the sum
+	Open   func() (io.ReadCloser, error)
 }
 
-// FilePiece is a file, or its first size bytes, under a name.
-func FilePiece(fsys fs.FS, file string, name string, size int64) Piece {
-	return Piece{Name: name, Size: size, Open: func() (io.ReadCloser, error) { return fsys.Open(file) }}
+// FilePiece is a file, or its first size bytes, under a name. digest is the sum that these bytes had when they were verified.
+func FilePiece(fsys fs.FS, file string, name string, size int64, digest string) Piece {
+	return Piece{Name: name, Size: size, SHA256: digest, Open: func() (io.ReadCloser, error) { return fsys.Open(file) }}
 }
 
 // BytesPiece is a file made of bytes in memory.
 func BytesPiece(name string, data []byte) Piece {
-	return Piece{Name: name, Size: int64(len(data)), Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }}
+	return Piece{Name: name, Size: int64(len(data)), SHA256: sum(data), Open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(data)), nil }}
 }
 
 // Size is the sum of the sizes of pieces, in bytes.
@@ -41,9 +42,9 @@ func Size(pieces []Piece) int64 {
 	return n
 }
 
-// Write packs a raft directory. It fills in the manifest's format, files and sums: every piece is read twice, once to be
-// summed for the manifest, which comes first, and once to be packed, when it must still be the same. progress is called with
-// the number of bytes read since the last call; it may be nil.
+// Write packs a raft directory. It fills in the manifest's format, files and sums. The manifest comes first, so the sums are
+// those that the pieces come with, and each piece must still have its own when it is packed; one that comes without is read
+// before, once more. progress is called with the number of bytes read since the last call; it may be nil.
 func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest, progress func(int64)) error {
 	raftNodes, err := EncodeRaftNodes(manifest.Members)
 	if err != nil {
@@ -54,9 +55,12 @@ func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest,
 	manifest.Files = nil
 	pieces = append([]Piece{BytesPiece(RaftNodesName, raftNodes)}, pieces...)
 	for _, p := range pieces {
-		digest, err := p.copy(ctx, io.Discard, progress)
-		if err != nil {
-			return fmt.Errorf("read %s: %w", p.Name, err)
+		digest := p.SHA256
+		if digest == "" {
+			digest, err = p.copy(ctx, io.Discard, nil)
+			if err != nil {
+				return fmt.Errorf("read %s: %w", p.Name, err)
+			}
 		}
 
 		manifest.Files = append(manifest.Files, File{Name: p.Name, Size: p.Size, SHA256: digest})

@@ -21,6 +21,11 @@ func newProveCmd() *cobra.Command {
 		Hidden: true,
 		Args:   usage(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			err := globaldb.RegisterSums()
+			if err != nil {
+				return err
+			}
+
 			return engine.Serve(cmd.Context(), args[0], globaldb.Name, func(ctx context.Context, db *sql.DB) error {
 				print, err := globaldb.FingerprintOf(ctx, db)
 				if err != nil {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime/debug"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -57,6 +58,11 @@ func Main(argv []string) int {
 		<-ctx.Done()
 		stop() // from here on the default action is back
 	}()
+
+	// Memory is kept small on members that have little: what grows the heap here are buffers, and they are soon garbage again.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 
 	err := engine.UseThreads()
 	if err != nil {

@@ -207,6 +207,11 @@ func stringsOf(ctx context.Context, db *sql.DB, query string, args ...any) ([]st
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
 func openFile(file string, mode string) (*sql.DB, error) {
+	err := RegisterSums()
+	if err != nil {
+		return nil, err
+	}
+
 	uri := "file:" + (&url.URL{Path: file}).EscapedPath() + "?mode=" + mode
 	db, err := sql.Open("sqlite3", uri)
 	if err != nil {

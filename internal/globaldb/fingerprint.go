@@ -2,10 +2,9 @@ package globaldb
 
 import (
 	"context"
-	"crypto/sha256"
 	"database/sql"
-	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -24,8 +23,8 @@ func (db *DB) Fingerprint(ctx context.Context) (Fingerprint, error) {
 	return FingerprintOf(ctx, db.sql)
 }
 
-// FingerprintOf computes the fingerprint of a database behind any driver. Values are compared as SQLite writes them as
-// literals, so a driver's own ideas of types do not matter.
+// FingerprintOf computes the fingerprint of a database behind any driver whose connections were opened after RegisterSums.
+// Values are summed as SQLite holds them, so a driver's own ideas of types do not matter.
 func FingerprintOf(ctx context.Context, db *sql.DB) (Fingerprint, error) {
 	tables, err := stringsOf(ctx, db, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
 	if err != nil {
@@ -50,30 +49,27 @@ func tablePrint(ctx context.Context, db *sql.DB, table string) (TablePrint, erro
 		return p, err
 	}
 
-	for i, c := range columns {
-		columns[i] = "quote(" + quote(c) + ")"
-	}
-
-	rows, err := db.QueryContext(ctx, "SELECT "+strings.Join(columns, ` || ',' || `)+" FROM "+quote(table))
-	if err != nil {
-		return p, err
-	}
-
-	defer rows.Close()
-
-	for rows.Next() {
-		var row string
-		err = rows.Scan(&row)
-		if err != nil {
-			return p, err
+	selected := "count(*)"
+	for group := range slices.Chunk(columns, maxSummed) {
+		for i, c := range group {
+			group[i] = quote(c)
 		}
 
-		sum := sha256.Sum256([]byte(row))
-		p.Sum += binary.LittleEndian.Uint64(sum[:])
-		p.Rows++
+		selected += ", " + rowSum + "(" + strings.Join(group, ", ") + ")"
 	}
 
-	return p, rows.Err()
+	sums := make([]int64, (len(columns)+maxSummed-1)/maxSummed)
+	into := []any{&p.Rows}
+	for i := range sums {
+		into = append(into, &sums[i])
+	}
+
+	err = db.QueryRowContext(ctx, "SELECT "+selected+" FROM "+quote(table)).Scan(into...)
+	for _, sum := range sums {
+		p.Sum += uint64(sum)
+	}
+
+	return p, err
 }
 
 // Differ names the tables in which two fingerprints differ.

@@ -248,3 +248,45 @@ func TestFingerprint(t *testing.T) {
 		t.Errorf("other tables: %v", d)
 	}
 }
+
+// More columns than an SQL function takes, every type of value, and more rows than are summed at once.
+func TestFingerprintOfMuch(t *testing.T) {
+	const columns = 250
+	names, values := make([]string, columns), make([]string, columns)
+	for i := range names {
+		names[i], values[i] = fmt.Sprintf("c%d", i), "1"
+	}
+	print := func(statements ...string) Fingerprint {
+		all := append([]string{
+			"CREATE TABLE wide (" + strings.Join(names, ", ") + ")",
+			"INSERT INTO wide VALUES (" + strings.Join(values, ", ") + ")",
+			"CREATE TABLE long (v)",
+			"WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000) INSERT INTO long SELECT hex(zeroblob(1000)) || i FROM n",
+			"CREATE TABLE types (v)",
+			"INSERT INTO types VALUES (1), (1.5), ('1'), (x'31'), (NULL), (''), (x'')",
+		}, statements...)
+		db, err := openFile(makeDB(t, all...), "ro")
+		must(t, err)
+		defer db.Close()
+		p, err := FingerprintOf(t.Context(), db)
+		must(t, err)
+		return p
+	}
+	base := print()
+	if base["wide"].Rows != 1 || base["long"].Rows != 1000 || base["types"].Rows != 7 {
+		t.Errorf("got %v", base)
+	}
+	for statement, want := range map[string]string{
+		"SELECT 1":                 "[]",
+		"UPDATE wide SET c249 = 2": "[wide]",
+		"UPDATE wide SET c0 = 2":   "[wide]",
+		"UPDATE long SET v = v || 'x' WHERE rowid = 999": "[long]",
+		"UPDATE types SET v = 1.0 WHERE rowid = 1":       "[types]",
+		"UPDATE types SET v = '' WHERE rowid = 7":        "[types]",
+		"UPDATE types SET v = NULL WHERE rowid = 6":      "[types]",
+	} {
+		if got := fmt.Sprint(base.Differ(print(statement))); got != want {
+			t.Errorf("%s: differs in %s, want %s", statement, got, want)
+		}
+	}
+}

@@ -81,6 +81,7 @@ type batch struct {
 	offset int64 // in the file
 	end    int64
 	n      int
+	raw    []byte // all of it
 	header []byte // n entry headers
 	data   []byte
 }
@@ -180,7 +181,7 @@ func (br *batchReader) next() (*batch, error) {
 	if p, err = br.peek(size); err != nil {
 		return nil, err
 	}
-	b.header, b.data = p[preambleSize:dataStart], p[dataStart:]
+	b.raw, b.header, b.data = p, p[preambleSize:dataStart], p[dataStart:]
 	if got := Checksum(0, b.data); got != dataCRC {
 		return nil, &batchFault{class: faultCorrupt, offset: start, at: start + 4, n: b.n,
 			text: fmt.Sprintf("the data of the batch has checksum %08x instead of %08x", got, dataCRC)}

@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,9 +38,56 @@ type directory struct {
 	ctx      context.Context
 	fsys     fs.FS
 	progress func(bytes int64)
+	sums     bool
+	known    *Log // see Options
 
 	batches *batchReader // with its buffers, for the next segment
 	window  []byte       // of the search behind damage
+}
+
+// newDirectory returns a directory whose progress may be reported from several
+// goroutines.
+func newDirectory(ctx context.Context, fsys fs.FS, opts Options) *directory {
+	d := &directory{ctx: ctx, fsys: fsys, sums: opts.Sums, known: opts.Known}
+	if opts.Progress != nil {
+		var mu sync.Mutex
+		d.progress = func(bytes int64) {
+			mu.Lock()
+			defer mu.Unlock()
+			opts.Progress(bytes)
+		}
+	}
+	return d
+}
+
+// maxReaders bounds how many files are read at the same time, and so how many
+// batches, the largest things in memory, there are at once.
+const maxReaders = 4
+
+// each calls do for 0 to n-1, on as many processors as there are: files are
+// verified each for itself. A caller of do has buffers of its own. The error is
+// that of the lowest number.
+func (d *directory) each(n int, do func(d *directory, i int) error) error {
+	errs := make([]error, n)
+	var next atomic.Int64
+	var group sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0), maxReaders) {
+		own := &directory{ctx: d.ctx, fsys: d.fsys, progress: d.progress, sums: d.sums, known: d.known}
+		group.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				if errs[i] = do(own, i); errs[i] != nil {
+					next.Store(int64(n))
+				}
+			}
+		})
+	}
+	group.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // list names and classifies everything in the directory, sorted by name. Names

@@ -15,6 +15,16 @@ type Options struct {
 	// Progress, if not nil, is called with the number of bytes read since the
 	// last call.
 	Progress func(bytes int64)
+
+	// Sums has the SHA-256 of the files taken that the effective log and its
+	// snapshot are in, from the very bytes that are verified: [Run], [Snapshot].
+	Sums bool
+
+	// Known is what an earlier look at the same directory found, or nil. Closed
+	// segments and snapshots whose files have the sizes and times that they had
+	// then are not read again: what was found in them still counts. libdqlite
+	// never writes to such files.
+	Known *Log
 }
 
 // Log is what one pass over a raft directory found.
@@ -94,7 +104,7 @@ func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
 	var err error
 	for range attempts {
 		l := &Log{fsys: fsys}
-		err = l.read(&directory{ctx: ctx, fsys: fsys, progress: opts.Progress})
+		err = l.read(newDirectory(ctx, fsys, opts))
 		if err == nil {
 			return l, nil
 		}
@@ -157,6 +167,53 @@ func (l *Log) checkUnchanged(d *directory, pl *problemList) error {
 	return nil
 }
 
+// unchanged says whether a file is as it was in an earlier log.
+func (l *Log) unchanged(known *Log, name string) bool {
+	now, then := l.file(name), known.file(name)
+	return now != nil && then != nil && now.Size == then.Size && now.ModTime.Equal(then.ModTime)
+}
+
+// knownSegment is what an earlier log has of a closed segment, or nil.
+func (l *Log) knownSegment(known *Log, f File) *Segment {
+	if known == nil || f.Kind != ClosedSegmentFile || !l.unchanged(known, f.Name) {
+		return nil
+	}
+	i := slices.IndexFunc(known.Segments, func(s Segment) bool { return s.File == f.Name })
+	if i < 0 {
+		return nil
+	}
+	return &known.Segments[i]
+}
+
+// knownSnapshot is what an earlier log has of a pair, or nil.
+func (l *Log) knownSnapshot(known *Log, pair Snapshot) *Snapshot {
+	if known == nil || !l.unchanged(known, pair.File) || !l.unchanged(known, pair.Meta) {
+		return nil
+	}
+	i := slices.IndexFunc(known.Snapshots, func(s Snapshot) bool { return s.File == pair.File })
+	if i < 0 {
+		return nil
+	}
+	return &known.Snapshots[i]
+}
+
+// UnchangedUpTo is the index up to which the effective log lies in the files
+// that it lay in when an earlier log of the same directory was taken.
+func (l *Log) UnchangedUpTo(known *Log) uint64 {
+	then := map[string]Run{}
+	for _, run := range known.Runs() {
+		then[run.File] = run
+	}
+	last := uint64(0)
+	for _, run := range l.Runs() {
+		if then[run.File] != run || !l.unchanged(known, run.File) {
+			break
+		}
+		last = run.Last
+	}
+	return last
+}
+
 // file returns the entry of Files with that name, or nil.
 func (l *Log) file(name string) *File {
 	i, found := slices.BinarySearchFunc(l.Files, name, func(f File, name string) int { return strings.Compare(f.Name, name) })
@@ -192,16 +249,34 @@ func (l *Log) readMetadata(d *directory) error {
 }
 
 func (l *Log) readSegments(d *directory) error {
+	var files []File
 	for _, f := range l.Files {
-		if f.Kind != ClosedSegmentFile && f.Kind != OpenSegmentFile && !(f.Kind == MisreadFile && isLooseSegment(f.Name)) {
-			continue
+		if f.Kind == ClosedSegmentFile || f.Kind == OpenSegmentFile || f.Kind == MisreadFile && isLooseSegment(f.Name) {
+			files = append(files, f)
 		}
-		s, err := d.scanSegment(f)
+	}
+	l.Segments = make([]Segment, len(files))
+	base := uint64(0)
+	if snapshot := l.Snapshot(); snapshot != nil {
+		base = snapshot.Index
+	}
+	err := d.each(len(files), func(d *directory, i int) error {
+		if s := l.knownSegment(d.known, files[i]); s != nil {
+			l.Segments[i] = *s
+			return nil
+		}
+		s, err := d.scanSegment(files[i], base)
 		if err != nil {
-			return fmt.Errorf("read %s: %w", f.Name, err)
+			return fmt.Errorf("read %s: %w", files[i].Name, err)
 		}
+		l.Segments[i] = *s
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, s := range l.Segments {
 		l.MaxTerm = max(l.MaxTerm, s.MaxTerm)
-		l.Segments = append(l.Segments, *s)
 	}
 	slices.SortFunc(l.Segments, func(a, b Segment) int {
 		if a.Open != b.Open {

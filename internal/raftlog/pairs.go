@@ -36,13 +36,20 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 		}
 		s := Snapshot{File: f.Name, Meta: partner}
 		s.Term, s.Index, s.Timestamp, _ = parseSnapshotName(f.Name)
-		if err := d.scanSnapshot(&s); err != nil {
-			return err
-		}
 		l.MaxTerm = max(l.MaxTerm, s.Term)
 		l.Snapshots = append(l.Snapshots, s)
 	}
 	slices.SortFunc(l.Snapshots, compareSnapshots)
+	err := d.each(len(l.Snapshots), func(d *directory, i int) error {
+		if s := l.knownSnapshot(d.known, l.Snapshots[i]); s != nil {
+			l.Snapshots[i] = *s
+			return nil
+		}
+		return d.scanSnapshot(&l.Snapshots[i], d.sums && i == len(l.Snapshots)-1) // of the others none is asked for
+	})
+	if err != nil {
+		return err
+	}
 	newest := len(l.Snapshots) - 1
 	for i := range l.Snapshots {
 		s := &l.Snapshots[i]

@@ -9,6 +9,9 @@ type Run struct {
 	// run and nothing else, so that they are a sound closed segment by
 	// themselves; 0 when the file holds more sound entries than the run.
 	Size int64
+
+	// SHA256 is that of these bytes, see [Segment].
+	SHA256 string
 }
 
 // Runs returns the effective log as stretches of files, in order.
@@ -17,7 +20,7 @@ func (l *Log) Runs() []Run {
 	for i, p := range l.placed {
 		runs[i] = Run{File: p.segment.File, First: p.first, Last: p.first + p.count - 1}
 		if p.count == p.segment.Entries {
-			runs[i].Size = p.segment.End
+			runs[i].Size, runs[i].SHA256 = p.segment.End, p.segment.SHA256
 		}
 	}
 	return runs

@@ -2,9 +2,12 @@ package raftlog
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 )
 
@@ -27,6 +30,10 @@ type Segment struct {
 	Torn    bool   // an open one with something other than zeros behind End
 
 	FirstTerm, LastTerm, MaxTerm uint64 // of its sound entries
+
+	// SHA256 is that of the first End bytes, lower-case hexadecimal, where
+	// Options.Sums is set and the segment reaches beyond the newest snapshot.
+	SHA256 string
 
 	fault      *batchFault // why reading stopped; nil at the exact end of the file
 	firstType  EntryType
@@ -78,9 +85,10 @@ func (s *Segment) find(kind findingKind, ordinal uint64, offset int64, format st
 	s.findings = append(s.findings, finding{kind, ordinal, offset, fmt.Sprintf(format, args...)})
 }
 
-// scanSegment reads a segment from its first byte to its last. The error is one
-// of the file system; damage is in the result.
-func (d *directory) scanSegment(f File) (*Segment, error) {
+// scanSegment reads a segment from its first byte to its last; base is the
+// index of the newest snapshot. The error is one of the file system; damage is
+// in the result.
+func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 	s := &Segment{File: f.Name, End: segmentHeader}
 	if first, last, ok := parseLooseClosed(f.Name); ok {
 		s.First, s.Last = first, last
@@ -131,6 +139,12 @@ func (d *directory) scanSegment(f File) (*Segment, error) {
 		return s, nil
 	}
 
+	var sum hash.Hash
+	if d.sums && (s.Open || s.Last > base) {
+		sum = sha256.New()
+		sum.Write(header[:])
+		defer func() { s.SHA256 = hex.EncodeToString(sum.Sum(nil)) }()
+	}
 	br := d.newBatchReader(file, segmentHeader, size)
 	for {
 		b, err := br.next()
@@ -149,6 +163,9 @@ func (d *directory) scanSegment(f File) (*Segment, error) {
 			return nil, err
 		}
 		s.addBatch(b)
+		if sum != nil {
+			sum.Write(b.raw)
+		}
 	}
 }
 

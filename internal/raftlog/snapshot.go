@@ -30,6 +30,9 @@ type Snapshot struct {
 	Size        int64  // of the data file, bytes
 	Compressed  bool   // an LZ4 frame; otherwise raw, without any checksum
 
+	SHA256     string // of the data file, lower-case hexadecimal, where Options.Sums is set and it is the last in libdqlite's order
+	MetaSHA256 string // of the metadata
+
 	ConfigurationIndex uint64
 	Configuration      Configuration
 	Databases          []DatabaseImage

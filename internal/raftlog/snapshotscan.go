@@ -1,7 +1,9 @@
 package raftlog
 
 import (
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -21,11 +23,17 @@ const (
 )
 
 // scanSnapshot fills in what the two files of a pair say and whether they are
-// sound. The error is one of the file system.
-func (d *directory) scanSnapshot(s *Snapshot) error {
-	raw, err := d.readAll(s.Meta, snapshotMetaHeader+maxMetaConfiguration)
+// sound, and their sums where they are wanted. The error is one of the file
+// system.
+func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
+	const metaLimit = snapshotMetaHeader + maxMetaConfiguration
+	raw, err := d.readAll(s.Meta, metaLimit)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.Meta, err)
+	}
+	if sums && len(raw) < metaLimit { // else there may be more of it
+		sum := sha256.Sum256(raw)
+		s.MetaSHA256 = hex.EncodeToString(sum[:])
 	}
 	s.Usable, s.readable = true, true
 	s.ConfigurationIndex, s.Configuration, err = parseSnapshotMeta(raw)
@@ -49,7 +57,11 @@ func (d *directory) scanSnapshot(s *Snapshot) error {
 	}
 	defer file.Close()
 	s.Size = size
+	sum := sha256.New()
 	outer := &watchedReader{r: file}
+	if sums {
+		outer.r = io.TeeReader(file, sum)
+	}
 	r, compressed, err := openSnapshot(outer)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.File, err)
@@ -60,6 +72,10 @@ func (d *directory) scanSnapshot(s *Snapshot) error {
 	if inner.err == nil {
 		// Go on to the end mark and the checksum of the LZ4 frame.
 		_, _ = io.Copy(io.Discard, inner)
+	}
+	if sums && outer.err == nil {
+		_, _ = io.Copy(io.Discard, outer) // what is behind the frame
+		s.SHA256 = hex.EncodeToString(sum.Sum(nil))
 	}
 	if outer.err != nil {
 		return fmt.Errorf("read %s: %w", s.File, outer.err)

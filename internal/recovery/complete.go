@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"time"
@@ -36,6 +37,8 @@ type replacement struct {
 	update nodedb.Update // of the node database
 	patch  string        // content of patch.global.sql, empty where none is needed
 	record Record
+
+	carried carried // what was carried over before LXD was stopped
 }
 
 // nodeUpdate is what becomes of a node database: it gets the members, this one's address, and the mark of the recovery.
@@ -97,8 +100,8 @@ func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, er
 	return kept, done, err
 }
 
-// complete puts everything beside global/ into the staging directory. LXD must be down: the node database is read here for
-// good. Everything is on disk when complete returns.
+// complete puts everything beside global/ into the staging directory, where global/ must have been settled (settleStaged). LXD
+// must be down: the node database is read here for good. Everything is on disk when complete returns.
 func (r *replacement) complete(ctx context.Context) error {
 	staging, live := r.dir.join(stagingName), r.dir.database()
 	err := nodedb.Stage(ctx, live, filepath.Join(staging, nodedb.File), r.update)
@@ -106,7 +109,9 @@ func (r *replacement) complete(ctx context.Context) error {
 		return err
 	}
 
+	made := []string{nodedb.File, recordName}
 	if r.patch != "" {
+		made = append(made, patchName)
 		err = os.WriteFile(filepath.Join(staging, patchName), []byte(r.patch), 0o600)
 		if err != nil {
 			return err
@@ -128,41 +133,44 @@ func (r *replacement) complete(ctx context.Context) error {
 		return err
 	}
 
-	err = chownTree(staging, info)
-	if err != nil {
-		return err
-	}
-
-	err = carryOver(live, staging)
-	if err != nil {
-		return err
-	}
-
-	err = os.Chmod(staging, info.Mode())
-	if err != nil {
-		return err
-	}
-
-	return swapdir.SyncTree(staging)
-}
-
-// carryOver copies what the staged directory does not have of its own.
-func carryOver(live string, staging string) error {
-	entries, err := os.ReadDir(live)
-	if err != nil {
-		return err
-	}
-
-	for _, e := range entries {
-		if replaced[e.Name()] {
-			continue
+	for _, name := range made {
+		path := filepath.Join(staging, name)
+		err = chown(path, info)
+		if err != nil {
+			return err
 		}
 
-		err = copyTree(filepath.Join(live, e.Name()), filepath.Join(staging, e.Name()))
+		err = swapdir.SyncFile(path)
 		if err != nil {
 			return err
 		}
 	}
 
-	return nil
+	_, err = carryOver(live, staging, r.carried)
+	if err != nil {
+		return err
+	}
+
+	err = errors.Join(chown(staging, info), os.Chmod(staging, info.Mode()))
+	if err != nil {
+		return err
+	}
+
+	return swapdir.SyncDir(staging)
+}
+
+// settleStaged gives the staged raft directory the owner of the live database directory and writes it to disk.
+func (d directory) settleStaged() error {
+	info, err := os.Stat(d.database())
+	if err != nil {
+		return err
+	}
+
+	global := d.join(stagingName, globalName)
+	err = chownTree(global, info)
+	if err != nil {
+		return err
+	}
+
+	return swapdir.SyncTree(global)
 }

@@ -77,7 +77,7 @@ func (db *Database) CopyTo(path string, force bool) error {
 
 		_, err = io.Copy(w, f)
 		return err
-	})
+	}, nil)
 }
 
 // damageOf is what is wrong with a source's log, nil where it is healthy.

@@ -224,10 +224,15 @@ func (d directory) serverCertificate() (string, error) { return fingerprint(d.jo
 
 // readLog reads the raft directory of a member or of a staged database.
 func readLog(ctx context.Context, global string, progress Progress) (*raftlog.Log, error) {
+	return openLog(ctx, global, progress, raftlog.Options{})
+}
+
+func openLog(ctx context.Context, global string, progress Progress, opts raftlog.Options) (*raftlog.Log, error) {
 	done := progress.start("Checking "+global, dirSize(global))
 	defer done()
 
-	return raftlog.Open(ctx, os.DirFS(global), raftlog.Options{Progress: progress.add})
+	opts.Progress = progress.add
+	return raftlog.Open(ctx, os.DirFS(global), opts)
 }
 
 // namedServers gives the servers of a raft configuration the names that the members have in LXD.

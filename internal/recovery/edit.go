@@ -473,6 +473,11 @@ func (ed *editor) exchange(ctx context.Context) error {
 
 	defer unlock()
 
+	err = ed.dir.settleStaged()
+	if err != nil {
+		return err
+	}
+
 	staged := &replacement{
 		dir: ed.dir, update: ed.update(), patch: ed.report.Patch,
 		record: Record{Purpose: purposeEdit, Version: ed.opts.Version, Source: ed.report.Member.Name, Raft: ed.report.Raft},

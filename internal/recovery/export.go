@@ -118,11 +118,6 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		}
 	}
 
-	summary, print, err := summarize(ctx, log, last.Index, "the global database in "+dir.global())
-	if err != nil {
-		return nil, err
-	}
-
 	term, ahead, err := exportTerm(log, last.Index, opts.Survivors)
 	if err != nil {
 		return nil, err
@@ -134,31 +129,45 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		return nil, err
 	}
 
-	manifest.Raft.After = fence
+	report.Raft, manifest.Raft.After = fence, fence
 	if !opts.NoProof {
 		opts.Progress.step("Opening a scratch copy with libdqlite")
-		err = prove(ctx, pieces, print)
-		if err != nil {
-			return nil, fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-proof skips the proof", err)
-		}
 	}
 
-	report.Raft, report.Database = fence, summary
-	write := func(w io.Writer) error {
+	proof := startProof(ctx, log, last.Index, "the global database in "+dir.global(), pieces, opts.NoProof)
+	err = report.write(opts, pieces, manifest, proof)
+	proofErr := proof.end()
+	if proofErr != nil {
+		return nil, proofErr
+	}
+
+	report.Database = proof.summary
+	return report, err
+}
+
+// write packs the tarball while the proof goes on. Nothing gets the tarball's name, or goes to standard output, before that
+// has succeeded.
+func (r *ExportReport) write(opts ExportOptions, pieces []bundle.Piece, manifest *bundle.Manifest, proof *proof) error {
+	pack := func(w io.Writer) error {
 		counted := &countingWriter{w: w}
-		done := opts.Progress.start("Writing "+report.name(), 2*bundle.Size(pieces))
+		done := opts.Progress.start("Writing "+r.name(), bundle.Size(pieces))
 		defer done()
 
-		err := bundle.Write(ctx, counted, pieces, manifest, opts.Progress.add)
-		report.Size, report.Files = counted.n, len(manifest.Files)
+		err := bundle.Write(proof.ctx, counted, pieces, manifest, opts.Progress.add)
+		r.Size, r.Files = counted.n, len(manifest.Files)
 		return err
 	}
 
-	if opts.Stdout != nil {
-		return report, write(opts.Stdout)
+	if opts.Stdout == nil {
+		return writeOutput(opts.Output, opts.Force, pack, proof.wait)
 	}
 
-	return report, writeOutput(opts.Output, opts.Force, write)
+	err := proof.wait()
+	if err != nil {
+		return err
+	}
+
+	return pack(opts.Stdout)
 }
 
 func (r *ExportReport) name() string {
@@ -185,7 +194,7 @@ func examine(ctx context.Context, dir directory, opts ExportOptions) (*bundle.Ma
 		return nil, nil, err
 	}
 
-	log, err := readLog(ctx, dir.global(), opts.Progress)
+	log, err := openLog(ctx, dir.global(), opts.Progress, raftlog.Options{Sums: true})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -281,24 +290,6 @@ func exportTerm(log *raftlog.Log, last uint64, survivors []string) (term uint64,
 	return fenceTerm(highest, time.Now()), ahead, nil
 }
 
-// summarize replays a log up to an index and checks the database that comes out. what names it in an error.
-func summarize(ctx context.Context, log *raftlog.Log, upTo uint64, what string) (*globaldb.Summary, globaldb.Fingerprint, error) {
-	db, err := globaldb.Open(ctx, log, upTo)
-	if err != nil {
-		return nil, nil, replayError(what, err)
-	}
-
-	defer db.Close()
-
-	summary, err := sound(ctx, db, what)
-	if err != nil {
-		return nil, nil, err
-	}
-
-	print, err := db.Fingerprint(ctx)
-	return summary, print, err
-}
-
 func sound(ctx context.Context, db *globaldb.DB, what string) (*globaldb.Summary, error) {
 	summary, err := db.Summary(ctx)
 	if err != nil {
@@ -321,8 +312,9 @@ func replayError(what string, err error) error {
 	return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: err.Error()}}}
 }
 
-// writeOutput creates a file all or nothing: nobody ever sees half a tarball under its name.
-func writeOutput(path string, force bool, write func(io.Writer) error) error {
+// writeOutput creates a file all or nothing: nobody ever sees half a tarball under its name. approve is asked when all is
+// written, before the file gets its name; it may be nil.
+func writeOutput(path string, force bool, write func(io.Writer) error, approve func() error) error {
 	parent := filepath.Dir(path)
 	f, err := os.CreateTemp(parent, ".lxd-recover-*.tmp")
 	if err != nil {
@@ -343,6 +335,13 @@ func writeOutput(path string, force bool, write func(io.Writer) error) error {
 
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+
+	if approve != nil {
+		err = approve()
+		if err != nil {
+			return err
+		}
 	}
 
 	flags := uint(unix.RENAME_NOREPLACE)

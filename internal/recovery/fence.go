@@ -67,7 +67,8 @@ func plain(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS) ([]bu
 			return nil, err
 		}
 
-		pieces = append(pieces, bundle.FilePiece(fsys, s.Meta, s.Meta, meta.Size()), bundle.FilePiece(fsys, s.File, s.File, s.Size))
+		pieces = append(pieces,
+			bundle.FilePiece(fsys, s.Meta, s.Meta, meta.Size(), s.MetaSHA256), bundle.FilePiece(fsys, s.File, s.File, s.Size, s.SHA256))
 	}
 
 	for _, run := range log.Runs() {
@@ -76,7 +77,7 @@ func plain(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS) ([]bu
 		}
 
 		if run.Size > 0 && run.Last <= last {
-			pieces = append(pieces, bundle.FilePiece(fsys, run.File, raftlog.SegmentName(run.First, run.Last), run.Size))
+			pieces = append(pieces, bundle.FilePiece(fsys, run.File, raftlog.SegmentName(run.First, run.Last), run.Size, run.SHA256))
 			continue
 		}
 

@@ -186,8 +186,7 @@ func copyFile(from string, to string) error {
 
 // copyAttributes gives path the owner and, but for links, the mode and time of another file.
 func copyAttributes(info fs.FileInfo, path string) error {
-	st := info.Sys().(*syscall.Stat_t)
-	err := os.Lchown(path, int(st.Uid), int(st.Gid))
+	err := chown(path, info)
 	if err != nil || info.Mode()&fs.ModeSymlink != 0 {
 		return err
 	}
@@ -202,12 +201,24 @@ func copyAttributes(info fs.FileInfo, path string) error {
 
 // chownTree gives everything below path, and path itself, to one owner.
 func chownTree(path string, info fs.FileInfo) error {
-	st := info.Sys().(*syscall.Stat_t)
 	return filepath.WalkDir(path, func(name string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
 
-		return os.Lchown(name, int(st.Uid), int(st.Gid))
+		return chown(name, info)
 	})
+}
+
+// chown gives path the owner of another file.
+func chown(path string, info fs.FileInfo) error {
+	st := info.Sys().(*syscall.Stat_t)
+	return os.Lchown(path, int(st.Uid), int(st.Gid))
+}
+
+// identity is what changes with every change of a file: its number, mode, owner, size, and the times of the last change of its
+// content and of all else.
+func identity(info fs.FileInfo) string {
+	st := info.Sys().(*syscall.Stat_t)
+	return fmt.Sprint(st.Dev, st.Ino, st.Mode, st.Uid, st.Gid, st.Size, st.Mtim, st.Ctim)
 }

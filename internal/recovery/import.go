@@ -14,6 +14,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -60,6 +61,9 @@ type ImportReport struct {
 
 	// Already is true when this member had exactly this database before: nothing was done.
 	Already bool `json:"already" yaml:"already"`
+
+	// DownSeconds is how long LXD had to be down for the exchange, from when it had stopped until it was started.
+	DownSeconds float64 `json:"down_seconds" yaml:"down_seconds"`
 
 	// Done is true once the new database is in place.
 	Done bool `json:"done" yaml:"done"`
@@ -167,7 +171,10 @@ type importer struct {
 
 	live       bool   // LXD runs while the local log is read: what is damaged may only be torn
 	compared   string // signature of the local raft directory when it was compared
-	fencedHere bool   // a tarball of LXD's own, fenced in the staging directory
+	branching  *branching
+	log        *raftlog.Log // the staged one
+	carried    carried
+	fencedHere bool // a tarball of LXD's own, fenced in the staging directory
 
 	// aboveFence says why another member could outvote the tarball's log; empty where none can.
 	aboveFence string
@@ -231,13 +238,20 @@ func (im *importer) swap(ctx context.Context) error {
 		return err
 	}
 
+	im.carried, err = carryOver(im.dir.database(), im.dir.join(stagingName), nil)
+	if err != nil {
+		return err
+	}
+
 	cycle := &daemonCycle{purpose: purposeImport, dir: im.dir, status: status, noStart: im.opts.NoStart, timeout: im.opts.Timeout, progress: im.opts.Progress}
 	err = cycle.stop(ctx)
 	if err != nil {
 		return err
 	}
 
-	// LXD may have run, and written, since its log was compared: also if it was down then, and is down now.
+	// From here on LXD is down: nothing below may take the longer the larger the database is. LXD may have run, and written,
+	// since its log was compared: also if it was down then, and is down now.
+	began := time.Now()
 	if signature(im.dir.global()) != im.compared {
 		err = im.compareAgain(ctx)
 	}
@@ -255,6 +269,7 @@ func (im *importer) swap(ctx context.Context) error {
 		return errors.Join(err, cycle.startAfterFailure(ctx))
 	}
 
+	im.report.DownSeconds = time.Since(began).Seconds()
 	im.opts.Progress.step("The new database is in place; the old one is kept in " + im.report.Kept)
 	result, err := cycle.start(ctx, im.tarball.Members)
 	im.report.Started, im.report.Ready = result.started, result.ready
@@ -264,13 +279,8 @@ func (im *importer) swap(ctx context.Context) error {
 
 // compareAgain repeats the comparison with the local log, now that LXD is down.
 func (im *importer) compareAgain(ctx context.Context) error {
-	log, err := readLog(ctx, im.dir.join(stagingName, globalName), Progress{})
-	if err != nil {
-		return err
-	}
-
 	im.live, im.unknownLoss = false, ""
-	err = im.compareLocal(ctx, log)
+	err := im.compareLocal(ctx, im.lookAtLocal(ctx))
 	if err != nil {
 		return err
 	}
@@ -308,7 +318,7 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 	}
 
 	return &replacement{
-		dir: im.dir, update: im.update(node), patch: im.report.Patch,
+		dir: im.dir, update: im.update(node), patch: im.report.Patch, carried: im.carried,
 		record: Record{
 			Purpose: purposeImport, Version: im.opts.Version, Tarball: tarball, Digest: im.tarball.Digest, Source: im.report.Source,
 			Raft: im.report.Raft,

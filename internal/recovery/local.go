@@ -61,8 +61,11 @@ func otherHistory(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log)
 // discarded compares this member's log with the tarball's and returns the transactions that only this member has, oldest
 // first. Entries that change no row (barriers, changes of the member list, the recovery entry itself) do not count. What is
 // in the local snapshot only is not among them: see otherHistory.
-func discarded(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log) ([]Discarded, error) {
-	branch, err := branchPoint(ctx, local, tarball)
+//
+// before is an earlier comparison of the same two, or nil: what has not changed since is not compared, and rows that are known are
+// not worked out, again.
+func discarded(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, before *branching) (*branching, error) {
+	branch, err := branchPoint(ctx, local, tarball, before.agreed(local))
 	if err != nil {
 		return nil, err
 	}
@@ -78,20 +81,44 @@ func discarded(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log) ([
 		}
 	}
 
+	c := &branching{local: local, branch: branch, found: found}
 	if len(found) == 0 {
-		return found, nil
+		return c, nil
 	}
 
-	return found, describeRows(ctx, local, found)
+	if before != nil && slices.EqualFunc(found, before.found, func(a, b Discarded) bool { return a.Index == b.Index && a.Term == b.Term }) && before.branch == branch {
+		c.found = before.found
+		return c, nil
+	}
+
+	return c, describeRows(ctx, local, found)
 }
 
-// branchPoint returns the first index at which the local log is not the tarball's, or the one behind the shorter of both.
+// branching is what came out when a local log was compared with the tarball's.
+type branching struct {
+	local  *raftlog.Log
+	branch uint64 // first index that is not in both
+	found  []Discarded
+}
+
+// agreed is an index before which a log, as it is now, is known to be the tarball's. The last entry does not count, as a recovery
+// entry is looked at in another way where it is the last one.
+func (c *branching) agreed(now *raftlog.Log) uint64 {
+	if c == nil {
+		return 0
+	}
+
+	return min(c.branch, now.UnchangedUpTo(c.local)+1, c.local.LastIndex)
+}
+
+// branchPoint returns the first index at which the local log is not the tarball's, or the one behind the shorter of both. Up
+// to the index from they are known to be the same.
 //
 // Where the tarball has only a snapshot, local entries are taken for part of it, as all that a snapshot holds was committed
 // and raft has no two committed entries at one index; unless their term is above the snapshot's, which such entries' cannot
 // be, or the term at the snapshot's own index is another.
-func branchPoint(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log) (uint64, error) {
-	next, stop := iter.Pull2(tarball.Entries(ctx, max(tarball.FirstIndex, 1)))
+func branchPoint(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, from uint64) (uint64, error) {
+	next, stop := iter.Pull2(tarball.Entries(ctx, max(tarball.FirstIndex, from, 1)))
 	defer stop()
 
 	theirs, err, ok := next()
@@ -100,12 +127,12 @@ func branchPoint(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log) 
 		snapshot = *s
 	}
 
-	branch := max(local.FirstIndex, 1)
+	branch := max(local.FirstIndex, from, 1)
 	if s := local.Snapshot(); s != nil {
 		branch = max(branch, s.Index+1)
 	}
 
-	for ours, ourErr := range local.Entries(ctx, max(local.FirstIndex, 1)) {
+	for ours, ourErr := range local.Entries(ctx, max(local.FirstIndex, from, 1)) {
 		if ourErr != nil {
 			return 0, ourErr
 		}

@@ -1,9 +1,11 @@
 package recovery
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +15,9 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == ProveCommand {
+		os.Exit(proveInChild(os.Args[2])) // engine.Run has started this very program
+	}
 	status := m.Run()
 	raftlogtest.Cleanup()
 	os.Exit(status)
@@ -63,8 +68,9 @@ func TestDiscarded(t *testing.T) {
 			if !strings.Contains(unknown, test.unknown) || (unknown == "") != (test.unknown == "") {
 				t.Errorf("unknown: %q, want %q", unknown, test.unknown)
 			}
-			found, err := discarded(t.Context(), local, tarball)
+			compared, err := discarded(t.Context(), local, tarball, nil)
 			must(t, err)
+			found := compared.found
 			if len(found) == 0 {
 				if test.first != 0 {
 					t.Error("nothing discarded")
@@ -118,5 +124,59 @@ func TestExportTerm(t *testing.T) {
 	_, _, err = exportTerm(log, 126, []string{report(InspectRaft{MetadataTerm: 1 << 63})})
 	if err == nil {
 		t.Error("an impossible term was believed")
+	}
+}
+
+// A second comparison, of what has changed since the first one, says what one from the beginning says.
+func TestDiscardedAgain(t *testing.T) {
+	global := func(member string) string { return raftlogtest.Global(t, member) }
+	for name, test := range map[string]struct{ before, after, tarball string }{
+		"nothing has changed":    {global("forgotten/n1-preedit"), global("forgotten/n1-preedit"), global("forgotten/n3-preedit")},
+		"LXD has written more":   {global("forgotten/n3-preedit"), global("forgotten/n1-preedit"), global("forgotten/n3-preedit")},
+		"edited in between":      {global("forgotten/n1-preedit"), global("forgotten/n1-afteredit"), global("forgotten/n3-preedit")},
+		"edited, then run again": {global("small/n1-afteredit"), global("small/n2-preimport"), global("small/n1-afteredit")},
+		"a snapshot was taken":   {global("small/n2-preimport"), raftlogtest.Make(t, raftlogtest.Snapshot), global("small/n2-preimport")},
+		"another database":       {global("small/n2-preimport"), global("forgotten/n1-preedit"), global("small/n2-preimport")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := raftlogtest.Copy(t, test.before)
+			tarball := openDir(t, test.tarball)
+			before, err := discarded(t.Context(), openDir(t, dir), tarball, nil)
+			must(t, err)
+			replaceFiles(t, dir, test.after)
+			now, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{Known: before.local})
+			must(t, err)
+			got, err := discarded(t.Context(), now, tarball, before)
+			must(t, err)
+			want, err := discarded(t.Context(), openDir(t, test.after), tarball, nil)
+			must(t, err)
+			if got.branch != want.branch || !reflect.DeepEqual(got.found, want.found) {
+				t.Errorf("branch %d, discarded %v; from the beginning %d, %v", got.branch, got.found, want.branch, want.found)
+			}
+		})
+	}
+}
+
+// replaceFiles makes a directory hold the files of another one; those that are the same are not touched.
+func replaceFiles(t *testing.T, dir string, from string) {
+	t.Helper()
+	old, err := os.ReadDir(dir)
+	must(t, err)
+	for _, e := range old {
+		one, _ := os.ReadFile(filepath.Join(dir, e.Name()))
+		two, err := os.ReadFile(filepath.Join(from, e.Name()))
+		if err != nil || !bytes.Equal(one, two) {
+			must(t, os.Remove(filepath.Join(dir, e.Name())))
+		}
+	}
+	new, err := os.ReadDir(from)
+	must(t, err)
+	for _, e := range new {
+		data, err := os.ReadFile(filepath.Join(from, e.Name()))
+		must(t, err)
+		_, err = os.Stat(filepath.Join(dir, e.Name()))
+		if err != nil {
+			must(t, os.WriteFile(filepath.Join(dir, e.Name()), data, 0o600))
+		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
@@ -41,6 +42,19 @@ func (im *importer) prepare(ctx context.Context) error {
 		return err
 	}
 
+	// Nothing that goes on beside the checks may outlive them: what it works on is removed when they fail.
+	ctx, cancel := context.WithCancel(ctx)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+
+	var local localLook
+	looked := make(chan struct{})
+	group.Go(func() {
+		defer close(looked)
+		local = im.lookAtLocal(ctx)
+	})
+
 	err = im.unpack(ctx)
 	if err != nil {
 		return err
@@ -64,6 +78,9 @@ func (im *importer) prepare(ctx context.Context) error {
 		}
 	}
 
+	synced := make(chan error, 1)
+	group.Go(func() { synced <- im.syncStaged() })
+
 	err = im.checkCluster(certificate, node)
 	if err != nil {
 		return err
@@ -81,13 +98,26 @@ func (im *importer) prepare(ctx context.Context) error {
 		}
 	}
 
-	err = im.describe(ctx, log, node)
+	im.log = log
+	im.describe(node)
+	<-looked
+	err = im.compareLocal(ctx, local)
 	if err != nil {
 		return err
 	}
 
 	im.report.Already, err = im.already(node)
-	return err
+	return errors.Join(err, <-synced)
+}
+
+// syncStaged gives the staged raft directory the owner of the live one, and has it written to disk. That takes as long as the
+// database is large, so it is done while LXD still runs.
+func (im *importer) syncStaged() error {
+	if im.opts.DryRun {
+		return nil
+	}
+
+	return im.dir.settleStaged()
 }
 
 // unpack makes the staging directory and fills its global/.
@@ -268,7 +298,7 @@ func (im *importer) recognise(ctx context.Context, db *globaldb.DB, own string) 
 }
 
 // describe works out what will change.
-func (im *importer) describe(ctx context.Context, log *raftlog.Log, node *nodedb.Node) error {
+func (im *importer) describe(node *nodedb.Node) {
 	r := im.report
 	for _, m := range im.tarball.Members {
 		change := MemberChange{ID: m.ID, Name: m.Name, NewAddress: m.Address, NewRole: m.Role.String()}
@@ -293,29 +323,52 @@ func (im *importer) describe(ctx context.Context, log *raftlog.Log, node *nodedb
 	for _, finding := range r.Database.ForeignKeys {
 		r.Warnings = append(r.Warnings, "the database has a row without its parent: "+finding)
 	}
+}
 
-	return im.compareLocal(ctx, log)
+// localLook is a look at this member's own raft directory.
+type localLook struct {
+	signature string // of the directory before it was read
+	emptied   bool
+	log       *raftlog.Log
+	err       error
+}
+
+// lookAtLocal reads this member's own log, or, once it was compared, what has changed of it since.
+func (im *importer) lookAtLocal(ctx context.Context) localLook {
+	look := localLook{signature: signature(im.dir.global()), emptied: im.dir.emptied()}
+	if !look.emptied {
+		var known *raftlog.Log
+		if im.branching != nil {
+			known = im.branching.local
+		}
+
+		look.log, look.err = openLog(ctx, im.dir.global(), Progress{}, raftlog.Options{Known: known})
+	}
+
+	return look
 }
 
 // compareLocal finds out what only this member has.
-func (im *importer) compareLocal(ctx context.Context, log *raftlog.Log) error {
+func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 	r := im.report
-	im.compared = signature(im.dir.global())
-	global := im.dir.global()
-	if im.dir.emptied() {
+	im.compared = look.signature
+	if look.emptied {
 		source := im.dir.beforeLoader(ctx, im.opts.Progress)
 		if source == nil {
 			im.unknownLoss = "LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it"
 			return ctx.Err()
 		}
 
-		defer source.Close()
+		defer func() {
+			source.Close()
+			im.branching = nil // it reads what is removed now
+		}()
 
-		global = source.global
+		look.log, look.err = readLog(ctx, source.global, im.opts.Progress)
 		r.Warnings = append(r.Warnings, "LXD's own loader was interrupted after it had removed this member's global database: what is in LXD's backup "+source.Path+" was compared")
 	}
 
-	local, err := readLog(ctx, global, im.opts.Progress)
+	local, err := look.log, look.err
 	if err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -330,9 +383,13 @@ func (im *importer) compareLocal(ctx context.Context, log *raftlog.Log) error {
 		im.unknownLoss = "it is damaged; see `lxd-recover global-db-inspect`"
 	}
 
-	different, err := otherHistory(ctx, local, log)
+	different, err := otherHistory(ctx, local, im.log)
 	if err == nil {
-		r.Discarded, err = discarded(ctx, local, log)
+		im.branching, err = discarded(ctx, local, im.log, im.branching)
+	}
+
+	if err == nil {
+		r.Discarded = im.branching.found
 	}
 
 	if different != "" {

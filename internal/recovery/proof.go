@@ -3,26 +3,128 @@ package recovery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/engine"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 // ProveCommand is the hidden command whose child process opens a scratch copy with libdqlite and prints a fingerprint.
 const ProveCommand = "prove"
 
-// prove writes what is about to be exported to a scratch directory, lets libdqlite open it in a child process, and compares
-// the rows that it serves with those of our replay.
-func prove(ctx context.Context, pieces []bundle.Piece, want globaldb.Fingerprint) error {
+// proof shows, while the tarball is packed, that what is packed is a whole database: SQLite checks what our replay makes of the
+// log, and libdqlite gets the same rows out of it.
+type proof struct {
+	ctx     context.Context // of the packing: ends when the proof fails
+	stop    context.CancelFunc
+	done    chan struct{}
+	summary *globaldb.Summary
+	err     error
+}
+
+// startProof begins the proof for a log, up to an index, and the pieces made of it. what names the database in an error. end must
+// be called.
+func startProof(ctx context.Context, log *raftlog.Log, upTo uint64, what string, pieces []bundle.Piece, noProof bool) *proof {
+	p := &proof{done: make(chan struct{})}
+	p.ctx, p.stop = context.WithCancel(ctx)
+	go func() {
+		defer close(p.done)
+
+		p.err = p.run(log, upTo, what, pieces, noProof)
+		if p.err != nil {
+			p.stop()
+		}
+	}()
+	return p
+}
+
+// wait returns how the proof ended.
+func (p *proof) wait() error {
+	<-p.done
+	return p.err
+}
+
+// end ends the proof, and returns its error unless it was ended before it was done: then there is a better one.
+func (p *proof) end() error {
+	p.stop()
+	err := p.wait()
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+
+	return err
+}
+
+// run replays the log, and has libdqlite load the pieces at the same time. Should both find something wrong, ours is said: it
+// names the file.
+func (p *proof) run(log *raftlog.Log, upTo uint64, what string, pieces []bundle.Piece, noProof bool) error {
+	var served globaldb.Fingerprint
+	var servedErr error
+	var group sync.WaitGroup
+	defer group.Wait()
+
+	if !noProof {
+		group.Go(func() { served, servedErr = serve(p.ctx, pieces) })
+	}
+
+	summary, print, err := summarize(p.ctx, log, upTo, what, !noProof)
+	if err != nil {
+		p.stop()
+		return err
+	}
+
+	p.summary = summary
+	if noProof {
+		return nil
+	}
+
+	group.Wait()
+	if servedErr == nil {
+		differ := print.Differ(served)
+		if len(differ) > 0 {
+			servedErr = fmt.Errorf("its rows differ in %s", strings.Join(differ, ", "))
+		}
+	}
+
+	if servedErr != nil && p.ctx.Err() == nil {
+		return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-proof skips the proof", servedErr)
+	}
+
+	return servedErr
+}
+
+// summarize replays a log up to an index and checks the database that comes out. what names it in an error.
+func summarize(ctx context.Context, log *raftlog.Log, upTo uint64, what string, printed bool) (*globaldb.Summary, globaldb.Fingerprint, error) {
+	db, err := globaldb.Open(ctx, log, upTo)
+	if err != nil {
+		return nil, nil, replayError(what, err)
+	}
+
+	defer db.Close()
+
+	summary, err := sound(ctx, db, what)
+	if err != nil || !printed {
+		return summary, nil, err
+	}
+
+	print, err := db.Fingerprint(ctx)
+	return summary, print, err
+}
+
+// serve writes what is about to be exported to a scratch directory, lets libdqlite open it in a child process, and returns
+// what the rows that it serves come to.
+func serve(ctx context.Context, pieces []bundle.Piece) (globaldb.Fingerprint, error) {
 	dir, err := os.MkdirTemp("", "lxd-recover-proof-")
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	defer os.RemoveAll(dir)
@@ -30,27 +132,17 @@ func prove(ctx context.Context, pieces []bundle.Piece, want globaldb.Fingerprint
 	for _, p := range pieces {
 		err = writePiece(filepath.Join(dir, p.Name), p)
 		if err != nil {
-			return err
+			return nil, err
 		}
 	}
 
 	out, err := engine.Run(ctx, ProveCommand, dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
-	var got globaldb.Fingerprint
-	err = json.Unmarshal(out, &got)
-	if err != nil {
-		return err
-	}
-
-	differ := want.Differ(got)
-	if len(differ) > 0 {
-		return fmt.Errorf("its rows differ in %s", strings.Join(differ, ", "))
-	}
-
-	return nil
+	var print globaldb.Fingerprint
+	return print, json.Unmarshal(out, &print)
 }
 
 func writePiece(path string, p bundle.Piece) error {

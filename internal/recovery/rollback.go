@@ -106,6 +106,11 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 		}
 	}
 
+	err = swapdir.SyncTree(dir.join(report.Backup.Name)) // again when LXD is down, but then there is little left to write
+	if err != nil {
+		return nil, err
+	}
+
 	// Somebody may have started LXD while the question was open.
 	status, err = daemon.Inspect(ctx, dir.path)
 	if err != nil {

@@ -280,7 +280,7 @@ func SyncTree(dir string) error {
 		case e.IsDir():
 			err = SyncTree(path)
 		case e.Type().IsRegular():
-			err = syncPath(path, os.O_RDWR)
+			err = SyncFile(path)
 		}
 
 		if err != nil {
@@ -290,6 +290,9 @@ func SyncTree(dir string) error {
 
 	return SyncDir(dir)
 }
+
+// SyncFile syncs a regular file to disk.
+func SyncFile(path string) error { return syncPath(path, os.O_RDWR) }
 
 // SyncDir syncs the names in a directory to disk.
 func SyncDir(dir string) error { return syncPath(dir, os.O_RDONLY) }

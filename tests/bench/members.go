@@ -6,16 +6,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"time"
-
-	"github.com/olekukonko/tablewriter"
 )
 
 // compareMemory is what global-db-compare may take, whatever it is given, bytes.
 const compareMemory = 128 << 20
 
 // compareMembers measures global-db-compare: on a directory and one that lacks its last segment, and on a hundred small ones.
-func compareMembers(big string, runs int) error {
+func compareMembers(p *page, big string, runs int, tool string) error {
 	shorter, err := os.MkdirTemp("", "lxd-recover-bench-")
 	if err != nil {
 		return err
@@ -44,8 +41,7 @@ func compareMembers(big string, runs int) error {
 		}
 	}
 
-	table := tablewriter.NewWriter(os.Stdout)
-	table.SetHeader([]string{"global-db-compare", "wall", "cpu", "peak memory"})
+	var rows [][]string
 	for _, test := range []struct {
 		what    string
 		sources []string
@@ -53,16 +49,16 @@ func compareMembers(big string, runs int) error {
 		{"2 sources, the big one and one that lacks its last segment", []string{big, shorter}},
 		{"100 sources of 1 MiB", hundred},
 	} {
-		m, err := best(runs, filepath.Join("bin", "lxd-recover"), append([]string{"global-db-compare"}, test.sources...)...)
+		m, err := best(runs, command(tool, append([]string{"global-db-compare"}, test.sources...)...))
 		if err != nil {
 			return fmt.Errorf("%s: %w", test.what, err)
 		}
 		if m.peak > compareMemory {
 			return fmt.Errorf("%s: global-db-compare took %d MiB of memory, more than %d", test.what, m.peak>>20, compareMemory>>20)
 		}
-		table.Append([]string{test.what, m.wall.Round(time.Millisecond).String(), m.cpu.Round(time.Millisecond).String(), fmt.Sprintf("%d MiB", m.peak>>20)})
+		rows = append(rows, []string{test.what, seconds(m.wall), seconds(m.cpu), mib(m.peak)})
 	}
-	table.Render()
+	p.table([]string{"`global-db-compare`", "wall", "CPU", "peak memory"}, rows)
 	return nil
 }
 

@@ -1,0 +1,118 @@
+package recovery
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/engine"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
+)
+
+// A file that changes between the check and the packing is an error, whichever it is and whatever it still looks like.
+func TestChangedSinceChecked(t *testing.T) {
+	from := raftlogtest.Make(t, raftlogtest.Snapshot)
+	log, err := raftlog.Open(t.Context(), os.DirFS(from), raftlog.Options{Sums: true})
+	must(t, err)
+	files := []string{log.Snapshot().File, log.Snapshot().Meta}
+	for _, run := range log.Runs() {
+		if run.Last > log.Snapshot().Index {
+			files = append(files, run.File)
+		}
+	}
+	for _, file := range append(files, "") {
+		dir := raftlogtest.Copy(t, from)
+		log, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{Sums: true})
+		must(t, err)
+		pieces, _, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
+		must(t, err)
+		if file != "" {
+			flipFirst(t, filepath.Join(dir, file))
+		}
+		manifest := &bundle.Manifest{
+			Created: time.Now(), Cluster: bundle.Cluster{Certificate: strings.Repeat("ab", 32)},
+			Members: member.List{{ID: 1, Name: "one", Address: "10.0.0.1:8443", Role: raftlog.Voter}},
+		}
+		err = bundle.Write(t.Context(), io.Discard, pieces, manifest, nil)
+		if file == "" {
+			must(t, err)
+		} else if err == nil || !strings.Contains(err.Error(), "the file changed while it was read") {
+			t.Errorf("%s: error %v", file, err)
+		}
+	}
+}
+
+// proveInChild is what the hidden command does.
+func proveInChild(dir string) int {
+	err := errors.Join(engine.UseThreads(), globaldb.RegisterSums(), engine.Serve(context.Background(), dir, globaldb.Name,
+		func(ctx context.Context, db *sql.DB) error {
+			print, err := globaldb.FingerprintOf(ctx, db)
+			return errors.Join(err, json.NewEncoder(os.Stdout).Encode(print))
+		}))
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Error: "+err.Error())
+		return 1
+	}
+	return 0
+}
+
+// The proof finds what is exported to be what was read, and nothing else: neither other rows, nor what libdqlite does not load.
+// What it does not agree to gets no name.
+func TestProof(t *testing.T) {
+	dir := raftlogtest.Global(t, "forgotten/n1-preedit") // its last two entries add profiles
+	log := openDir(t, dir)
+	export := func(pieces []bundle.Piece, upTo uint64, noProof bool) error {
+		t.Helper()
+		out := filepath.Join(t.TempDir(), "out")
+		p := startProof(t.Context(), log, upTo, "the database", pieces, noProof)
+		err := writeOutput(out, false, func(w io.Writer) error {
+			_, err := io.WriteString(w, "tarball")
+			return err
+		}, p.wait)
+		if proofErr := p.end(); proofErr != nil {
+			err = proofErr
+		}
+		left, globErr := filepath.Glob(filepath.Join(filepath.Dir(out), "*"))
+		must(t, globErr)
+		if hidden, _ := filepath.Glob(filepath.Join(filepath.Dir(out), ".*")); len(hidden) > 0 || (len(left) > 0) != (err == nil) {
+			t.Errorf("with the error %v there are %v and %v", err, left, hidden)
+		}
+		return err
+	}
+	whole, _, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
+	must(t, err)
+	must(t, export(whole, log.LastIndex, false))
+
+	err = export(whole, log.LastIndex-2, false)
+	if err == nil || !strings.Contains(err.Error(), "its rows differ in") {
+		t.Errorf("rows that are not in our replay: %v", err)
+	}
+	holed := slices.Delete(slices.Clone(whole), 3, 4) // a segment is missing
+	err = export(holed, log.LastIndex, false)
+	if err == nil || !strings.Contains(err.Error(), "libdqlite does not get this database") {
+		t.Errorf("what libdqlite does not load: %v", err)
+	}
+	must(t, export(holed, log.LastIndex, true))
+}
+
+// flipFirst flips the first bit of a file.
+func flipFirst(t *testing.T, path string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	must(t, err)
+	data[0] ^= 1
+	must(t, os.WriteFile(path, data, 0o600))
+}
