@@ -186,7 +186,10 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 		fmt.Fprintf(w, "The member list of %s is changed; its database ends at %s now.\n", r.Member.Name, r.Raft)
 	}
 
-	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	if r.Kept != "" { // else it was deleted since
+		fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	}
+
 	if r.Tarball != "" {
 		fmt.Fprintf(w, "LXD's recovery tarball was moved to %s: LXD would not have started here as long as it was in its place.\n", r.Tarball)
 	}

@@ -149,10 +149,37 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 
 	printList(w, "Not checked", r.Unchecked)
 	printList(w, "Warning", r.Warnings)
-	fmt.Fprintf(w, "\nLXD is %s.\n", r.Daemon)
+	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), besideText(r.Backups))
+	fmt.Fprintf(w, "LXD is %s.\n", r.Daemon)
 	if r.Already {
 		fmt.Fprintln(w, "This member has exactly this database already.")
 	}
+}
+
+// besideText tells of the databases that are kept already.
+func besideText(space recovery.Space) string {
+	if space.Count == 0 {
+		return ""
+	}
+
+	return fmt.Sprintf(", beside %s that %s already", databases(space.Count), takes(space))
+}
+
+// takes tells how much space kept databases take.
+func takes(space recovery.Space) string {
+	if space.Count == 1 {
+		return "takes " + bytesText(space.Size)
+	}
+
+	return "take " + bytesText(space.Size)
+}
+
+func databases(count int) string {
+	if count == 1 {
+		return "1 kept database"
+	}
+
+	return fmt.Sprintf("%d kept databases", count)
 }
 
 // arrow shows a change; a value that stays stands alone.
@@ -192,6 +219,10 @@ func printImportDone(w io.Writer, r *recovery.ImportReport) {
 
 	fmt.Fprintf(w, "Imported on %s: %s, %d rows in %d tables.\n", r.Member.Name, r.Raft, r.Database.Rows, len(r.Database.Tables))
 	fmt.Fprintf(w, "The replaced database is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	if r.Backups.Count > 0 {
+		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-backups list`.\n", databases(r.Backups.Count), takes(r.Backups))
+	}
+
 	printList(w, "Warning", r.Warnings)
 	printDaemon(w, r.Started, r.Ready)
 }

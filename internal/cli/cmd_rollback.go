@@ -28,7 +28,7 @@ func newRollbackCmd() *cobra.Command {
 		Short: "Put back the database that an import replaced",
 		Long: `Put back the database that an import replaced, all or nothing, and keep the one it replaces.
 
-BACKUP is the name of a kept directory as "lxd-recover global-db-status" lists it; the newest unless given. Where
+BACKUP is the name of a kept directory as "lxd-recover global-db-backups list" has it; the newest unless given. Where
 the last change was a rollback already, nothing is done without a name. Roll back on all members or on none: members with different databases must not run together.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-rollback

@@ -106,7 +106,7 @@ func newRootCmd() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{err, helpPath(cmd)} })
 	cmd.AddCommand(
 		newClusterCmd(), newImportCmd(), newRollbackCmd(), newResumeCmd(),
-		newStatusCmd(), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
+		newStatusCmd(), newBackupsCmd(), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
 		newFrontendCmd(), newHookCmd(), newVersionCmd(), newProveCmd(), newReconfigureCmd(),
 	)
 	cmd.SetOut(os.Stdout)

@@ -54,7 +54,9 @@ type ImportReport struct {
 	Discarded []Discarded       `json:"discarded" yaml:"discarded"`   // transactions that only this member has
 	Unchecked []string          `json:"unchecked" yaml:"unchecked"`   // checks that this tarball does not allow
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
-	Kept      string            `json:"kept" yaml:"kept"` // directory that holds, or will hold, the replaced database
+	Kept      string            `json:"kept" yaml:"kept"`       // directory that holds, or will hold, the replaced database
+	Size      int64             `json:"size" yaml:"size"`       // of the replaced database, in bytes
+	Backups   Space             `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this import replaced
 	Daemon    string            `json:"daemon" yaml:"daemon"`
 
 	// Already is true when this member had exactly this database before: nothing was done.
@@ -245,6 +247,7 @@ func (im *importer) swap(ctx context.Context) error {
 	}
 
 	im.opts.Progress.step("The new database is in place; the old one is kept in " + im.report.Kept)
+	im.report.Backups = im.dir.space()
 	result, err := cycle.start(ctx, im.tarball.Members)
 	im.report.Started, im.report.Ready = result.started, result.ready
 	im.report.Warnings = append(im.report.Warnings, result.warnings...)

@@ -287,6 +287,7 @@ func (im *importer) describe(ctx context.Context, log *raftlog.Log, node *nodedb
 		}
 	}
 
+	r.Size, r.Backups = treeSize(im.dir.database()), im.dir.space()
 	im.former = formerAddresses(node, im.nodes, r.Member.ID)
 	r.Settings = changedSettings(node, im.update(node))
 	r.Patch = patchSQL(im.nodes, im.tarball.Members)

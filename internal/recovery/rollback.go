@@ -169,6 +169,10 @@ func exchangeBack(dir directory, report *RollbackReport) error {
 
 // backup finds a kept directory by name, or the newest.
 func (d directory) backup(name string) (Backup, error) {
+	if name != "" {
+		return d.findBackup(name)
+	}
+
 	all, err := d.backups()
 	if err != nil {
 		return Backup{}, err
@@ -178,18 +182,7 @@ func (d directory) backup(name string) (Backup, error) {
 		return Backup{}, fmt.Errorf("no database is kept in %s: there is nothing to roll back to", d.path)
 	}
 
-	if name == "" {
-		return all[0], nil
-	}
-
-	inside := name == filepath.Base(name) || filepath.Dir(name) == d.path
-	for _, b := range all {
-		if inside && b.Name == filepath.Base(name) {
-			return b, nil
-		}
-	}
-
-	return Backup{}, fmt.Errorf("no kept database %s in %s; `lxd-recover global-db-status` lists them", name, d.path)
+	return all[0], nil
 }
 
 // describeRollback looks into both databases. The one that is put back must at least be readable; that it is damaged, as
