@@ -154,7 +154,7 @@ func parseRequest(values map[string]any) (*request, error) {
 func (r *request) run(ctx context.Context, lxdDir string) (string, any, error) {
 	now := time.Now().UTC().Format(time.RFC3339)
 	if r.rollback {
-		report, err := recovery.Rollback(ctx, recovery.RollbackOptions{LXDDir: lxdDir, Backup: r.backup, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(os.Stderr)})
+		report, err := recovery.Rollback(ctx, recovery.RollbackOptions{LXDDir: lxdDir, Version: Version, Backup: r.backup, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(os.Stderr)})
 		if err != nil {
 			return "", nil, err
 		}

@@ -62,7 +62,7 @@ func runRollback(ctx context.Context, opts rollbackOptions, backup string) error
 
 	confirm := confirmation{what: "rollback"}
 	report, err := recovery.Rollback(ctx, recovery.RollbackOptions{
-		LXDDir: dir, Backup: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(os.Stderr),
+		LXDDir: dir, Version: Version, Backup: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(os.Stderr),
 		Confirm: func(r *recovery.RollbackReport) error {
 			if opts.yes {
 				return nil

@@ -69,7 +69,8 @@ type BackupsReport struct {
 // BackupDetail is a kept database with what it takes a look into it to know.
 type BackupDetail struct {
 	Backup `yaml:",inline"`
-	Raft   *bundle.Position `json:"raft" yaml:"raft"` // its last entry; null where its log cannot be read
+	Raft   *bundle.Position `json:"raft" yaml:"raft"`     // its last entry; null where its log cannot be read
+	Report string           `json:"report" yaml:"report"` // name of the file with the report of the run that replaced it; empty where there is none
 }
 
 // ListBackups lists the databases that are kept. It changes nothing.
@@ -100,6 +101,10 @@ func ListBackups(ctx context.Context, lxdDir string, progress Progress) (*Backup
 // detail looks into a kept database. That it cannot be read is no error: it may be kept for the very reason that it is damaged.
 func (d directory) detail(ctx context.Context, b Backup, progress Progress) (BackupDetail, error) {
 	detail := BackupDetail{Backup: b}
+	if exists(d.join(b.Name + reportSuffix)) {
+		detail.Report = b.Name + reportSuffix
+	}
+
 	log, err := readLog(ctx, d.join(b.Name, globalName), progress)
 	if err == nil {
 		detail.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}

@@ -71,12 +71,13 @@ func TestListBackups(t *testing.T) {
 func TestRemoveBackups(t *testing.T) {
 	lxd := makeKept(t)
 	before := namesIn(t, lxd)
+	must(t, os.WriteFile(filepath.Join(lxd, keptImport+reportSuffix), nil, 0o600))
 	must(t, os.Mkdir(filepath.Join(lxd, removingName), 0o700)) // an interrupted run
 	asked := false
 	report, err := RemoveBackups(t.Context(), RemoveBackupsOptions{
 		LXDDir: lxd, Names: []string{keptImport, filepath.Join(lxd, keptEdit), keptImport},
 		Confirm: func(r *RemoveBackupsReport) error {
-			asked = len(r.Removed) == 2 && r.Size == r.Removed[0].Size+r.Removed[1].Size && len(namesIn(t, lxd)) == len(before)+1
+			asked = len(r.Removed) == 2 && r.Removed[0].Report != "" && r.Removed[1].Report == "" && r.Size == r.Removed[0].Size+r.Removed[1].Size && len(namesIn(t, lxd)) == len(before)+2
 			return nil
 		},
 	})

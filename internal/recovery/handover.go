@@ -30,6 +30,7 @@ func (ed *editor) handOver(ctx context.Context) error {
 	}
 
 	ed.report.Kept = ed.dir.join(keep)
+	ed.reporter.prepare(keep, ed.report)
 	err = ed.opts.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("LXD's own command failed: %w; the database as it was before is kept in %s, `lxd-recover global-db-rollback %s` puts it back", err, ed.report.Kept, keep)

@@ -102,7 +102,7 @@ func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 
 	defer unlock()
 
-	im := &importer{dir: dir, opts: opts, report: newImportReport(opts.Tarball)}
+	im := &importer{dir: dir, opts: opts, report: newImportReport(opts.Tarball), reporter: newReporter(dir, purposeImport, opts.Version)}
 	err = im.settle()
 	if err != nil {
 		return nil, err
@@ -161,6 +161,8 @@ type importer struct {
 	dir    directory
 	opts   ImportOptions
 	report *ImportReport
+
+	reporter *reporter
 
 	tarball *bundle.Extracted
 	nodes   []globaldb.Node // table nodes of the tarball's database
@@ -251,6 +253,7 @@ func (im *importer) swap(ctx context.Context) error {
 	result, err := cycle.start(ctx, im.tarball.Members)
 	im.report.Started, im.report.Ready = result.started, result.ready
 	im.report.Warnings = append(im.report.Warnings, result.warnings...)
+	im.report.Warnings = append(im.report.Warnings, im.reporter.finish(im.report, err)...)
 	return err
 }
 
@@ -305,6 +308,12 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 			Purpose: purposeImport, Version: im.opts.Version, Tarball: tarball, Digest: im.tarball.Digest, Source: im.report.Source,
 			Raft: im.report.Raft,
 		},
+		reporter: im.reporter,
+		report: func(kept string) any {
+			report := *im.report
+			report.Kept, report.Done = kept, true
+			return report
+		},
 	}, nil
 }
 
@@ -342,7 +351,7 @@ func (im *importer) node(ctx context.Context) (*nodedb.Node, error) {
 	return node, err
 }
 
-// freeName returns a name in LXD's directory that nothing has yet: the given one, or that with a number.
+// freeName returns a name in LXD's directory that nothing has yet, no report either: the given one, or that with a number.
 func (d directory) freeName(name string) (string, error) {
 	for i := 1; ; i++ {
 		candidate := name
@@ -351,11 +360,11 @@ func (d directory) freeName(name string) (string, error) {
 		}
 
 		_, err := os.Lstat(d.join(candidate))
-		if errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, os.ErrNotExist) && !exists(d.join(candidate+reportSuffix)) {
 			return candidate, nil
 		}
 
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return "", err
 		}
 	}

@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -119,9 +120,14 @@ func (d directory) chooseRemovals(ctx context.Context, opts RemoveBackupsOptions
 	return report, nil
 }
 
-// remove deletes one kept database.
+// remove deletes one kept database with the report of the run that replaced it.
 func (d directory) remove(name string) error {
-	err := os.Rename(d.join(name), d.join(removingName))
+	err := os.Remove(d.join(name + reportSuffix))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+
+	err = os.Rename(d.join(name), d.join(removingName))
 	if err != nil {
 		return err
 	}

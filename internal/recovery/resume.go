@@ -117,6 +117,7 @@ func (d directory) settle() (string, error) {
 		return "", err
 	}
 
+	d.settleReport()
 	finished := ""
 	switch {
 	case plan == nil || state != swapdir.Exchanged:

@@ -18,6 +18,7 @@ import (
 type RollbackOptions struct {
 	LXDDir  string
 	Backup  string // name of the kept directory; empty: the newest
+	Version string // of lxd-recover, for the report
 	NoStart bool
 	Timeout time.Duration
 
@@ -58,6 +59,8 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 	if err != nil {
 		return nil, err
 	}
+
+	dir.settleReport()
 
 	if plan != nil && state == swapdir.Exchanged {
 		done := fmt.Sprintf("finished the %s of %s, which had been interrupted", plan.Purpose, plan.Created.Format(time.RFC3339))
@@ -118,7 +121,8 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 		return nil, err
 	}
 
-	err = exchangeBack(dir, report)
+	reporter := newReporter(dir, purposeRollback, opts.Version)
+	err = exchangeBack(dir, report, reporter)
 	if err != nil && report.Done {
 		err = fmt.Errorf("the old database is back in place, but %w; run the rollback again to finish it", err)
 	}
@@ -131,6 +135,7 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 	result, err := cycle.start(ctx, members)
 	report.Started, report.Ready = result.started, result.ready
 	report.Warnings = append(report.Warnings, result.warnings...)
+	report.Warnings = append(report.Warnings, reporter.finish(report, err)...)
 	return report, err
 }
 
@@ -144,7 +149,7 @@ func (r *RollbackReport) resume(ctx context.Context, dir directory, opts Rollbac
 }
 
 // exchangeBack swaps the live database and the backup.
-func exchangeBack(dir directory, report *RollbackReport) error {
+func exchangeBack(dir directory, report *RollbackReport, reporter *reporter) error {
 	unlock, err := lockDqlite(dir.global())
 	if err != nil {
 		return err
@@ -163,7 +168,11 @@ func exchangeBack(dir directory, report *RollbackReport) error {
 		return err
 	}
 
+	exchanged := *report
+	exchanged.Done = true
+	reporter.prepare(keep, exchanged)
 	report.Done, err = exchange(dir, swapdir.Plan{Purpose: purposeRollback, Live: databaseName, Staged: report.Backup.Name, Keep: keep})
+	reporter.exchanged(report.Done, err)
 	return err
 }
 
