@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"strconv"
 	"time"
@@ -22,8 +23,9 @@ beside the live one in LXD's directory. They stay until they are removed here.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-backups list
   lxd-recover global-db-backups remove database.before-import-20261122T213000Z`,
-		Args: cobra.ArbitraryArgs,
-		RunE: groupRun,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              groupRun,
 	}
 	cmd.AddCommand(newBackupsListCmd(), newBackupsRemoveCmd())
 	return cmd
@@ -40,8 +42,9 @@ where their raft log ends. It changes nothing.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-backups list
   lxd-recover global-db-backups list --format csv`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runBackupsList(cmd.Context(), output) },
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runBackupsList(cmd.Context(), output) },
 	}
 	output.addFlags(cmd)
 	return cmd
@@ -58,7 +61,7 @@ func runBackupsList(ctx context.Context, output outputOptions) error {
 		return err
 	}
 
-	report, err := recovery.ListBackups(ctx, dir, newProgress(os.Stderr))
+	report, err := recovery.ListBackups(ctx, dir, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}
@@ -145,8 +148,9 @@ deleted: the live database, any other directory, and a kept one that an interrup
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-backups remove database.before-import-20261122T213000Z
   lxd-recover global-db-backups remove --yes $(lxd-recover global-db-backups list --format csv | tail -n +4 | cut -d, -f1)`,
-		Args: usage(cobra.MinimumNArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return runBackupsRemove(cmd.Context(), opts, args) },
+		Args:              usage(cobra.MinimumNArgs(1)),
+		ValidArgsFunction: completeBackups(math.MaxInt),
+		RunE:              func(cmd *cobra.Command, args []string) error { return runBackupsRemove(cmd.Context(), opts, args) },
 	}
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
 	opts.output.addFlags(cmd)
@@ -166,7 +170,7 @@ func runBackupsRemove(ctx context.Context, opts removeOptions, names []string) e
 
 	confirm := confirmation{what: "removal"}
 	report, err := recovery.RemoveBackups(ctx, recovery.RemoveBackupsOptions{
-		LXDDir: dir, Names: names, Progress: newProgress(os.Stderr),
+		LXDDir: dir, Names: names, Progress: newProgress(ctx, os.Stderr),
 		Confirm: func(r *recovery.RemoveBackupsReport) error {
 			if opts.yes {
 				return nil

@@ -45,8 +45,9 @@ writes. Stop LXD on all members first, and import on a majority of the voters at
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-import lxd_recovery_db.tar.gz
   lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz`,
-		Args: usage(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return runImport(cmd.Context(), opts, args[0]) },
+		Args:              usage(cobra.ExactArgs(1)),
+		ValidArgsFunction: completeTarballs,
+		RunE:              func(cmd *cobra.Command, args []string) error { return runImport(cmd.Context(), opts, args[0]) },
 	}
 	cmd.Flags().BoolVar(&opts.dryRun, "dry-run", false, "check everything and show what would change, without changing it")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
@@ -76,7 +77,7 @@ func runImport(ctx context.Context, opts importOptions, file string) error {
 	confirm := confirmation{what: "import"}
 	report, err := recovery.Import(ctx, recovery.ImportOptions{
 		LXDDir: dir, Tarball: file, Version: Version, DryRun: opts.dryRun, DiscardLocal: opts.discardLocal, BesideCluster: opts.besideCluster, NoStart: opts.noStart, Timeout: opts.timeout,
-		Progress: newProgress(os.Stderr),
+		Progress: newProgress(ctx, os.Stderr),
 		Confirm: func(r *recovery.ImportReport) error {
 			if opts.yes {
 				return nil

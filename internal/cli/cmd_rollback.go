@@ -33,7 +33,8 @@ the last change was a rollback already, nothing is done without a name. Roll bac
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-rollback
   lxd-recover global-db-rollback database.before-import-20261122T213000Z`,
-		Args: usage(cobra.MaximumNArgs(1)),
+		Args:              usage(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: completeBackups(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			backup := ""
 			if len(args) > 0 {
@@ -62,7 +63,7 @@ func runRollback(ctx context.Context, opts rollbackOptions, backup string) error
 
 	confirm := confirmation{what: "rollback"}
 	report, err := recovery.Rollback(ctx, recovery.RollbackOptions{
-		LXDDir: dir, Version: Version, Backup: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(os.Stderr),
+		LXDDir: dir, Version: Version, Backup: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(ctx, os.Stderr),
 		Confirm: func(r *recovery.RollbackReport) error {
 			if opts.yes {
 				return nil

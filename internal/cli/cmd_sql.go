@@ -98,7 +98,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 		return usageError{errors.New("there is no query"), "lxd-recover global-db-sql"}
 	}
 
-	db, err := recovery.OpenDatabase(ctx, source, o.at, newProgress(os.Stderr))
+	db, err := recovery.OpenDatabase(ctx, source, o.at, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return reading(err)
 	}

@@ -73,6 +73,16 @@ type BackupDetail struct {
 	Report string           `json:"report" yaml:"report"` // name of the file with the report of the run that replaced it; empty where there is none
 }
 
+// Backups lists the databases that are kept, without a look into them.
+func Backups(lxdDir string) ([]Backup, error) {
+	dir, err := openDirectory(lxdDir)
+	if err != nil {
+		return nil, err
+	}
+
+	return dir.backups()
+}
+
 // ListBackups lists the databases that are kept. It changes nothing.
 func ListBackups(ctx context.Context, lxdDir string, progress Progress) (*BackupsReport, error) {
 	dir, err := openDirectory(lxdDir)
