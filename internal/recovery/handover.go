@@ -26,7 +26,7 @@ func (ed *editor) handOver(ctx context.Context) error {
 	ed.opts.Progress.step("Copying the database to " + ed.dir.join(keep))
 	err = ed.copyAside(keep)
 	if err != nil {
-		return fmt.Errorf("keep a copy of the database: %w", err)
+		return fmt.Errorf("keep a copy of the database in %s: %w; nothing was changed", ed.dir.join(keep), err)
 	}
 
 	ed.report.Kept = ed.dir.join(keep)

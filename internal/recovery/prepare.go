@@ -105,7 +105,7 @@ func (im *importer) unpack(ctx context.Context) error {
 	}
 
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file", im.opts.Tarball)
+		return fmt.Errorf("%s is not a file: give the tarball itself, %s unless it was named otherwise", im.opts.Tarball, bundle.DefaultName)
 	}
 
 	staging := im.dir.join(stagingName)

@@ -72,7 +72,15 @@ func (r *reporter) exchanged(done bool, err error) {
 }
 
 // drop forgets about an exchange that was not carried out.
-func (r *reporter) drop() { _ = os.Remove(r.dir.join(reportName)) }
+func (r *reporter) drop() { r.dir.forget(reportName) }
+
+// forget removes a file for good: after a power cut it must not be back and look like what an interrupted run left.
+func (d directory) forget(name string) {
+	err := os.Remove(d.join(name))
+	if err == nil {
+		_ = swapdir.SyncDir(d.path)
+	}
+}
 
 // finish writes the report again when the run has ended, with what became of LXD. It returns a warning where that failed.
 func (r *reporter) finish(report any, failed error) []string {
@@ -106,7 +114,7 @@ func (r *reporter) write() error {
 // settleReport puts the report of an interrupted run in its place, if that run exchanged the databases, and removes it if not.
 // Call it when the exchange itself is settled. What cannot be done now is left to the next run.
 func (d directory) settleReport() {
-	_ = os.Remove(d.join(reportName + ".tmp")) // see swapdir.WriteFile
+	d.forget(reportName + ".tmp") // see swapdir.WriteFile
 	data, err := os.ReadFile(d.join(reportName))
 	if err != nil {
 		return
