@@ -242,7 +242,7 @@ func snapVersion(t testing.TB, g *guest.Guest, name string) string {
 // snapBackups are the databases that are kept.
 func snapBackups(t testing.TB, g *guest.Guest) []string {
 	t.Helper()
-	found, err := filepath.Glob(g.Root() + snapLXD + "/database.before-*")
+	found, err := filepath.Glob(g.Root() + snapLXD + "/database.before-*Z")
 	must(t, err)
 	return found
 }

@@ -92,7 +92,7 @@ func TestSnapRequest(t *testing.T) {
 		wantProfiles(t, g, want...)
 		wantRequested(t, g, "nothing was changed", "rollback=latest")
 		wantProfiles(t, g, want...)
-		kept, err := filepath.Glob(g.Root() + snapLXD + "/database.before-rollback-*")
+		kept, err := filepath.Glob(g.Root() + snapLXD + "/database.before-rollback-*Z")
 		must(t, err)
 		if len(kept) != 1 {
 			t.Fatalf("kept by the rollback: %v", kept)

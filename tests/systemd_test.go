@@ -166,7 +166,7 @@ func TestSystemd(t *testing.T) {
 		wantState(t, g, "active", "lxd.service", "lxd.socket")
 		wantProfiles(t, g, "default", "exported", "replaced")
 
-		inGuest(t, g, "sh", "-c", "lxd-recover global-db-rollback --yes --no-start $(basename $(ls -d "+guestLXD+"/database.before-rollback-* | tail -n 1))")
+		inGuest(t, g, "sh", "-c", "lxd-recover global-db-rollback --yes --no-start $(basename $(ls -d "+guestLXD+"/database.before-rollback-*Z | tail -n 1))")
 		wantState(t, g, "inactive", "lxd.service", "lxd.socket")
 		startLXD(t, g)
 		wantProfiles(t, g, "default", "exported")

@@ -60,6 +60,7 @@ Exit status:
 		},
 	}
 	cmd.Flags().StringVar(&opts.Survivors, "export-survivors", "", "write every source's report into `DIR`, for \"cluster export-db --survivor\"")
+	_ = cmd.MarkFlagDirname("export-survivors")
 	output.addFlags(cmd)
 	return cmd
 }
@@ -70,7 +71,7 @@ func runCompare(ctx context.Context, output outputOptions, opts recovery.Compare
 		return err
 	}
 
-	opts.Progress = newProgress(os.Stderr)
+	opts.Progress = newProgress(ctx, os.Stderr)
 	report, err := recovery.Compare(ctx, opts)
 	if err != nil {
 		return err

@@ -44,8 +44,9 @@ is made on a copy of the database, which then takes the place of the live one in
 ` + exitStatuses,
 		Example: `  lxd cluster edit
   lxd cluster show | sed s/10.0.0.1:8443/10.1.0.1:8443/ | lxd cluster edit`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runEdit(cmd.Context(), opts, cmd.Root().Name()) },
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runEdit(cmd.Context(), opts, cmd.Root().Name()) },
 	}
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
 	opts.addFlags(cmd)
@@ -65,8 +66,9 @@ which then takes the place of the live one in one step; that one is kept.
 ` + exitStatuses,
 		Example: `  lxd cluster recover-from-quorum-loss
   lxd cluster recover-from-quorum-loss --quiet`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runEdit(cmd.Context(), opts, cmd.Root().Name()) },
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runEdit(cmd.Context(), opts, cmd.Root().Name()) },
 	}
 	cmd.Flags().BoolVarP(&opts.yes, "quiet", "q", false, "do not ask")
 	opts.addFlags(cmd)
@@ -95,7 +97,7 @@ func runEdit(ctx context.Context, opts editOptions, program string) error {
 
 	editOpts := recovery.EditOptions{
 		LXDDir: dir, Version: Version, Alone: opts.alone, AcceptDamage: opts.acceptDamage, BesideCluster: opts.besideCluster,
-		Timeout: defaultTimeout, Progress: newProgress(os.Stderr),
+		Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
 		Ask:     asker.ask,
 		Confirm: func(r *recovery.EditReport) error { return opts.confirm(ctx, r) },
 	}
@@ -186,7 +188,10 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 		fmt.Fprintf(w, "The member list of %s is changed; its database ends at %s now.\n", r.Member.Name, r.Raft)
 	}
 
-	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	if r.Kept != "" { // else it was deleted since
+		fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	}
+
 	if r.Tarball != "" {
 		fmt.Fprintf(w, "LXD's recovery tarball was moved to %s: LXD would not have started here as long as it was in its place.\n", r.Tarball)
 	}

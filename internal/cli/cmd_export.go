@@ -20,8 +20,13 @@ func newClusterCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "cluster",
 		Short: "Commands for the member that the cluster is recovered from",
-		Args:  cobra.ArbitraryArgs,
-		RunE:  groupRun,
+		Long: `Commands for the member that the cluster is recovered from: correct its member list, and export its database.
+` + exitStatuses,
+		Example: `  lxd-recover cluster edit
+  lxd-recover cluster export-db`,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              groupRun,
 	}
 	cmd.AddCommand(newEditCmd(), newExportCmd(), newRecoverCmd())
 	return cmd
@@ -60,7 +65,8 @@ confirmed. Every member then imports with --discard-local-entries, as each of th
   lxd-recover cluster export-db /root/recovery.tar.gz
   lxd-recover cluster export-db --at 4711
   lxd-recover cluster export-db - | ssh server2 'cat > recovery.tar.gz'`,
-		Args: usage(cobra.MaximumNArgs(1)),
+		Args:              usage(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := checkAt(cmd)
 			if err != nil {
@@ -82,6 +88,7 @@ confirmed. Every member then imports with --discard-local-entries, as each of th
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask whether the transactions that --at leaves out may be given up")
 	cmd.Flags().BoolVar(&opts.noProof, "no-proof", false, "do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
 	cmd.Flags().StringArrayVar(&opts.survivors, "survivor", nil, "a saved JSON report of global-db-inspect from another member; the fence goes above its terms, too (repeatable)")
+	_ = cmd.MarkFlagFilename("survivor", "json")
 	opts.output.addFlags(cmd)
 	return cmd
 }
@@ -102,7 +109,7 @@ func runExport(ctx context.Context, opts exportOptions, file string) error {
 		return err
 	}
 
-	export := recovery.ExportOptions{Version: Version, Force: opts.force, Unedited: opts.unedited, NoProof: opts.noProof, AcceptDamage: opts.acceptDamage, At: opts.at, Survivors: opts.survivors, Progress: newProgress(os.Stderr)}
+	export := recovery.ExportOptions{Version: Version, Force: opts.force, Unedited: opts.unedited, NoProof: opts.noProof, AcceptDamage: opts.acceptDamage, At: opts.at, Survivors: opts.survivors, Progress: newProgress(ctx, os.Stderr)}
 	export.Confirm = func(r *recovery.ExportReport) error {
 		if opts.yes {
 			return nil

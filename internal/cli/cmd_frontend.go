@@ -19,9 +19,13 @@ func newFrontendCmd() *cobra.Command {
 		Long: `Have root's "lxd" carry out these commands, too: "lxd cluster export-db", "lxd cluster edit", "lxd global-db-import".
 
 The front-end is a link, ` + frontend.DefaultDir + `/lxd, which comes before LXD's own program in the PATH of root and of sudo.
-Every other command goes to LXD's own program, unchanged.`,
-		Args: cobra.ArbitraryArgs,
-		RunE: groupRun,
+Every other command goes to LXD's own program, unchanged.
+` + frontendStatuses,
+		Example: `  lxd-recover frontend install
+  lxd-recover frontend status`,
+		Args:              cobra.ArbitraryArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              groupRun,
 	}
 	cmd.AddCommand(newFrontendInstallCmd(), newFrontendRemoveCmd(), newFrontendStatusCmd())
 	return cmd
@@ -35,24 +39,35 @@ Exit status:
   2  wrong usage`
 
 func newFrontendInstallCmd() *cobra.Command {
-	return &cobra.Command{
+	output := outputOptions{}
+	cmd := &cobra.Command{
 		Use:   "install",
 		Short: `Put "lxd" before LXD's own program`,
 		Long: `Put the link ` + frontend.DefaultDir + `/lxd before LXD's own program. It stays valid when LXD or lxd-recover is updated. A file that
 is in its place and is no link to lxd-recover is left alone.
 ` + frontendStatuses,
-		Example: "  lxd-recover frontend install",
-		Args:    usage(cobra.NoArgs),
+		Example:           "  lxd-recover frontend install",
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
+			err := output.check()
+			if err != nil {
+				return err
+			}
+
 			report, err := frontend.Install(frontend.DefaultDir)
 			if err != nil {
 				return needsRoot(err)
 			}
 
-			printFrontendInstalled(report)
-			return nil
+			return output.print(report, func() error {
+				printFrontendInstalled(report)
+				return nil
+			})
 		},
 	}
+	output.addFlags(cmd)
+	return cmd
 }
 
 func printFrontendInstalled(r *frontend.Report) {
@@ -71,28 +86,43 @@ func printFrontendInstalled(r *frontend.Report) {
 }
 
 func newFrontendRemoveCmd() *cobra.Command {
-	return &cobra.Command{
+	output := outputOptions{}
+	cmd := &cobra.Command{
 		Use:   "remove",
 		Short: `Take the "lxd" of lxd-recover away`,
 		Long: `Take the link ` + frontend.DefaultDir + `/lxd away. A file of that name that is no link to lxd-recover is left alone.
 ` + frontendStatuses,
-		Example: "  lxd-recover frontend remove",
-		Args:    usage(cobra.NoArgs),
+		Example:           "  lxd-recover frontend remove",
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
+			err := output.check()
+			if err != nil {
+				return err
+			}
+
 			report, err := frontend.Remove(frontend.DefaultDir)
 			if err != nil {
 				return needsRoot(err)
 			}
 
-			if !report.Changed {
-				fmt.Printf("There is no %s: nothing was changed.\n", report.Link)
+			return output.print(report, func() error {
+				printFrontendRemoved(report)
 				return nil
-			}
-
-			fmt.Printf("%s is removed.\nShells that are open may still remember it: run `hash -r` in them.\n", report.Link)
-			return nil
+			})
 		},
 	}
+	output.addFlags(cmd)
+	return cmd
+}
+
+func printFrontendRemoved(r *frontend.Report) {
+	if !r.Changed {
+		fmt.Printf("There is no %s: nothing was changed.\n", r.Link)
+		return
+	}
+
+	fmt.Printf("%s is removed.\nShells that are open may still remember it: run `hash -r` in them.\n", r.Link)
 }
 
 func newFrontendStatusCmd() *cobra.Command {
@@ -108,7 +138,8 @@ Exit status:
   2  wrong usage`,
 		Example: `  lxd-recover frontend status
   lxd-recover frontend status --format json`,
-		Args: usage(cobra.NoArgs),
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
 			err := output.check()
 			if err != nil {

@@ -154,7 +154,7 @@ func parseRequest(values map[string]any) (*request, error) {
 func (r *request) run(ctx context.Context, lxdDir string) (string, any, error) {
 	now := time.Now().UTC().Format(time.RFC3339)
 	if r.rollback {
-		report, err := recovery.Rollback(ctx, recovery.RollbackOptions{LXDDir: lxdDir, Backup: r.backup, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(os.Stderr)})
+		report, err := recovery.Rollback(ctx, recovery.RollbackOptions{LXDDir: lxdDir, Version: Version, Backup: r.backup, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr)})
 		if err != nil {
 			return "", nil, err
 		}
@@ -169,7 +169,7 @@ func (r *request) run(ctx context.Context, lxdDir string) (string, any, error) {
 
 	report, err := recovery.Import(ctx, recovery.ImportOptions{
 		LXDDir: lxdDir, Tarball: r.tarball, Version: Version, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
-		Timeout: defaultTimeout, Progress: newProgress(os.Stderr),
+		Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
 	})
 	if err != nil {
 		return "", nil, err
@@ -220,7 +220,7 @@ func hookPostRefresh(ctx context.Context) error {
 		return nil
 	}
 
-	_, err = recovery.Resume(ctx, recovery.ResumeOptions{LXDDir: dir, Timeout: defaultTimeout, Progress: newProgress(os.Stderr)})
+	_, err = recovery.Resume(ctx, recovery.ResumeOptions{LXDDir: dir, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr)})
 	return err
 }
 

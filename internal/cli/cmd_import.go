@@ -45,8 +45,9 @@ writes. Stop LXD on all members first, and import on a majority of the voters at
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-import lxd_recovery_db.tar.gz
   lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz`,
-		Args: usage(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return runImport(cmd.Context(), opts, args[0]) },
+		Args:              usage(cobra.ExactArgs(1)),
+		ValidArgsFunction: completeTarballs,
+		RunE:              func(cmd *cobra.Command, args []string) error { return runImport(cmd.Context(), opts, args[0]) },
 	}
 	cmd.Flags().BoolVar(&opts.dryRun, "dry-run", false, "check everything and show what would change, without changing it")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
@@ -76,7 +77,7 @@ func runImport(ctx context.Context, opts importOptions, file string) error {
 	confirm := confirmation{what: "import"}
 	report, err := recovery.Import(ctx, recovery.ImportOptions{
 		LXDDir: dir, Tarball: file, Version: Version, DryRun: opts.dryRun, DiscardLocal: opts.discardLocal, BesideCluster: opts.besideCluster, NoStart: opts.noStart, Timeout: opts.timeout,
-		Progress: newProgress(os.Stderr),
+		Progress: newProgress(ctx, os.Stderr),
 		Confirm: func(r *recovery.ImportReport) error {
 			if opts.yes {
 				return nil
@@ -149,10 +150,37 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 
 	printList(w, "Not checked", r.Unchecked)
 	printList(w, "Warning", r.Warnings)
-	fmt.Fprintf(w, "\nLXD is %s.\n", r.Daemon)
+	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), besideText(r.Backups))
+	fmt.Fprintf(w, "LXD is %s.\n", r.Daemon)
 	if r.Already {
 		fmt.Fprintln(w, "This member has exactly this database already.")
 	}
+}
+
+// besideText tells of the databases that are kept already.
+func besideText(space recovery.Space) string {
+	if space.Count == 0 {
+		return ""
+	}
+
+	return fmt.Sprintf(", beside %s that %s already", databases(space.Count), takes(space))
+}
+
+// takes tells how much space kept databases take.
+func takes(space recovery.Space) string {
+	if space.Count == 1 {
+		return "takes " + bytesText(space.Size)
+	}
+
+	return "take " + bytesText(space.Size)
+}
+
+func databases(count int) string {
+	if count == 1 {
+		return "1 kept database"
+	}
+
+	return fmt.Sprintf("%d kept databases", count)
 }
 
 // arrow shows a change; a value that stays stands alone.
@@ -192,6 +220,10 @@ func printImportDone(w io.Writer, r *recovery.ImportReport) {
 
 	fmt.Fprintf(w, "Imported on %s: %s, %d rows in %d tables.\n", r.Member.Name, r.Raft, r.Database.Rows, len(r.Database.Tables))
 	fmt.Fprintf(w, "The replaced database is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	if r.Backups.Count > 0 {
+		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-backups list`.\n", databases(r.Backups.Count), takes(r.Backups))
+	}
+
 	printList(w, "Warning", r.Warnings)
 	printDaemon(w, r.Started, r.Ready)
 }

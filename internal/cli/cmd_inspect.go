@@ -36,7 +36,8 @@ Exit status:
 		Example: `  lxd-recover global-db-inspect
   lxd-recover global-db-inspect lxd_recovery_db.tar.gz
   lxd-recover global-db-inspect --format json > server1.json`,
-		Args: usage(cobra.MaximumNArgs(1)),
+		Args:              usage(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			source := ""
 			if len(args) > 0 {
@@ -56,7 +57,7 @@ func runInspect(ctx context.Context, output outputOptions, source string) error 
 		return err
 	}
 
-	report, err := recovery.Inspect(ctx, source, newProgress(os.Stderr))
+	report, err := recovery.Inspect(ctx, source, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}

@@ -64,10 +64,10 @@ func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOpti
 	}
 
 	if opts.To > 0 && opts.From > opts.To {
-		return usageError{fmt.Errorf("--from %d is behind --to %d", opts.From, opts.To), "lxd-recover global-db-log"}
+		return usageError{fmt.Errorf("--from %d is behind --to %d, so that there is nothing to list", opts.From, opts.To), "lxd-recover global-db-log"}
 	}
 
-	opts.Progress = newProgress(os.Stderr)
+	opts.Progress = newProgress(ctx, os.Stderr)
 	out := newHistoryWriter(output.format)
 	history, err := recovery.ReadHistory(ctx, opts, out.entry)
 	if err != nil {

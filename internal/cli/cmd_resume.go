@@ -29,8 +29,9 @@ does not change by it. "lxd-recover global-db-status" shows under "Pending" whet
 ` + exitStatuses,
 		Example: `  lxd-recover resume
   lxd-recover resume --no-start`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runResume(cmd.Context(), opts) },
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runResume(cmd.Context(), opts) },
 	}
 	addDaemonFlags(cmd, &opts.noStart, &opts.timeout)
 	opts.output.addFlags(cmd)
@@ -48,7 +49,7 @@ func runResume(ctx context.Context, opts resumeOptions) error {
 		return err
 	}
 
-	report, err := recovery.Resume(ctx, recovery.ResumeOptions{LXDDir: dir, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(os.Stderr)})
+	report, err := recovery.Resume(ctx, recovery.ResumeOptions{LXDDir: dir, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(ctx, os.Stderr)})
 	if err != nil {
 		return err
 	}

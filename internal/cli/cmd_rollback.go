@@ -28,12 +28,13 @@ func newRollbackCmd() *cobra.Command {
 		Short: "Put back the database that an import replaced",
 		Long: `Put back the database that an import replaced, all or nothing, and keep the one it replaces.
 
-BACKUP is the name of a kept directory as "lxd-recover global-db-status" lists it; the newest unless given. Where
+BACKUP is the name of a kept directory as "lxd-recover global-db-backups list" has it; the newest unless given. Where
 the last change was a rollback already, nothing is done without a name. Roll back on all members or on none: members with different databases must not run together.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-rollback
   lxd-recover global-db-rollback database.before-import-20261122T213000Z`,
-		Args: usage(cobra.MaximumNArgs(1)),
+		Args:              usage(cobra.MaximumNArgs(1)),
+		ValidArgsFunction: completeBackups(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			backup := ""
 			if len(args) > 0 {
@@ -62,7 +63,7 @@ func runRollback(ctx context.Context, opts rollbackOptions, backup string) error
 
 	confirm := confirmation{what: "rollback"}
 	report, err := recovery.Rollback(ctx, recovery.RollbackOptions{
-		LXDDir: dir, Backup: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(os.Stderr),
+		LXDDir: dir, Version: Version, Backup: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(ctx, os.Stderr),
 		Confirm: func(r *recovery.RollbackReport) error {
 			if opts.yes {
 				return nil

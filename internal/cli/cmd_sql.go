@@ -95,10 +95,10 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 	}
 
 	if len(statements) == 0 && o.file == "" {
-		return usageError{errors.New("there is no query"), "lxd-recover global-db-sql"}
+		return usageError{errors.New("there is no query: give one in SQL, .tables, .schema or .dump"), "lxd-recover global-db-sql"}
 	}
 
-	db, err := recovery.OpenDatabase(ctx, source, o.at, newProgress(os.Stderr))
+	db, err := recovery.OpenDatabase(ctx, source, o.at, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return reading(err)
 	}

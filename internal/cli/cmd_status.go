@@ -21,8 +21,9 @@ addresses agree, the last import, what is pending, and the databases that are ke
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-status
   lxd-recover global-db-status --format json`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), output) },
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), output) },
 	}
 	output.addFlags(cmd)
 	return cmd
@@ -39,7 +40,7 @@ func runStatus(ctx context.Context, output outputOptions) error {
 		return err
 	}
 
-	report, err := recovery.Status(ctx, dir, newProgress(os.Stderr))
+	report, err := recovery.Status(ctx, dir, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}

@@ -2,21 +2,56 @@ package cli
 
 import (
 	"fmt"
+	"io"
+	"os"
 	"runtime"
 
 	sqlite "github.com/mattn/go-sqlite3"
 	"github.com/spf13/cobra"
+
+	"github.com/lxd-recover/lxd-recover/internal/engine"
 )
 
+// versions are those of lxd-recover and of what is linked into it: what a report of a bug should have.
+type versions struct {
+	Version  string `json:"version" yaml:"version"`
+	Dqlite   string `json:"libdqlite" yaml:"libdqlite"`
+	SQLite   string `json:"sqlite" yaml:"sqlite"`
+	Go       string `json:"go" yaml:"go"`
+	Platform string `json:"platform" yaml:"platform"`
+}
+
 func newVersionCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:     "version",
-		Short:   "Show the version of lxd-recover and of what is linked into it",
-		Example: "  lxd-recover version",
-		Args:    usage(cobra.NoArgs),
-		Run: func(*cobra.Command, []string) {
-			sqliteVersion, _, _ := sqlite.Version()
-			fmt.Printf("lxd-recover %s\nSQLite %s\n%s %s/%s\n", Version, sqliteVersion, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	output := outputOptions{}
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Show the version of lxd-recover and of what is linked into it",
+		Long: `Show the version of lxd-recover, and those of libdqlite, SQLite and Go, which are linked into it.
+` + plainStatuses,
+		Example: `  lxd-recover version
+  lxd-recover version --format json`,
+		Args:              usage(cobra.NoArgs),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(*cobra.Command, []string) error {
+			err := output.check()
+			if err != nil {
+				return err
+			}
+
+			v := newVersions()
+			return output.print(v, func() error { return v.write(os.Stdout) })
 		},
 	}
+	output.addFlags(cmd)
+	return cmd
+}
+
+func newVersions() versions {
+	sqliteVersion, _, _ := sqlite.Version()
+	return versions{Version: Version, Dqlite: engine.Version(), SQLite: sqliteVersion, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+}
+
+func (v versions) write(w io.Writer) error {
+	_, err := fmt.Fprintf(w, "lxd-recover %s (%s)\nlibdqlite   %s\nSQLite      %s\nGo          %s\n", v.Version, v.Platform, v.Dqlite, v.SQLite, v.Go)
+	return err
 }

@@ -27,6 +27,7 @@ func (c confirmation) ask(ctx context.Context, question string) error {
 
 	fmt.Fprintf(os.Stderr, "\n%s (yes/no) [default=no]: ", question)
 	answer, err := readLine(ctx)
+	logOf(ctx).Info("asked", "question", question, "answer", strings.TrimSpace(answer))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}

@@ -54,7 +54,7 @@ func decodeMembers(data []byte, current member.List) (member.List, error) {
 	dec.KnownFields(true)
 	err := dec.Decode(&list)
 	if errors.Is(err, io.EOF) {
-		return nil, errors.New("the list of members is empty")
+		return nil, errors.New("the list of members is empty: `lxd cluster show` prints the one that there is")
 	}
 
 	if err != nil {

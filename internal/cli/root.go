@@ -42,6 +42,13 @@ Exit status:
   3  refused; the message names the flag that overrides
   4  the input is damaged`
 
+// plainStatuses is that part for commands that refuse nothing and read no database.
+const plainStatuses = `
+Exit status:
+  0  done
+  1  failed
+  2  wrong usage`
+
 // Main runs the command line, its first element the name that the program was called as, and returns the exit status. Called as
 // lxd it runs what is a command of ours, and becomes LXD's own program for everything else, before anything is set up. SIGINT, SIGTERM and SIGHUP end a command the way an error does: what was
 // begun is taken back, a second one ends the process at once.
@@ -76,7 +83,9 @@ func Main(argv []string) int {
 	}
 
 	cmd.SetArgs(args)
+	ctx, log := withLog(ctx)
 	err = cmd.ExecuteContext(ctx)
+	log.end(err)
 	if err == nil {
 		return exitDone
 	}
@@ -102,7 +111,10 @@ func newRootCmd() *cobra.Command {
   3. Copy lxd_recovery_db.tar.gz to every other surviving member.
   4. On every surviving member, that one included:
                                            lxd-recover global-db-import lxd_recovery_db.tar.gz
-  5. Start LXD on all of them.`,
+  5. Start LXD on all of them.
+` + exitStatuses,
+		Example: `  lxd-recover global-db-status
+  lxd-recover global-db-inspect --help`,
 		Args:          cobra.ArbitraryArgs,
 		RunE:          groupRun,
 		SilenceErrors: true,
@@ -112,9 +124,10 @@ func newRootCmd() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{err, helpPath(cmd)} })
 	cmd.AddCommand(
 		newClusterCmd(), newImportCmd(), newRollbackCmd(), newResumeCmd(),
-		newStatusCmd(), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
+		newStatusCmd(), newBackupsCmd(), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
 		newFrontendCmd(), newHookCmd(), newVersionCmd(), newProveCmd(), newReconfigureCmd(),
 	)
+	addLogFlags(cmd)
 	cmd.SetOut(os.Stdout)
 	cmd.SetErr(os.Stderr)
 	return cmd

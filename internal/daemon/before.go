@@ -36,7 +36,7 @@ func (b *Before) Service(ctx context.Context) (Service, error) {
 		return newSnapd(b.Name), nil
 	}
 
-	return nil, fmt.Errorf("no way is known to start LXD through %q", b.Kind)
+	return nil, fmt.Errorf("no way is known to start LXD through %q: start it by hand, then remove this file", b.Kind)
 }
 
 // activity is how far up that is.

@@ -28,7 +28,7 @@ type Report struct {
 	LXD       string   `json:"lxd" yaml:"lxd"`             // LXD's own program; empty if there is none
 	Warnings  []string `json:"warnings,omitempty" yaml:"warnings,omitempty"`
 
-	Changed bool `json:"-" yaml:"-"` // Install or Remove had something to do
+	Changed bool `json:"changed,omitempty" yaml:"changed,omitempty"` // Install or Remove had something to do
 }
 
 // ForeignError says that there is something in the place of the link that is not ours.

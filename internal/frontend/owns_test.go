@@ -23,6 +23,8 @@ func TestOwns(t *testing.T) {
 		"global-db-sql .schema",
 		"global-db-log",
 		"global-db-backups",
+		"global-db-backups list",
+		"global-db-backups remove --yes database.before-import-20261122T213000Z",
 		"global-db-of-a-later-version",
 
 		// LXD's global flags, before, between and behind.

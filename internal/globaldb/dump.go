@@ -78,7 +78,7 @@ func (db *DB) Schema(ctx context.Context, name string) ([]SchemaObject, error) {
 	}
 
 	if len(found) == 0 {
-		return nil, fmt.Errorf("no such table: %s", name)
+		return nil, fmt.Errorf("no such table: %s; .tables lists those that there are", name)
 	}
 
 	return found, nil

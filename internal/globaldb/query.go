@@ -78,7 +78,7 @@ func query(ctx context.Context, conn *sqlite3.SQLiteConn, statement string, to R
 	}
 
 	if n := prepared.NumInput(); n > 0 {
-		return fmt.Errorf("the statement has %d parameters, and there is nothing to bind to them", n)
+		return fmt.Errorf("the statement has %d parameters, and there is nothing to bind to them: write the values in their places", n)
 	}
 
 	found, err := prepared.(driver.StmtQueryContext).QueryContext(ctx, nil)

@@ -2,6 +2,8 @@ package recovery
 
 import (
 	"cmp"
+	"context"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -9,13 +11,14 @@ import (
 	"slices"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
-// Backup is a database directory that an import or a rollback replaced and kept.
+// Backup is a database directory that an import, a rollback or an edit replaced and kept.
 type Backup struct {
 	Name    string    `json:"name" yaml:"name"`       // in LXD's directory
-	Purpose string    `json:"purpose" yaml:"purpose"` // what replaced it: import or rollback
+	Purpose string    `json:"purpose" yaml:"purpose"` // what replaced it: import, rollback or edit
 	Time    time.Time `json:"time" yaml:"time"`       // when
 	Size    int64     `json:"size" yaml:"size"`       // bytes of all files in it
 }
@@ -54,6 +57,108 @@ func (d directory) backups() ([]Backup, error) {
 	})
 
 	return all, nil
+}
+
+// BackupsReport lists what is kept on this member.
+type BackupsReport struct {
+	Directory string         `json:"directory" yaml:"directory"` // LXD's, which they are in
+	Backups   []BackupDetail `json:"backups" yaml:"backups"`     // newest first
+	Size      int64          `json:"size" yaml:"size"`           // of all of them, in bytes
+}
+
+// BackupDetail is a kept database with what it takes a look into it to know.
+type BackupDetail struct {
+	Backup `yaml:",inline"`
+	Raft   *bundle.Position `json:"raft" yaml:"raft"`     // its last entry; null where its log cannot be read
+	Report string           `json:"report" yaml:"report"` // name of the file with the report of the run that replaced it; empty where there is none
+}
+
+// Backups lists the databases that are kept, without a look into them.
+func Backups(lxdDir string) ([]Backup, error) {
+	dir, err := openDirectory(lxdDir)
+	if err != nil {
+		return nil, err
+	}
+
+	return dir.backups()
+}
+
+// ListBackups lists the databases that are kept. It changes nothing.
+func ListBackups(ctx context.Context, lxdDir string, progress Progress) (*BackupsReport, error) {
+	dir, err := openDirectory(lxdDir)
+	if err != nil {
+		return nil, err
+	}
+
+	all, err := dir.backups()
+	if err != nil {
+		return nil, err
+	}
+
+	report := &BackupsReport{Directory: dir.path, Backups: []BackupDetail{}, Size: sumSizes(all)}
+	for _, b := range all {
+		detail, err := dir.detail(ctx, b, progress)
+		if err != nil {
+			return nil, err
+		}
+
+		report.Backups = append(report.Backups, detail)
+	}
+
+	return report, nil
+}
+
+// detail looks into a kept database. That it cannot be read is no error: it may be kept for the very reason that it is damaged.
+func (d directory) detail(ctx context.Context, b Backup, progress Progress) (BackupDetail, error) {
+	detail := BackupDetail{Backup: b}
+	if exists(d.join(b.Name + reportSuffix)) {
+		detail.Report = b.Name + reportSuffix
+	}
+
+	log, err := readLog(ctx, d.join(b.Name, globalName), progress)
+	if err == nil {
+		detail.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
+	}
+
+	return detail, ctx.Err()
+}
+
+// Space is what the kept databases take in all.
+type Space struct {
+	Count int   `json:"count" yaml:"count"`
+	Size  int64 `json:"size" yaml:"size"` // bytes
+}
+
+// space counts the kept databases. It is told and nothing depends on it, so what cannot be read is left out.
+func (d directory) space() Space {
+	all, _ := d.backups()
+	return Space{Count: len(all), Size: sumSizes(all)}
+}
+
+func sumSizes(all []Backup) int64 {
+	var n int64
+	for _, b := range all {
+		n += b.Size
+	}
+
+	return n
+}
+
+// findBackup finds a kept directory by its name, or by its path, as an import prints it.
+func (d directory) findBackup(name string) (Backup, error) {
+	all, err := d.backups()
+	if err != nil {
+		return Backup{}, err
+	}
+
+	inside := name == filepath.Base(name) || filepath.Dir(name) == d.path
+	for _, b := range all {
+		if inside && b.Name == filepath.Base(name) {
+			return b, nil
+		}
+	}
+
+	return Backup{}, fmt.Errorf("no kept database %q in %s; `lxd-recover global-db-backups list` lists them", name, d.path)
 }
 
 // treeSize is the sum of the sizes of all files below dir, in bytes.

@@ -47,7 +47,10 @@ func (ed *editor) choose(ctx context.Context) error {
 	ed.report.Patch = patchSQL(ed.nodes, ed.members)
 	record := ed.already()
 	if record != nil {
-		ed.report.Already, ed.report.Raft, ed.report.Kept = true, record.Raft, ed.dir.join(record.Kept)
+		ed.report.Already, ed.report.Raft = true, record.Raft
+		if exists(ed.dir.join(record.Kept)) {
+			ed.report.Kept = ed.dir.join(record.Kept)
+		}
 	}
 
 	return nil

@@ -38,7 +38,9 @@ type replacement struct {
 	patch  string        // content of patch.global.sql, empty where none is needed
 	record Record
 
-	carried carried // what was carried over before LXD was stopped
+	carried  carried // what was carried over before LXD was stopped
+	reporter *reporter
+	report   func(kept string) any // of the run, as it is once this is in place
 }
 
 // nodeUpdate is what becomes of a node database: it gets the members, this one's address, and the mark of the recovery.
@@ -96,7 +98,9 @@ func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, er
 		return kept, false, err
 	}
 
+	r.reporter.prepare(keep, r.report(kept))
 	done, err = exchange(r.dir, swapdir.Plan{Purpose: r.record.Purpose, Live: databaseName, Staged: stagingName, Keep: keep})
+	r.reporter.exchanged(done, err)
 	return kept, done, err
 }
 

@@ -100,7 +100,7 @@ func (c *daemonCycle) resume(ctx context.Context, members member.List) (startRes
 func (c *daemonCycle) note(before *daemon.Before) error {
 	err := c.dir.writeStopped(Stopped{Purpose: c.purpose, Since: time.Now().UTC().Truncate(time.Second), Before: *before})
 	if err != nil {
-		return fmt.Errorf("note what is about to be stopped: %w", err)
+		return fmt.Errorf("note in %s what is about to be stopped: %w; nothing was changed", c.dir.join(stoppedName), err)
 	}
 
 	return nil

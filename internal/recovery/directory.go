@@ -68,7 +68,7 @@ func openDirectory(path string) (directory, error) {
 		}
 
 		if errors.Is(err, os.ErrNotExist) {
-			return d, fmt.Errorf("%s is not the directory of an LXD: %s is missing", path, need)
+			return d, fmt.Errorf("%s is not the directory of an LXD: %s is missing; set LXD_DIR to the one that is", path, need)
 		}
 
 		if err != nil {
@@ -173,7 +173,7 @@ func lockDqlite(global string) (func(), error) {
 	if err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s is locked: a raft node still runs on it", path)
+			return nil, fmt.Errorf("%s is locked: a raft node still runs on it; `fuser %s` tells which process, stop that first", path, path)
 		}
 
 		return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -202,7 +202,7 @@ func fingerprint(path string) (string, error) {
 
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "CERTIFICATE" {
-		return "", fmt.Errorf("%s holds no certificate", path)
+		return "", fmt.Errorf("%s holds no certificate: put back a copy of it (cluster.crt is the same on all members)", path)
 	}
 
 	sum := sha256.Sum256(block.Bytes)

@@ -94,7 +94,7 @@ func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
 
 	defer unlock()
 
-	ed := &editor{dir: dir, opts: opts, report: &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, Warnings: []string{}}}
+	ed := &editor{dir: dir, opts: opts, reporter: newReporter(dir, purposeEdit, opts.Version), report: &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, Warnings: []string{}}}
 	finished, err := dir.settle()
 	if err != nil {
 		return nil, err
@@ -115,7 +115,9 @@ func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
 	}
 
 	if opts.Own != nil {
-		return ed.report, ed.handOver(ctx)
+		err = ed.handOver(ctx)
+		ed.finishReport(err)
+		return ed.report, err
 	}
 
 	err = ed.choose(ctx)
@@ -153,6 +155,8 @@ type editor struct {
 	dir    directory
 	opts   EditOptions
 	report *EditReport
+
+	reporter *reporter
 
 	node    *nodedb.Node
 	log     *raftlog.Log
@@ -462,7 +466,15 @@ func (ed *editor) swap(ctx context.Context) error {
 
 	result, err := cycle.start(ctx, ed.members)
 	ed.report.Warnings = append(ed.report.Warnings, result.warnings...)
+	ed.finishReport(err)
 	return err
+}
+
+// finishReport keeps the report beside the database as it was before.
+func (ed *editor) finishReport(err error) {
+	if ed.report.Kept != "" {
+		ed.report.Warnings = append(ed.report.Warnings, ed.reporter.finish(ed.report, err)...)
+	}
 }
 
 func (ed *editor) exchange(ctx context.Context) error {
@@ -480,7 +492,13 @@ func (ed *editor) exchange(ctx context.Context) error {
 
 	staged := &replacement{
 		dir: ed.dir, update: ed.update(), patch: ed.report.Patch,
-		record: Record{Purpose: purposeEdit, Version: ed.opts.Version, Source: ed.report.Member.Name, Raft: ed.report.Raft},
+		record:   Record{Purpose: purposeEdit, Version: ed.opts.Version, Source: ed.report.Member.Name, Raft: ed.report.Raft},
+		reporter: ed.reporter,
+		report: func(kept string) any {
+			report := *ed.report
+			report.Kept, report.Done = kept, true
+			return report
+		},
 	}
 	ed.report.Kept, ed.report.Done, err = staged.takePlace(ctx)
 	return err

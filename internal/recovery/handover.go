@@ -26,10 +26,11 @@ func (ed *editor) handOver(ctx context.Context) error {
 	ed.opts.Progress.step("Copying the database to " + ed.dir.join(keep))
 	err = ed.copyAside(keep)
 	if err != nil {
-		return fmt.Errorf("keep a copy of the database: %w", err)
+		return fmt.Errorf("keep a copy of the database in %s: %w; nothing was changed", ed.dir.join(keep), err)
 	}
 
 	ed.report.Kept = ed.dir.join(keep)
+	ed.reporter.prepare(keep, ed.report)
 	err = ed.opts.Own(ctx)
 	if err != nil {
 		return fmt.Errorf("LXD's own command failed: %w; the database as it was before is kept in %s, `lxd-recover global-db-rollback %s` puts it back", err, ed.report.Kept, keep)

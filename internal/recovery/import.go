@@ -56,7 +56,9 @@ type ImportReport struct {
 	Discarded []Discarded       `json:"discarded" yaml:"discarded"`   // transactions that only this member has
 	Unchecked []string          `json:"unchecked" yaml:"unchecked"`   // checks that this tarball does not allow
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
-	Kept      string            `json:"kept" yaml:"kept"` // directory that holds, or will hold, the replaced database
+	Kept      string            `json:"kept" yaml:"kept"`       // directory that holds, or will hold, the replaced database
+	Size      int64             `json:"size" yaml:"size"`       // of the replaced database, in bytes
+	Backups   Space             `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this import replaced
 	Daemon    string            `json:"daemon" yaml:"daemon"`
 
 	// Already is true when this member had exactly this database before: nothing was done.
@@ -105,7 +107,7 @@ func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 
 	defer unlock()
 
-	im := &importer{dir: dir, opts: opts, report: newImportReport(opts.Tarball)}
+	im := &importer{dir: dir, opts: opts, report: newImportReport(opts.Tarball), reporter: newReporter(dir, purposeImport, opts.Version)}
 	err = im.settle()
 	if err != nil {
 		return nil, err
@@ -164,6 +166,8 @@ type importer struct {
 	dir    directory
 	opts   ImportOptions
 	report *ImportReport
+
+	reporter *reporter
 
 	tarball *bundle.Extracted
 	nodes   []globaldb.Node // table nodes of the tarball's database
@@ -271,9 +275,11 @@ func (im *importer) swap(ctx context.Context) error {
 
 	im.report.DownSeconds = time.Since(began).Seconds()
 	im.opts.Progress.step("The new database is in place; the old one is kept in " + im.report.Kept)
+	im.report.Backups = im.dir.space()
 	result, err := cycle.start(ctx, im.tarball.Members)
 	im.report.Started, im.report.Ready = result.started, result.ready
 	im.report.Warnings = append(im.report.Warnings, result.warnings...)
+	im.report.Warnings = append(im.report.Warnings, im.reporter.finish(im.report, err)...)
 	return err
 }
 
@@ -323,6 +329,12 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 			Purpose: purposeImport, Version: im.opts.Version, Tarball: tarball, Digest: im.tarball.Digest, Source: im.report.Source,
 			Raft: im.report.Raft,
 		},
+		reporter: im.reporter,
+		report: func(kept string) any {
+			report := *im.report
+			report.Kept, report.Done = kept, true
+			return report
+		},
 	}, nil
 }
 
@@ -360,7 +372,7 @@ func (im *importer) node(ctx context.Context) (*nodedb.Node, error) {
 	return node, err
 }
 
-// freeName returns a name in LXD's directory that nothing has yet: the given one, or that with a number.
+// freeName returns a name in LXD's directory that nothing has yet, no report either: the given one, or that with a number.
 func (d directory) freeName(name string) (string, error) {
 	for i := 1; ; i++ {
 		candidate := name
@@ -369,11 +381,11 @@ func (d directory) freeName(name string) (string, error) {
 		}
 
 		_, err := os.Lstat(d.join(candidate))
-		if errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, os.ErrNotExist) && !exists(d.join(candidate+reportSuffix)) {
 			return candidate, nil
 		}
 
-		if err != nil {
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			return "", err
 		}
 	}

@@ -135,7 +135,7 @@ func (im *importer) unpack(ctx context.Context) error {
 	}
 
 	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file", im.opts.Tarball)
+		return fmt.Errorf("%s is not a file: give the tarball itself, %s unless it was named otherwise", im.opts.Tarball, bundle.DefaultName)
 	}
 
 	staging := im.dir.join(stagingName)
@@ -317,6 +317,7 @@ func (im *importer) describe(node *nodedb.Node) {
 		}
 	}
 
+	r.Size, r.Backups = treeSize(im.dir.database()), im.dir.space()
 	im.former = formerAddresses(node, im.nodes, r.Member.ID)
 	r.Settings = changedSettings(node, im.update(node))
 	r.Patch = patchSQL(im.nodes, im.tarball.Members)

@@ -59,6 +59,15 @@ func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 		report.Done = append(report.Done, "removed what an interrupted run had prepared; the database that was in place before it still is")
 	}
 
+	if exists(dir.join(removingName)) {
+		err = dir.finishRemoving()
+		if err != nil {
+			return nil, err
+		}
+
+		report.Done = append(report.Done, "finished deleting a kept database, as `global-db-backups remove` had been told to")
+	}
+
 	status, err := daemon.Inspect(ctx, dir.path)
 	if err != nil {
 		return nil, err
@@ -108,6 +117,7 @@ func (d directory) settle() (string, error) {
 		return "", err
 	}
 
+	d.settleReport()
 	finished := ""
 	switch {
 	case plan == nil || state != swapdir.Exchanged:

@@ -18,6 +18,7 @@ import (
 type RollbackOptions struct {
 	LXDDir  string
 	Backup  string // name of the kept directory; empty: the newest
+	Version string // of lxd-recover, for the report
 	NoStart bool
 	Timeout time.Duration
 
@@ -58,6 +59,8 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 	if err != nil {
 		return nil, err
 	}
+
+	dir.settleReport()
 
 	if plan != nil && state == swapdir.Exchanged {
 		done := fmt.Sprintf("finished the %s of %s, which had been interrupted", plan.Purpose, plan.Created.Format(time.RFC3339))
@@ -123,7 +126,8 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 		return nil, err
 	}
 
-	err = exchangeBack(dir, report)
+	reporter := newReporter(dir, purposeRollback, opts.Version)
+	err = exchangeBack(dir, report, reporter)
 	if err != nil && report.Done {
 		err = fmt.Errorf("the old database is back in place, but %w; run the rollback again to finish it", err)
 	}
@@ -136,6 +140,7 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 	result, err := cycle.start(ctx, members)
 	report.Started, report.Ready = result.started, result.ready
 	report.Warnings = append(report.Warnings, result.warnings...)
+	report.Warnings = append(report.Warnings, reporter.finish(report, err)...)
 	return report, err
 }
 
@@ -149,7 +154,7 @@ func (r *RollbackReport) resume(ctx context.Context, dir directory, opts Rollbac
 }
 
 // exchangeBack swaps the live database and the backup.
-func exchangeBack(dir directory, report *RollbackReport) error {
+func exchangeBack(dir directory, report *RollbackReport, reporter *reporter) error {
 	unlock, err := lockDqlite(dir.global())
 	if err != nil {
 		return err
@@ -168,12 +173,20 @@ func exchangeBack(dir directory, report *RollbackReport) error {
 		return err
 	}
 
+	exchanged := *report
+	exchanged.Done = true
+	reporter.prepare(keep, exchanged)
 	report.Done, err = exchange(dir, swapdir.Plan{Purpose: purposeRollback, Live: databaseName, Staged: report.Backup.Name, Keep: keep})
+	reporter.exchanged(report.Done, err)
 	return err
 }
 
 // backup finds a kept directory by name, or the newest.
 func (d directory) backup(name string) (Backup, error) {
+	if name != "" {
+		return d.findBackup(name)
+	}
+
 	all, err := d.backups()
 	if err != nil {
 		return Backup{}, err
@@ -183,18 +196,7 @@ func (d directory) backup(name string) (Backup, error) {
 		return Backup{}, fmt.Errorf("no database is kept in %s: there is nothing to roll back to", d.path)
 	}
 
-	if name == "" {
-		return all[0], nil
-	}
-
-	inside := name == filepath.Base(name) || filepath.Dir(name) == d.path
-	for _, b := range all {
-		if inside && b.Name == filepath.Base(name) {
-			return b, nil
-		}
-	}
-
-	return Backup{}, fmt.Errorf("no kept database %s in %s; `lxd-recover global-db-status` lists them", name, d.path)
+	return all[0], nil
 }
 
 // describeRollback looks into both databases. The one that is put back must at least be readable; that it is damaged, as

@@ -131,6 +131,7 @@ func (r *StatusReport) pending(dir directory) error {
 
 	for _, file := range []struct{ path, meaning string }{
 		{dir.join(stagingName), "what an interrupted run had prepared: the next one removes it, and so does `lxd-recover resume`"},
+		{dir.join(removingName), "a kept database that was to be deleted, and is half: `lxd-recover resume` finishes it"},
 		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts"},
 		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},
 		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, and refuses to start on the member that it was made on"},

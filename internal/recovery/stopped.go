@@ -57,7 +57,7 @@ func (d directory) readStopped() (*Stopped, error) {
 	}
 
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be used: %w: start LXD by hand and remove the file", path, err)
+		return nil, fmt.Errorf("%s cannot be used: %w; start LXD by hand and remove the file", path, err)
 	}
 
 	return s, nil

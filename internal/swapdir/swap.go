@@ -34,7 +34,7 @@ func Check(parent string, live string) error {
 	}
 
 	if !info.IsDir() {
-		return fmt.Errorf("%w: %s is not a directory", ErrImpossible, path)
+		return fmt.Errorf("%w: %s is not a directory; see what it is, and put LXD's directory in its place", ErrImpossible, path)
 	}
 
 	outer, err := mountID(parent, 0)

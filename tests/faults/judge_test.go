@@ -3,7 +3,9 @@
 package faults
 
 import (
+	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -97,19 +99,50 @@ func (j *job) keptOne(p *place) string {
 	if err != nil {
 		return err.Error()
 	}
-	kept := 0
+	var kept, reports []string
 	for _, path := range paths {
 		name := filepath.Base(path)
+		backup, report := strings.CutSuffix(name, reportSuffix)
+		_, before := j.start[name]
 		switch {
 		case name == "database":
+		case before && report: // of the run that is undone
+		case report && strings.HasPrefix(name, j.keeps):
+			reports = append(reports, backup)
+			if why := reportComplaint(path, backup); why != "" {
+				return why
+			}
 		case strings.HasPrefix(name, j.keeps):
-			kept++
+			kept = append(kept, name)
 		default:
 			return name + " is left over"
 		}
 	}
-	if kept != 1 {
-		return fmt.Sprintf("%d directories %s…, want one", kept, j.keeps)
+	if len(kept) != 1 || !slices.Equal(kept, reports) {
+		return fmt.Sprintf("kept: %q, reports of %q, want one", kept, reports)
+	}
+	return ""
+}
+
+// reportSuffix is how the name ends of the report that is beside a kept database.
+const reportSuffix = ".report.json"
+
+// reportComplaint tells what is wrong with the report of a run that replaced a database.
+func reportComplaint(path string, backup string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return err.Error()
+	}
+	var r struct {
+		Kept   string
+		Report struct {
+			Kept string
+			Done bool
+		}
+	}
+	err = json.Unmarshal(data, &r)
+	if err != nil || r.Kept != backup || filepath.Base(r.Report.Kept) != backup || !r.Report.Done {
+		return fmt.Sprintf("%s: %v: not the report of the run that made %s: %s", path, err, backup, data)
 	}
 	return ""
 }

@@ -1,0 +1,70 @@
+package cli
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestComplete asks for what a shell asks for.
+func TestComplete(t *testing.T) {
+	lxd := t.TempDir()
+	t.Setenv("LXD_DIR", lxd)
+	older, newer := "database.before-edit-20261122T213000Z", "database.before-import-20261122T213100Z"
+	for _, name := range []string{"database", older, newer} {
+		err := os.MkdirAll(filepath.Join(lxd, name, "global"), 0o700)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		err = os.WriteFile(filepath.Join(lxd, name, "local.db"), nil, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	for line, want := range map[string]string{
+		"global-db-rollback EMPTY":                                newer + " " + older + " :36",
+		"global-db-rollback database.before-i":                    newer + " " + older + " :36", // the shell leaves out what does not fit
+		"global-db-rollback " + older + " EMPTY":                  ":4",
+		"global-db-backups remove EMPTY":                          newer + " " + older + " :36",
+		"global-db-backups remove " + newer + " EMPTY":            older + " :36",
+		"global-db-backups EMPTY":                                 "list remove :4",
+		"global-db-backups list EMPTY":                            ":4",
+		"global-db-backups list --format EMPTY":                   "table compact csv json yaml :4",
+		"global-db-status --format EMPTY":                         "table json yaml :4",
+		"version -f EMPTY":                                        "table json yaml :4",
+		"global-db-import EMPTY":                                  "gz :8",
+		"global-db-import a.tar.gz EMPTY":                         ":4",
+		"cluster export-db EMPTY":                                 ":0",
+		"cluster edit EMPTY":                                      ":4",
+		"hook EMPTY":                                              "configure install post-refresh pre-refresh remove :4",
+		"frontend EMPTY":                                          "install remove status :4",
+		"global-db-compare server1.json --export-survivors EMPTY": ":16",
+	} {
+		args := append([]string{"__complete"}, strings.Fields(line)...)
+		for i, arg := range args {
+			if arg == "EMPTY" {
+				args[i] = ""
+			}
+		}
+
+		var out bytes.Buffer
+		root := newRootCmd()
+		root.SetOut(&out)
+		root.SetErr(&bytes.Buffer{})
+		root.SetArgs(args)
+		err := root.Execute()
+		var got []string
+		for line := range strings.Lines(out.String()) {
+			word, _, _ := strings.Cut(strings.TrimSpace(line), "\t")
+			got = append(got, word)
+		}
+
+		if strings.Join(got, " ") != want || err != nil {
+			t.Errorf("%s: %q, want %q: %v", line, strings.Join(got, " "), want, err)
+		}
+	}
+}
