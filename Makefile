@@ -14,7 +14,7 @@ LDFLAGS := -s -w -X github.com/lxd-recover/lxd-recover/internal/cli.Version=$(VE
 	-linkmode external -extldflags "-static -Wl,--no-warnings"
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build man snap deps test-deps test-peers demo test test-unit test-real test-faults reliability test-race fuzz bench lint clean FORCE
+.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-real test-faults reliability test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -31,6 +31,11 @@ man: deps
 snap: build man $(if $(shell command -v snap),,$(DEPS)/.apt-test)
 	rm -f bin/*.snap
 	snap/local/pack.sh '$(VERSION)'
+
+# bin/lxd-recover_VERSION_ARCH.deb, which installs the program, its man pages and completions, and no front-end.
+deb: build man
+	rm -f bin/*.deb
+	deb/pack.sh '$(VERSION)'
 
 # What the build needs: compilers and libraries from apt, libdqlite from Debian's source package.
 deps: $(DEPS)/.apt-build $(DQLITE)/lib/libdqlite.a

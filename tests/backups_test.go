@@ -32,10 +32,14 @@ func TestBackups(t *testing.T) {
 	if plan.Backups.Count != 1 || plan.Backups.Size == 0 || plan.Size == 0 {
 		t.Errorf("the plan: %+v, %d bytes", plan.Backups, plan.Size)
 	}
-	imported := mustRecover(t, m, "global-db-import", "--yes", tarball).stdout
+	log := filepath.Join(t.TempDir(), "log")
+	imported := mustRecover(t, m, "global-db-import", "--yes", "--log-file", log, tarball).stdout
 	if !strings.Contains(imported, "2 kept databases here take ") {
 		t.Errorf("the import says %q", imported)
 	}
+	logged, err := os.ReadFile(log)
+	must(t, err)
+	wantOrder(t, string(logged), "msg=begin", "global-db-import", "what=\"Replaying the raft log\"", "the old one is kept in "+m.Dir(), "msg=end", "exit_status=0")
 	mustRecover(t, m, "global-db-rollback", "--yes")
 
 	kept := backups(t, m)

@@ -83,13 +83,13 @@ func printBackups(w io.Writer, format string, r *recovery.BackupsReport) error {
 
 	results := newResultWriter(w, format)
 	to := results.receiver()
-	err := to.Columns([]string{"name", "by", "time", "size", "index", "term"})
+	err := to.Columns([]string{"name", "by", "time", "size", "index", "term", "healthy"})
 	if err != nil {
 		return err
 	}
 
 	for _, b := range r.Backups {
-		row := []any{b.Name, b.Purpose, b.Time.Format(time.RFC3339), b.Size, nil, nil}
+		row := []any{b.Name, b.Purpose, b.Time.Format(time.RFC3339), b.Size, nil, nil, strconv.FormatBool(b.Healthy)}
 		if b.Raft != nil {
 			row[4], row[5] = strconv.FormatUint(b.Raft.Index, 10), strconv.FormatUint(b.Raft.Term, 10)
 		}
@@ -106,7 +106,12 @@ func printBackups(w io.Writer, format string, r *recovery.BackupsReport) error {
 func printBackupTable(w io.Writer, format string, backups []recovery.BackupDetail) {
 	var rows [][]string
 	for _, b := range backups {
-		rows = append(rows, []string{b.Name, b.Purpose, ageText(time.Since(b.Time)), bytesText(b.Size), position(b.Raft)})
+		last := position(b.Raft)
+		if b.Raft != nil && !b.Healthy {
+			last += ", DAMAGED"
+		}
+
+		rows = append(rows, []string{b.Name, b.Purpose, ageText(time.Since(b.Time)), bytesText(b.Size), last})
 	}
 
 	writeRows(w, format, []string{"NAME", "BY", "AGE", "SIZE", "LAST ENTRY"}, rows)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // logFlag is the flag of every command that names a file to which is written what the command does, a line an event.
@@ -66,8 +67,10 @@ func (l *eventLog) open(cmd *cobra.Command, args []string) error {
 		return fmt.Errorf("the log file cannot be opened, nothing was done: %w", err)
 	}
 
+	var flags []string
+	cmd.Flags().Visit(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name+"="+f.Value.String()) })
 	l.Logger = newLogger(file).With("pid", os.Getpid())
-	l.Info("begin", "command", cmd.CommandPath(), "arguments", strings.Join(args, " "), "version", Version, "lxd_dir", os.Getenv("LXD_DIR"))
+	l.Info("begin", "command", cmd.CommandPath(), "flags", strings.Join(flags, " "), "arguments", strings.Join(args, " "), "version", Version, "lxd_dir", os.Getenv("LXD_DIR"))
 	return nil // the process's end closes it: the last line is written when all else is done
 }
 

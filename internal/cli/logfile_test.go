@@ -25,7 +25,7 @@ func TestLogFile(t *testing.T) {
 	want := [][]string{
 		{"level=INFO", "msg=begin", `command="lxd-recover version"`, "version=" + Version, "pid="},
 		{"level=INFO", "msg=end", "exit_status=0", "took="},
-		{"level=INFO", "msg=begin", `command="lxd-recover global-db-rollback"`, `arguments="two\nlines"`, "lxd_dir=" + lxd},
+		{"level=INFO", "msg=begin", `command="lxd-recover global-db-rollback"`, "--yes=true", `arguments="two\nlines"`, "lxd_dir=" + lxd},
 		{"level=ERROR", "msg=end", "exit_status=1", `error="` + lxd + " is not the directory of an LXD"},
 		{"level=INFO", "msg=begin"},
 		{"level=ERROR", "msg=end"},

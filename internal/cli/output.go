@@ -33,6 +33,7 @@ var (
 type outputOptions struct {
 	format  string
 	formats []string // that the command knows; reportFormats unless it says otherwise
+	cmd     *cobra.Command
 }
 
 func (o *outputOptions) addFlags(cmd *cobra.Command) {
@@ -40,13 +41,14 @@ func (o *outputOptions) addFlags(cmd *cobra.Command) {
 		o.formats = reportFormats
 	}
 
+	o.cmd = cmd
 	cmd.Flags().StringVarP(&o.format, "format", "f", formatTable, "output format: "+strings.Join(o.formats, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(o.formats, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func (o *outputOptions) check() error {
 	if !slices.Contains(o.formats, o.format) {
-		return usageError{fmt.Errorf("unknown format %q: %s are possible", o.format, strings.Join(o.formats, ", ")), "lxd-recover"}
+		return usageError{fmt.Errorf("unknown format %q: %s are possible", o.format, strings.Join(o.formats, ", ")), helpPath(o.cmd)}
 	}
 
 	return nil

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	_ "github.com/mattn/go-sqlite3" // registers the driver sqlite3
 
@@ -140,13 +141,80 @@ type Summary struct {
 
 // Summary counts the rows and checks the database: SQLite's integrity_check and foreign_key_check.
 func (db *DB) Summary(ctx context.Context) (*Summary, error) {
-	s := &Summary{Tables: map[string]int{}}
-	found, err := stringsOf(ctx, db.sql, fmt.Sprintf("PRAGMA integrity_check(%d)", maxFindings))
-	if err != nil {
-		return nil, fmt.Errorf("check the database: %w", err)
+	return db.checked(ctx, func(tables []string) (map[string]int, error) {
+		counts := map[string]int{}
+		for _, name := range tables {
+			var n int
+			err := db.sql.QueryRowContext(ctx, "SELECT count(*) FROM "+quote(name)).Scan(&n)
+			if err != nil {
+				return nil, fmt.Errorf("count the rows of table %s: %w", name, err)
+			}
+
+			counts[name] = n
+		}
+
+		return counts, nil
+	})
+}
+
+// SummaryAndFingerprint is both, in little more time than one of them.
+func (db *DB) SummaryAndFingerprint(ctx context.Context) (*Summary, Fingerprint, error) {
+	var print Fingerprint
+	s, err := db.checked(ctx, func([]string) (map[string]int, error) {
+		var err error
+		print, err = db.Fingerprint(ctx)
+		counts := map[string]int{}
+		for name, p := range print {
+			counts[name] = p.Rows
+		}
+
+		return counts, err
+	})
+	return s, print, err
+}
+
+// checked checks the database, and at the same time goes through its tables once more, to count their rows.
+func (db *DB) checked(ctx context.Context, count func(tables []string) (map[string]int, error)) (*Summary, error) {
+	var s *Summary
+	var err, integrityErr error
+	var integrity string
+	var group sync.WaitGroup
+	group.Go(func() { integrity, integrityErr = integrityOf(ctx, db.File) })
+	s, err = db.counted(ctx, count)
+	group.Wait()
+	if integrityErr != nil {
+		return nil, integrityErr
 	}
 
-	s.Integrity = strings.Join(found, "; ")
+	if err != nil {
+		return nil, err
+	}
+
+	s.Integrity = integrity
+	return s, nil
+}
+
+// integrityOf has SQLite check a database, over a connection of its own.
+func integrityOf(ctx context.Context, file string) (string, error) {
+	db, err := openFile(file, "ro")
+	if err != nil {
+		return "", err
+	}
+
+	defer db.Close()
+
+	found, err := stringsOf(ctx, db, fmt.Sprintf("PRAGMA integrity_check(%d)", maxFindings))
+	if err != nil {
+		return "", fmt.Errorf("check the database: %w", err)
+	}
+
+	return strings.Join(found, "; "), nil
+}
+
+// counted is a summary without the integrity check.
+func (db *DB) counted(ctx context.Context, count func(tables []string) (map[string]int, error)) (*Summary, error) {
+	s := &Summary{}
+	var err error
 	s.ForeignKeys, err = stringsOf(ctx, db.sql, fmt.Sprintf(`SELECT "table" || ' row ' || coalesce(rowid, '?') || ' points to no row of ' || parent FROM pragma_foreign_key_check LIMIT %d`, maxFindings))
 	if err != nil {
 		return nil, fmt.Errorf("check the foreign keys: %w", err)
@@ -157,14 +225,12 @@ func (db *DB) Summary(ctx context.Context) (*Summary, error) {
 		return nil, err
 	}
 
-	for _, name := range names {
-		var n int
-		err = db.sql.QueryRowContext(ctx, "SELECT count(*) FROM "+quote(name)).Scan(&n)
-		if err != nil {
-			return nil, fmt.Errorf("count the rows of table %s: %w", name, err)
-		}
+	s.Tables, err = count(names)
+	if err != nil {
+		return nil, err
+	}
 
-		s.Tables[name] = n
+	for _, n := range s.Tables {
 		s.Rows += n
 	}
 

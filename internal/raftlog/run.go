@@ -4,6 +4,7 @@ package raftlog
 type Run struct {
 	File        string
 	First, Last uint64 // indexes
+	MaxTerm     uint64 // none of its entries has a higher one
 
 	// Size is the number of bytes from the beginning of the file that hold the
 	// run and nothing else, so that they are a sound closed segment by
@@ -18,7 +19,7 @@ type Run struct {
 func (l *Log) Runs() []Run {
 	runs := make([]Run, len(l.placed))
 	for i, p := range l.placed {
-		runs[i] = Run{File: p.segment.File, First: p.first, Last: p.first + p.count - 1}
+		runs[i] = Run{File: p.segment.File, First: p.first, Last: p.first + p.count - 1, MaxTerm: p.segment.MaxTerm}
 		if p.count == p.segment.Entries {
 			runs[i].Size, runs[i].SHA256 = p.segment.End, p.segment.SHA256
 		}

@@ -68,9 +68,10 @@ type BackupsReport struct {
 
 // BackupDetail is a kept database with what it takes a look into it to know.
 type BackupDetail struct {
-	Backup `yaml:",inline"`
-	Raft   *bundle.Position `json:"raft" yaml:"raft"`     // its last entry; null where its log cannot be read
-	Report string           `json:"report" yaml:"report"` // name of the file with the report of the run that replaced it; empty where there is none
+	Backup  `yaml:",inline"`
+	Raft    *bundle.Position `json:"raft" yaml:"raft"`       // its last entry; null where its log cannot be read
+	Healthy bool             `json:"healthy" yaml:"healthy"` // its log is whole
+	Report  string           `json:"report" yaml:"report"`   // name of the file with the report of the run that replaced it; empty where there is none
 }
 
 // Backups lists the databases that are kept, without a look into them.
@@ -117,7 +118,7 @@ func (d directory) detail(ctx context.Context, b Backup, progress Progress) (Bac
 
 	log, err := readLog(ctx, d.join(b.Name, globalName), progress)
 	if err == nil {
-		detail.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
+		detail.Raft, detail.Healthy = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, log.Healthy()
 	}
 
 	return detail, ctx.Err()

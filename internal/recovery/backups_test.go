@@ -52,6 +52,9 @@ func TestListBackups(t *testing.T) {
 		if b.Size != want || b.Size == 0 {
 			t.Errorf("%s has %d bytes, want %d", b.Name, b.Size, want)
 		}
+		if b.Healthy == (b.Name == keptSecond) {
+			t.Errorf("%s is healthy: %t", b.Name, b.Healthy)
+		}
 		if b.Name == keptSecond {
 			continue
 		}

@@ -292,15 +292,20 @@ func exportTerm(log *raftlog.Log, last uint64, survivors []string) (term uint64,
 
 func sound(ctx context.Context, db *globaldb.DB, what string) (*globaldb.Summary, error) {
 	summary, err := db.Summary(ctx)
+	return summary, soundSummary(summary, err, what)
+}
+
+// soundSummary is the error that a summary, or the error in its place, comes to.
+func soundSummary(summary *globaldb.Summary, err error, what string) error {
 	if err != nil {
-		return nil, replayError(what, err)
+		return replayError(what, err)
 	}
 
 	if summary.Integrity != "ok" {
-		return nil, &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: "SQLite: " + summary.Integrity}}}
+		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: "SQLite: " + summary.Integrity}}}
 	}
 
-	return summary, nil
+	return nil
 }
 
 // replayError tells damage from what the machine is to blame for.

@@ -275,9 +275,8 @@ func (im *importer) swap(ctx context.Context) error {
 
 	im.report.DownSeconds = time.Since(began).Seconds()
 	im.opts.Progress.step("The new database is in place; the old one is kept in " + im.report.Kept)
-	im.report.Backups = im.dir.space()
 	result, err := cycle.start(ctx, im.tarball.Members)
-	im.report.Started, im.report.Ready = result.started, result.ready
+	im.report.Started, im.report.Ready, im.report.Backups = result.started, result.ready, im.dir.space()
 	im.report.Warnings = append(im.report.Warnings, result.warnings...)
 	im.report.Warnings = append(im.report.Warnings, im.reporter.finish(im.report, err)...)
 	return err

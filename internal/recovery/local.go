@@ -118,15 +118,25 @@ func (c *branching) agreed(now *raftlog.Log) uint64 {
 // and raft has no two committed entries at one index; unless their term is above the snapshot's, which such entries' cannot
 // be, or the term at the snapshot's own index is another.
 func branchPoint(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, from uint64) (uint64, error) {
-	next, stop := iter.Pull2(tarball.Entries(ctx, max(tarball.FirstIndex, from, 1)))
-	defer stop()
-
-	theirs, err, ok := next()
 	var snapshot raftlog.Snapshot
 	if s := tarball.Snapshot(); s != nil {
 		snapshot = *s
 	}
 
+	// Files with nothing but entries that only the tarball's snapshot has need not be read: their terms are known.
+	for _, run := range local.Runs() {
+		inLog := tarball.FirstIndex > 0 && run.Last >= tarball.FirstIndex
+		if inLog || run.Last >= snapshot.Index || run.MaxTerm > snapshot.Term {
+			break
+		}
+
+		from = max(from, run.Last+1)
+	}
+
+	next, stop := iter.Pull2(tarball.Entries(ctx, max(tarball.FirstIndex, from, 1)))
+	defer stop()
+
+	theirs, err, ok := next()
 	branch := max(local.FirstIndex, from, 1)
 	if s := local.Snapshot(); s != nil {
 		branch = max(branch, s.Index+1)

@@ -130,12 +130,24 @@ func TestExportTerm(t *testing.T) {
 // A second comparison, of what has changed since the first one, says what one from the beginning says.
 func TestDiscardedAgain(t *testing.T) {
 	global := func(member string) string { return raftlogtest.Global(t, member) }
+	edited := global("small/n1-afteredit")
+	fencedDir := filepath.Join(t.TempDir(), "fenced")
+	log := openDir(t, edited)
+	pieces, _, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(edited), 5000)
+	must(t, err)
+	must(t, writePieces(fencedDir, pieces))
+	ranOn := raftlogtest.Copy(t, edited) // as if it had led since: its recovery entry is not the last one any more
+	barrier := raftlog.Entry{Term: 3, Type: raftlog.BarrierEntry, Data: make([]byte, 8)}
+	next := filepath.Join(ranOn, raftlog.SegmentName(log.LastIndex+1, log.LastIndex+1))
+	must(t, os.WriteFile(next, raftlog.AppendBatch(raftlog.SegmentHeader(), barrier), 0o600))
 	for name, test := range map[string]struct{ before, after, tarball string }{
 		"nothing has changed":    {global("forgotten/n1-preedit"), global("forgotten/n1-preedit"), global("forgotten/n3-preedit")},
 		"LXD has written more":   {global("forgotten/n3-preedit"), global("forgotten/n1-preedit"), global("forgotten/n3-preedit")},
 		"edited in between":      {global("forgotten/n1-preedit"), global("forgotten/n1-afteredit"), global("forgotten/n3-preedit")},
 		"edited, then run again": {global("small/n1-afteredit"), global("small/n2-preimport"), global("small/n1-afteredit")},
 		"a snapshot was taken":   {global("small/n2-preimport"), raftlogtest.Make(t, raftlogtest.Snapshot), global("small/n2-preimport")},
+		"recovery entries":       {edited, edited, fencedDir},
+		"ran on its own":         {edited, ranOn, fencedDir},
 		"another database":       {global("small/n2-preimport"), global("forgotten/n1-preedit"), global("small/n2-preimport")},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -48,17 +48,17 @@ func (im *importer) prepare(ctx context.Context) error {
 	defer group.Wait()
 	defer cancel()
 
+	err = im.unpack(ctx) // keeps two processors busy by itself
+	if err != nil {
+		return err
+	}
+
 	var local localLook
 	looked := make(chan struct{})
 	group.Go(func() {
 		defer close(looked)
 		local = im.lookAtLocal(ctx)
 	})
-
-	err = im.unpack(ctx)
-	if err != nil {
-		return err
-	}
 
 	staged := im.dir.join(stagingName, globalName)
 	log, err := readLog(ctx, staged, im.opts.Progress)

@@ -110,13 +110,13 @@ func summarize(ctx context.Context, log *raftlog.Log, upTo uint64, what string, 
 
 	defer db.Close()
 
-	summary, err := sound(ctx, db, what)
-	if err != nil || !printed {
+	if !printed {
+		summary, err := sound(ctx, db, what)
 		return summary, nil, err
 	}
 
-	print, err := db.Fingerprint(ctx)
-	return summary, print, err
+	summary, print, err := db.SummaryAndFingerprint(ctx)
+	return summary, print, soundSummary(summary, err, what)
 }
 
 // serve writes what is about to be exported to a scratch directory, lets libdqlite open it in a child process, and returns

@@ -7,21 +7,21 @@ import (
 )
 
 // compare measures export and import against common tools and LXD's own, on one directory.
-func (l *lab) compare(ctx context.Context, p *page, runs int, lxd string) error {
+func (l *lab) compare(ctx context.Context, p *page, runs int, lxd string) (f figures, err error) {
 	before, err := treeSize(global(l.Member(1)))
 	if err != nil {
-		return err
+		return f, err
 	}
-	export, err := l.export(ctx, runs)
+	f.export, err = l.export(ctx, runs)
 	if err != nil {
-		return err
+		return f, err
 	}
 	if err := l.unpack(ctx); err != nil {
-		return err
+		return f, err
 	}
 	packed, err := treeSize(l.packed())
 	if err != nil {
-		return err
+		return f, err
 	}
 	p.text("## Recovering %s", mib(before))
 	p.text("Members of a real cluster of %s, stopped. libdqlite has written %d transactions, rows of random text, into their global "+
@@ -29,12 +29,12 @@ func (l *lab) compare(ctx context.Context, p *page, runs int, lxd string) error 
 		"the newest snapshot and the segments behind it. The common tools are given these files only; LXD packs everything.",
 		lxd, transactions, mib(before), mib(packed))
 
-	noProof, err := l.export(ctx, runs, "--no-proof")
+	f.noProof, err = l.export(ctx, runs, "--no-proof")
 	if err != nil {
-		return err
+		return f, err
 	}
-	rows := []exportRow{{"`lxd-recover cluster export-db`", export}, {"the same with `--no-proof`", noProof}}
-	for _, tool := range []struct{ name, output, line string }{
+	rows := []exportRow{{"`lxd-recover cluster export-db`", f.export}, {"the same with `--no-proof`", f.noProof}}
+	for i, tool := range []struct{ name, output, line string }{
 		{"`tar \\| pigz -1`", "pigz.tar.gz", `tar -C "$1" -cf - . | pigz -1 > "$2" && sync "$2"`},
 		{"`tar \\| gzip -1`", "gzip.tar.gz", `tar -C "$1" -cf - . | gzip -1 > "$2" && sync "$2"`},
 		{"`cp -a`", "copied", `cp -a "$1" "$2" && sync "$2"/*`},
@@ -42,33 +42,36 @@ func (l *lab) compare(ctx context.Context, p *page, runs int, lxd string) error 
 		output := filepath.Join(l.dir, tool.output)
 		r, err := l.shell(ctx, runs, output, tool.line)
 		if err != nil {
-			return fmt.Errorf("%s: %w", tool.name, err)
+			return f, fmt.Errorf("%s: %w", tool.name, err)
 		}
 		if r.size, err = treeSize(output); err != nil {
-			return err
+			return f, err
+		}
+		if i == 0 {
+			f.pigz = r
 		}
 		rows = append(rows, exportRow{tool.name, r})
 	}
-	ours, err := l.importOurs(ctx, runs)
+	f.ours, err = l.importOurs(ctx, runs)
 	if err != nil {
-		return err
+		return f, err
 	}
 	edit, err := l.editOurs(ctx)
 	if err != nil {
-		return err
+		return f, err
 	}
-	lxdEdit, err := l.editLXD(ctx)
+	f.lxdEdit, err = l.editLXD(ctx)
 	if err != nil {
-		return err
+		return f, err
 	}
-	lxdImport, err := l.importLXD(ctx)
+	f.lxdImport, err = l.importLXD(ctx)
 	if err != nil {
-		return err
+		return f, err
 	}
-	rows = append(rows, exportRow{lxd + ", `lxd cluster edit`", lxdEdit}, exportRow{"`lxd-recover cluster edit`, for comparison", result{measure: edit}})
+	rows = append(rows, exportRow{lxd + ", `lxd cluster edit`", f.lxdEdit}, exportRow{"`lxd-recover cluster edit`, for comparison", result{measure: edit}})
 	p.exports(rows)
-	p.imports(lxd, ours, lxdImport)
-	return nil
+	p.imports(lxd, f.ours, f.lxdImport)
+	return f, nil
 }
 
 type exportRow struct {
@@ -106,7 +109,7 @@ func (p *page) imports(lxd string, ours result, theirs result) {
 }
 
 // curve measures export and import against the size.
-func (l *lab) curve(ctx context.Context, p *page, sizes []int64) error {
+func (l *lab) curve(ctx context.Context, p *page, sizes []int64, f *figures) error {
 	var exports, imports [][]string
 	for _, size := range sizes {
 		if err := l.grow(ctx, size); err != nil {
@@ -128,6 +131,7 @@ func (l *lab) curve(ctx context.Context, p *page, sizes []int64) error {
 		if err != nil {
 			return err
 		}
+		f.curve = append(f.curve, sized{before, export, noProof, ours})
 		exports = append(exports, []string{mib(before), seconds(export.wall), seconds(export.cpu), mib(export.own), mib(export.peak), seconds(noProof.wall), mib(noProof.peak), mib(export.size)})
 		imports = append(imports, []string{mib(before), seconds(ours.wall), seconds(ours.cpu), mib(ours.peak), fmt.Sprintf("%.3f s", ours.down)})
 	}

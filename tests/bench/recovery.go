@@ -28,13 +28,17 @@ func benchRecovery(ctx context.Context, p *page, opts options, tool string, dir 
 	if err := l.grow(ctx, opts.size); err != nil {
 		return err
 	}
-	if err := l.compare(ctx, p, opts.runs, lxd.Name); err != nil {
+	f, err := l.compare(ctx, p, opts.runs, lxd.Name)
+	if err != nil {
 		return err
 	}
-	if len(opts.sizes) == 0 {
-		return nil
+	if len(opts.sizes) > 0 {
+		if err := l.curve(ctx, p, opts.sizes, &f); err != nil {
+			return err
+		}
 	}
-	return l.curve(ctx, p, opts.sizes)
+	p.targets(f)
+	return nil
 }
 
 // result is a measure and what came out.
