@@ -81,7 +81,16 @@ func openDirectory(path string) (directory, error) {
 
 // emptied tells whether there is no raft directory: LXD's own loader removes it before it renames the one that it has unpacked,
 // and was killed in between.
-func (d directory) emptied() bool { return !exists(d.global()) }
+func (d directory) emptied() bool { return gone(d.global()) }
+
+// gone tells whether a path is known not to exist.
+func gone(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// errEmptied is what reading such a directory ends with.
+var errEmptied = errors.New("LXD's own loader was interrupted; import the tarball with `lxd-recover global-db-import`")
 
 // openToChange opens a directory that is about to be changed and keeps other lxd-recover processes away from it until the
 // returned function is called.
@@ -228,6 +237,10 @@ func readLog(ctx context.Context, global string, progress Progress) (*raftlog.Lo
 }
 
 func openLog(ctx context.Context, global string, progress Progress, opts raftlog.Options) (*raftlog.Log, error) {
+	if gone(global) {
+		return nil, fmt.Errorf("%s is gone: %w", global, errEmptied)
+	}
+
 	done := progress.start("Checking "+global, dirSize(global))
 	defer done()
 

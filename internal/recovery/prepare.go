@@ -349,24 +349,47 @@ func (im *importer) lookAtLocal(ctx context.Context) localLook {
 	return look
 }
 
+// useBackup looks at LXD's own backup in place of a raft directory that LXD's own loader has removed, or was removing, when it was
+// interrupted: the files go one after the other, and what is left of them may look sound.
+func (im *importer) useBackup(ctx context.Context, source *Source, look *localLook) (used bool, err error) {
+	if source == nil && look.emptied {
+		look.err = errors.New("LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it")
+		return false, ctx.Err()
+	}
+
+	if source == nil {
+		im.warn("LXD's own loader was interrupted here, and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
+		return false, nil
+	}
+
+	backup, err := readLog(ctx, source.global, im.opts.Progress)
+	if err != nil || !look.emptied && look.err == nil && look.log.LastIndex >= backup.LastIndex {
+		return false, ctx.Err()
+	}
+
+	look.log, look.err = backup, nil
+	im.warn("LXD's own loader was interrupted after it had begun to remove this member's global database: what is in LXD's backup " + source.Path + " was compared")
+	return true, nil
+}
+
 // compareLocal finds out what only this member has.
 func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 	r := im.report
 	im.compared = look.signature
-	if look.emptied {
+	if look.emptied || exists(filepath.Join(im.dir.database(), lxdUnpackName)) {
 		source := im.dir.beforeLoader(ctx, im.opts.Progress)
-		if source == nil {
-			im.unknownLoss = "LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it"
-			return ctx.Err()
+		if source != nil {
+			defer source.Close()
 		}
 
-		defer func() {
-			source.Close()
-			im.branching = nil // it reads what is removed now
-		}()
+		used, err := im.useBackup(ctx, source, &look)
+		if err != nil {
+			return err
+		}
 
-		look.log, look.err = readLog(ctx, source.global, im.opts.Progress)
-		r.Warnings = append(r.Warnings, "LXD's own loader was interrupted after it had removed this member's global database: what is in LXD's backup "+source.Path+" was compared")
+		if used {
+			defer func() { im.branching = nil }() // it reads what is removed then
+		}
 	}
 
 	local, err := look.log, look.err

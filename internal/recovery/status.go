@@ -163,13 +163,13 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.Member = &self
 	}
 
-	if dir.emptied() {
-		r.problem("%s is gone: LXD's own loader was interrupted; import the tarball with `lxd-recover global-db-import`", dir.global())
+	log, err := readLog(ctx, dir.global(), progress)
+	if errors.Is(err, errEmptied) {
+		r.problem("%v", err)
 		r.compare(node.Members, nil, nil)
 		return nil
 	}
 
-	log, err := readLog(ctx, dir.global(), progress)
 	if err != nil {
 		return err
 	}

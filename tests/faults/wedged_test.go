@@ -198,6 +198,13 @@ func wantLoaderDead(t *testing.T, ctx context.Context, m *cluster.Member, emptie
 	if err != nil || gone != emptied || !strings.Contains(string(out), "LXD (5.21.3 and later, 6.2 and later) will load this tarball") {
 		t.Errorf("status: %v: %s", err, out)
 	}
+	if !emptied {
+		return
+	}
+	out, err = m.Command(ctx, tool, "cluster", "export-db", filepath.Join(t.TempDir(), "tarball")).CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "database/global is gone: LXD's own loader was interrupted") {
+		t.Errorf("export: %v: %s", err, out)
+	}
 }
 
 // putRight imports the tarball of LXD's own on a wedged member, from where it lies, and on the others, and starts the cluster.

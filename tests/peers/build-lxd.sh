@@ -10,6 +10,9 @@ dqlite=$(cd "$1" && pwd)
 mkdir -p "$2"
 dir=$(cd "$2" && pwd)
 
+pin() { awk '$1 == "github.com/canonical/lxd" { print $2 }' "$1"; }
+[ "$(pin "$here/lxd/go.mod")" = "$(pin "$here/../../go.mod")" ] || { echo "build-lxd: $here/lxd/go.mod pins another LXD than the main module" >&2; exit 1; }
+
 sum=$(cat "$here/build-lxd.sh" "$here/lxd/go.mod" "$here/lxd/go.sum" | sha256sum)
 [ "$(cat "$dir/.done" 2>/dev/null)" != "$sum" ] || exit 0
 rm -rf "$dir/.done" "$dir/new"
