@@ -16,17 +16,17 @@ import (
 // newProveCmd is what export-db calls in a child process; it ruins the directory it is given.
 func newProveCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:    recovery.ProveCommand + " DIR",
+		Use:    recovery.ProveCommand + " DIR ADDRESS",
 		Short:  "Open a scratch copy of a raft directory with libdqlite and print a fingerprint of its rows",
 		Hidden: true,
-		Args:   usage(cobra.ExactArgs(1)),
+		Args:   usage(cobra.ExactArgs(2)),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			err := globaldb.RegisterSums()
 			if err != nil {
 				return err
 			}
 
-			return engine.Serve(cmd.Context(), args[0], globaldb.Name, func(ctx context.Context, db *sql.DB) error {
+			return engine.Serve(cmd.Context(), args[0], args[1], globaldb.Name, func(ctx context.Context, db *sql.DB) error {
 				print, err := globaldb.FingerprintOf(ctx, db)
 				if err != nil {
 					return err

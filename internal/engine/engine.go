@@ -72,16 +72,14 @@ func lastLine(s string) string {
 // serveTimeout bounds how long a single voter may take to lead; it takes milliseconds.
 const serveTimeout = 30 * time.Second
 
-// Serve makes the raft directory dir that of a single voter, as a recovery would, starts libdqlite on it, and hands its
-// database of that name to use. The directory is changed: it must be a scratch copy. Call it in a child process only.
-func Serve(ctx context.Context, dir string, database string, use func(context.Context, *sql.DB) error) error {
-	// An abstract socket: nothing to clean up. dir has a random name of its own.
-	self := dqlite.NodeInfo{ID: 1, Address: fmt.Sprintf("@lxd-recover-%d", os.Getpid()), Role: client.Voter}
-	err := dqlite.ReconfigureMembershipExt(dir, []dqlite.NodeInfo{self})
-	if err != nil {
-		return fmt.Errorf("libdqlite refuses the directory: %w", err)
-	}
+// ServeID is the raft id of the single voter that Serve is.
+const ServeID = 1
 
+// Serve starts libdqlite on the raft directory dir and hands its database of that name to use. The log must end in a
+// configuration with a single voter, with the id ServeID and that address: "@" and a name, an abstract socket, of which nothing is
+// left to clean up. The directory is changed: it must be a scratch copy. Call it in a child process only.
+func Serve(ctx context.Context, dir string, address string, database string, use func(context.Context, *sql.DB) error) error {
+	self := dqlite.NodeInfo{ID: ServeID, Address: address, Role: client.Voter}
 	node, err := dqlite.New(self.ID, self.Address, dir, dqlite.WithBindAddress(self.Address))
 	if err != nil {
 		return fmt.Errorf("libdqlite refuses the directory: %w", err)

@@ -194,9 +194,10 @@ func (db *DB) checked(ctx context.Context, count func(tables []string) (map[stri
 	return s, nil
 }
 
-// integrityOf has SQLite check a database, over a connection of its own.
+// integrityOf has SQLite check a database, over a connection of its own. Nobody writes to the file any more, so it needs no locks:
+// two connections of one process share theirs, and what is done about them would be another thing in every run.
 func integrityOf(ctx context.Context, file string) (string, error) {
-	db, err := openFile(file, "ro")
+	db, err := openFile(file, "ro&immutable=1")
 	if err != nil {
 		return "", err
 	}

@@ -134,7 +134,7 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	proof := startProof(ctx, log, last.Index, "the global database in "+dir.global(), pieces, opts.NoProof)
+	proof := startProof(ctx, log, last.Index, "the global database in "+dir.global(), pieces, fence, opts.NoProof)
 	err = report.write(opts, pieces, manifest, proof)
 	proofErr := proof.end()
 	if proofErr != nil {

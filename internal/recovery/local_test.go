@@ -15,8 +15,8 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 3 && os.Args[1] == ProveCommand {
-		os.Exit(proveInChild(os.Args[2])) // engine.Run has started this very program
+	if len(os.Args) == 4 && os.Args[1] == ProveCommand {
+		os.Exit(proveInChild(os.Args[2], os.Args[3])) // engine.Run has started this very program
 	}
 	status := m.Run()
 	raftlogtest.Cleanup()

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -30,15 +31,15 @@ type proof struct {
 	err     error
 }
 
-// startProof begins the proof for a log, up to an index, and the pieces made of it. what names the database in an error. end must
+// startProof begins the proof for a log, up to an index, and the pieces made of it, which end in the fence. what names the database in an error. end must
 // be called.
-func startProof(ctx context.Context, log *raftlog.Log, upTo uint64, what string, pieces []bundle.Piece, noProof bool) *proof {
+func startProof(ctx context.Context, log *raftlog.Log, upTo uint64, what string, pieces []bundle.Piece, fence bundle.Position, noProof bool) *proof {
 	p := &proof{done: make(chan struct{})}
 	p.ctx, p.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(p.done)
 
-		p.err = p.run(log, upTo, what, pieces, noProof)
+		p.err = p.run(log, upTo, what, pieces, fence, noProof)
 		if p.err != nil {
 			p.stop()
 		}
@@ -65,14 +66,14 @@ func (p *proof) end() error {
 
 // run replays the log, and has libdqlite load the pieces at the same time. Should both find something wrong, ours is said: it
 // names the file.
-func (p *proof) run(log *raftlog.Log, upTo uint64, what string, pieces []bundle.Piece, noProof bool) error {
+func (p *proof) run(log *raftlog.Log, upTo uint64, what string, pieces []bundle.Piece, fence bundle.Position, noProof bool) error {
 	var served globaldb.Fingerprint
 	var servedErr error
 	var group sync.WaitGroup
 	defer group.Wait()
 
 	if !noProof {
-		group.Go(func() { served, servedErr = serve(p.ctx, pieces) })
+		group.Go(func() { served, servedErr = serve(p.ctx, pieces, fence) })
 	}
 
 	summary, print, err := summarize(p.ctx, log, upTo, what, !noProof)
@@ -119,9 +120,17 @@ func summarize(ctx context.Context, log *raftlog.Log, upTo uint64, what string, 
 	return summary, print, soundSummary(summary, err, what)
 }
 
-// serve writes what is about to be exported to a scratch directory, lets libdqlite open it in a child process, and returns
-// what the rows that it serves come to.
-func serve(ctx context.Context, pieces []bundle.Piece) (globaldb.Fingerprint, error) {
+// soleVoter is a segment behind the fence's, as LXD's own recovery would append it: a configuration with a single voter, who
+// can lead without asking anybody.
+func soleVoter(address string, fence bundle.Position) bundle.Piece {
+	self := raftlog.Configuration{{ID: engine.ServeID, Address: address, Role: raftlog.Voter}}
+	entry := raftlog.Entry{Term: fence.Term, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(self)}
+	return bundle.BytesPiece(raftlog.SegmentName(fence.Index+1, fence.Index+1), raftlog.AppendBatch(raftlog.SegmentHeader(), entry))
+}
+
+// serve writes what is about to be exported, and a configuration behind it, to a scratch directory, lets libdqlite open it in a
+// child process, and returns what the rows that it serves come to.
+func serve(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) (globaldb.Fingerprint, error) {
 	dir, err := os.MkdirTemp("", "lxd-recover-proof-")
 	if err != nil {
 		return nil, err
@@ -129,14 +138,15 @@ func serve(ctx context.Context, pieces []bundle.Piece) (globaldb.Fingerprint, er
 
 	defer os.RemoveAll(dir)
 
-	for _, p := range pieces {
+	address := "@" + filepath.Base(dir)
+	for _, p := range append(slices.Clip(pieces), soleVoter(address, fence)) {
 		err = writePiece(filepath.Join(dir, p.Name), p)
 		if err != nil {
 			return nil, err
 		}
 	}
 
-	out, err := engine.Run(ctx, ProveCommand, dir)
+	out, err := engine.Run(ctx, ProveCommand, dir, address)
 	if err != nil {
 		return nil, err
 	}

@@ -56,8 +56,8 @@ func TestChangedSinceChecked(t *testing.T) {
 }
 
 // proveInChild is what the hidden command does.
-func proveInChild(dir string) int {
-	err := errors.Join(engine.UseThreads(), globaldb.RegisterSums(), engine.Serve(context.Background(), dir, globaldb.Name,
+func proveInChild(dir string, address string) int {
+	err := errors.Join(engine.UseThreads(), globaldb.RegisterSums(), engine.Serve(context.Background(), dir, address, globaldb.Name,
 		func(ctx context.Context, db *sql.DB) error {
 			print, err := globaldb.FingerprintOf(ctx, db)
 			return errors.Join(err, json.NewEncoder(os.Stdout).Encode(print))
@@ -74,10 +74,12 @@ func proveInChild(dir string) int {
 func TestProof(t *testing.T) {
 	dir := raftlogtest.Global(t, "forgotten/n1-preedit") // its last two entries add profiles
 	log := openDir(t, dir)
+	whole, fence, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
+	must(t, err)
 	export := func(pieces []bundle.Piece, upTo uint64, noProof bool) error {
 		t.Helper()
 		out := filepath.Join(t.TempDir(), "out")
-		p := startProof(t.Context(), log, upTo, "the database", pieces, noProof)
+		p := startProof(t.Context(), log, upTo, "the database", pieces, fence, noProof)
 		err := writeOutput(out, false, func(w io.Writer) error {
 			_, err := io.WriteString(w, "tarball")
 			return err
@@ -92,8 +94,6 @@ func TestProof(t *testing.T) {
 		}
 		return err
 	}
-	whole, _, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
-	must(t, err)
 	must(t, export(whole, log.LastIndex, false))
 
 	err = export(whole, log.LastIndex-2, false)
