@@ -5,6 +5,7 @@ package faults
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -95,6 +96,35 @@ func TestWedgedByLXD(t *testing.T) {
 		importRefused("no backup of LXD's has it")
 		l.putRight(t, ctx, m, "--discard-local-entries")
 	})
+
+	// In the middle of removing the database file by file, what is left of its log may look sound, and shorter.
+	for _, left := range []int{1, 4} {
+		t.Run(fmt.Sprintf("after %d files were removed, with a transaction that the tarball lacks", left), func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			defer cancel()
+			m := l.cluster.Member(2)
+			l.beginWedged(t, ctx)
+			must(t, l.cluster.StartAll(ctx, m, l.cluster.Member(3)))
+			must(t, m.CreateProfile(ctx, "lacking"))
+			l.cluster.KillAll()
+			placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
+			removed := 0
+			killLoader(t, m, func(c *systrace.Call) bool {
+				if c.Name == "unlinkat" && c.Kind == systrace.Change && filepath.Base(filepath.Dir(c.Files[0])) == "global" {
+					removed++
+				}
+				return removed == left
+			}, systrace.KillAfter)
+			wantThere(t, m, "global", true)
+			wantThere(t, m, "global.recover", true)
+			out, err := m.Command(ctx, tool, "global-db-import", "--yes", m.LoadedTarball()).CombinedOutput()
+			var exit *exec.ExitError
+			if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), "insert profile lacking in project default") {
+				t.Errorf("import: %v: %s", err, out)
+			}
+			l.putRight(t, ctx, m, "--discard-local-entries")
+		})
+	}
 
 	// The tarball that its own edit leaves in the database directory, where its manual has it stay.
 	t.Run("on the edited member", func(t *testing.T) {
