@@ -375,6 +375,52 @@ func TestCompareUncommitted(t *testing.T) {
 	}
 }
 
+// The first scenario of canonical/lxd#13524, A C | A B: an entry that only the leader has, and another one that the others have
+// committed in its place. What choosing the old leader would lose, and bring back, is just what is missing and there afterwards.
+func TestCompareBranch(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	must(t, c.Member(1).CreateProfile(ctx, "kept"))
+	leader, row := uncommitted(t, c)
+	var others []*cluster.Member
+	for _, m := range c.Members() {
+		if m != leader {
+			others = append(others, m)
+		}
+	}
+	must(t, c.StartAll(ctx, others...))
+	createRow(t, others[0], "instead")
+	killAlike(t, c, others...)
+	must(t, c.Save(ctx, "branch"))
+
+	r, status := compareSources(t, dirs(c.Members()...)...)
+	wantRecommended(t, r, status, others[0].Name, others[1].Name)
+	at := lastIndex(t, leader)
+	if len(r.Branches) != 1 || r.Branches[0].Index != at || r.Branches[0].Term >= r.Branches[0].PreferredTerm || !slices.Equal(r.Branches[0].Sources, []string{leader.Name}) {
+		t.Errorf("branches %+v, want one of %s at index %d", r.Branches, leader.Name, at)
+	}
+	lost, back := "profile instead in project default", "profile "+row+" in project default"
+	if got := changesOf(t, r, leader.Name); !slices.Equal(got, []string{"delete " + lost, "insert " + back}) {
+		t.Errorf("choosing %s would %q", leader.Name, got)
+	}
+
+	full := content(t, others[0])
+	recoverFrom(t, c, leader)
+	for _, m := range c.Members() {
+		have := content(t, m)
+		if gone, come := missing(full, have), missing(have, full); !slices.Equal(gone, []string{lost}) || !slices.Contains(come, back) {
+			t.Errorf("recovered from %s, %s lacks %q and has %q", leader.Name, m.Name, gone, come)
+		}
+	}
+	must(t, c.Restore(ctx, "branch"))
+	recoverFrom(t, c, others[0])
+	for _, m := range c.Members() {
+		if gone := missing([]string{"kept", "instead"}, rowsOnDisk(t, m)); len(gone) > 0 || slices.Contains(rowsOnDisk(t, m), row) {
+			t.Errorf("%s lacks %q, has %q", m.Name, gone, rowsOnDisk(t, m))
+		}
+	}
+}
+
 // Members killed one after the other while clients write through all of them: whatever the tails are, the recommended member has every
 // row that was confirmed, and the cluster recovered from it, too.
 func TestCompareTails(t *testing.T) {
