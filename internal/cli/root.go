@@ -194,13 +194,13 @@ func exitStatus(err error) int {
 
 // heapBound is about how much memory Go's heap may take before garbage is collected, bytes. What is alive is a few MiB of buffers
 // in most cases; where it is more, because there are transactions of tens of MiB in the log, the bound gives way.
-const heapBound = 28 << 20
+const heapBound = 20 << 20
 
 // boundMemory keeps memory small, as members may have little, and garbage collections rare: unpacking a snapshot leaves several
 // times its size in garbage, and with Go's own settings for a heap as small as ours that costs a third of all time.
 func boundMemory() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(400)
+		debug.SetGCPercent(200)
 	}
 
 	if os.Getenv("GOMEMLIMIT") == "" {
