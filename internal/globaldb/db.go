@@ -175,8 +175,13 @@ func (db *DB) SummaryAndFingerprint(ctx context.Context) (*Summary, Fingerprint,
 
 // checked checks the database, and at the same time goes through its tables once more, to count their rows.
 func (db *DB) checked(ctx context.Context, count func(tables []string) (map[string]int, error)) (*Summary, error) {
+	err := db.sql.PingContext(ctx) // first of the two: SQLite looks at a file that is open already in another way
+	if err != nil {
+		return nil, fmt.Errorf("open the database: %w", err)
+	}
+
 	var s *Summary
-	var err, integrityErr error
+	var integrityErr error
 	var integrity string
 	var group sync.WaitGroup
 	group.Go(func() { integrity, integrityErr = integrityOf(ctx, db.File) })

@@ -132,10 +132,12 @@ func (d directory) settle() (string, error) {
 }
 
 // unstage removes the staging directory of a run that came to nothing: nothing of ours stays beside the database but what
-// the exchange put there. As long as there is a plan, what the name stands for is for settle to find out.
+// the exchange put there, after a power cut neither. As long as there is a plan, what the name stands for is for settle to find
+// out.
 func (d directory) unstage() {
 	plan, err := swapdir.ReadPlan(d.path)
 	if plan == nil && err == nil {
 		_ = os.RemoveAll(d.join(stagingName))
+		_ = swapdir.SyncDir(d.path) // what was staged is on disk already
 	}
 }
