@@ -161,11 +161,16 @@ const lastWords = 3
 // restarts is how often WaitReady starts a daemon again that failed as LXD.FailsWith says.
 const restarts = 5
 
+// hangs is after what time WaitReady starts a daemon again that has not become ready, once. It was seen, of either LXD, where all
+// members are started at once, that some get stuck: they wait for ever for the global database ("database is locked"), and
+// are ready a second after they were killed and started again. Others take two or three seconds.
+const hangs = 40 * time.Second
+
 // WaitReady waits until the daemon serves requests, or reports its last words if it ended. Where these are the failure that
-// its LXD is known for, and no other, the daemon is started again, and Options.Log is told.
+// its LXD is known for, and no other, or where it is stuck, the daemon is started again, and Options.Log is told.
 func (m *Member) WaitReady(ctx context.Context) error {
 	begin := time.Now()
-	left := restarts
+	left, stuck := restarts, false
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	err := poll(ctx, ReadyTimeout, 25*time.Millisecond, m.Name+" to be ready", func(ctx context.Context) (bool, error) {
@@ -182,6 +187,14 @@ func (m *Member) WaitReady(ctx context.Context) error {
 			return false, nil
 		}
 		_, err := m.Query(ctx, http.MethodGet, "/internal/ready", nil)
+		if err != nil && !stuck && time.Since(begin) > hangs && ctx.Err() == nil {
+			stuck = true
+			m.cluster.logf("%s started again: not ready after %s", m.Name, hangs)
+			m.Kill()
+			if err := m.Spawn(); err != nil {
+				cancel(err)
+			}
+		}
 		return err == nil, err
 	})
 	if err != nil {
