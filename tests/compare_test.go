@@ -400,7 +400,7 @@ func TestCompareBranch(t *testing.T) {
 		t.Errorf("branches %+v, want one of %s at index %d", r.Branches, leader.Name, at)
 	}
 	lost, back := "profile instead in project default", "profile "+row+" in project default"
-	if got := changesOf(t, r, leader.Name); !slices.Equal(got, []string{"delete " + lost, "insert " + back}) {
+	if got := changesOf(t, r, leader.Name); !slices.Equal(got, []string{fmt.Sprintf("update %s (name: 'instead' -> '%s')", back, row)}) { // both are the profile with the next id
 		t.Errorf("choosing %s would %q", leader.Name, got)
 	}
 

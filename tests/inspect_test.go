@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/engine"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
@@ -55,7 +56,14 @@ func wantAsLibdqlite(t testing.TB, global string) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	r := run(t, exec.CommandContext(t.Context(), tool, "prove", scratch))
+	address := fmt.Sprintf("@lxd-recover-test-%d", time.Now().UnixNano())
+	self, err := json.Marshal([]engine.Node{engine.NewNode(engine.ServeID, address, 0)})
+	must(t, err)
+	out, err = exec.CommandContext(t.Context(), tool, "reconfigure", scratch, string(self)).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	r := run(t, exec.CommandContext(t.Context(), tool, "prove", scratch, address))
 	var got globaldb.Fingerprint
 	must(t, json.Unmarshal([]byte(r.stdout), &got))
 	if differ := want.Differ(got); len(differ) > 0 {

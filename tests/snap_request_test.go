@@ -51,7 +51,7 @@ func TestSnapRequest(t *testing.T) {
 			{"whole path", []string{"import=lxd_recovery_db.tar.gz"}},
 			{"true or false", []string{"import=" + guestTarball, "discard-local-entries=maybe"}},
 			{"at once", []string{"import=" + guestTarball, "rollback=true"}},
-			{"no database is kept", []string{"rollback=nonsense"}},
+			{"no kept database", []string{"rollback=nonsense"}},
 		} {
 			if r := snapSet(t, g, c.set...); r.status == 0 || !strings.Contains(r.stderr, c.says) {
 				t.Errorf("snap set %v: exit status %d, %q does not say %q", c.set, r.status, r.stderr, c.says)
