@@ -80,8 +80,8 @@ func Main(argv []string) int {
 	}
 
 	cmd.SetArgs(args)
-	ctx, log := withLog(ctx)
-	err = cmd.ExecuteContext(ctx)
+	logged, log := withLog(ctx)
+	err = cmd.ExecuteContext(logged)
 	log.end(err)
 	if err == nil {
 		return exitDone
