@@ -344,12 +344,7 @@ func TestCompareUncommitted(t *testing.T) {
 	ctx := within(t, 5*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
 	leader, row := uncommitted(t, c)
-	var others []*cluster.Member
-	for _, m := range c.Members() {
-		if m != leader {
-			others = append(others, m)
-		}
-	}
+	others := membersBut(c, leader)
 	must(t, c.Save(ctx, "uncommitted"))
 
 	r, status := compareSources(t, dirs(c.Members()...)...)
@@ -382,12 +377,7 @@ func TestCompareBranch(t *testing.T) {
 	ctx := within(t, 5*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
 	leader, row := uncommitted(t, c)
-	var others []*cluster.Member
-	for _, m := range c.Members() {
-		if m != leader {
-			others = append(others, m)
-		}
-	}
+	others := membersBut(c, leader)
 	must(t, c.StartAll(ctx, others...))
 	createRow(t, others[0], "instead")
 	killAlike(t, c, others...)

@@ -223,6 +223,11 @@ func writeAlone(t testing.TB, c *cluster.Cluster, leader *cluster.Member, row st
 	return true
 }
 
+// membersBut are all members of a cluster but one.
+func membersBut(c *cluster.Cluster, one *cluster.Member) []*cluster.Member {
+	return slices.DeleteFunc(c.Members(), func(m *cluster.Member) bool { return m == one })
+}
+
 // leaderOf waits until the cluster has a leader and returns it.
 func leaderOf(t testing.TB, c *cluster.Cluster) *cluster.Member {
 	t.Helper()
@@ -286,12 +291,7 @@ func TestConflictingEntry(t *testing.T) {
 	ctx := within(t, 10*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
 	third, row := uncommitted(t, c)
-	var others []*cluster.Member
-	for _, m := range c.Members() {
-		if m != third {
-			others = append(others, m)
-		}
-	}
+	others := membersBut(c, third)
 	must(t, c.Save(ctx, "conflict"))
 	if !slices.Contains(rowsOnDisk(t, third), row) {
 		t.Fatalf("%s has no entry of its own", third.Name)
