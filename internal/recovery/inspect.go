@@ -199,8 +199,8 @@ func checksum(entry raftlog.Entry) string {
 
 // inDatabase is what the global database says about members.
 type inDatabase struct {
-	nodes []globaldb.Node
-	self  *globaldb.Node // the one whose certificate is in the source's LXD directory; nil where none is
+	members member.List   // ids and names
+	self    member.Member // the one whose certificate is in the source's LXD directory; zero where none is
 }
 
 // database replays the log and looks into the result. A log that cannot be replayed is a problem, not an error.
@@ -233,37 +233,26 @@ func (r *InspectReport) database(ctx context.Context, src *Source, log *raftlog.
 		r.problem("SQLite finds the database damaged: "+r.Data.Integrity, "starts, and serves the damaged database")
 	}
 
-	found.nodes, err = db.Nodes(ctx)
-	if err == nil && src.nodes != "" {
-		found.self, err = ownerOf(ctx, db, found.nodes, filepath.Dir(src.nodes))
+	nodes, err := db.Nodes(ctx)
+	if err != nil {
+		return found, r.damaged(err)
 	}
 
+	for _, n := range nodes {
+		found.members = append(found.members, member.Member{ID: n.ID, Name: n.Name})
+	}
+
+	own, err := directory{path: filepath.Dir(src.nodes)}.serverCertificate()
+	if err != nil || src.nodes == "" {
+		return found, nil // a copied database/ alone: the node database tells, too
+	}
+
+	found.self, _, err = withCertificate(ctx, db, found.members, own)
 	if err != nil {
 		return found, r.damaged(err)
 	}
 
 	return found, nil
-}
-
-// ownerOf finds the member whose certificate is in an LXD directory, nil where that has none or the database does not know it.
-func ownerOf(ctx context.Context, db *globaldb.DB, nodes []globaldb.Node, lxdDir string) (*globaldb.Node, error) {
-	own, err := directory{path: lxdDir}.serverCertificate()
-	if err != nil {
-		return nil, nil // a copied database/ alone: the node database tells, too
-	}
-
-	for i, n := range nodes {
-		certificate, err := db.MemberCertificate(ctx, n.Name)
-		if err != nil {
-			return nil, err
-		}
-
-		if certificate == own {
-			return &nodes[i], nil
-		}
-	}
-
-	return nil, nil
 }
 
 // damaged notes an error that the database is to blame for, and returns one that it is not.
@@ -287,11 +276,7 @@ func (r *InspectReport) problem(text string, libdqlite string) {
 // in that order. Where the node database does not tell, for damage or because a loader of LXD's was killed half-way through it,
 // the member's own certificate does.
 func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Log, found inDatabase) error {
-	var known member.List
-	for _, n := range found.nodes {
-		known = append(known, member.Member{ID: n.ID, Name: n.Name})
-	}
-
+	known := found.members
 	if src.bundle != nil {
 		known = src.bundle.Members
 		if m := src.bundle.Manifest; m != nil {
@@ -317,7 +302,7 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 			Advice:    "recover from this global database all the same, if it is the one to recover from"})
 	}
 
-	if err != nil && found.self != nil {
+	if err != nil && found.self.ID != 0 {
 		self, _ := r.Members.ByID(found.self.ID)
 		r.Member = &InspectMember{ID: found.self.ID, Name: found.self.Name, Address: self.Address}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
@@ -281,20 +282,34 @@ func (im *importer) checkDatabase(ctx context.Context, log *raftlog.Log) error {
 
 // recognise finds the member that this one is by the certificate that the tarball's database knows it by.
 func (im *importer) recognise(ctx context.Context, db *globaldb.DB, own string) error {
-	for _, m := range im.tarball.Members {
-		certificate, err := db.MemberCertificate(ctx, m.Name)
+	m, ok, err := withCertificate(ctx, db, im.tarball.Members, own)
+	if err != nil {
+		return replayError("the database in "+im.opts.Tarball, err)
+	}
+
+	if !ok {
+		return wrongCluster("its database knows no member with this one's certificate %.12s…", own)
+	}
+
+	im.report.Member = m
+	im.report.Warnings = append(im.report.Warnings, fmt.Sprintf("the node database does not say which member this is; by its certificate it is %s (id %d)", m.Name, m.ID))
+	return nil
+}
+
+// withCertificate finds the one of these members that a database knows by a certificate.
+func withCertificate(ctx context.Context, db *globaldb.DB, members member.List, certificate string) (m member.Member, ok bool, err error) {
+	for _, m := range members {
+		its, err := db.MemberCertificate(ctx, m.Name)
 		if err != nil {
-			return replayError("the database in "+im.opts.Tarball, err)
+			return member.Member{}, false, err
 		}
 
-		if certificate == own {
-			im.report.Member = m
-			im.report.Warnings = append(im.report.Warnings, fmt.Sprintf("the node database does not say which member this is; by its certificate it is %s (id %d)", m.Name, m.ID))
-			return nil
+		if its == certificate {
+			return m, true, nil
 		}
 	}
 
-	return wrongCluster("its database knows no member with this one's certificate %.12s…", own)
+	return member.Member{}, false, nil
 }
 
 // describe works out what will change.
@@ -363,6 +378,11 @@ func (im *importer) useBackup(ctx context.Context, source *Source, look *localLo
 	}
 
 	backup, err := readLog(ctx, source.global, im.opts.Progress)
+	if err != nil && look.emptied {
+		look.err = fmt.Errorf("LXD's own loader was interrupted after it had removed it, and LXD's backup %s cannot be read: %w", source.Path, err)
+		return false, ctx.Err()
+	}
+
 	if err != nil || !look.emptied && look.err == nil && look.log.LastIndex >= backup.LastIndex {
 		return false, ctx.Err()
 	}
