@@ -10,15 +10,14 @@ import (
 	"fmt"
 	"io"
 
-	"github.com/pierrec/lz4/v4"
+	"github.com/lxd-recover/lxd-recover/internal/lz4frame"
 )
 
 const (
-	snapshotMetaHeader   = 32      // bytes: format, CRC, configuration index, configuration length
-	maxMetaConfiguration = 1 << 20 // bytes, libdqlite's own bound
-	maxDatabases         = 1024    // LXD has one
-	maxDatabaseName      = 512     // bytes, libdqlite's own bound
-	lz4Magic             = 0x184D2204
+	snapshotMetaHeader   = 32       // bytes: format, CRC, configuration index, configuration length
+	maxMetaConfiguration = 1 << 20  // bytes, libdqlite's own bound
+	maxDatabases         = 1024     // LXD has one
+	maxDatabaseName      = 512      // bytes, libdqlite's own bound
 	maxIndex             = 1e16 - 1 // the largest that fits the 16 digits of a segment name
 )
 
@@ -107,20 +106,21 @@ func EncodeSnapshotMeta(configurationIndex uint64, c Configuration) []byte {
 	return b
 }
 
-// openSnapshot returns a reader of the uncompressed content.
-func openSnapshot(file io.Reader) (r io.Reader, compressed bool, err error) {
-	br := bufio.NewReaderSize(file, 256<<10)
+// openSnapshot returns a reader of the uncompressed content, which is to be closed.
+func openSnapshot(file io.Reader) (r io.ReadCloser, compressed bool, err error) {
+	br := bufio.NewReader(file)
 	head, err := br.Peek(4)
-	if err == io.EOF {
-		return br, false, nil
+	if err != nil && err != io.EOF {
+		return nil, false, err
 	}
+	if len(head) < 4 || binary.LittleEndian.Uint32(head) != lz4frame.Magic {
+		return io.NopCloser(br), false, nil
+	}
+	frame, err := lz4frame.NewReader(br)
 	if err != nil {
 		return nil, false, err
 	}
-	if binary.LittleEndian.Uint32(head) != lz4Magic {
-		return br, false, nil
-	}
-	return lz4.NewReader(br), true, nil
+	return frame, true, nil
 }
 
 // errSnapshot marks damage in snapshot data, to tell it from I/O errors.
@@ -214,6 +214,7 @@ func (l *Log) SnapshotDatabases(ctx context.Context, s *Snapshot, fn func(db Sna
 	defer file.Close()
 	r, _, err := openSnapshot(file)
 	if err == nil {
+		defer r.Close()
 		err = walkSnapshot(r, fn)
 	}
 	if err != nil {

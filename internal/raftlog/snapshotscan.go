@@ -66,6 +66,7 @@ func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.File, err)
 	}
+	defer r.Close()
 	s.Compressed = compressed
 	inner := &watchedReader{r: r}
 	err = walkSnapshot(inner, s.scanDatabase)
