@@ -9,9 +9,17 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"runtime"
 	"time"
 
 	"github.com/klauspost/pgzip"
+)
+
+// How packing uses several processors: blocks of so many bytes, and at most so many of them at once. A block under way takes
+// about three times its size in memory.
+const (
+	packedBlock  = 512 << 10
+	packedBlocks = 8
 )
 
 // Piece is one file of a raft directory about to be packed.
@@ -77,6 +85,10 @@ func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest,
 	}
 
 	zip, err := pgzip.NewWriterLevel(w, pgzip.BestSpeed)
+	if err == nil {
+		err = zip.SetConcurrency(packedBlock, min(runtime.GOMAXPROCS(0), packedBlocks))
+	}
+
 	if err != nil {
 		return err
 	}
