@@ -15,7 +15,7 @@ type Fingerprint map[string]TablePrint
 // TablePrint is one table's part of a fingerprint.
 type TablePrint struct {
 	Rows int    `json:"rows"`
-	Sum  uint64 `json:"sum"` // of the first 8 bytes of each row's SHA-256, whatever the order of the rows
+	Sum  uint64 `json:"sum"` // of each row's XXH64, whatever the order of the rows
 }
 
 // Fingerprint computes the database's fingerprint.
@@ -24,52 +24,87 @@ func (db *DB) Fingerprint(ctx context.Context) (Fingerprint, error) {
 }
 
 // FingerprintOf computes the fingerprint of a database behind any driver whose connections were opened after RegisterSums.
-// Values are summed as SQLite holds them, so a driver's own ideas of types do not matter.
+// Values are summed as SQLite holds them, so a driver's own ideas of types do not matter. Many tables go into one statement:
+// libdqlite reads the schema again for each.
 func FingerprintOf(ctx context.Context, db *sql.DB) (Fingerprint, error) {
-	tables, err := stringsOf(ctx, db, "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name")
+	sums, err := tableSums(ctx, db)
+	if err != nil {
+		return nil, fmt.Errorf("list the tables: %w", err)
+	}
+
+	print := Fingerprint{}
+	for some := range slices.Chunk(sums, maxCompound) {
+		err = print.add(ctx, db, strings.Join(some, " UNION ALL "))
+		if err != nil {
+			return nil, fmt.Errorf("read the tables: %w", err)
+		}
+	}
+
+	return print, nil
+}
+
+// maxCompound is how many queries one statement takes; SQLite's bound is 500.
+const maxCompound = 250
+
+// tableSums are queries for the name of a table, how many rows it has, and their sum; several of them for a table with many
+// columns.
+func tableSums(ctx context.Context, db *sql.DB) ([]string, error) {
+	rows, err := db.QueryContext(ctx, `SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' ORDER BY m.name, c.cid`)
 	if err != nil {
 		return nil, err
 	}
 
-	prints := Fingerprint{}
-	for _, table := range tables {
-		prints[table], err = tablePrint(ctx, db, table)
-		if err != nil {
-			return nil, fmt.Errorf("read table %s: %w", table, err)
+	defer rows.Close()
+
+	var sums []string
+	var table string
+	var columns []string
+	flush := func() {
+		if len(columns) > 0 {
+			sums = append(sums, "SELECT "+text(table)+", count(*), "+rowSum+"("+strings.Join(columns, ", ")+") FROM "+quote(table))
+			columns = nil
 		}
 	}
+	for rows.Next() {
+		var next, column string
+		err = rows.Scan(&next, &column)
+		if err != nil {
+			return nil, err
+		}
 
-	return prints, nil
+		if next != table || len(columns) == maxSummed {
+			flush()
+		}
+
+		table, columns = next, append(columns, quote(column))
+	}
+
+	flush()
+	return sums, rows.Err()
 }
 
-func tablePrint(ctx context.Context, db *sql.DB, table string) (TablePrint, error) {
-	var p TablePrint
-	columns, err := stringsOf(ctx, db, "SELECT name FROM pragma_table_info('"+strings.ReplaceAll(table, "'", "''")+"') ORDER BY cid")
+// add runs some of those queries.
+func (f Fingerprint) add(ctx context.Context, db *sql.DB, query string) error {
+	rows, err := db.QueryContext(ctx, query)
 	if err != nil {
-		return p, err
+		return err
 	}
 
-	selected := "count(*)"
-	for group := range slices.Chunk(columns, maxSummed) {
-		for i, c := range group {
-			group[i] = quote(c)
+	defer rows.Close()
+
+	for rows.Next() {
+		var table string
+		var count int
+		var sum int64
+		err = rows.Scan(&table, &count, &sum)
+		if err != nil {
+			return err
 		}
 
-		selected += ", " + rowSum + "(" + strings.Join(group, ", ") + ")"
+		f[table] = TablePrint{Rows: count, Sum: f[table].Sum + uint64(sum)}
 	}
 
-	sums := make([]int64, (len(columns)+maxSummed-1)/maxSummed)
-	into := []any{&p.Rows}
-	for i := range sums {
-		into = append(into, &sums[i])
-	}
-
-	err = db.QueryRowContext(ctx, "SELECT "+selected+" FROM "+quote(table)).Scan(into...)
-	for _, sum := range sums {
-		p.Sum += uint64(sum)
-	}
-
-	return p, err
+	return rows.Err()
 }
 
 // Differ names the tables in which two fingerprints differ.

@@ -6,11 +6,12 @@ package globaldb
 import "C"
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"sync"
 	"unsafe"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // rowSum is an aggregate function of our own in SQLite: the sum of its rows, whatever their order. It takes rows where SQLite
@@ -31,8 +32,8 @@ var RegisterSums = sync.OnceValue(func() error {
 	return nil
 })
 
-// sumRows adds up the first 8 bytes of each row's SHA-256. A row is its length, 32 bits in this machine's order, and as many
-// bytes.
+// sumRows adds up each row's XXH64, which is for telling rows apart that nobody made to look alike: nothing here stands between
+// two parties. A row is its length, 32 bits in this machine's order, and as many bytes.
 //
 //export sumRows
 func sumRows(rows *C.uchar, size C.size_t) C.ulonglong {
@@ -40,8 +41,7 @@ func sumRows(rows *C.uchar, size C.size_t) C.ulonglong {
 	total := uint64(0)
 	for len(data) > 0 {
 		n := 4 + int(binary.NativeEndian.Uint32(data))
-		sum := sha256.Sum256(data[4:n])
-		total += binary.LittleEndian.Uint64(sum[:])
+		total += xxhash.Sum64(data[4:n])
 		data = data[n:]
 	}
 
