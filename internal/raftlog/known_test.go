@@ -10,6 +10,15 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
+// describe is all that was found.
+func describe(l *raftlog.Log) string {
+	s := fmt.Sprint(l.Files, l.Runs(), l.FirstIndex, l.LastIndex, l.LastTerm, l.SoundIndex, l.MaxTerm, l.Configuration, l.Edited, l.Problems, l.Load, l.Start, l.Actions, l.Dropped)
+	for _, snapshot := range l.Snapshots {
+		s += fmt.Sprintf(" %+v", snapshot)
+	}
+	return s
+}
+
 // A second look reads only what has changed since the first one, and finds what a look from the beginning finds.
 func TestKnown(t *testing.T) {
 	dir := raftlogtest.Copy(t, raftlogtest.Make(t, raftlogtest.Snapshot))
@@ -20,9 +29,6 @@ func TestKnown(t *testing.T) {
 		log, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{Known: known, Progress: func(n int64) { read += n }})
 		must(t, err)
 		fresh := open(t, os.DirFS(dir))
-		describe := func(l *raftlog.Log) string {
-			return fmt.Sprint(l.Files, l.Runs(), l.FirstIndex, l.LastIndex, l.LastTerm, l.SoundIndex, l.Configuration, l.Problems, l.Load, l.Start, l.Snapshot())
-		}
 		if describe(log) != describe(fresh) {
 			t.Errorf("found\n%s\nfrom the beginning\n%s", describe(log), describe(fresh))
 		}
@@ -58,5 +64,49 @@ func TestKnown(t *testing.T) {
 	}
 	if read < int64(len(data)) {
 		t.Errorf("read %d bytes", read)
+	}
+}
+
+// What is left for later is read by a second look, and both together find what one look finds, whatever is damaged.
+func TestLater(t *testing.T) {
+	damagedLater := 0
+	for _, c := range raftlogtest.Cases() {
+		t.Run(c.Name, func(t *testing.T) {
+			dir := raftlogtest.Make(t, c.Base)
+			must(t, c.Damage(dir))
+			fsys := os.DirFS(dir)
+			first, read := int64(0), int64(0)
+			outline, err := raftlog.Open(t.Context(), fsys, raftlog.Options{Sums: true, Later: true, Progress: func(n int64) { first += n }})
+			must(t, err)
+			whole, err := raftlog.Open(t.Context(), fsys, raftlog.Options{Sums: true, Known: outline})
+			must(t, err)
+			once, err := raftlog.Open(t.Context(), fsys, raftlog.Options{Sums: true, Progress: func(n int64) { read += n }})
+			must(t, err)
+			if whole.Healthy() != once.Healthy() || describe(whole) != describe(once) {
+				t.Errorf("in two steps\n%s\nin one\n%s", describe(whole), describe(once))
+			}
+			if once.Healthy() && !outline.HealthySoFar() {
+				t.Errorf("healthy, but not before the end: %v", outline.Problems)
+			}
+			if len(outline.Snapshots) == 0 {
+				return
+			}
+			if outline.Healthy() {
+				t.Error("healthy, although the data of snapshots is unread")
+			}
+			data := int64(0)
+			for _, s := range once.Snapshots {
+				data += s.Size
+			}
+			if first > read-data {
+				t.Errorf("read %d bytes at first, of %d, of which %d are the data of snapshots", first, read, data)
+			}
+			if outline.HealthySoFar() && !once.Healthy() {
+				damagedLater++
+			}
+		})
+	}
+	if damagedLater == 0 {
+		t.Error("no case has its damage in what is read later")
 	}
 }

@@ -20,6 +20,10 @@ type Options struct {
 	// snapshot are in, from the very bytes that are verified: [Run], [Snapshot].
 	Sums bool
 
+	// Later leaves the data of snapshots unread. It counts as sound then, but
+	// the log is not Healthy: Open with it as Known reads what was left.
+	Later bool
+
 	// Known is what an earlier look at the same directory found, or nil. Closed
 	// segments and snapshots whose files have the sizes and times that they had
 	// then are not read again: what was found in them still counts. libdqlite
@@ -65,7 +69,8 @@ type Log struct {
 	fsys           fs.FS
 	metadataErrors [2]error
 	placed         []placed
-	errors         int // problems of severity Error
+	errors         int  // problems of severity Error
+	unread         bool // the data of snapshots, see Options.Later
 }
 
 // placed is a run of entries of the effective log: the first count entries of a
@@ -88,7 +93,10 @@ func (l *Log) Snapshot() *Snapshot {
 
 // Healthy is true when every libdqlite from 1.11 to 1.18 would load and start
 // on the directory and lose nothing.
-func (l *Log) Healthy() bool {
+func (l *Log) Healthy() bool { return l.HealthySoFar() && !l.unread }
+
+// HealthySoFar is Healthy as far as the directory was read, see Options.Later.
+func (l *Log) HealthySoFar() bool {
 	return l.Load == LoadsClean && l.Start == LoadsClean && l.errors == 0
 }
 
@@ -191,7 +199,7 @@ func (l *Log) knownSnapshot(known *Log, pair Snapshot) *Snapshot {
 		return nil
 	}
 	i := slices.IndexFunc(known.Snapshots, func(s Snapshot) bool { return s.File == pair.File })
-	if i < 0 {
+	if i < 0 || known.Snapshots[i].unread {
 		return nil
 	}
 	return &known.Snapshots[i]
@@ -261,7 +269,7 @@ func (l *Log) readSegments(d *directory) error {
 		base = snapshot.Index
 	}
 	err := d.each(len(files), func(d *directory, i int) error {
-		if s := l.knownSegment(d.known, files[i]); s != nil {
+		if s := l.knownSegment(d.known, files[i]); s != nil && (s.SHA256 != "" || !d.wantsSum(s, base)) {
 			l.Segments[i] = *s
 			return nil
 		}

@@ -50,6 +50,7 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 	if err != nil {
 		return err
 	}
+	l.unread = slices.ContainsFunc(l.Snapshots, func(s Snapshot) bool { return s.unread })
 	newest := len(l.Snapshots) - 1
 	for i := range l.Snapshots {
 		s := &l.Snapshots[i]

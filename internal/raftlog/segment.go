@@ -85,6 +85,12 @@ func (s *Segment) find(kind findingKind, ordinal uint64, offset int64, format st
 	s.findings = append(s.findings, finding{kind, ordinal, offset, fmt.Sprintf(format, args...)})
 }
 
+// wantsSum says whether a sum is wanted of a segment: of those that reach
+// beyond the snapshot.
+func (d *directory) wantsSum(s *Segment, base uint64) bool {
+	return d.sums && (s.Open || s.Last > base)
+}
+
 // scanSegment reads a segment from its first byte to its last; base is the
 // index of the newest snapshot. The error is one of the file system; damage is
 // in the result.
@@ -140,7 +146,7 @@ func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 	}
 
 	var sum hash.Hash
-	if d.sums && (s.Open || s.Last > base) {
+	if d.wantsSum(s, base) {
 		sum = sha256.New()
 		sum.Write(header[:])
 		defer func() { s.SHA256 = hex.EncodeToString(sum.Sum(nil)) }()

@@ -37,6 +37,7 @@ type Snapshot struct {
 	Databases          []DatabaseImage
 	Usable             bool // metadata and data are sound
 
+	unread   bool    // its data, see Options.Later
 	readable bool    // some libdqlite can load it, although its databases may be damaged
 	load     Outcome // what libdqlite makes of it when it loads
 	start    Outcome // and when a member starts from it

@@ -23,8 +23,8 @@ const (
 )
 
 // scanSnapshot fills in what the two files of a pair say and whether they are
-// sound, and their sums where they are wanted. The error is one of the file
-// system.
+// sound, and their sums where they are wanted; of the data only the size where
+// it is left for later. The error is one of the file system.
 func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 	const metaLimit = snapshotMetaHeader + maxMetaConfiguration
 	raw, err := d.readAll(s.Meta, metaLimit)
@@ -57,6 +57,10 @@ func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 	}
 	defer file.Close()
 	s.Size = size
+	if d.later {
+		s.unread = true
+		return nil
+	}
 	sum := sha256.New()
 	outer := &watchedReader{r: file}
 	if sums {
