@@ -100,7 +100,10 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 	defer unlockDqlite()
 
-	manifest, log, err := examine(ctx, dir, opts)
+	check := newExportCheck(ctx, dir.global(), opts)
+	defer check.end()
+
+	manifest, log, err := examine(ctx, dir, check, opts)
 	if err != nil {
 		return nil, err
 	}
@@ -111,13 +114,6 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		Members: manifest.Members, GivenUp: []Discarded{}, Warnings: []string{},
 	}
 	report.Source, _ = manifest.Members.ByID(manifest.Source.ID)
-	if opts.At > 0 {
-		err = report.agree(ctx, log, opts)
-		if err != nil {
-			return nil, err
-		}
-	}
-
 	term, ahead, err := exportTerm(log, last.Index, opts.Survivors)
 	if err != nil {
 		return nil, err
@@ -130,11 +126,30 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 	}
 
 	report.Raft, manifest.Raft.After = fence, fence
+	var served *serving
+	if !opts.NoProof {
+		served = serve(ctx, pieces, fence)
+		defer served.end()
+	}
+
+	log, err = check.rest()
+	if err != nil {
+		return nil, err
+	}
+
+	takeSum(pieces, log.Snapshot())
+	if opts.At > 0 {
+		err = report.agree(ctx, log, opts)
+		if err != nil {
+			return nil, err
+		}
+	}
+
 	if !opts.NoProof {
 		opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	proof := startProof(ctx, log, last.Index, "the global database in "+dir.global(), pieces, fence, opts.NoProof)
+	proof := startProof(ctx, log, last.Index, "the global database in "+dir.global(), served)
 	err = report.write(opts, pieces, manifest, proof)
 	proofErr := proof.end()
 	if proofErr != nil {
@@ -182,8 +197,8 @@ func existing(path string) error {
 	return &Refusal{Reason: fmt.Sprintf("%s exists already", path), Flag: "--force"}
 }
 
-// examine checks that this member's database may be exported, and describes it.
-func examine(ctx context.Context, dir directory, opts ExportOptions) (*bundle.Manifest, *raftlog.Log, error) {
+// examine checks that this member's database may be exported, as far as an outline of its log tells, and describes it.
+func examine(ctx context.Context, dir directory, check *exportCheck, opts ExportOptions) (*bundle.Manifest, *raftlog.Log, error) {
 	certificate, err := dir.clusterCertificate()
 	if err != nil {
 		return nil, nil, err
@@ -194,14 +209,9 @@ func examine(ctx context.Context, dir directory, opts ExportOptions) (*bundle.Ma
 		return nil, nil, err
 	}
 
-	log, err := openLog(ctx, dir.global(), opts.Progress, raftlog.Options{Sums: true})
+	log, err := check.outline()
 	if err != nil {
 		return nil, nil, err
-	}
-
-	if !log.Healthy() && !opts.AcceptDamage {
-		return nil, nil, &DamageError{What: "the global database in " + dir.global(), Problems: log.Problems,
-			Advice: fmt.Sprintf("Export from another member, whose database is sound. If there is none: --accept-damage exports what is sound, which is all up to index %d.", log.SoundIndex)}
 	}
 
 	if !log.Edited && !opts.Unedited {

@@ -113,11 +113,12 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 
 // agree lists what is given up and has it confirmed.
 func (r *ExportReport) agree(ctx context.Context, log *raftlog.Log, opts ExportOptions) error {
-	var err error
-	r.Warnings, err = knowsMembers(ctx, log, opts.At, r.Members)
+	odd, err := knowsMembers(ctx, log, opts.At, r.Members)
 	if err != nil {
 		return err
 	}
+
+	r.Warnings = append(r.Warnings, odd...)
 
 	opts.Progress.step("Working out the rows that are given up")
 	r.GivenUp, err = givenUp(ctx, log, opts.At)

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/engine"
@@ -31,15 +30,15 @@ type proof struct {
 	err     error
 }
 
-// startProof begins the proof for a log, up to an index, and the pieces made of it, which end in the fence. what names the database in an error. end must
-// be called.
-func startProof(ctx context.Context, log *raftlog.Log, upTo uint64, what string, pieces []bundle.Piece, fence bundle.Position, noProof bool) *proof {
+// startProof begins the proof for a log, up to an index, with what libdqlite serves; without that where served is nil. what names
+// the database in an error. end must be called.
+func startProof(ctx context.Context, log *raftlog.Log, upTo uint64, what string, served *serving) *proof {
 	p := &proof{done: make(chan struct{})}
 	p.ctx, p.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(p.done)
 
-		p.err = p.run(log, upTo, what, pieces, fence, noProof)
+		p.err = p.run(log, upTo, what, served)
 		if p.err != nil {
 			p.stop()
 		}
@@ -64,42 +63,32 @@ func (p *proof) end() error {
 	return err
 }
 
-// run replays the log, and has libdqlite load the pieces at the same time. Should both find something wrong, ours is said: it
+// run replays the log and compares what comes out with what libdqlite serves. Should both find something wrong, ours is said: it
 // names the file.
-func (p *proof) run(log *raftlog.Log, upTo uint64, what string, pieces []bundle.Piece, fence bundle.Position, noProof bool) error {
-	var served globaldb.Fingerprint
-	var servedErr error
-	var group sync.WaitGroup
-	defer group.Wait()
-
-	if !noProof {
-		group.Go(func() { served, servedErr = serve(p.ctx, pieces, fence) })
-	}
-
-	summary, print, err := summarize(p.ctx, log, upTo, what, !noProof)
+func (p *proof) run(log *raftlog.Log, upTo uint64, what string, served *serving) error {
+	summary, print, err := summarize(p.ctx, log, upTo, what, served != nil)
 	if err != nil {
-		p.stop()
 		return err
 	}
 
 	p.summary = summary
-	if noProof {
+	if served == nil {
 		return nil
 	}
 
-	group.Wait()
-	if servedErr == nil {
-		differ := print.Differ(served)
+	theirs, err := served.wait(p.ctx)
+	if err == nil {
+		differ := print.Differ(theirs)
 		if len(differ) > 0 {
-			servedErr = fmt.Errorf("its rows differ in %s", strings.Join(differ, ", "))
+			err = fmt.Errorf("its rows differ in %s", strings.Join(differ, ", "))
 		}
 	}
 
-	if servedErr != nil && p.ctx.Err() == nil {
-		return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-proof skips the proof", servedErr)
+	if err != nil && p.ctx.Err() == nil {
+		return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-proof skips the proof", err)
 	}
 
-	return servedErr
+	return err
 }
 
 // summarize replays a log up to an index and checks the database that comes out. what names it in an error.
@@ -128,9 +117,45 @@ func soleVoter(address string, fence bundle.Position) bundle.Piece {
 	return bundle.BytesPiece(raftlog.SegmentName(fence.Index+1, fence.Index+1), raftlog.AppendBatch(raftlog.SegmentHeader(), entry))
 }
 
-// serve writes what is about to be exported, and a configuration behind it, to a scratch directory, lets libdqlite open it in a
-// child process, and returns what the rows that it serves come to.
-func serve(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) (globaldb.Fingerprint, error) {
+// serving is libdqlite at work on a scratch copy, in a child process.
+type serving struct {
+	stop  context.CancelFunc
+	done  chan struct{}
+	print globaldb.Fingerprint
+	err   error
+}
+
+// serve writes pieces, which end in the fence, to a scratch directory, and a configuration behind them, and lets libdqlite open that.
+// end must be called.
+func serve(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) *serving {
+	s := &serving{done: make(chan struct{})}
+	ctx, s.stop = context.WithCancel(ctx)
+	pieces = slices.Clone(pieces)
+	go func() {
+		defer close(s.done)
+
+		s.print, s.err = fingerprintServed(ctx, pieces, fence)
+	}()
+	return s
+}
+
+// wait returns what the rows that libdqlite serves come to.
+func (s *serving) wait(ctx context.Context) (globaldb.Fingerprint, error) {
+	select {
+	case <-s.done:
+		return s.print, s.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// end ends libdqlite's process and removes its scratch copy.
+func (s *serving) end() {
+	s.stop()
+	<-s.done
+}
+
+func fingerprintServed(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) (globaldb.Fingerprint, error) {
 	dir, err := os.MkdirTemp("", "lxd-recover-proof-")
 	if err != nil {
 		return nil, err
@@ -139,8 +164,12 @@ func serve(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) (g
 	defer os.RemoveAll(dir)
 
 	address := "@" + filepath.Base(dir)
-	for _, p := range append(slices.Clip(pieces), soleVoter(address, fence)) {
-		err = writePiece(filepath.Join(dir, p.Name), p)
+	for _, p := range append(pieces, soleVoter(address, fence)) {
+		err = ctx.Err()
+		if err == nil {
+			err = writePiece(filepath.Join(dir, p.Name), p)
+		}
+
 		if err != nil {
 			return nil, err
 		}

@@ -79,7 +79,12 @@ func TestProof(t *testing.T) {
 	export := func(pieces []bundle.Piece, upTo uint64, noProof bool) error {
 		t.Helper()
 		out := filepath.Join(t.TempDir(), "out")
-		p := startProof(t.Context(), log, upTo, "the database", pieces, fence, noProof)
+		var served *serving
+		if !noProof {
+			served = serve(t.Context(), pieces, fence)
+			defer served.end()
+		}
+		p := startProof(t.Context(), log, upTo, "the database", served)
 		err := writeOutput(out, false, func(w io.Writer) error {
 			_, err := io.WriteString(w, "tarball")
 			return err

@@ -1,0 +1,78 @@
+package recovery
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// exportCheck reads the raft directory that is exported, in two steps: what takes long, the data of the snapshots, comes last,
+// so that libdqlite, which takes longest of all, can begin before. end must be called.
+type exportCheck struct {
+	ctx    context.Context
+	global string
+	accept bool // damage
+	opts   raftlog.Options
+	bar    Progress
+	log    *raftlog.Log
+	done   func() // with the progress
+}
+
+func newExportCheck(ctx context.Context, global string, opts ExportOptions) *exportCheck {
+	return &exportCheck{ctx: ctx, global: global, accept: opts.AcceptDamage, bar: opts.Progress, done: func() {},
+		opts: raftlog.Options{Sums: true, Later: !opts.AcceptDamage, Progress: opts.Progress.add}}
+}
+
+// outline returns the log as it is if the snapshots are sound; where something else is damaged, it reads them, too.
+func (c *exportCheck) outline() (*raftlog.Log, error) {
+	if gone(c.global) {
+		return nil, fmt.Errorf("%s is gone: %w", c.global, errEmptied)
+	}
+
+	c.done = sync.OnceFunc(c.bar.start("Checking "+c.global, dirSize(c.global)))
+	err := c.read()
+	if err != nil || c.log.HealthySoFar() {
+		return c.log, err
+	}
+
+	return c.rest()
+}
+
+// rest reads what outline has left, and returns the whole log. Damage is an error unless it is accepted.
+func (c *exportCheck) rest() (*raftlog.Log, error) {
+	c.opts.Later, c.opts.Known = false, c.log
+	err := c.read()
+	c.done()
+	if err != nil {
+		return nil, err
+	}
+
+	if !c.log.Healthy() && !c.accept {
+		return nil, &DamageError{What: "the global database in " + c.global, Problems: c.log.Problems,
+			Advice: fmt.Sprintf("Export from another member, whose database is sound. If there is none: --accept-damage exports what is sound, which is all up to index %d.", c.log.SoundIndex)}
+	}
+
+	return c.log, nil
+}
+
+func (c *exportCheck) read() error {
+	var err error
+	c.log, err = raftlog.Open(c.ctx, os.DirFS(c.global), c.opts)
+	return err
+}
+
+// end ends the progress where an error came first.
+func (c *exportCheck) end() { c.done() }
+
+// takeSum completes the pieces that were listed before the snapshot's data was read.
+func takeSum(pieces []bundle.Piece, snapshot *raftlog.Snapshot) {
+	for i := range pieces {
+		if snapshot != nil && pieces[i].Name == snapshot.File {
+			pieces[i].SHA256 = snapshot.SHA256
+		}
+	}
+}
