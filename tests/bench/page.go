@@ -44,9 +44,9 @@ func (p *page) introduce() error {
 	}
 	fmt.Fprint(p.w, "# How fast, and how much memory\n\n")
 	p.text("Written by `make bench`, which measures everything below in one run; nothing here is written by hand.")
-	p.text("%s, %s/%s, %d processors (%s), on %s. The files are in the page cache; what a command writes is on disk when it ends. "+
+	p.text("%s, %d processors (%s), on %s. The files are in the page cache; what a command writes is on disk when it ends. "+
 		"Of several runs the fastest counts, and the most memory that any took.",
-		strings.SplitN(strings.TrimSpace(string(version)), "\n", 2)[0], runtime.GOOS, runtime.GOARCH, runtime.NumCPU(), processor(), time.Now().UTC().Format(time.DateOnly))
+		strings.SplitN(strings.TrimSpace(string(version)), "\n", 2)[0], runtime.NumCPU(), processor(), time.Now().UTC().Format(time.DateOnly))
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -50,8 +51,11 @@ type result struct {
 
 // export measures our export.
 func (l *lab) export(ctx context.Context, runs int, flags ...string) (result, error) {
-	args := append([]string{"cluster", "export-db", "--force", l.tarball()}, flags...)
-	return l.into(l.tarball(), runs, func() (*exec.Cmd, error) { return l.Member(1).Command(ctx, l.tool, args...), flush(ctx) })
+	args := append([]string{"cluster", "export-db", l.tarball()}, flags...)
+	return l.into(l.tarball(), runs, func() (*exec.Cmd, error) {
+		err := os.RemoveAll(l.tarball())
+		return l.Member(1).Command(ctx, l.tool, args...), errors.Join(err, flush(ctx))
+	})
 }
 
 func (l *lab) tarball() string { return filepath.Join(l.dir, "ours.tar.gz") }
