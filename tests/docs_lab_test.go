@@ -24,7 +24,7 @@ type docsLab struct {
 	lxdDir  string
 	guests  map[string]*guest.Guest
 
-	real map[string]string // what a time on the page stands for here
+	real map[string]string // what a time or an index on the page stands for here
 }
 
 // editor is $EDITOR for the pages' commands. What it is to make of the file is put into /root/wanted.yaml before.
@@ -260,12 +260,7 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 	if g == nil {
 		t.Fatalf("%s: there is no machine %s", c, c.machine)
 	}
-	text := stamps.ReplaceAllStringFunc(c.text, func(stamp string) string {
-		if l.real[stamp] == "" {
-			t.Errorf("%s: what is %s? It was in no output before", c, stamp)
-		}
-		return l.real[stamp]
-	})
+	text := c.block.page.realText(c.text, l.real)
 	ctx := within(t, 150*time.Second)
 	for {
 		limit := "120"

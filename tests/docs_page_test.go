@@ -1,6 +1,7 @@
 package tests
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"regexp"
@@ -16,13 +17,14 @@ import (
 //
 // A block of the language "yaml" is what is to be in the editor that the next command of its section opens.
 type page struct {
-	name   string
-	blocks []*block
+	name    string
+	blocks  []*block
+	indexes map[string]bool // of raft's log, that a command takes
 }
 
 // block is a fenced block of a page.
 type block struct {
-	page     string
+	page     *page
 	line     int // of the fence
 	section  string
 	language string
@@ -31,7 +33,7 @@ type block struct {
 	runs     atomic.Int32 // scenarios that ran it
 }
 
-func (b *block) String() string { return fmt.Sprintf("%s:%d", b.page, b.line) }
+func (b *block) String() string { return fmt.Sprintf("%s:%d", b.page.name, b.line) }
 
 // command is a line with a prompt and what follows it.
 type command struct {
@@ -42,12 +44,13 @@ type command struct {
 	output  []string // as the page shows it
 }
 
-func (c command) String() string { return fmt.Sprintf("%s:%d", c.block.page, c.line) }
+func (c command) String() string { return fmt.Sprintf("%s:%d", c.block.page.name, c.line) }
 
 var (
 	fence   = regexp.MustCompile("^( *)```(.*)$")
 	heading = regexp.MustCompile(`^#+ (.+)$`)
 	prompt  = regexp.MustCompile(`^root@([a-z0-9]+):~# (.+)$`)
+	atIndex = regexp.MustCompile(`--at ([0-9]+)`)
 )
 
 // readPage reads a page; path is relative to the repository. Of the README only the first screen can be run.
@@ -55,7 +58,7 @@ func readPage(t testing.TB, path string) *page {
 	t.Helper()
 	text, err := os.ReadFile("../" + path)
 	must(t, err)
-	p := &page{name: path}
+	p := &page{name: path, indexes: map[string]bool{}}
 	var open *block
 	var indent, section string
 	n := 0
@@ -71,12 +74,15 @@ func readPage(t testing.TB, path string) *page {
 				t.Fatalf("%s:%d: a block must say what it is: console, yaml, text", path, n)
 			}
 			indent = parts[1]
-			open = &block{page: path, line: n, section: section, language: words[0], tags: words[1:]}
+			open = &block{page: p, line: n, section: section, language: words[0], tags: words[1:]}
 			p.blocks = append(p.blocks, open)
 		case parts != nil:
 			open = nil
 		case open != nil:
 			open.lines = append(open.lines, strings.TrimPrefix(line, indent))
+			if index := atIndex.FindStringSubmatch(line); index != nil {
+				p.indexes[index[1]] = true
+			}
 		default:
 			if parts := heading.FindStringSubmatch(line); parts != nil {
 				section = parts[1]
@@ -180,9 +186,11 @@ func plain(line string) string {
 }
 
 // pattern makes a regular expression of the output on the page. "…" is anything within a line, a line of nothing else is any
-// number of lines; and the numbers of varying may be others. Times in names are groups.
-func (c command) pattern() *regexp.Regexp {
+// number of lines; and the numbers of varying may be others. Times in names are groups, and so are the indexes that commands of the
+// page take; both are returned in their order.
+func (c command) pattern() (*regexp.Regexp, []string) {
 	var out strings.Builder
+	var groups []string
 	out.WriteString(`^`)
 	for _, line := range c.output {
 		line = plain(line)
@@ -195,11 +203,22 @@ func (c command) pattern() *regexp.Regexp {
 			if at == nil {
 				at = []int{len(line), len(line)}
 			}
+			for _, word := range words.FindAllStringIndex(line, -1) {
+				if c.block.page.indexes[line[word[0]:word[1]]] && word[0] < at[0] {
+					at = word
+					break
+				}
+			}
 			out.WriteString(strings.ReplaceAll(regexp.QuoteMeta(line[:at[0]]), "…", `[^\n]*`))
 			number := line[at[0]:at[1]]
-			if stamps.MatchString(number) {
+			switch {
+			case stamps.MatchString(number):
 				out.WriteString("(" + stamps.String() + ")")
-			} else {
+				groups = append(groups, number)
+			case c.block.page.indexes[number]:
+				out.WriteString("([0-9]+)")
+				groups = append(groups, number)
+			default:
 				out.WriteString(digits.ReplaceAllString(regexp.QuoteMeta(number), `[0-9]+`))
 			}
 			line = line[at[1]:]
@@ -207,12 +226,14 @@ func (c command) pattern() *regexp.Regexp {
 		out.WriteString(`\n`)
 	}
 	out.WriteString(`$`)
-	return regexp.MustCompile(out.String())
+	return regexp.MustCompile(out.String()), groups
 }
+
+var words = regexp.MustCompile(`[^ ]+`)
 
 var digits = regexp.MustCompile(`[0-9]+`)
 
-// bind tells whether what was to be seen is what the page shows, and notes what times in names stand for. A page that shows
+// bind tells whether what was to be seen is what the page shows, and notes what times in names, and indexes, stand for. A page that shows
 // nothing says nothing of it, but no command prints an error then.
 func (c command) bind(screen string, real map[string]string) bool {
 	if len(c.output) == 0 {
@@ -222,14 +243,23 @@ func (c command) bind(screen string, real map[string]string) bool {
 	for line := range strings.SplitSeq(screen, "\n") {
 		got.WriteString(plain(line) + "\n")
 	}
-	found := c.pattern().FindStringSubmatch(got.String())
+	re, groups := c.pattern()
+	found := re.FindStringSubmatch(got.String())
 	if found == nil {
 		return false
 	}
-	for i, stamp := range stamps.FindAllString(strings.Join(c.output, "\n"), -1) {
-		real[stamp] = found[i+1]
+	for i, group := range groups {
+		real[group] = found[i+1]
 	}
 	return true
+}
+
+// realText is a command with what its times and indexes stand for; "?" where that was in no output before.
+func (p *page) realText(text string, real map[string]string) string {
+	text = stamps.ReplaceAllStringFunc(text, func(stamp string) string { return cmp.Or(real[stamp], "?") })
+	return atIndex.ReplaceAllStringFunc(text, func(option string) string {
+		return "--at " + cmp.Or(real[strings.TrimPrefix(option, "--at ")], "?")
+	})
 }
 
 // fails tells whether the page shows that the command ends with an error.
@@ -240,7 +270,7 @@ func (c command) fails() bool {
 func (b *block) has(tag string) bool { return slices.Contains(b.tags, tag) }
 
 func TestPageMatches(t *testing.T) {
-	c := command{output: strings.Split("Imported on server1: index 5, term 7, 12 rows in 3 tables.\n…\n| server1 |   https://10.78.0.1:8443 | … |\nkept in database.before-import-20261124T101500Z", "\n")}
+	c := command{block: &block{page: &page{}}, output: strings.Split("Imported on server1: index 5, term 7, 12 rows in 3 tables.\n…\n| server1 |   https://10.78.0.1:8443 | … |\nkept in database.before-import-20261124T101500Z", "\n")}
 	for _, test := range []struct {
 		screen string
 		want   bool
@@ -253,7 +283,22 @@ func TestPageMatches(t *testing.T) {
 		{"", false},
 	} {
 		if got := c.bind(test.screen, map[string]string{}); got != test.want {
-			t.Errorf("%v for\n%s\npattern %s", got, test.screen, c.pattern())
+			re, _ := c.pattern()
+			t.Errorf("%v for\n%s\npattern %s", got, test.screen, re)
 		}
+	}
+}
+
+// A time or an index on the page stands for what was in its place.
+func TestPageBinds(t *testing.T) {
+	p := &page{indexes: map[string]bool{"61": true}}
+	c := command{block: &block{page: p}, output: strings.Split("| 60 | …\n| 61 | … | insert |\n| 62 | … | delete precious |\n…\nkept in database.before-import-20261124T101500Z, index 61", "\n")}
+	real := map[string]string{}
+	screen := "| 60 | 3 | insert |\n| 7061 | 3 | insert |\n| 62 | 3 | delete precious |\nmore\nkept in database.before-import-20271124T000000Z, index 5"
+	if !c.bind(screen, real) || real["61"] != "7061" || real["20261124T101500Z"] != "20271124T000000Z" {
+		t.Errorf("bound %v", real)
+	}
+	if got := p.realText("export --at 61 database.before-import-20261124T101500Z 62", real); got != "export --at 7061 database.before-import-20271124T000000Z 62" {
+		t.Errorf("the command is %q", got)
 	}
 }

@@ -1,10 +1,15 @@
 package tests
 
 import (
+	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
@@ -45,4 +50,52 @@ func TestExportDamagedSnapshot(t *testing.T) {
 		}
 	}
 	check()
+}
+
+// libdqlite's child, which takes as much memory as the database, is what the kernel is to kill first where memory runs out. The
+// export says so then, and leaves nothing.
+func TestExportProofKilled(t *testing.T) {
+	member := filepath.Join(unpackFixtures(t), "small", "n1-afteredit")
+	must(t, os.WriteFile(filepath.Join(member, "cluster.crt"), anyCertificate(t), 0o600))
+	output, scratch := filepath.Join(t.TempDir(), "tarball"), t.TempDir()
+	var screen bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), tool, "cluster", "export-db", output)
+	cmd.Env = append(os.Environ(), "LXD_DIR="+member, "TMPDIR="+scratch)
+	cmd.Stderr = &screen
+	must(t, cmd.Start())
+	must(t, syscall.Kill(offered(t, cmd.Process.Pid), syscall.SIGKILL))
+	_ = cmd.Wait()
+	if text := screen.String(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(text, "memory runs out") || !strings.Contains(text, "--no-proof") {
+		t.Errorf("exit status %d: %s", cmd.ProcessState.ExitCode(), text)
+	}
+	wantMissing(t, output)
+	left, err := os.ReadDir(scratch)
+	must(t, err)
+	if len(left) > 0 {
+		t.Errorf("%v is left", left)
+	}
+}
+
+// offered waits for a child of a process that has offered itself to the kernel, and returns its pid.
+func offered(t *testing.T, parent int) int {
+	t.Helper()
+	ctx := within(t, 30*time.Second)
+	for ctx.Err() == nil {
+		children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+		for _, file := range children {
+			list, _ := os.ReadFile(file)
+			for _, pid := range strings.Fields(string(list)) {
+				score, _ := os.ReadFile(filepath.Join("/proc", pid, "oom_score_adj"))
+				if strings.TrimSpace(string(score)) == "1000" {
+					n := 0
+					_, err := fmt.Sscan(pid, &n)
+					must(t, err)
+					return n
+				}
+			}
+		}
+		time.Sleep(time.Millisecond)
+	}
+	t.Fatal("no child has offered itself")
+	return 0
 }

@@ -27,12 +27,15 @@ import (
 // ErrCrashed says that libdqlite took its process down.
 var ErrCrashed = errors.New("libdqlite crashed")
 
+// ErrKilled says that somebody killed the child: the kernel, in most cases, because memory ran out.
+var ErrKilled = errors.New("libdqlite was killed, as the kernel does where memory runs out: it holds the whole database in memory")
+
 // UseThreads lets this process use SQLite from several threads, which go-dqlite forbids by default when it is linked in. Call
 // it before the first use of SQLite.
 func UseThreads() error { return dqlite.ConfigMultiThread() }
 
 // Run runs this program with args as a child and returns what it wrote to standard output. When it fails, the error is what
-// it wrote to standard error; ErrCrashed when a signal ended it.
+// it wrote to standard error; ErrCrashed when a signal ended it, ErrKilled when that was SIGKILL.
 func Run(ctx context.Context, args ...string) ([]byte, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -55,6 +58,11 @@ func Run(ctx context.Context, args ...string) ([]byte, error) {
 
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
+		status, _ := exit.Sys().(syscall.WaitStatus)
+		if status.Signaled() && status.Signal() == syscall.SIGKILL {
+			return nil, ErrKilled
+		}
+
 		text := lastLine(stderr.String())
 		if exit.ExitCode() < 0 || exit.ExitCode() > 2 {
 			return nil, fmt.Errorf("%w: %s: %s", ErrCrashed, exit, text)
@@ -85,6 +93,7 @@ const ServeID = 1
 // configuration with a single voter, with the id ServeID and that address: "@" and a name, an abstract socket, of which nothing is
 // left to clean up. The directory is changed: it must be a scratch copy. Call it in a child process only.
 func Serve(ctx context.Context, dir string, address string, database string, use func(context.Context, *sql.DB) error) error {
+	offerToKernel()
 	self := dqlite.NodeInfo{ID: ServeID, Address: address, Role: client.Voter}
 	node, err := dqlite.New(self.ID, self.Address, dir, dqlite.WithBindAddress(self.Address))
 	if err != nil {
@@ -128,6 +137,12 @@ func Serve(ctx context.Context, dir string, address string, database string, use
 	return use(ctx, db)
 }
 
+// offerToKernel makes this process the first to be killed where memory runs out: libdqlite holds the whole database in memory, and
+// beside it there may be instances that work.
+func offerToKernel() {
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
+}
+
 // servePriority is a nice value.
 const servePriority = -10
 
@@ -155,6 +170,7 @@ func NewNode(id uint64, address string, role int) Node {
 // configuration entry, with term 1, to the log. The directory is changed, and repaired the way libdqlite does that: it must be
 // a scratch copy. Call it in a child process only.
 func Reconfigure(dir string, nodes []Node) error {
+	offerToKernel()
 	err := dqlite.ReconfigureMembershipExt(dir, nodes)
 	if err != nil {
 		return fmt.Errorf("libdqlite refuses the directory: %w", err)

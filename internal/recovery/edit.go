@@ -375,6 +375,10 @@ func (ed *editor) reconfigure(ctx context.Context, global string) error {
 
 	ed.opts.Progress.step("Changing the member list of a copy")
 	_, err = engine.Run(ctx, ReconfigureCommand, global, string(data))
+	if err != nil && ctx.Err() == nil {
+		return fmt.Errorf("change the member list of a copy: %w; nothing was changed", err)
+	}
+
 	return err
 }
 

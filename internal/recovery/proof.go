@@ -84,6 +84,10 @@ func (p *proof) run(log *raftlog.Log, upTo uint64, what string, served *serving)
 		}
 	}
 
+	if errors.Is(err, engine.ErrKilled) {
+		return fmt.Errorf("open a scratch copy: %w. Nothing was written; free some memory, or skip this proof with --no-proof", err)
+	}
+
 	if err != nil && p.ctx.Err() == nil {
 		return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-proof skips the proof", err)
 	}
