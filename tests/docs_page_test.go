@@ -6,6 +6,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -19,7 +20,7 @@ import (
 type page struct {
 	name    string
 	blocks  []*block
-	indexes map[string]bool // of raft's log, that a command takes
+	indexes map[string]int // numbers on the page: entries of raft's log that a command goes back to (0), or that are behind such a one (1)
 }
 
 // block is a fenced block of a page.
@@ -58,7 +59,7 @@ func readPage(t testing.TB, path string) *page {
 	t.Helper()
 	text, err := os.ReadFile("../" + path)
 	must(t, err)
-	p := &page{name: path, indexes: map[string]bool{}}
+	p := &page{name: path, indexes: map[string]int{}}
 	var open *block
 	var indent, section string
 	n := 0
@@ -81,7 +82,8 @@ func readPage(t testing.TB, path string) *page {
 		case open != nil:
 			open.lines = append(open.lines, strings.TrimPrefix(line, indent))
 			if index := atIndex.FindStringSubmatch(line); index != nil {
-				p.indexes[index[1]] = true
+				n, _ := strconv.Atoi(index[1])
+				p.indexes[index[1]], p.indexes[strconv.Itoa(n+1)] = 0, 1
 			}
 		default:
 			if parts := heading.FindStringSubmatch(line); parts != nil {
@@ -204,18 +206,20 @@ func (c command) pattern() (*regexp.Regexp, []string) {
 				at = []int{len(line), len(line)}
 			}
 			for _, word := range words.FindAllStringIndex(line, -1) {
-				if c.block.page.indexes[line[word[0]:word[1]]] && word[0] < at[0] {
+				_, ok := c.block.page.indexes[line[word[0]:word[1]]]
+				if ok && word[0] < at[0] {
 					at = word
 					break
 				}
 			}
 			out.WriteString(strings.ReplaceAll(regexp.QuoteMeta(line[:at[0]]), "…", `[^\n]*`))
 			number := line[at[0]:at[1]]
+			_, index := c.block.page.indexes[number]
 			switch {
 			case stamps.MatchString(number):
 				out.WriteString("(" + stamps.String() + ")")
 				groups = append(groups, number)
-			case c.block.page.indexes[number]:
+			case index:
 				out.WriteString("([0-9]+)")
 				groups = append(groups, number)
 			default:
@@ -250,6 +254,11 @@ func (c command) bind(screen string, real map[string]string) bool {
 	}
 	for i, group := range groups {
 		real[group] = found[i+1]
+		if c.block.page.indexes[group] == 1 {
+			shown, _ := strconv.Atoi(group)
+			n, _ := strconv.Atoi(found[i+1])
+			real[strconv.Itoa(shown-1)] = strconv.Itoa(n - 1)
+		}
 	}
 	return true
 }
@@ -291,14 +300,14 @@ func TestPageMatches(t *testing.T) {
 
 // A time or an index on the page stands for what was in its place.
 func TestPageBinds(t *testing.T) {
-	p := &page{indexes: map[string]bool{"61": true}}
-	c := command{block: &block{page: p}, output: strings.Split("| 60 | …\n| 61 | … | insert |\n| 62 | … | delete precious |\n…\nkept in database.before-import-20261124T101500Z, index 61", "\n")}
+	p := &page{indexes: map[string]int{"61": 0, "62": 1}}
+	c := command{block: &block{page: p}, output: strings.Split("| 60 | …\n| 62 | … | delete precious |\n…\nkept in database.before-import-20261124T101500Z, index 61", "\n")}
 	real := map[string]string{}
-	screen := "| 60 | 3 | insert |\n| 7061 | 3 | insert |\n| 62 | 3 | delete precious |\nmore\nkept in database.before-import-20271124T000000Z, index 5"
+	screen := "| 60 | 3 | insert |\n| 7062 | 3 | delete precious |\nmore\nkept in database.before-import-20271124T000000Z, index 5"
 	if !c.bind(screen, real) || real["61"] != "7061" || real["20261124T101500Z"] != "20271124T000000Z" {
 		t.Errorf("bound %v", real)
 	}
-	if got := p.realText("export --at 61 database.before-import-20261124T101500Z 62", real); got != "export --at 7061 database.before-import-20271124T000000Z 62" {
+	if got := p.realText("export --at 61 database.before-import-20261124T101500Z 60", real); got != "export --at 7061 database.before-import-20271124T000000Z 60" {
 		t.Errorf("the command is %q", got)
 	}
 }

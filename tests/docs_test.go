@@ -16,6 +16,8 @@ var (
 	howtoEnd   = []string{"7. Start LXD", "8. Check"}
 )
 
+const deletedSection = "Take back an accidental delete"
+
 const howtoImport = "6. Import it on every surviving member"
 
 // TestDocs runs every command of the pages as it stands there, on machines with LXD as Debian's package and as a snap.
@@ -83,6 +85,26 @@ func (l *docsLab) scenarios(t *testing.T, howto, trouble *page) {
 		for _, server := range all {
 			l.wantMembers(t, server, addresses...)
 		}
+		l.wantPrecious(t, all...)
+	})
+
+	t.Run("accidental delete", func(t *testing.T) {
+		l.reset(t)
+		l.start(t, all...)
+		l.wantMembers(t, "server1", addresses...)
+		l.run(t, howto, howtoBegin[:1], "addresses")
+		for _, b := range howto.section(t, deletedSection, "deleted", eventually)[:1] {
+			l.runBlock(t, b)
+		}
+		l.run(t, howto, howtoBegin[1:2], "addresses")
+		blocks := howto.section(t, deletedSection, "deleted", eventually)
+		for _, b := range blocks[1:3] {
+			l.runBlock(t, b)
+		}
+		l.run(t, howto, howtoTake[1:], "addresses")
+		l.runBlock(t, blocks[3])
+		l.run(t, howto, howtoEnd[:1], "addresses")
+		l.runBlock(t, blocks[4])
 		l.wantPrecious(t, all...)
 	})
 

@@ -102,6 +102,15 @@ func TestLog(t *testing.T) {
 	if got := entries(t, m.Dir(), "--from", fmt.Sprint(born), "--to", fmt.Sprint(died)); got[0].Index != born || got[len(got)-1].Index != died || got[0].Rows != nil {
 		t.Errorf("from %d to %d: %+v", born, died, got)
 	}
+	if got := entries(t, m.Dir(), "--find", "Delete PROFILE one in"); len(got) != 1 || got[0].Index != died || len(got[0].Rows) == 0 {
+		t.Errorf("found %+v", got)
+	}
+	if got := entries(t, m.Dir(), "--find", "profile one", "--to", fmt.Sprint(born)); len(got) != 1 || got[0].Index != born {
+		t.Errorf("found up to %d: %+v", born, got)
+	}
+	if r := mustRecover(t, m, "global-db-log", "-f", "csv", "--find", "profile three"); strings.Count(r.stdout, "\n") != 1 {
+		t.Errorf("found what is not there: %s", r.stdout)
+	}
 	if got := entries(t, m.Dir(), "-n", "3", "--to", fmt.Sprint(died), "--rows"); len(got) != 3 || got[2].Index != died || len(got[2].Rows) == 0 {
 		t.Errorf("the last three up to %d: %+v", died, got)
 	}
@@ -174,6 +183,9 @@ func TestLogFixtures(t *testing.T) {
 	all := entries(t, source, "--rows")
 	if profileChange(t, all, "insert", "lostrow") != 187 || profileChange(t, all, "insert", "lostrow2") != 188 || all[len(all)-1].Index != 188 {
 		t.Errorf("entries up to %+v", all[len(all)-1])
+	}
+	if created := entries(t, source, "--find", "create table auth_groups"); len(created) != 1 || created[0].Index > 3 {
+		t.Errorf("the schema's entries: %+v", created)
 	}
 	fromTarball := entries(t, filepath.Join(dir, "small/lxd_recovery_db.tar.gz"))
 	if last := fromTarball[len(fromTarball)-1]; last.Index != 128 || last.Written != nil || !last.Recovery {

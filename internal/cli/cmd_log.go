@@ -5,9 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -19,12 +21,13 @@ import (
 func newLogCmd() *cobra.Command {
 	output := outputOptions{formats: listFormats}
 	opts := recovery.HistoryOptions{}
+	find := ""
 	cmd := &cobra.Command{
 		Use:   "global-db-log [SOURCE]",
 		Short: "List what happened to a global database",
 		Long: `List what happened to a global database: the entries of its raft log, the newest last. With --rows each transaction is shown
-with the rows that it inserted, changed and deleted. Nothing is changed, also not where LXD runs. The newest entries of a member
-may be ones that LXD never committed.
+with the rows that it inserted, changed and deleted; with --find only entries that say a certain text there. Nothing is changed, also
+not where LXD runs. The newest entries of a member may be ones that LXD never committed.
 
 The time is that of the file that holds an entry (raft keeps no other): the entry was written then or before. A tarball has
 none. Indexes are those that "global-db-sql --at" and "cluster export-db --at" take.
@@ -38,6 +41,7 @@ Exit status:
   2  wrong usage
   4  damaged; what is sound is listed`,
 		Example: `  lxd-recover global-db-log --last 20
+  lxd-recover global-db-log --find "delete instance web1"
   lxd-recover global-db-log --rows --from 4700 --to 4711
   lxd-recover global-db-log lxd_recovery_db.tar.gz -f json`,
 		Args: usage(cobra.MaximumNArgs(1)),
@@ -46,18 +50,19 @@ Exit status:
 				opts.Source = args[0]
 			}
 
-			return runLog(cmd.Context(), output, opts)
+			return runLog(cmd.Context(), output, opts, find)
 		},
 	}
 	cmd.Flags().BoolVar(&opts.Rows, "rows", false, "show which rows each transaction changed")
 	cmd.Flags().Uint64Var(&opts.From, "from", 0, "the first `INDEX` to list")
 	cmd.Flags().Uint64Var(&opts.To, "to", 0, "the last `INDEX` to list")
 	cmd.Flags().Uint64VarP(&opts.Last, "last", "n", 0, "list the newest `N` entries only")
+	cmd.Flags().StringVar(&find, "find", "", "list only entries with this `TEXT` in what they did, in upper or lower case; implies --rows")
 	output.addFlags(cmd)
 	return cmd
 }
 
-func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOptions) error {
+func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOptions, find string) error {
 	err := output.check()
 	if err != nil {
 		return err
@@ -68,7 +73,8 @@ func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOpti
 	}
 
 	opts.Progress = newProgress(ctx, os.Stderr)
-	out := newHistoryWriter(output.format)
+	opts.Rows = opts.Rows || find != ""
+	out := newHistoryWriter(output.format, find)
 	history, err := recovery.ReadHistory(ctx, opts, out.entry)
 	if err != nil {
 		return reading(err)
@@ -76,6 +82,10 @@ func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOpti
 
 	err = out.end()
 	sayTorn(history.Torn)
+	if out.untold > 0 {
+		fmt.Fprintf(os.Stderr, "Warning: not found in, as what they did cannot be told: %d transactions\n", out.untold)
+	}
+
 	if err == nil && history.Damage != nil {
 		return history.Damage
 	}
@@ -86,18 +96,29 @@ func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOpti
 // historyWriter writes entries as they come: with rows, a log is more than fits into memory.
 type historyWriter struct {
 	format  string
+	find    string // lower case
 	count   int
+	untold  int           // entries that could not be searched
 	results *resultWriter // of the formats that have columns
 	to      globaldb.Receiver
 }
 
-func newHistoryWriter(format string) *historyWriter {
-	w := &historyWriter{format: format, results: newResultWriter(os.Stdout, format)}
+func newHistoryWriter(format string, find string) *historyWriter {
+	w := &historyWriter{format: format, find: strings.ToLower(find), results: newResultWriter(os.Stdout, format)}
 	w.to = w.results.receiver()
 	return w
 }
 
 func (w *historyWriter) entry(e recovery.HistoryEntry) error {
+	what := whatHappened(e)
+	if w.find != "" && !slices.ContainsFunc(what, func(line string) bool { return strings.Contains(strings.ToLower(line), w.find) }) {
+		if e.Pages > 0 && e.Unknown != "" {
+			w.untold++
+		}
+
+		return nil
+	}
+
 	w.count++
 	switch w.format {
 	case formatJSON:
@@ -135,7 +156,7 @@ func (w *historyWriter) entry(e recovery.HistoryEntry) error {
 		written = e.Written.Format(time.RFC3339)
 	}
 
-	row := []any{int64(e.Index), strconv.FormatUint(e.Term, 10), e.Kind, bytesText(e.Size), written, strings.Join(whatHappened(e), "\n")}
+	row := []any{int64(e.Index), strconv.FormatUint(e.Term, 10), e.Kind, bytesText(e.Size), written, strings.Join(what, "\n")}
 	if w.format == formatCSV {
 		row[3] = e.Size
 		row = append(row, e.File)
@@ -169,12 +190,60 @@ func (w *historyWriter) end() error {
 		}
 	}
 
+	if w.format == formatTable && isTerminal(os.Stdout) {
+		fitLast(w.results.names, w.results.table, terminalWidth(os.Stdout))
+	}
+
 	err := w.results.end()
 	if text != "" {
 		_, err = os.Stdout.WriteString(text)
 	}
 
 	return err
+}
+
+// minLast is how wide the last column of a table is at least, however narrow the terminal.
+const minLast = 60
+
+// fitLast wraps the cells of the last column of a table so that it fits into a terminal.
+func fitLast(names []string, rows [][]string, width int) {
+	last := len(names) - 1
+	for i, name := range names[:last] {
+		widest := utf8.RuneCountInString(name)
+		for _, row := range rows {
+			widest = max(widest, utf8.RuneCountInString(row[i]))
+		}
+
+		width -= widest + len("|  ")
+	}
+
+	width = max(width-len("|  |"), minLast)
+	for _, row := range rows {
+		row[last] = strings.Join(wrap(strings.Split(row[last], "\n"), width), "\n")
+	}
+}
+
+// wrap breaks lines that are wider than that between words; what goes on is indented.
+func wrap(lines []string, width int) []string {
+	var all []string
+	for _, line := range lines {
+		text := ""
+		for _, word := range strings.Split(line, " ") {
+			switch {
+			case text == "":
+				text = word
+			case utf8.RuneCountInString(text)+1+utf8.RuneCountInString(word) <= width:
+				text += " " + word
+			default:
+				all = append(all, text)
+				text = "  " + word
+			}
+		}
+
+		all = append(all, text)
+	}
+
+	return all
 }
 
 // whatHappened says in lines what an entry did.

@@ -35,11 +35,17 @@ func (c RowChange) String() string {
 		name = c.Table + " " + c.Key + label(row)
 	}
 
+	inserted, deleted, updated := "insert ", "delete ", "update "
+	if c.Table == schemaTable {
+		name = plain(row["type"]) + " " + plain(row["name"])
+		inserted, deleted, updated = "create ", "drop ", "alter "
+	}
+
 	switch {
 	case c.Before == nil:
-		return "insert " + name
+		return inserted + name
 	case c.After == nil:
-		return "delete " + name
+		return deleted + name
 	}
 
 	var columns []string
@@ -54,7 +60,7 @@ func (c RowChange) String() string {
 	}
 
 	slices.Sort(columns)
-	return "update " + name + " (" + strings.Join(columns, ", ") + ")"
+	return updated + name + " (" + strings.Join(columns, ", ") + ")"
 }
 
 // label adds what people call a row by, where it has that.

@@ -85,7 +85,7 @@ func (p *proof) run(log *raftlog.Log, upTo uint64, what string, served *serving)
 	}
 
 	if errors.Is(err, engine.ErrKilled) {
-		return fmt.Errorf("open a scratch copy: %w. Nothing was written; free some memory, or skip this proof with --no-proof", err)
+		return fmt.Errorf("open a scratch copy: %w; nothing was written; free some memory, or skip this proof with --no-proof", err)
 	}
 
 	if err != nil && p.ctx.Err() == nil {
