@@ -46,11 +46,15 @@ func TestExportAt(t *testing.T) {
 	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", at, file).want(t, 3, "no terminal", "--yes",
 		fmt.Sprintf("index %d, term %d", deleted, last.Term), "delete profile precious in project default", "insert profile later in project default")
 	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(last.Index+1), file).want(t, 1, fmt.Sprintf("ends at index %d", last.Index))
-	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(snapshot.Index-1), file).want(t, 1, fmt.Sprintf("snapshot at index %d", snapshot.Index))
 	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", "0", file).want(t, 2, "--at needs an index")
 	furthest := filepath.Join(t.TempDir(), "furthest") // libdqlite proves that a snapshot with nothing but the recovery entry behind it will do
 	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index), furthest)
 	if inside, status := inspectDir(t, furthest); status != 0 || inside.Raft.LastIndex != snapshot.Index+1 || inside.Raft.SnapshotIndex != snapshot.Index {
+		t.Errorf("exit status %d, %+v", status, inside.Raft)
+	}
+	behind := filepath.Join(t.TempDir(), "behind") // the snapshot: from the beginning of the log, which is still there
+	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index-1), behind)
+	if inside, status := inspectDir(t, behind); status != 0 || inside.Raft.LastIndex != snapshot.Index || inside.Raft.SnapshotIndex != 0 {
 		t.Errorf("exit status %d, %+v", status, inside.Raft)
 	}
 	if _, err := os.Lstat(file); err == nil {
@@ -97,6 +101,52 @@ func TestExportAt(t *testing.T) {
 			t.Errorf("%s: %v, %v, profiles %v", member.Name, err, rows, profiles(t, member))
 		}
 	}
+}
+
+// A profile is deleted, and a snapshot taken before that is noticed. Raft keeps the one before it, from which the log goes on: the
+// cluster goes back to there.
+func TestExportAtOlderSnapshot(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 3*time.Minute)
+	m := c.Member(1)
+	must(t, c.MakeSnapshot(ctx))
+	for _, command := range []string{"create", "delete"} {
+		_, err := m.LXC(ctx, "profile", command, "precious")
+		must(t, err)
+	}
+	must(t, c.MakeSnapshot(ctx))
+	killAlike(t, c, c.Members()...)
+
+	global := globalOf(m)
+	log := openLog(t, global)
+	if len(log.Snapshots) < 2 {
+		t.Fatalf("snapshots %+v", log.Snapshots)
+	}
+	older, newest := log.Snapshots[len(log.Snapshots)-2], log.Snapshot()
+	for _, s := range log.Segments { // as raft removes them when its log is longer
+		if !s.Open && s.Last <= older.Index {
+			must(t, os.Remove(filepath.Join(global, s.File)))
+		}
+	}
+	deleted := profileChange(t, entries(t, m.Dir(), "--rows"), "delete", "precious")
+	if deleted <= older.Index || deleted > newest.Index {
+		t.Fatalf("deleted at index %d, snapshots at %d and %d", deleted, older.Index, newest.Index)
+	}
+	check := unchanged(t, m.Dir())
+	file := filepath.Join(t.TempDir(), "tarball")
+	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(older.Index-1), file).want(t, 1, fmt.Sprintf("reaches no further back than index %d", older.Index))
+	wantMissing(t, file)
+	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(older.Index), file)
+	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--force", "--at", fmt.Sprint(deleted-1), file)
+	check()
+	if inside, status := inspectDir(t, file); status != 0 || inside.Raft.LastIndex != deleted || inside.Raft.SnapshotIndex != older.Index {
+		t.Errorf("exit status %d, %+v", status, inside.Raft)
+	}
+	for _, member := range c.Members() {
+		mustRecover(t, member, "global-db-import", "--yes", "--discard-local-entries", file)
+	}
+	must(t, c.StartAll(ctx))
+	wantRows(t, []string{"precious"}, c.Members()...)
 }
 
 // givesUp tells whether a report names a deleted profile at an index, and entries behind it only.

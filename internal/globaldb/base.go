@@ -7,8 +7,9 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// base is the snapshot that a replay up to an index begins with, nil for one that begins with the log's first entry.
-func base(ctx context.Context, log *raftlog.Log, upTo uint64) (*raftlog.Snapshot, error) {
+// Base is the snapshot that a replay up to an index begins with, nil for one that begins with the log's first entry. An index that
+// the log does not reach back to is an error.
+func Base(ctx context.Context, log *raftlog.Log, upTo uint64) (*raftlog.Snapshot, error) {
 	newest := log.Snapshot()
 	if newest == nil || upTo >= newest.Index {
 		return newest, nil

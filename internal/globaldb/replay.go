@@ -127,7 +127,7 @@ func (r *Replayer) advance(ctx context.Context, upTo uint64) error {
 // begin writes the snapshot, if there is one.
 func (r *Replayer) begin(ctx context.Context, upTo uint64) error {
 	r.next = max(r.log.FirstIndex, 1)
-	snapshot, err := base(ctx, r.log, upTo)
+	snapshot, err := Base(ctx, r.log, upTo)
 	if err != nil || snapshot == nil {
 		return err
 	}

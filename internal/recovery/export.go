@@ -255,7 +255,11 @@ func examine(ctx context.Context, dir directory, check *exportCheck, opts Export
 		manifest.Raft.Last = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
 	}
 
-	snapshot := log.Snapshot()
+	snapshot, err := globaldb.Base(ctx, log, last.Index)
+	if err != nil {
+		return nil, nil, err
+	}
+
 	if snapshot != nil {
 		manifest.Raft.Snapshot = bundle.Position{Index: snapshot.Index, Term: snapshot.Term}
 	}

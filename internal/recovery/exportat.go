@@ -11,20 +11,18 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// checkAt checks that a log can be exported up to an index: the entry must be there, and the newest snapshot, which cannot be
-// taken apart, must not reach beyond it.
-func checkAt(log *raftlog.Log, at uint64) error {
-	snapshot := log.Snapshot()
+// checkAt checks that a log can be exported up to an index: it must reach there, and back to there, as a snapshot cannot be taken
+// apart.
+func checkAt(ctx context.Context, log *raftlog.Log, at uint64) error {
 	switch {
 	case at > log.LastIndex:
 		return fmt.Errorf("the log ends at index %d: there is no index %d; `lxd-recover global-db-log` lists what there is", log.LastIndex, at)
 	case at > log.SoundIndex:
 		return fmt.Errorf("the log is damaged, and sound up to index %d only: it cannot be exported up to index %d", log.SoundIndex, at)
-	case snapshot != nil && at < snapshot.Index:
-		return fmt.Errorf("index %d is in the snapshot at index %d, which cannot be taken apart: that index is the first one to go back to", at, snapshot.Index)
 	}
 
-	return nil
+	_, err := globaldb.Base(ctx, log, at)
+	return err
 }
 
 // lastPosition is the last entry that is exported: the one that was asked for, else that of the log, unless it is damaged.
@@ -33,7 +31,7 @@ func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Posi
 		return soundPosition(ctx, log)
 	}
 
-	err := checkAt(log, at)
+	err := checkAt(ctx, log, at)
 	if err != nil {
 		return bundle.Position{}, err
 	}
@@ -43,7 +41,12 @@ func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Posi
 
 // position is an entry's place in the log.
 func position(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Position, error) {
-	if s := log.Snapshot(); s != nil && s.Index == index {
+	s, err := globaldb.Base(ctx, log, index)
+	if err != nil {
+		return bundle.Position{}, err
+	}
+
+	if s != nil && s.Index == index {
 		return bundle.Position{Index: s.Index, Term: s.Term}, nil
 	}
 

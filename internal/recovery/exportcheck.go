@@ -11,7 +11,8 @@ import (
 )
 
 // exportCheck reads the raft directory that is exported, in two steps: what takes long, the data of the snapshots, comes last,
-// so that libdqlite, which takes longest of all, can begin before. end must be called.
+// so that libdqlite, which takes longest of all, can begin before; unless it matters which of the snapshots are sound. end must be
+// called.
 type exportCheck struct {
 	ctx    context.Context
 	global string
@@ -24,7 +25,7 @@ type exportCheck struct {
 
 func newExportCheck(ctx context.Context, global string, opts ExportOptions) *exportCheck {
 	return &exportCheck{ctx: ctx, global: global, accept: opts.AcceptDamage, bar: opts.Progress, done: func() {},
-		opts: raftlog.Options{Sums: true, Later: !opts.AcceptDamage, Progress: opts.Progress.add}}
+		opts: raftlog.Options{Sums: true, Later: !opts.AcceptDamage && opts.At == 0, Progress: opts.Progress.add}}
 }
 
 // outline returns the log as it is if the snapshots are sound; where something else is damaged, it reads them, too.

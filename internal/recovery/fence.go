@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -56,11 +57,17 @@ func fenced(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS, term
 	return pieces, bundle.Position{Index: entry.Index, Term: term}, nil
 }
 
-// plain is the newest snapshot of a log and the segments beyond it, all closed, up to the index last.
+// plain is the snapshot that leads to the index last, which is the newest one unless that reaches further, and the segments beyond it,
+// all closed, up to that index.
 func plain(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS) ([]bundle.Piece, error) {
 	var pieces []bundle.Piece
 	first := uint64(1)
-	if s := log.Snapshot(); s != nil {
+	s, err := globaldb.Base(ctx, log, last)
+	if err != nil {
+		return nil, err
+	}
+
+	if s != nil {
 		first = s.Index + 1
 		meta, err := fs.Stat(fsys, s.Meta)
 		if err != nil {
