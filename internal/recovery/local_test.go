@@ -192,3 +192,20 @@ func replaceFiles(t *testing.T, dir string, from string) {
 		}
 	}
 }
+
+// LXD's own loader has removed the database, and its backup cannot be read: nobody can tell what would be lost, and the backup is
+// named.
+func TestUnreadableBackup(t *testing.T) {
+	im := importer{report: &ImportReport{}}
+	look := localLook{emptied: true}
+	source := Source{Path: "db_backup.2026.tar.gz", global: filepath.Join(t.TempDir(), "missing")}
+	used, err := im.useBackup(t.Context(), &source, &look)
+	if used || err != nil || look.err == nil || !strings.Contains(look.err.Error(), "db_backup.2026.tar.gz cannot be read") {
+		t.Errorf("used %v, %v, %v", used, err, look.err)
+	}
+	must(t, im.compareLocal(t.Context(), look))
+	refusal := im.checkLoss()
+	if refusal == nil || !strings.Contains(refusal.Error(), "it cannot be read") {
+		t.Errorf("the import goes on: %v", refusal)
+	}
+}
