@@ -43,11 +43,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 	for _, args := range [][]string{nil, {"--no-proof"}, {"--at", "140", "--yes"}} {
 		export(args...).want(t, 4, raftlogtest.NewerSnapshot, "damaged", "--accept-damage")
 		wantMissing(t, output)
-		left, err := os.ReadDir(scratch)
-		must(t, err)
-		if len(left) > 0 {
-			t.Errorf("%v: %v is left", args, left)
-		}
+		wantEmpty(t, scratch)
 	}
 	check()
 }
@@ -69,10 +65,16 @@ func TestExportProofKilled(t *testing.T) {
 		t.Errorf("exit status %d: %s", cmd.ProcessState.ExitCode(), text)
 	}
 	wantMissing(t, output)
-	left, err := os.ReadDir(scratch)
+	wantEmpty(t, scratch)
+}
+
+// wantEmpty checks that nothing is left in a directory.
+func wantEmpty(t testing.TB, dir string) {
+	t.Helper()
+	left, err := os.ReadDir(dir)
 	must(t, err)
 	if len(left) > 0 {
-		t.Errorf("%v is left", left)
+		t.Errorf("%v is left in %s", left, dir)
 	}
 }
 
