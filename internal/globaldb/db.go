@@ -278,9 +278,6 @@ func stringsOf(ctx context.Context, db *sql.DB, query string, args ...any) ([]st
 // quote writes a name as an SQL identifier.
 func quote(name string) string { return `"` + strings.ReplaceAll(name, `"`, `""`) + `"` }
 
-// text writes a text as an SQL literal.
-func text(s string) string { return `'` + strings.ReplaceAll(s, `'`, `''`) + `'` }
-
 func openFile(file string, mode string) (*sql.DB, error) {
 	err := RegisterSums()
 	if err != nil {

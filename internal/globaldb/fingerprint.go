@@ -61,7 +61,7 @@ func tableSums(ctx context.Context, db *sql.DB) ([]string, error) {
 	var columns []string
 	flush := func() {
 		if len(columns) > 0 {
-			sums = append(sums, "SELECT "+text(table)+", count(*), "+rowSum+"("+strings.Join(columns, ", ")+") FROM "+quote(table))
+			sums = append(sums, "SELECT "+Literal(table)+", count(*), "+rowSum+"("+strings.Join(columns, ", ")+") FROM "+quote(table))
 			columns = nil
 		}
 	}

@@ -53,8 +53,5 @@ type move struct {
 }
 
 func (m move) sql() string {
-	return fmt.Sprintf("UPDATE nodes SET address = %s WHERE id = %d AND address = %s;\n", literal(m.to), m.id, literal(m.from))
+	return fmt.Sprintf("UPDATE nodes SET address = %s WHERE id = %d AND address = %s;\n", globaldb.Literal(m.to), m.id, globaldb.Literal(m.from))
 }
-
-// literal writes a string as an SQL literal.
-func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }

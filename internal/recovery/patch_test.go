@@ -62,7 +62,7 @@ func TestLiteral(t *testing.T) {
 	defer db.Close()
 	for _, s := range []string{"", "'", "''; DROP TABLE nodes; --", `"`, "a'b'c", "\\'"} {
 		var got string
-		must(t, db.QueryRow("SELECT "+literal(s)).Scan(&got))
+		must(t, db.QueryRow("SELECT "+globaldb.Literal(s)).Scan(&got))
 		if got != s {
 			t.Errorf("%q became %q", s, got)
 		}
