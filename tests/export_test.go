@@ -14,8 +14,8 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
-// libdqlite is at work while the data of the snapshot is still being read. What is found wrong in it is said by us, and neither a
-// tarball nor a scratch copy is left; the same snapshot without the damage is exported.
+// The data of the snapshot is read last, when libdqlite has begun with a copy of it. What is found wrong in it is said by us, before
+// anything that is to be refused, and neither a tarball nor a scratch copy is left; the same snapshot without the damage is exported.
 func TestExportDamagedSnapshot(t *testing.T) {
 	member := filepath.Join(unpackFixtures(t), "small", "n2-preimport")
 	must(t, os.WriteFile(filepath.Join(member, "cluster.crt"), anyCertificate(t), 0o600))
@@ -25,11 +25,12 @@ func TestExportDamagedSnapshot(t *testing.T) {
 	output := filepath.Join(t.TempDir(), "tarball")
 	scratch := t.TempDir()
 	export := func(args ...string) result {
-		cmd := exec.CommandContext(t.Context(), tool, append([]string{"cluster", "export-db", "--unedited", output}, args...)...)
+		cmd := exec.CommandContext(t.Context(), tool, append([]string{"cluster", "export-db", output}, args...)...)
 		cmd.Env = append(os.Environ(), "LXD_DIR="+member, "TMPDIR="+scratch)
 		return run(t, cmd)
 	}
-	if r := export(); r.status != 0 {
+	export().want(t, 3, "--unedited")
+	if r := export("--unedited"); r.status != 0 {
 		t.Fatalf("%+v", r)
 	}
 	must(t, os.Remove(output))
@@ -40,7 +41,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 	data[len(data)/2] ^= 1
 	must(t, os.WriteFile(snapshot, data, 0o600))
 	check := unchanged(t, member)
-	for _, args := range [][]string{nil, {"--no-proof"}, {"--at", "140", "--yes"}} {
+	for _, args := range [][]string{nil, {"--unedited"}, {"--unedited", "--no-proof"}, {"--unedited", "--at", "140", "--yes"}} {
 		export(args...).want(t, 4, raftlogtest.NewerSnapshot, "damaged", "--accept-damage")
 		wantMissing(t, output)
 		wantEmpty(t, scratch)

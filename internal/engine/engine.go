@@ -46,7 +46,7 @@ func Run(ctx context.Context, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, self, args...)
 	cmd.Args[0] = "lxd-recover" // should the file be called lxd, the child would take itself for the front-end
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	cmd.Env = append(os.Environ(), mallocTunables)
+	cmd.Env = append(os.Environ(), withTunables())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	runtime.LockOSThread() // Pdeathsig comes when the thread ends that started the child
 	defer runtime.UnlockOSThread()
@@ -76,7 +76,13 @@ func Run(ctx context.Context, args ...string) ([]byte, error) {
 
 // mallocTunables has the C library take memory for a database, which libdqlite holds page by page, in large steps: other threads'
 // arenas grow by a system call for every few pages (glibc manual, "Memory Allocation Tunables").
-const mallocTunables = "GLIBC_TUNABLES=glibc.malloc.arena_max=1:glibc.malloc.top_pad=16777216"
+const mallocTunables = "glibc.malloc.arena_max=1:glibc.malloc.top_pad=16777216"
+
+// withTunables is the variable with these, and with those that it has already: they come last, and count.
+func withTunables() string {
+	const name = "GLIBC_TUNABLES"
+	return name + "=" + strings.TrimSuffix(mallocTunables+":"+os.Getenv(name), ":")
+}
 
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimSpace(s), "\n")
@@ -143,16 +149,20 @@ func offerToKernel() {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 }
 
-// servePriority is a nice value.
-const servePriority = -10
+// servePriority is a nice value, and usualPriority is what the system call returns for one of 0.
+const servePriority, usualPriority = -10, 20
 
-// startFirst starts a node whose thread, it has one that does all, goes before others where root asks for that: it has the most to do
-// of all that an export waits for, and nobody can help it.
+// startFirst starts a node whose thread, it has one that does all, goes before others where root asks for that, and has not asked for
+// something else: it has the most to do of all that an export waits for, and nobody can help it.
 func startFirst(node *dqlite.Node) error {
 	started := make(chan error)
 	go func() {
 		runtime.LockOSThread() // and never unlocked: this thread ends here, the node's has taken over its priority
-		_ = unix.Setpriority(unix.PRIO_PROCESS, 0, servePriority)
+		priority, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
+		if err == nil && priority == usualPriority {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, servePriority)
+		}
+
 		started <- node.Start()
 	}()
 	return <-started

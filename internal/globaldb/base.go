@@ -20,7 +20,7 @@ func Base(ctx context.Context, log *raftlog.Log, upTo uint64) (*raftlog.Snapshot
 		return nil, fmt.Errorf("index %d is behind the snapshot at index %d: the log reaches no further back than index %d", upTo, newest.Index, oldest)
 	}
 
-	err := sameHistory(ctx, log, newest)
+	err := leadsTo(ctx, log, newest)
 	if err != nil {
 		return nil, err
 	}
@@ -28,9 +28,24 @@ func Base(ctx context.Context, log *raftlog.Log, upTo uint64) (*raftlog.Snapshot
 	var snapshot *raftlog.Snapshot
 	for i := range log.Snapshots {
 		s := &log.Snapshots[i]
-		if continued(log, s) && s.Index <= upTo && (snapshot == nil || s.Index > snapshot.Index) {
-			snapshot = s
+		if !continued(log, s) || s.Index > upTo || snapshot != nil && s.Index < snapshot.Index {
+			continue
 		}
+
+		if s.Index >= log.FirstIndex && leadsTo(ctx, log, s) != nil {
+			err = ctx.Err()
+			if err != nil {
+				return nil, err
+			}
+
+			continue // of another history
+		}
+
+		snapshot = s
+	}
+
+	if snapshot == nil && log.FirstIndex != 1 {
+		return nil, fmt.Errorf("index %d is behind the snapshot at index %d, and no older one is of the log's own history: the log reaches no further back", upTo, newest.Index)
 	}
 
 	return snapshot, nil
@@ -60,19 +75,19 @@ func continued(log *raftlog.Log, s *raftlog.Snapshot) bool {
 	return s.Usable && log.FirstIndex > 0 && log.FirstIndex <= s.Index+1
 }
 
-// sameHistory checks that the entries before the newest snapshot lead to it: its last entry must have the snapshot's term.
-func sameHistory(ctx context.Context, log *raftlog.Log, newest *raftlog.Snapshot) error {
-	for entry, err := range log.Entries(ctx, newest.Index) {
+// leadsTo checks that the entries before a snapshot lead to it: its last entry must have the snapshot's term.
+func leadsTo(ctx context.Context, log *raftlog.Log, s *raftlog.Snapshot) error {
+	for entry, err := range log.Entries(ctx, s.Index) {
 		if err != nil {
 			return err
 		}
 
-		if entry.Index == newest.Index && entry.Term == newest.Term {
+		if entry.Index == s.Index && entry.Term == s.Term {
 			return nil
 		}
 
 		break
 	}
 
-	return fmt.Errorf("the entries before the snapshot at index %d are not those that led to it: the log reaches no further back", newest.Index)
+	return fmt.Errorf("the entries before the snapshot at index %d are not those that led to it: the log reaches no further back", s.Index)
 }

@@ -27,12 +27,13 @@ const inputSize = 256 << 10 // bytes read from the source at once
 // it has them, are right, and the source ends behind it. Errors of the source are returned as they are; a source that ends early
 // is io.ErrUnexpectedEOF.
 type Reader struct {
-	src    io.Reader
-	dctx   *C.LZ4F_dctx
-	buffer []byte
-	input  []byte // what is left of the buffer
-	ended  bool   // the frame, not the source
-	err    error
+	src      io.Reader
+	dctx     *C.LZ4F_dctx
+	buffer   []byte
+	input    []byte // what is left of the buffer
+	inputErr error  // that the source returned with it
+	ended    bool   // the frame, not the source
+	err      error
 }
 
 // NewReader reads a frame from src. Close frees what it takes.
@@ -68,26 +69,24 @@ func (r *Reader) Read(p []byte) (int, error) {
 
 // step has liblz4 go on, which may take input without any output.
 func (r *Reader) step(p []byte) (int, error) {
-	if len(r.input) == 0 {
-		n, err := r.src.Read(r.buffer)
+	if len(r.input) == 0 && r.inputErr == nil {
+		n := 0
+		n, r.inputErr = r.src.Read(r.buffer)
 		r.input = r.buffer[:n]
-		switch {
-		case n > 0: // an error comes again
-		case r.ended && err == io.EOF:
-			return 0, io.EOF
-		case err == io.EOF:
-			return 0, io.ErrUnexpectedEOF
-		default:
-			return 0, err
-		}
 	}
 
-	if r.ended {
+	switch {
+	case len(r.input) > 0 && r.ended:
 		return 0, ErrTrailing
+	case len(r.input) > 0:
+	case r.inputErr == io.EOF && !r.ended:
+		return 0, io.ErrUnexpectedEOF
+	default:
+		return 0, r.inputErr
 	}
 
 	out, in := C.size_t(len(p)), C.size_t(len(r.input))
-	code := C.LZ4F_decompress(r.dctx, unsafe.Pointer(unsafe.SliceData(p)), &out, unsafe.Pointer(unsafe.SliceData(r.input)), &in, nil)
+	code := C.LZ4F_decompress(r.dctx, unsafe.Pointer(&p[0]), &out, unsafe.Pointer(&r.input[0]), &in, nil)
 	err := failure(code)
 	if err != nil {
 		return 0, err

@@ -38,8 +38,9 @@ type directory struct {
 	ctx      context.Context
 	fsys     fs.FS
 	progress func(bytes int64)
-	sums     bool
-	later    bool // see Options
+	sums     bool // see Options
+	allSums  bool
+	later    bool
 	known    *Log // see Options
 
 	batches *batchReader // with its buffers, for the next segment
@@ -49,7 +50,7 @@ type directory struct {
 // newDirectory returns a directory whose progress may be reported from several
 // goroutines.
 func newDirectory(ctx context.Context, fsys fs.FS, opts Options) *directory {
-	d := &directory{ctx: ctx, fsys: fsys, sums: opts.Sums, later: opts.Later, known: opts.Known}
+	d := &directory{ctx: ctx, fsys: fsys, sums: opts.Sums || opts.AllSums, allSums: opts.AllSums, later: opts.Later, known: opts.Known}
 	if opts.Progress != nil {
 		var mu sync.Mutex
 		d.progress = func(bytes int64) {
@@ -73,7 +74,7 @@ func (d *directory) each(n int, do func(d *directory, i int) error) error {
 	var next atomic.Int64
 	var group sync.WaitGroup
 	for range min(n, runtime.GOMAXPROCS(0), maxReaders) {
-		own := &directory{ctx: d.ctx, fsys: d.fsys, progress: d.progress, sums: d.sums, later: d.later, known: d.known}
+		own := &directory{ctx: d.ctx, fsys: d.fsys, progress: d.progress, sums: d.sums, allSums: d.allSums, later: d.later, known: d.known}
 		group.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				if errs[i] = do(own, i); errs[i] != nil {

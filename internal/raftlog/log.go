@@ -18,7 +18,8 @@ type Options struct {
 
 	// Sums has the SHA-256 of the files taken that the effective log and its
 	// snapshot are in, from the very bytes that are verified: [Run], [Snapshot].
-	Sums bool
+	// AllSums takes those of what the newest snapshot makes superfluous, too.
+	Sums, AllSums bool
 
 	// Later leaves the data of snapshots unread. It counts as sound then, but
 	// the log is not Healthy: Open with it as Known reads what was left.

@@ -45,7 +45,7 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 			l.Snapshots[i] = *s
 			return nil
 		}
-		return d.scanSnapshot(&l.Snapshots[i], d.sums && i == len(l.Snapshots)-1) // of the others none is asked for
+		return d.scanSnapshot(&l.Snapshots[i], d.allSums || d.sums && i == len(l.Snapshots)-1)
 	})
 	if err != nil {
 		return err

@@ -86,9 +86,9 @@ func (s *Segment) find(kind findingKind, ordinal uint64, offset int64, format st
 }
 
 // wantsSum says whether a sum is wanted of a segment: of those that reach
-// beyond the snapshot.
+// beyond the snapshot, or of all.
 func (d *directory) wantsSum(s *Segment, base uint64) bool {
-	return d.sums && (s.Open || s.Last > base)
+	return d.sums && (d.allSums || s.Open || s.Last > base)
 }
 
 // scanSegment reads a segment from its first byte to its last; base is the

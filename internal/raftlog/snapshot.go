@@ -29,7 +29,7 @@ type Snapshot struct {
 	Size        int64  // of the data file, bytes
 	Compressed  bool   // an LZ4 frame; otherwise raw, without any checksum
 
-	SHA256     string // of the data file, lower-case hexadecimal, where Options.Sums is set and it is the last in libdqlite's order
+	SHA256     string // of the data file, lower-case hexadecimal, where Options.AllSums is set, or Options.Sums and it is the last in libdqlite's order
 	MetaSHA256 string // of the metadata
 
 	ConfigurationIndex uint64

@@ -105,7 +105,7 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 	manifest, log, err := examine(ctx, dir, check, opts)
 	if err != nil {
-		return nil, err
+		return nil, check.orDamage(err)
 	}
 
 	last := manifest.Raft.Before

@@ -2,6 +2,7 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -25,10 +26,11 @@ type exportCheck struct {
 
 func newExportCheck(ctx context.Context, global string, opts ExportOptions) *exportCheck {
 	return &exportCheck{ctx: ctx, global: global, accept: opts.AcceptDamage, bar: opts.Progress, done: func() {},
-		opts: raftlog.Options{Sums: true, Later: !opts.AcceptDamage && opts.At == 0, Progress: opts.Progress.add}}
+		opts: raftlog.Options{Sums: true, AllSums: opts.At > 0, Later: !opts.AcceptDamage && opts.At == 0, Progress: opts.Progress.add}}
 }
 
-// outline returns the log as it is if the snapshots are sound; where something else is damaged, it reads them, too.
+// outline returns the log as it is if the snapshots are sound; where something else is damaged, it reads them, too, and does what rest
+// does.
 func (c *exportCheck) outline() (*raftlog.Log, error) {
 	if gone(c.global) {
 		return nil, fmt.Errorf("%s is gone: %w", c.global, errEmptied)
@@ -36,7 +38,7 @@ func (c *exportCheck) outline() (*raftlog.Log, error) {
 
 	c.done = sync.OnceFunc(c.bar.start("Checking "+c.global, dirSize(c.global)))
 	err := c.read()
-	if err != nil || c.log.HealthySoFar() {
+	if err != nil || c.log.HealthySoFar() && c.opts.Later {
 		return c.log, err
 	}
 
@@ -45,12 +47,15 @@ func (c *exportCheck) outline() (*raftlog.Log, error) {
 
 // rest reads what outline has left, and returns the whole log. Damage is an error unless it is accepted.
 func (c *exportCheck) rest() (*raftlog.Log, error) {
-	c.opts.Later, c.opts.Known = false, c.log
-	err := c.read()
-	c.done()
-	if err != nil {
-		return nil, err
+	if c.opts.Later {
+		c.opts.Later, c.opts.Known = false, c.log
+		err := c.read()
+		if err != nil {
+			return nil, err
+		}
 	}
+
+	c.done()
 
 	if !c.log.Healthy() && !c.accept {
 		return nil, &DamageError{What: "the global database in " + c.global, Problems: c.log.Problems,
@@ -63,6 +68,22 @@ func (c *exportCheck) rest() (*raftlog.Log, error) {
 func (c *exportCheck) read() error {
 	var err error
 	c.log, err = raftlog.Open(c.ctx, os.DirFS(c.global), c.opts)
+	return err
+}
+
+// orDamage returns an error of the examination, or, as that has seen an outline only, the damage that is found in the rest: who is told
+// to do something about the former could lose data for it.
+func (c *exportCheck) orDamage(err error) error {
+	if c.log == nil {
+		return err
+	}
+
+	var damage *DamageError
+	_, restErr := c.rest()
+	if errors.As(restErr, &damage) {
+		return restErr
+	}
+
 	return err
 }
 

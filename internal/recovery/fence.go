@@ -32,7 +32,7 @@ func fenceTerm(highest uint64, now time.Time) uint64 {
 // fenced turns a log into the files of a minimal directory that libdqlite 1.11 to 1.18 load without repairing anything, and
 // that no member with another log can outvote:
 //
-//   - the newest snapshot, and the segments that reach beyond it, all closed;
+//   - the newest snapshot that does not reach beyond the index last, and the segments that reach beyond it, all closed;
 //   - as the last one, alone in its segment, the recovery entry, with the fence's term; a log that does not end in one gets
 //     one with the configuration in force;
 //   - both metadata files with the fence's term and no vote, their versions counted on.
@@ -185,9 +185,11 @@ func writePieces(dir string, pieces []bundle.Piece) error {
 	return nil
 }
 
-// recoveryEntry returns the recovery entry at the end of the log, or one to be put there.
+// recoveryEntry returns the recovery entry at the end of the log, or one to be put there; also where a snapshot has that entry already,
+// which cannot get another term there.
 func recoveryEntry(ctx context.Context, log *raftlog.Log, last uint64) (raftlog.Entry, error) {
-	if !log.Edited || last < log.LastIndex {
+	s := log.Snapshot()
+	if !log.Edited || last < log.LastIndex || s != nil && s.Index >= log.LastIndex {
 		return raftlog.Entry{Index: last + 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(log.Configuration)}, nil
 	}
 

@@ -33,11 +33,20 @@ func TestChangedSinceChecked(t *testing.T) {
 			files = append(files, run.File)
 		}
 	}
-	for _, file := range append(files, "") {
+	wantNoticed(t, from, log.LastIndex, raftlog.Options{Sums: true}, append(files, ""))
+
+	before := log.Snapshot().Index - 1 // so that the older one is exported
+	wantNoticed(t, from, before, raftlog.Options{AllSums: true}, []string{raftlogtest.OlderSnapshot, raftlogtest.OlderSnapshot + ".meta", ""})
+}
+
+// wantNoticed checks that packing notices a change of each of these files, and finds nothing where none is changed, which is "".
+func wantNoticed(t *testing.T, from string, last uint64, opts raftlog.Options, files []string) {
+	t.Helper()
+	for _, file := range files {
 		dir := raftlogtest.Copy(t, from)
-		log, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{Sums: true})
+		log, err := raftlog.Open(t.Context(), os.DirFS(dir), opts)
 		must(t, err)
-		pieces, _, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
+		pieces, _, err := fenced(t.Context(), log, last, os.DirFS(dir), 5000)
 		must(t, err)
 		if file != "" {
 			flipFirst(t, filepath.Join(dir, file))
@@ -120,4 +129,31 @@ func flipFirst(t *testing.T, path string) {
 	must(t, err)
 	data[0] ^= 1
 	must(t, os.WriteFile(path, data, 0o600))
+}
+
+// A snapshot has the recovery entry already: raft cannot give it another term, so there is one more behind it.
+func TestFencedSnapshotAtEnd(t *testing.T) {
+	dir := raftlogtest.Copy(t, raftlogtest.Global(t, "small/n1-afteredit"))
+	log := openDir(t, dir)
+	database, err := os.ReadFile(filepath.Join(dir, "db.bin"))
+	must(t, err)
+	name := filepath.Join(dir, fmt.Sprintf("snapshot-%d-%d-777", log.LastTerm, log.LastIndex))
+	must(t, os.WriteFile(name, raftlogtest.Compress(raftlogtest.EncodeSnapshot(globaldb.Name, database, nil)), 0o600))
+	must(t, os.WriteFile(name+".meta", raftlog.EncodeSnapshotMeta(log.ConfigurationIndex, log.Configuration), 0o600))
+	log = openDir(t, dir)
+	if !log.Healthy() || !log.Edited || log.Snapshot().Index != log.LastIndex {
+		t.Fatalf("snapshot %+v, last %d, edited %v, %v", log.Snapshot(), log.LastIndex, log.Edited, log.Problems)
+	}
+	pieces, fence, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
+	must(t, err)
+	out := filepath.Join(t.TempDir(), "out")
+	must(t, writePieces(out, pieces))
+	got := openDir(t, out)
+	if !got.Healthy() || !got.Edited || got.LastIndex != log.LastIndex+1 || got.LastTerm != 5000 || fence.Index != got.LastIndex || got.Snapshot() == nil || got.Snapshot().Index != log.LastIndex {
+		t.Errorf("fence %+v, last %d, snapshot %+v, %v", fence, got.LastIndex, got.Snapshot(), got.Problems)
+	}
+	served := serve(t.Context(), pieces, fence)
+	defer served.end()
+	p := startProof(t.Context(), log, log.LastIndex, "the database", served)
+	must(t, p.wait())
 }
