@@ -84,15 +84,16 @@ func (p *proof) run(log *raftlog.Log, upTo uint64, what string, served *serving)
 		}
 	}
 
-	if errors.Is(err, engine.ErrKilled) {
+	switch {
+	case err == nil || p.ctx.Err() != nil:
+		return err
+	case errors.Is(err, engine.ErrKilled):
 		return fmt.Errorf("open a scratch copy: %w; nothing was written; free some memory, or skip this proof with --no-proof", err)
+	case machineFault(err):
+		return fmt.Errorf("make a scratch copy for libdqlite: %w; nothing was written; TMPDIR names another place for it, --no-proof skips this proof", err)
 	}
 
-	if err != nil && p.ctx.Err() == nil {
-		return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-proof skips the proof", err)
-	}
-
-	return err
+	return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-proof skips the proof", err)
 }
 
 // summarize replays a log up to an index and checks the database that comes out. what names it in an error.

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/engine"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -156,4 +158,22 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 	defer served.end()
 	p := startProof(t.Context(), log, log.LastIndex, "the database", served)
 	must(t, p.wait())
+}
+
+// Where libdqlite could not do its part, the machine is not taken for the database.
+func TestProofFails(t *testing.T) {
+	log := openDir(t, raftlogtest.Global(t, "small/n2-preimport"))
+	for want, failed := range map[string]error{
+		"TMPDIR names another place":                  &os.PathError{Op: "write", Path: "scratch", Err: unix.ENOSPC},
+		"memory runs out":                             engine.ErrKilled,
+		"libdqlite does not get this database out of": errors.New("libdqlite refuses the directory"),
+	} {
+		done := make(chan struct{})
+		close(done)
+		p := startProof(t.Context(), log, log.LastIndex, "the database", &serving{done: done, err: failed})
+		err := p.wait()
+		if !errors.Is(err, failed) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--no-proof") {
+			t.Errorf("%v became %v", failed, err)
+		}
+	}
 }
