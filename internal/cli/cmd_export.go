@@ -57,10 +57,11 @@ Run it on the member that "lxd cluster edit" was run on, while LXD is stopped on
 first; nothing in LXD's directory is changed. FILE is ./` + bundle.DefaultName + ` unless given, - is standard output.
 
 With --at the cluster goes back to an earlier state: what LXD did behind that entry of the raft log, an accidental "lxc delete"
-for one, is left out. "lxd-recover global-db-log --find TEXT" finds the index: the one before the entry to be undone. The log reaches
-back to the older of the two snapshots that raft keeps, a thousand entries at least, or to its beginning; after an import there is
-one snapshot until LXD has taken another. Only rows come back, neither the containers nor the volumes that were deleted with them. The transactions given up are listed and have to be
-confirmed. Every member then imports with --discard-local-entries, as each of them has entries that the tarball lacks.
+for one, is left out. "lxd-recover global-db-log --find TEXT" finds the index: the one before the entry to be undone. The log
+reaches back to the older of the two snapshots that raft keeps, a thousand entries at least, or to its beginning; after an import
+there is one snapshot until LXD has taken another. Only rows come back, neither the containers nor the volumes that were deleted
+with them. The transactions given up are listed and have to be confirmed. Every member then imports with --discard-local-entries,
+as each of them has entries that the tarball lacks.
 ` + exitStatuses,
 		Example: `  lxd-recover cluster export-db
   lxd-recover cluster export-db /root/recovery.tar.gz

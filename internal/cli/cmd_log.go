@@ -26,8 +26,8 @@ func newLogCmd() *cobra.Command {
 		Use:   "global-db-log [SOURCE]",
 		Short: "List what happened to a global database",
 		Long: `List what happened to a global database: the entries of its raft log, the newest last. With --rows each transaction is shown
-with the rows that it inserted, changed and deleted; with --find only entries that say a certain text there. Nothing is changed, also
-not where LXD runs. The newest entries of a member may be ones that LXD never committed.
+with the rows that it inserted, changed and deleted; with --find only those are listed that say a certain text there. Nothing is
+changed, also not where LXD runs. The newest entries of a member may be ones that LXD never committed.
 
 The time is that of the file that holds an entry (raft keeps no other): the entry was written then or before. A tarball has
 none. Indexes are those that "global-db-sql --at" and "cluster export-db --at" take.
