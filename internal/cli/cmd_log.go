@@ -110,8 +110,7 @@ func newHistoryWriter(format string, find string) *historyWriter {
 }
 
 func (w *historyWriter) entry(e recovery.HistoryEntry) error {
-	what := whatHappened(e)
-	if w.find != "" && !slices.ContainsFunc(what, func(line string) bool { return strings.Contains(strings.ToLower(line), w.find) }) {
+	if w.find != "" && !slices.ContainsFunc(whatHappened(e), func(line string) bool { return strings.Contains(strings.ToLower(line), w.find) }) {
 		if e.Pages > 0 && e.Unknown != "" {
 			w.untold++
 		}
@@ -156,7 +155,7 @@ func (w *historyWriter) entry(e recovery.HistoryEntry) error {
 		written = e.Written.Format(time.RFC3339)
 	}
 
-	row := []any{int64(e.Index), strconv.FormatUint(e.Term, 10), e.Kind, bytesText(e.Size), written, strings.Join(what, "\n")}
+	row := []any{int64(e.Index), strconv.FormatUint(e.Term, 10), e.Kind, bytesText(e.Size), written, strings.Join(whatHappened(e), "\n")}
 	if w.format == formatCSV {
 		row[3] = e.Size
 		row = append(row, e.File)

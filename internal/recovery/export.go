@@ -145,7 +145,7 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		}
 	}
 
-	if !opts.NoProof {
+	if served != nil {
 		opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 

@@ -11,9 +11,8 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// checkAt checks that a log can be exported up to an index: it must reach there, and back to there, as a snapshot cannot be taken
-// apart.
-func checkAt(ctx context.Context, log *raftlog.Log, at uint64) error {
+// checkAt checks that a log reaches an index. Whether it reaches back to there, as a snapshot cannot be taken apart, position finds.
+func checkAt(log *raftlog.Log, at uint64) error {
 	switch {
 	case at > log.LastIndex:
 		return fmt.Errorf("the log ends at index %d: there is no index %d; `lxd-recover global-db-log` lists what there is", log.LastIndex, at)
@@ -21,8 +20,7 @@ func checkAt(ctx context.Context, log *raftlog.Log, at uint64) error {
 		return fmt.Errorf("the log is damaged, and sound up to index %d only: it cannot be exported up to index %d", log.SoundIndex, at)
 	}
 
-	_, err := globaldb.Base(ctx, log, at)
-	return err
+	return nil
 }
 
 // lastPosition is the last entry that is exported: the one that was asked for, else that of the log, unless it is damaged.
@@ -31,7 +29,7 @@ func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Posi
 		return soundPosition(ctx, log)
 	}
 
-	err := checkAt(ctx, log, at)
+	err := checkAt(log, at)
 	if err != nil {
 		return bundle.Position{}, err
 	}
@@ -39,7 +37,7 @@ func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Posi
 	return position(ctx, log, at)
 }
 
-// position is an entry's place in the log.
+// position is an entry's place in the log; one that the log does not reach back to is an error.
 func position(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Position, error) {
 	s, err := globaldb.Base(ctx, log, index)
 	if err != nil {
