@@ -158,21 +158,23 @@ func (l *docsLab) start(t *testing.T, servers ...string) {
 	}
 }
 
-// restart starts LXD again on all machines where it runs. What its goroutines were waiting for goes to the test's log.
-func (l *docsLab) restart(t *testing.T) {
+// restart starts LXD again on a machine. What its goroutines were waiting for, where it still ran, goes to the test's log.
+func (l *docsLab) restart(t *testing.T, server string) {
 	t.Helper()
-	unit := l.unit()
-	for name, g := range l.guests {
-		_, err := g.Exec(within(t, time.Minute), "systemctl", "is-active", "--quiet", unit)
-		if err != nil {
-			continue
-		}
-		inGuest(t, g, "systemctl", "kill", "--signal=ABRT", "--kill-whom=main", unit) // Go's own handler shows all goroutines
-		waiting, _ := g.Exec(within(t, time.Minute), "sh", "-c", "sleep 1; journalctl --output=cat --since=-20s --unit="+unit+" | grep --after-context=9 'goroutine .* minutes' | head --lines=200")
-		t.Logf("LXD on %s was waiting in:\n%s", name, waiting)
-		l.kill(t, g)
-		l.start(t, name)
-	}
+	g := l.guests[server]
+	// Go's own handler of SIGABRT shows all goroutines.
+	waiting, _ := g.Exec(within(t, time.Minute), "sh", "-c", fmt.Sprintf(`systemctl kill --signal=ABRT --kill-whom=main %[1]s && sleep 1 &&
+		journalctl --output=cat --since=-20s --unit=%[1]s | grep --after-context=9 'goroutine .* minutes' | head --lines=200`, l.unit()))
+	t.Logf("LXD on %s was waiting in:\n%s", server, waiting)
+	l.kill(t, g)
+	l.start(t, server)
+}
+
+// runs tells whether LXD runs on a machine.
+func (l *docsLab) runs(t *testing.T, server string) bool {
+	t.Helper()
+	_, err := l.guests[server].Exec(within(t, time.Minute), "systemctl", "is-active", "--quiet", l.unit())
+	return err == nil
 }
 
 // unit is LXD's.
@@ -282,7 +284,10 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 	if g == nil {
 		t.Fatalf("%s: there is no machine %s", c, c.machine)
 	}
-	text := c.block.page.realText(c.text, l.real)
+	text, missing := realText(c.text, l.real)
+	for _, shown := range missing {
+		t.Errorf("%s: what is %s? It was in no output before", c, shown)
+	}
 	ctx := within(t, 5*time.Minute)
 	began, again := time.Now(), 0
 	for {
@@ -296,7 +301,11 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 		right := c.bind(screen, l.real) && (status == 0) == !c.fails()
 		if !right && c.block.has(eventually) && time.Since(began) > startTimeout && again < 2 {
 			t.Logf("%s: after %s it is not what the page shows: LXD is started again where it runs\n%s", c, time.Since(began).Round(time.Second), screen)
-			l.restart(t)
+			for server := range l.guests {
+				if l.runs(t, server) {
+					l.restart(t, server)
+				}
+			}
 			began, again = time.Now(), again+1
 		}
 		if !right && c.block.has(eventually) {

@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"regexp"
@@ -263,12 +262,19 @@ func (c command) bind(screen string, real map[string]string) bool {
 	return true
 }
 
-// realText is a command with what its times and indexes stand for; "?" where that was in no output before.
-func (p *page) realText(text string, real map[string]string) string {
-	text = stamps.ReplaceAllStringFunc(text, func(stamp string) string { return cmp.Or(real[stamp], "?") })
-	return atIndex.ReplaceAllStringFunc(text, func(option string) string {
-		return "--at " + cmp.Or(real[strings.TrimPrefix(option, "--at ")], "?")
+// realText is a command with what its times and indexes stand for. missing are those that were in no output before.
+func realText(text string, real map[string]string) (now string, missing []string) {
+	meant := func(shown string) string {
+		if real[shown] == "" {
+			missing = append(missing, shown)
+		}
+		return real[shown]
+	}
+	text = stamps.ReplaceAllStringFunc(text, meant)
+	text = atIndex.ReplaceAllStringFunc(text, func(option string) string {
+		return "--at " + meant(strings.TrimPrefix(option, "--at "))
 	})
+	return text, missing
 }
 
 // fails tells whether the page shows that the command ends with an error.
@@ -307,7 +313,10 @@ func TestPageBinds(t *testing.T) {
 	if !c.bind(screen, real) || real["61"] != "7061" || real["20261124T101500Z"] != "20271124T000000Z" {
 		t.Errorf("bound %v", real)
 	}
-	if got := p.realText("export --at 61 database.before-import-20261124T101500Z 60", real); got != "export --at 7061 database.before-import-20271124T000000Z 60" {
-		t.Errorf("the command is %q", got)
+	if got, missing := realText("export --at 61 database.before-import-20261124T101500Z 60", real); got != "export --at 7061 database.before-import-20271124T000000Z 60" || missing != nil {
+		t.Errorf("the command is %q, without %v", got, missing)
+	}
+	if _, missing := realText("export --at 99 database.before-import-20200101T000000Z", real); len(missing) != 2 {
+		t.Errorf("only %v are missing", missing)
 	}
 }

@@ -93,14 +93,11 @@ func (l *docsLab) scenarios(t *testing.T, howto, trouble *page) {
 		l.start(t, all...)
 		l.wantMembers(t, "server1", addresses...)
 		l.run(t, howto, howtoBegin[:1], "addresses")
-		for _, b := range howto.section(t, deletedSection, "deleted", eventually)[:1] {
-			l.runBlock(t, b)
-		}
-		l.run(t, howto, howtoBegin[1:2], "addresses")
 		blocks := howto.section(t, deletedSection, "deleted", eventually)
-		for _, b := range blocks[1:3] {
-			l.runBlock(t, b)
-		}
+		l.runBlock(t, blocks[0])
+		l.run(t, howto, howtoBegin[1:2], "addresses")
+		l.runBlock(t, blocks[1])
+		l.runBlock(t, blocks[2])
 		l.run(t, howto, howtoTake[1:], "addresses")
 		l.runBlock(t, blocks[3])
 		l.run(t, howto, howtoEnd[:1], "addresses")
@@ -172,8 +169,7 @@ func (l *docsLab) wantMembers(t *testing.T, server string, addresses ...string) 
 		}
 		if again < 2 && (call.Err() != nil || time.Since(began) > startTimeout) {
 			t.Logf("LXD on %s does not answer after %s (%v): started again", server, time.Since(began).Round(time.Second), err)
-			l.kill(t, l.guests[server])
-			l.start(t, server)
+			l.restart(t, server)
 			began, again = time.Now(), again+1
 		}
 		cancel()
