@@ -63,7 +63,7 @@ func wantAsLibdqlite(t testing.TB, global string) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	r := run(t, exec.CommandContext(t.Context(), tool, "prove", scratch, address))
+	r := run(t, exec.CommandContext(t.Context(), tool, "verify-copy", scratch, address))
 	var got globaldb.Fingerprint
 	must(t, json.Unmarshal([]byte(r.stdout), &got))
 	if differ := want.Differ(got); len(differ) > 0 {

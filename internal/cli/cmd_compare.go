@@ -107,7 +107,7 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 
 		health := "healthy"
 		switch {
-		case s.Torn != "":
+		case s.RunningDaemon != "":
 			health = "LXD RUNS: may be torn"
 		case !s.Healthy:
 			health = fmt.Sprintf("DAMAGED, sound up to index %d", s.Raft.SoundIndex)

@@ -182,7 +182,7 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 	switch {
 	case opts.passthrough:
 		fmt.Fprintln(w, "LXD's own command is done.")
-	case r.Already:
+	case r.NothingToDo:
 		fmt.Fprintf(w, "%s has exactly this member list already, from an edit; its database ends at %s. Nothing was changed.\n", r.Member.Name, r.Raft)
 	default:
 		fmt.Fprintf(w, "The member list of %s is changed; its database ends at %s now.\n", r.Member.Name, r.Raft)

@@ -35,7 +35,7 @@ func newClusterCmd() *cobra.Command {
 type exportOptions struct {
 	force    bool
 	unedited bool
-	noProof  bool
+	noVerify bool
 
 	acceptDamage bool
 
@@ -70,7 +70,7 @@ as each of them has entries that the tarball lacks.
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := checkAt(cmd)
+			err := checkAtFlag(cmd)
 			if err != nil {
 				return err
 			}
@@ -88,15 +88,15 @@ as each of them has entries that the tarball lacks.
 	cmd.Flags().BoolVar(&opts.acceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
 	cmd.Flags().Uint64Var(&opts.at, "at", 0, "leave out all entries of the raft log behind the one with this `INDEX`")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask whether the transactions that --at leaves out may be given up")
-	cmd.Flags().BoolVar(&opts.noProof, "no-proof", false, "do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
+	cmd.Flags().BoolVar(&opts.noVerify, "no-verify", false, "do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
 	cmd.Flags().StringArrayVar(&opts.survivors, "survivor", nil, "a saved JSON report of global-db-inspect from another member; the fence goes above its terms, too (repeatable)")
 	_ = cmd.MarkFlagFilename("survivor", "json")
 	opts.output.addFlags(cmd)
 	return cmd
 }
 
-// checkAt refuses an --at of 0, which would be taken for none.
-func checkAt(cmd *cobra.Command) error {
+// checkAtFlag refuses an --at of 0, which would be taken for none.
+func checkAtFlag(cmd *cobra.Command) error {
 	at, err := cmd.Flags().GetUint64("at")
 	if err == nil && at == 0 && cmd.Flags().Changed("at") {
 		err = usageError{errors.New("--at needs an index of the raft log, from 1 on"), helpPath(cmd)}
@@ -111,7 +111,7 @@ func runExport(ctx context.Context, opts exportOptions, file string) error {
 		return err
 	}
 
-	export := recovery.ExportOptions{Version: Version, Force: opts.force, Unedited: opts.unedited, NoProof: opts.noProof, AcceptDamage: opts.acceptDamage, At: opts.at, Survivors: opts.survivors, Progress: newProgress(ctx, os.Stderr)}
+	export := recovery.ExportOptions{Version: Version, Force: opts.force, Unedited: opts.unedited, NoVerify: opts.noVerify, AcceptDamage: opts.acceptDamage, At: opts.at, Survivors: opts.survivors, Progress: newProgress(ctx, os.Stderr)}
 	export.Confirm = func(r *recovery.ExportReport) error {
 		if opts.yes {
 			return nil

@@ -154,13 +154,13 @@ func parseRequest(values map[string]any) (*request, error) {
 func (r *request) run(ctx context.Context, lxdDir string) (string, any, error) {
 	now := time.Now().UTC().Format(time.RFC3339)
 	if r.rollback {
-		report, err := recovery.Rollback(ctx, recovery.RollbackOptions{LXDDir: lxdDir, Version: Version, Backup: r.backup, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr)})
+		report, err := recovery.Rollback(ctx, recovery.RollbackOptions{LXDDir: lxdDir, Version: Version, Kept: r.backup, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr)})
 		if err != nil {
 			return "", nil, err
 		}
 
-		status := fmt.Sprintf("%s: the database of %s is back in place; the replaced one is kept in %s", now, report.Backup.Name, report.Kept)
-		if report.Already {
+		status := fmt.Sprintf("%s: the database of %s is back in place; the replaced one is kept in %s", now, report.Restored.Name, report.Kept)
+		if report.NothingToDo {
 			status = fmt.Sprintf("%s: the last change was a rollback already, nothing was changed", now)
 		}
 
@@ -176,7 +176,7 @@ func (r *request) run(ctx context.Context, lxdDir string) (string, any, error) {
 	}
 
 	status := fmt.Sprintf("%s: imported %s (%s, %d rows); the replaced database is kept in %s", now, r.tarball, report.Raft, report.Database.Rows, report.Kept)
-	if report.Already {
+	if report.NothingToDo {
 		status = fmt.Sprintf("%s: %s has exactly the database of %s already, nothing was changed", now, report.Member.Name, r.tarball)
 	}
 

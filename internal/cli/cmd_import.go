@@ -150,9 +150,9 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 
 	printList(w, "Not checked", r.Unchecked)
 	printList(w, "Warning", r.Warnings)
-	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), besideText(r.Backups))
+	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), besideText(r.KeptSpace))
 	fmt.Fprintf(w, "LXD is %s.\n", r.Daemon)
-	if r.Already {
+	if r.NothingToDo {
 		fmt.Fprintln(w, "This member has exactly this database already.")
 	}
 }
@@ -208,7 +208,7 @@ func printList(w io.Writer, title string, lines []string) {
 }
 
 func printImportDone(w io.Writer, r *recovery.ImportReport) {
-	if r.Already {
+	if r.NothingToDo {
 		fmt.Fprintf(w, "%s has exactly this database already: nothing was changed. LXD is %s.\n", r.Member.Name, r.Daemon)
 		printList(w, "Warning", r.Warnings)
 		if r.Started {
@@ -220,8 +220,8 @@ func printImportDone(w io.Writer, r *recovery.ImportReport) {
 
 	fmt.Fprintf(w, "Imported on %s: %s, %d rows in %d tables.\n", r.Member.Name, r.Raft, r.Database.Rows, len(r.Database.Tables))
 	fmt.Fprintf(w, "The replaced database is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
-	if r.Backups.Count > 0 {
-		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-backups list`.\n", databases(r.Backups.Count), takes(r.Backups))
+	if r.KeptSpace.Count > 0 {
+		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-backups list`.\n", databases(r.KeptSpace.Count), takes(r.KeptSpace))
 	}
 
 	printList(w, "Warning", r.Warnings)

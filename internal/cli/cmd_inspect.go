@@ -62,8 +62,8 @@ func runInspect(ctx context.Context, output outputOptions, source string) error 
 		return err
 	}
 
-	if report.Torn != "" {
-		fmt.Fprintf(os.Stderr, "LXD runs on this database, %s: what was read may be torn.\n", report.Torn)
+	if report.RunningDaemon != "" {
+		fmt.Fprintf(os.Stderr, "LXD runs on this database, %s: what was read may be torn.\n", report.RunningDaemon)
 	}
 
 	err = output.print(report, func() error {

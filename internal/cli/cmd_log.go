@@ -81,7 +81,7 @@ func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOpti
 	}
 
 	err = out.end()
-	sayTorn(history.Torn)
+	sayTorn(history.RunningDaemon)
 	if out.untold > 0 {
 		fmt.Fprintf(os.Stderr, "Warning: not found in, as what they did cannot be told: %d transactions\n", out.untold)
 	}

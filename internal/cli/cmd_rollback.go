@@ -34,7 +34,7 @@ the last change was a rollback already, nothing is done without a name. Roll bac
 		Example: `  lxd-recover global-db-rollback
   lxd-recover global-db-rollback database.before-import-20261122T213000Z`,
 		Args:              usage(cobra.MaximumNArgs(1)),
-		ValidArgsFunction: completeBackups(1),
+		ValidArgsFunction: completeKept(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			backup := ""
 			if len(args) > 0 {
@@ -63,7 +63,7 @@ func runRollback(ctx context.Context, opts rollbackOptions, backup string) error
 
 	confirm := confirmation{what: "rollback"}
 	report, err := recovery.Rollback(ctx, recovery.RollbackOptions{
-		LXDDir: dir, Version: Version, Backup: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(ctx, os.Stderr),
+		LXDDir: dir, Version: Version, Kept: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(ctx, os.Stderr),
 		Confirm: func(r *recovery.RollbackReport) error {
 			if opts.yes {
 				return nil
@@ -78,12 +78,12 @@ func runRollback(ctx context.Context, opts rollbackOptions, backup string) error
 	}
 
 	return opts.output.print(report, func() error {
-		if report.Already {
-			fmt.Printf("The last change was a rollback already: nothing was changed. `lxd-recover global-db-rollback %s` undoes it.\n", report.Backup.Name)
+		if report.NothingToDo {
+			fmt.Printf("The last change was a rollback already: nothing was changed. `lxd-recover global-db-rollback %s` undoes it.\n", report.Restored.Name)
 			return nil
 		}
 
-		fmt.Printf("The database of %s is back in place.\n", report.Backup.Name)
+		fmt.Printf("The database of %s is back in place.\n", report.Restored.Name)
 		fmt.Printf("The replaced one is kept in %s; `lxd-recover global-db-rollback %s` undoes this.\n", report.Kept, filepath.Base(report.Kept))
 		printList(os.Stdout, "Warning", report.Warnings)
 		printDaemon(os.Stdout, report.Started, report.Ready)
@@ -92,16 +92,16 @@ func runRollback(ctx context.Context, opts rollbackOptions, backup string) error
 }
 
 func printRollbackPlan(w io.Writer, r *recovery.RollbackReport) {
-	fmt.Fprintf(w, "Put back %s (%s, replaced by the %s of %s).\n\n", r.Backup.Name, bytesText(r.Backup.Size), r.Backup.Purpose, r.Backup.Time.Local().Format(time.DateTime))
+	fmt.Fprintf(w, "Put back %s (%s, replaced by the %s of %s).\n\n", r.Restored.Name, bytesText(r.Restored.Size), r.Restored.Purpose, r.Restored.Time.Local().Format(time.DateTime))
 	writeTable(w, []string{"", "now", "after the rollback"}, [][]string{
-		{"last raft entry", position(r.Local), position(r.Raft)},
+		{"last raft entry", positionText(r.Local), positionText(r.Raft)},
 		{"this member's address", "", r.Address},
 	})
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\nLXD is %s.\n", r.Daemon)
 }
 
-func position(p *bundle.Position) string {
+func positionText(p *bundle.Position) string {
 	if p == nil {
 		return "cannot be read"
 	}

@@ -60,7 +60,7 @@ Exit status:
   lxd-recover global-db-sql --output copy.db`,
 		Args: usage(cobra.ArbitraryArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := checkAt(cmd)
+			err := checkAtFlag(cmd)
 			if err != nil {
 				return err
 			}
@@ -117,7 +117,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 		}
 	}
 
-	sayTorn(db.Torn)
+	sayTorn(db.RunningDaemon)
 	results := newResultWriter(os.Stdout, o.output.format)
 	for _, statement := range statements {
 		err = answer(ctx, db, statement, results)

@@ -57,7 +57,7 @@ func printStatus(r *recovery.StatusReport) {
 		name = fmt.Sprintf("%s (id %d, %s, %s)", r.Member.Name, r.Member.ID, r.Member.Address, r.Member.Role)
 	}
 
-	raft := position(r.Raft)
+	raft := positionText(r.Raft)
 	if r.Edited {
 		raft += ", an edited member list"
 	}
@@ -100,13 +100,13 @@ func printStatus(r *recovery.StatusReport) {
 		fmt.Println("\nLXD runs: what was read of its database may be torn.")
 	}
 
-	if len(r.Backups) == 0 {
+	if len(r.Kept) == 0 {
 		fmt.Println("\nNo replaced database is kept.")
 		return
 	}
 
 	rows = nil
-	for _, b := range r.Backups {
+	for _, b := range r.Kept {
 		rows = append(rows, []string{b.Name, b.Time.Local().Format(time.DateTime), b.Purpose, bytesText(b.Size)})
 	}
 

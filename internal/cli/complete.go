@@ -31,14 +31,14 @@ func completeFiles(limit int) cobra.CompletionFunc {
 }
 
 // completeBackups offers the kept databases that are not among the arguments yet, up to so many. Who may not see them gets none.
-func completeBackups(limit int) cobra.CompletionFunc {
+func completeKept(limit int) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		dir, err := recovery.FindLXD()
 		if err != nil || len(args) >= limit {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 
-		backups, err := recovery.Backups(dir)
+		backups, err := recovery.KeptDatabases(dir)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}

@@ -48,7 +48,7 @@ func TestFrontEndCommands(t *testing.T) {
 		}
 	}
 
-	for _, path := range []string{"frontend install", "frontend status", "resume", "hook", "version", "prove"} {
+	for _, path := range []string{"frontend install", "frontend status", "resume", "hook", "version", "verify-copy"} {
 		if slices.Contains(owned, path) {
 			t.Errorf("lxd %s is ours", path)
 		}

@@ -80,7 +80,7 @@ func Main(argv []string) int {
 	}
 
 	cmd.SetArgs(args)
-	logged, log := withLog(ctx)
+	logged, log := withEventLog(ctx)
 	err = cmd.ExecuteContext(logged)
 	log.end(err)
 	if err == nil {
@@ -121,8 +121,8 @@ func newRootCmd() *cobra.Command {
 	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{err, helpPath(cmd)} })
 	cmd.AddCommand(
 		newClusterCmd(), newImportCmd(), newRollbackCmd(), newResumeCmd(),
-		newStatusCmd(), newBackupsCmd(), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
-		newFrontendCmd(), newHookCmd(), newVersionCmd(), newProveCmd(), newReconfigureCmd(),
+		newStatusCmd(), newKeptCmd(), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
+		newFrontendCmd(), newHookCmd(), newVersionCmd(), newVerifyCmd(), newReconfigureCmd(),
 	)
 	addLogFlags(cmd)
 	cmd.SetOut(os.Stdout)

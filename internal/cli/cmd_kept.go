@@ -14,7 +14,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
-func newBackupsCmd() *cobra.Command {
+func newKeptCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "global-db-backups",
 		Short: "List and remove the replaced databases that are kept",
@@ -27,11 +27,11 @@ beside the live one in LXD's directory. They stay until they are removed here.
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              groupRun,
 	}
-	cmd.AddCommand(newBackupsListCmd(), newBackupsRemoveCmd())
+	cmd.AddCommand(newKeptListCmd(), newKeptRemoveCmd())
 	return cmd
 }
 
-func newBackupsListCmd() *cobra.Command {
+func newKeptListCmd() *cobra.Command {
 	output := outputOptions{formats: listFormats}
 	cmd := &cobra.Command{
 		Use:     "list",
@@ -44,13 +44,13 @@ where their raft log ends. It changes nothing.
   lxd-recover global-db-backups list --format csv`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return runBackupsList(cmd.Context(), output) },
+		RunE:              func(cmd *cobra.Command, _ []string) error { return runKeptList(cmd.Context(), output) },
 	}
 	output.addFlags(cmd)
 	return cmd
 }
 
-func runBackupsList(ctx context.Context, output outputOptions) error {
+func runKeptList(ctx context.Context, output outputOptions) error {
 	err := output.check()
 	if err != nil {
 		return err
@@ -61,23 +61,23 @@ func runBackupsList(ctx context.Context, output outputOptions) error {
 		return err
 	}
 
-	report, err := recovery.ListBackups(ctx, dir, newProgress(ctx, os.Stderr))
+	report, err := recovery.ListKept(ctx, dir, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}
 
-	return output.print(report, func() error { return printBackups(os.Stdout, output.format, report) })
+	return output.print(report, func() error { return printKept(os.Stdout, output.format, report) })
 }
 
-// printBackups writes a table for people, and the plain values as CSV.
-func printBackups(w io.Writer, format string, r *recovery.BackupsReport) error {
-	if len(r.Backups) == 0 && format == formatTable {
+// printKept writes a table for people, and the plain values as CSV.
+func printKept(w io.Writer, format string, r *recovery.KeptReport) error {
+	if len(r.Kept) == 0 && format == formatTable {
 		_, err := fmt.Fprintf(w, "No replaced database is kept in %s.\n", r.Directory)
 		return err
 	}
 
 	if format != formatCSV {
-		printBackupTable(w, format, r.Backups)
+		printKeptTable(w, format, r.Kept)
 		return nil
 	}
 
@@ -88,7 +88,7 @@ func printBackups(w io.Writer, format string, r *recovery.BackupsReport) error {
 		return err
 	}
 
-	for _, b := range r.Backups {
+	for _, b := range r.Kept {
 		row := []any{b.Name, b.Purpose, b.Time.Format(time.RFC3339), b.Size, nil, nil, strconv.FormatBool(b.Healthy)}
 		if b.Raft != nil {
 			row[4], row[5] = strconv.FormatUint(b.Raft.Index, 10), strconv.FormatUint(b.Raft.Term, 10)
@@ -103,10 +103,10 @@ func printBackups(w io.Writer, format string, r *recovery.BackupsReport) error {
 	return results.end()
 }
 
-func printBackupTable(w io.Writer, format string, backups []recovery.BackupDetail) {
+func printKeptTable(w io.Writer, format string, backups []recovery.KeptDetail) {
 	var rows [][]string
 	for _, b := range backups {
-		last := position(b.Raft)
+		last := positionText(b.Raft)
 		if b.Raft != nil && !b.Healthy {
 			last += ", DAMAGED"
 		}
@@ -140,7 +140,7 @@ type removeOptions struct {
 	output outputOptions
 }
 
-func newBackupsRemoveCmd() *cobra.Command {
+func newKeptRemoveCmd() *cobra.Command {
 	opts := removeOptions{}
 	cmd := &cobra.Command{
 		Use:     "remove NAME...",
@@ -154,15 +154,15 @@ deleted: the live database, any other directory, and a kept one that an interrup
 		Example: `  lxd-recover global-db-backups remove database.before-import-20261122T213000Z
   lxd-recover global-db-backups remove --yes $(lxd-recover global-db-backups list --format csv | tail -n +4 | cut -d, -f1)`,
 		Args:              usage(cobra.MinimumNArgs(1)),
-		ValidArgsFunction: completeBackups(math.MaxInt),
-		RunE:              func(cmd *cobra.Command, args []string) error { return runBackupsRemove(cmd.Context(), opts, args) },
+		ValidArgsFunction: completeKept(math.MaxInt),
+		RunE:              func(cmd *cobra.Command, args []string) error { return runKeptRemove(cmd.Context(), opts, args) },
 	}
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
 	opts.output.addFlags(cmd)
 	return cmd
 }
 
-func runBackupsRemove(ctx context.Context, opts removeOptions, names []string) error {
+func runKeptRemove(ctx context.Context, opts removeOptions, names []string) error {
 	err := opts.output.check()
 	if err != nil {
 		return err
@@ -174,15 +174,15 @@ func runBackupsRemove(ctx context.Context, opts removeOptions, names []string) e
 	}
 
 	confirm := confirmation{what: "removal"}
-	report, err := recovery.RemoveBackups(ctx, recovery.RemoveBackupsOptions{
+	report, err := recovery.RemoveKept(ctx, recovery.RemoveKeptOptions{
 		LXDDir: dir, Names: names, Progress: newProgress(ctx, os.Stderr),
-		Confirm: func(r *recovery.RemoveBackupsReport) error {
+		Confirm: func(r *recovery.RemoveKeptReport) error {
 			if opts.yes {
 				return nil
 			}
 
 			fmt.Fprint(os.Stderr, "These databases will be deleted for good:\n\n")
-			printBackupTable(os.Stderr, formatTable, r.Removed)
+			printKeptTable(os.Stderr, formatTable, r.Removed)
 			return confirm.ask(ctx, fmt.Sprintf("Delete %s (%s)?", databases(len(r.Removed)), bytesText(r.Size)))
 		},
 	})
