@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"bufio"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -62,40 +61,6 @@ func (c *comparison) learn(m member.Member) {
 	if !ok && m.Name != "" {
 		c.names = append(c.names, m)
 	}
-}
-
-// reportOf inspects a source, or reads a saved report.
-func reportOf(ctx context.Context, source string, progress Progress) (r *InspectReport, saved bool, err error) {
-	saved, err = isReport(source)
-	if err != nil {
-		return nil, false, err
-	}
-
-	if saved {
-		r, err = readReport(source)
-	} else {
-		r, err = Inspect(ctx, source, progress)
-	}
-
-	return r, saved, err
-}
-
-// isReport tells a saved report from a tarball: JSON begins with a brace.
-func isReport(name string) (bool, error) {
-	info, err := os.Stat(name)
-	if err != nil || !info.Mode().IsRegular() {
-		return false, err
-	}
-
-	f, err := os.Open(name)
-	if err != nil {
-		return false, err
-	}
-
-	defer f.Close()
-
-	head, _ := bufio.NewReaderSize(f, 16).Peek(1)
-	return string(head) == "{", nil
 }
 
 // survivorLog is the plain value that package survivor compares. Of a damaged log only what is sound counts.

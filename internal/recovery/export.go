@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
-	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // ExportOptions say what to export and where to.
@@ -193,10 +191,6 @@ func (r *ExportReport) name() string {
 	return r.File
 }
 
-func existing(path string) error {
-	return &Refusal{Reason: fmt.Sprintf("%s exists already", path), Flag: "--force"}
-}
-
 // examine checks that this member's database may be exported, as far as an outline of its log tells, and describes it.
 func examine(ctx context.Context, dir directory, check *exportCheck, opts ExportOptions) (*bundle.Manifest, *raftlog.Log, error) {
 	certificate, err := dir.clusterCertificate()
@@ -267,19 +261,6 @@ func examine(ctx context.Context, dir directory, check *exportCheck, opts Export
 	return manifest, log, nil
 }
 
-// soundPosition is the last entry that is exported: that of the log, unless it is damaged.
-func soundPosition(ctx context.Context, log *raftlog.Log) (bundle.Position, error) {
-	if log.SoundIndex == 0 {
-		return bundle.Position{}, errors.New("nothing in the global database of this member is sound: export from another one")
-	}
-
-	if log.SoundIndex == log.LastIndex {
-		return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil
-	}
-
-	return positionAt(ctx, log, log.SoundIndex)
-}
-
 // exportTerm is the fence's term: above every term that this member and the survivors' reports know of. It warns of survivors
 // whose snapshot holds more than the export's last entry: raft never takes a snapshot back, so such a member has to be imported
 // to. Left out, it stays behind for ever, a voter that is online and has other rows (measured with LXD 5.0.2).
@@ -302,96 +283,4 @@ func exportTerm(log *raftlog.Log, last uint64, survivors []string) (term uint64,
 	}
 
 	return fenceTerm(highest, time.Now()), ahead, nil
-}
-
-func sound(ctx context.Context, db *globaldb.DB, what string) (*globaldb.Summary, error) {
-	summary, err := db.Summary(ctx)
-	return summary, soundSummary(summary, err, what)
-}
-
-// soundSummary is the error that a summary, or the error in its place, comes to.
-func soundSummary(summary *globaldb.Summary, err error, what string) error {
-	if err != nil {
-		return replayError(what, err)
-	}
-
-	if summary.Integrity != "ok" {
-		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: "SQLite: " + summary.Integrity}}}
-	}
-
-	return nil
-}
-
-// replayError tells damage from what the machine is to blame for.
-func replayError(what string, err error) error {
-	if machineFault(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-
-	return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: err.Error()}}}
-}
-
-// writeOutput creates a file all or nothing: nobody ever sees half a tarball under its name. approve is asked when all is
-// written, before the file gets its name; it may be nil.
-func writeOutput(path string, force bool, write func(io.Writer) error, approve func() error) error {
-	parent := filepath.Dir(path)
-	f, err := os.CreateTemp(parent, ".lxd-recover-*.tmp")
-	if err != nil {
-		return fmt.Errorf("create %s: %w", path, err)
-	}
-
-	defer os.Remove(f.Name()) // gone already when all went well
-
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-
-	closeErr := f.Close()
-	if err == nil {
-		err = closeErr
-	}
-
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-
-	if approve != nil {
-		err = approve()
-		if err != nil {
-			return err
-		}
-	}
-
-	flags := uint(unix.RENAME_NOREPLACE)
-	if force {
-		flags = 0
-	}
-
-	err = unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, path, flags)
-	if errors.Is(err, unix.EINVAL) && !force {
-		// A file system without RENAME_NOREPLACE (NFS, some FUSE): a link refuses an existing name as well.
-		err = os.Link(f.Name(), path)
-	}
-
-	if errors.Is(err, unix.EEXIST) {
-		return existing(path)
-	}
-
-	if err != nil {
-		return fmt.Errorf("create %s: %w", path, err)
-	}
-
-	return swapdir.SyncDir(parent)
-}
-
-type countingWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *countingWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
 }

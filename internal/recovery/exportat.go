@@ -141,3 +141,16 @@ func (r *ExportReport) agree(ctx context.Context, log *raftlog.Log, opts ExportO
 
 	return opts.Confirm(r)
 }
+
+// soundPosition is the last entry that is exported: that of the log, unless it is damaged.
+func soundPosition(ctx context.Context, log *raftlog.Log) (bundle.Position, error) {
+	if log.SoundIndex == 0 {
+		return bundle.Position{}, errors.New("nothing in the global database of this member is sound: export from another one")
+	}
+
+	if log.SoundIndex == log.LastIndex {
+		return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil
+	}
+
+	return positionAt(ctx, log, log.SoundIndex)
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -118,22 +119,6 @@ func partOf(ctx context.Context, log *raftlog.Log, first uint64, last uint64) (b
 	return bundle.BytesPiece(raftlog.SegmentName(first, last), data), nil
 }
 
-// fenceOwn fences a tarball of LXD's own in the staging directory. Every member must compute the same bytes from the same
-// tarball, so the term comes from nothing but the tarball: the highest term in it and the newest time stamp in the archive.
-// On a member that LXD's own loader brings the tarball to the entry keeps term 1; raft replaces it by the fenced one, which
-// has the same content.
-func (im *importer) fenceOwn(ctx context.Context) (*raftlog.Log, error) {
-	im.fencedHere = true
-	log, err := fenceStaged(ctx, im.dir, im.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
-		return log.LastIndex, max(log.MaxTerm+termStep, uint64(im.tarball.Newest))
-	})
-	if err != nil {
-		return nil, err
-	}
-
-	return log, im.checkLog(log)
-}
-
 // fenceStaged fences the raft directory in the staging directory, which must end in a recovery entry. fence says up to which
 // index the log is taken, and the fence's term: with the last index the entry stays as it is, with the one before it is encoded
 // anew, without what libdqlite's memory happened to hold behind its end.
@@ -222,4 +207,26 @@ func metadataPieces(log *raftlog.Log, term uint64) []bundle.Piece {
 
 	slices.SortFunc(pieces, func(a, b bundle.Piece) int { return strings.Compare(a.Name, b.Name) })
 	return pieces
+}
+
+func writePiece(path string, p bundle.Piece) error {
+	src, err := p.Open()
+	if err != nil {
+		return err
+	}
+
+	defer src.Close()
+
+	dst, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+
+	_, err = io.Copy(dst, io.LimitReader(src, p.Size))
+	closeErr := dst.Close()
+	if err != nil {
+		return err
+	}
+
+	return closeErr
 }

@@ -2,6 +2,9 @@ package recovery
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -221,4 +224,65 @@ func chown(path string, info fs.FileInfo) error {
 func identity(info fs.FileInfo) string {
 	st := info.Sys().(*syscall.Stat_t)
 	return fmt.Sprint(st.Dev, st.Ino, st.Mode, st.Uid, st.Gid, st.Size, st.Mtim, st.Ctim)
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// gone tells whether a path is known not to exist.
+func gone(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// fingerprint returns the SHA-256 of the first certificate in a PEM file (of its DER form), lower-case hexadecimal. This is
+// how LXD itself names a certificate.
+func fingerprint(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return "", fmt.Errorf("%s holds no certificate: put back a copy of it (cluster.crt is the same on all members)", path)
+	}
+
+	sum := sha256.Sum256(block.Bytes)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// dirSize is the sum of the sizes of the files directly in dir, in bytes; for progress bars only.
+func dirSize(dir string) int64 {
+	entries, _ := os.ReadDir(dir)
+	var n int64
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() {
+			n += info.Size()
+		}
+	}
+
+	return n
+}
+
+// treeSize is the sum of the sizes of all files below dir, in bytes.
+func treeSize(dir string) int64 {
+	var n int64
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return nil
+		}
+
+		info, err := e.Info()
+		if err == nil {
+			n += info.Size()
+		}
+
+		return nil
+	})
+
+	return n
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -78,23 +77,6 @@ type ImportReport struct {
 // newImportReport returns a report whose lists are empty, not missing, in JSON.
 func newImportReport(tarball string) *ImportReport {
 	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Unchecked: []string{}, Warnings: []string{}}
-}
-
-// MemberChange is a member before and after.
-type MemberChange struct {
-	ID         uint64 `json:"id" yaml:"id"`
-	Name       string `json:"name" yaml:"name"`
-	OldAddress string `json:"old_address" yaml:"old_address"` // empty: not in this member's list
-	NewAddress string `json:"new_address" yaml:"new_address"`
-	OldRole    string `json:"old_role" yaml:"old_role"`
-	NewRole    string `json:"new_role" yaml:"new_role"`
-}
-
-// Change is a setting before and after.
-type Change struct {
-	Key string `json:"key" yaml:"key"`
-	Old string `json:"old" yaml:"old"`
-	New string `json:"new" yaml:"new"`
 }
 
 // Import replaces this member's database by the one in a tarball, all or nothing, and keeps the replaced one. The steps are
@@ -337,28 +319,6 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 	}, nil
 }
 
-// exchange carries out a plan, unless a daemon was started behind our back in the very last moment: it has the replaced
-// database open and would go on writing there, so the directories are then exchanged back. done tells which of the two is in
-// place afterwards.
-func exchange(dir directory, plan swapdir.Plan) (done bool, err error) {
-	done, err = swapdir.Run(dir.path, plan)
-	if err != nil {
-		return done, err
-	}
-
-	holders, err := daemon.Holders(dir.join(plan.Keep))
-	if err != nil || len(holders) == 0 {
-		return true, err
-	}
-
-	undone, err := swapdir.Run(dir.path, swapdir.Plan{Purpose: purposeUndo, Live: plan.Live, Staged: plan.Keep, Keep: plan.Staged})
-	if err != nil && !undone {
-		return true, fmt.Errorf("%s was started during the exchange, on the replaced database, and the exchange cannot be undone: stop it at once: %w", holders[0], err)
-	}
-
-	return false, errors.Join(fmt.Errorf("%w: %s was started during the exchange, which was undone: stop it and run the command again", daemon.ErrStillRunning, holders[0]), err)
-}
-
 // node reads the node database as it is now. That no row of it is this member's own is no error here: LXD's own loader leaves
 // it so when it is killed half way, and so does a heartbeat from a member that was not edited. Self is empty then, and
 // checkDatabase recognises the member by its certificate.
@@ -369,23 +329,4 @@ func (im *importer) node(ctx context.Context) (*nodedb.Node, error) {
 	}
 
 	return node, err
-}
-
-// freeName returns a name in LXD's directory that nothing has yet, no report either: the given one, or that with a number.
-func (d directory) freeName(name string) (string, error) {
-	for i := 1; ; i++ {
-		candidate := name
-		if i > 1 {
-			candidate = fmt.Sprintf("%s-%d", name, i)
-		}
-
-		_, err := os.Lstat(d.join(candidate))
-		if errors.Is(err, os.ErrNotExist) && !exists(d.join(candidate+reportSuffix)) {
-			return candidate, nil
-		}
-
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return "", err
-		}
-	}
 }

@@ -2,12 +2,7 @@ package recovery
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -87,31 +82,6 @@ type InspectEntry struct {
 	Members member.List `json:"members,omitempty" yaml:"members,omitempty"` // of a change, without names
 }
 
-// maxReport bounds a saved report, in bytes: an entry takes some 120, a log keeps some 10,000 of them.
-const maxReport = 64 << 20
-
-// readReport reads a report that was saved as JSON.
-func readReport(file string) (*InspectReport, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-
-	defer f.Close()
-
-	r := &InspectReport{}
-	err = json.NewDecoder(io.LimitReader(f, maxReport)).Decode(r)
-	if err == nil && r.Kind == "" {
-		err = errors.New("it does not say what was inspected")
-	}
-
-	if err != nil {
-		return nil, fmt.Errorf("%s is not a report of `lxd-recover global-db-inspect --format json`: %w", file, err)
-	}
-
-	return r, nil
-}
-
 // Inspect reads a source and reports. It changes nothing. The error is for what cannot be read; damage is in the report.
 func Inspect(ctx context.Context, source string, progress Progress) (*InspectReport, error) {
 	var r *InspectReport
@@ -180,21 +150,6 @@ func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) error {
 // it may have vouched for.
 func setAside(log *raftlog.Log) bool {
 	return slices.ContainsFunc(log.Files, func(f raftlog.File) bool { return f.Kind == raftlog.CorruptFile })
-}
-
-// checksum sums an entry's payload. A configuration is decoded and encoded again first: dqlite pads it with uninitialised
-// memory, which differs from member to member.
-func checksum(entry raftlog.Entry) string {
-	data := entry.Data
-	if entry.Type == raftlog.ChangeEntry {
-		servers, err := raftlog.ParseConfiguration(data)
-		if err == nil {
-			data = raftlog.EncodeConfiguration(servers)
-		}
-	}
-
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:16])
 }
 
 // inDatabase is what the global database says about members.

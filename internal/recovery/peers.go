@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
-	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
@@ -39,18 +38,6 @@ func (im *importer) checkPeers(ctx context.Context, node *nodedb.Node) error {
 	}
 
 	return nil
-}
-
-// addressesBut returns the addresses of all members but one.
-func addressesBut(id uint64, members member.List) []string {
-	var all []string
-	for _, m := range members {
-		if m.ID != id {
-			all = append(all, m.Address)
-		}
-	}
-
-	return all
 }
 
 // isMark tells whether a row of a peer's node database is the mark of this recovery. JSON has turned its numbers to floats.

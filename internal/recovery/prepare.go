@@ -11,7 +11,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
-	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
@@ -296,22 +295,6 @@ func (im *importer) recognise(ctx context.Context, db *globaldb.DB, own string) 
 	return nil
 }
 
-// withCertificate finds the one of these members that a database knows by a certificate.
-func withCertificate(ctx context.Context, db *globaldb.DB, members member.List, certificate string) (m member.Member, ok bool, err error) {
-	for _, m := range members {
-		its, err := db.MemberCertificate(ctx, m.Name)
-		if err != nil {
-			return member.Member{}, false, err
-		}
-
-		if its == certificate {
-			return m, true, nil
-		}
-	}
-
-	return member.Member{}, false, nil
-}
-
 // describe works out what will change.
 func (im *importer) describe(node *nodedb.Node) {
 	r := im.report
@@ -339,134 +322,6 @@ func (im *importer) describe(node *nodedb.Node) {
 	for _, finding := range r.Database.ForeignKeys {
 		r.Warnings = append(r.Warnings, "the database has a row without its parent: "+finding)
 	}
-}
-
-// localLook is a look at this member's own raft directory.
-type localLook struct {
-	signature string // of the directory before it was read
-	emptied   bool
-	log       *raftlog.Log
-	err       error
-}
-
-// lookAtLocal reads this member's own log, or, once it was compared, what has changed of it since.
-func (im *importer) lookAtLocal(ctx context.Context) localLook {
-	look := localLook{signature: signature(im.dir.global()), emptied: im.dir.emptied()}
-	if !look.emptied {
-		var known *raftlog.Log
-		if im.branching != nil {
-			known = im.branching.local
-		}
-
-		look.log, look.err = openLog(ctx, im.dir.global(), Progress{}, raftlog.Options{Known: known})
-	}
-
-	return look
-}
-
-// useBackup looks at LXD's own backup in place of a raft directory that LXD's own loader has removed, or was removing, when it was
-// interrupted: the files go one after the other, and what is left of them may look sound.
-func (im *importer) useBackup(ctx context.Context, source *Source, look *localLook) (used bool, err error) {
-	if source == nil && look.emptied {
-		look.err = errors.New("LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it")
-		return false, ctx.Err()
-	}
-
-	if source == nil {
-		im.warn("LXD's own loader was interrupted here, and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
-		return false, nil
-	}
-
-	backup, err := readLog(ctx, source.global, im.opts.Progress)
-	if err != nil && look.emptied {
-		look.err = fmt.Errorf("LXD's own loader was interrupted after it had removed it, and LXD's backup %s cannot be read: %w", source.Path, err)
-		return false, ctx.Err()
-	}
-
-	if err != nil || !look.emptied && look.err == nil && look.log.LastIndex >= backup.LastIndex {
-		return false, ctx.Err()
-	}
-
-	look.log, look.err = backup, nil
-	im.warn("LXD's own loader was interrupted after it had begun to remove this member's global database: what is in LXD's backup " + source.Path + " was compared")
-	return true, nil
-}
-
-// compareLocal finds out what only this member has.
-func (im *importer) compareLocal(ctx context.Context, look localLook) error {
-	r := im.report
-	im.compared = look.signature
-	if look.emptied || exists(filepath.Join(im.dir.database(), lxdUnpackName)) {
-		source := im.dir.beforeLoader(ctx, im.opts.Progress)
-		if source != nil {
-			defer source.Close()
-		}
-
-		used, err := im.useBackup(ctx, source, &look)
-		if err != nil {
-			return err
-		}
-
-		if used {
-			defer func() { im.branching = nil }() // it reads what is removed then
-		}
-	}
-
-	local, err := look.log, look.err
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-
-		im.unknownLoss = "it cannot be read: " + err.Error()
-		return nil
-	}
-
-	r.Local = &bundle.Position{Index: local.LastIndex, Term: local.LastTerm}
-	if !local.Healthy() {
-		im.unknownLoss = "it is damaged; see `lxd-recover global-db-inspect`"
-	}
-
-	different, err := otherHistory(ctx, local, im.log)
-	if err == nil {
-		im.branching, err = discarded(ctx, local, im.log, im.branching)
-	}
-
-	if err == nil {
-		r.Discarded = im.branching.found
-	}
-
-	if different != "" {
-		im.unknownLoss = different
-	}
-
-	if err != nil && ctx.Err() == nil {
-		im.unknownLoss, err = "it cannot be compared: "+err.Error(), nil
-		r.Discarded = []Discarded{}
-	}
-
-	if err != nil {
-		return err
-	}
-
-	im.aboveFence, err = im.outvotes(local)
-	return err
-}
-
-// outvotes says why this member's own log could outvote the tarball's, empty where it could not: it has seen a term that is
-// not below the fence's, so another member may hold such a log, too. That is as it should be on a member that has run on this
-// very recovery before.
-func (im *importer) outvotes(local *raftlog.Log) (string, error) {
-	if local.MaxTerm < im.report.Raft.Term {
-		return "", nil
-	}
-
-	record, err := readRecord(im.dir.database())
-	if err != nil || record != nil && record.Raft == im.report.Raft {
-		return "", err
-	}
-
-	return fmt.Sprintf("this member has seen raft term %d, and the tarball is fenced with term %d only: another member could outvote it. Save `lxd-recover global-db-inspect --format json` here and export again with --survivor", local.MaxTerm, im.report.Raft.Term), nil
 }
 
 func (im *importer) update(node *nodedb.Node) nodedb.Update {
@@ -497,4 +352,20 @@ func (im *importer) sameAsLive(node *nodedb.Node) (bool, error) {
 	}
 
 	return sameRaftFiles(im.dir.global(), im.dir.join(stagingName, globalName))
+}
+
+// fenceOwn fences a tarball of LXD's own in the staging directory. Every member must compute the same bytes from the same
+// tarball, so the term comes from nothing but the tarball: the highest term in it and the newest time stamp in the archive.
+// On a member that LXD's own loader brings the tarball to the entry keeps term 1; raft replaces it by the fenced one, which
+// has the same content.
+func (im *importer) fenceOwn(ctx context.Context) (*raftlog.Log, error) {
+	im.fencedHere = true
+	log, err := fenceStaged(ctx, im.dir, im.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
+		return log.LastIndex, max(log.MaxTerm+termStep, uint64(im.tarball.Newest))
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	return log, im.checkLog(log)
 }

@@ -2,15 +2,11 @@ package recovery
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"os"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
-	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // ResumeOptions say how to put right what an interrupted run left.
@@ -95,49 +91,4 @@ func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 	report.Started, report.Ready = result.started, result.ready
 	report.Warnings = append(report.Warnings, result.warnings...)
 	return report, err
-}
-
-// leftovers tells whether an interrupted run left a plan or a staging directory.
-func leftovers(d directory) (bool, error) {
-	for _, name := range []string{swapdir.PlanFile, stagingName} {
-		_, err := os.Lstat(d.join(name))
-		if err == nil || !errors.Is(err, os.ErrNotExist) {
-			return true, err
-		}
-	}
-
-	return false, nil
-}
-
-// settle finishes what an interrupted run left, and removes a staging directory that it left unused. What it finished is told
-// in a sentence, empty where nothing was.
-func (d directory) finishInterrupted() (string, error) {
-	plan, state, err := swapdir.Finish(d.path)
-	if err != nil {
-		return "", err
-	}
-
-	d.placeReport()
-	finished := ""
-	switch {
-	case plan == nil || state != swapdir.Exchanged:
-	case plan.Purpose == purposeUndo:
-		finished = fmt.Sprintf("finished taking back the exchange of %s, during which LXD had been started", plan.Created.Format(time.RFC3339))
-	default:
-		finished = fmt.Sprintf("finished the %s of %s, which had been interrupted; the database it replaced is kept in %s",
-			plan.Purpose, plan.Created.Format(time.RFC3339), d.join(plan.Keep))
-	}
-
-	return finished, os.RemoveAll(d.join(stagingName))
-}
-
-// unstage removes the staging directory of a run that came to nothing: nothing of ours stays beside the database but what
-// the exchange put there, after a power cut neither. As long as there is a plan, what the name stands for is for settle to find
-// out.
-func (d directory) unstage() {
-	plan, err := swapdir.ReadPlan(d.path)
-	if plan == nil && err == nil {
-		_ = os.RemoveAll(d.join(stagingName))
-		_ = swapdir.SyncDir(d.path) // what was staged is on disk already
-	}
 }

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -15,7 +17,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
-	"golang.org/x/sys/unix"
 )
 
 // StatusReport is how one member stands.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -187,26 +186,4 @@ func fingerprintServed(ctx context.Context, pieces []bundle.Piece, fence bundle.
 
 	var print globaldb.Fingerprint
 	return print, json.Unmarshal(out, &print)
-}
-
-func writePiece(path string, p bundle.Piece) error {
-	src, err := p.Open()
-	if err != nil {
-		return err
-	}
-
-	defer src.Close()
-
-	dst, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	_, err = io.Copy(dst, io.LimitReader(src, p.Size))
-	closeErr := dst.Close()
-	if err != nil {
-		return err
-	}
-
-	return closeErr
 }
