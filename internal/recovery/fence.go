@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -217,16 +218,5 @@ func writePiece(path string, p bundle.Piece) error {
 
 	defer src.Close()
 
-	dst, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	_, err = io.Copy(dst, io.LimitReader(src, p.Size))
-	closeErr := dst.Close()
-	if err != nil {
-		return err
-	}
-
-	return closeErr
+	return newfile.Write(path, io.LimitReader(src, p.Size))
 }

@@ -15,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 )
 
 // sameRaftFiles tells whether two directories hold the same raft files with the same content. Other files do not count.
@@ -123,7 +124,7 @@ func copyTree(from string, to string) error {
 
 	switch {
 	case info.Mode().IsRegular():
-		err = copyFile(from, to)
+		err = newfile.Copy(from, to)
 	case info.IsDir():
 		err = copyDir(from, to)
 	case info.Mode()&fs.ModeSymlink != 0:
@@ -163,28 +164,6 @@ func copyDir(from string, to string) error {
 	}
 
 	return nil
-}
-
-func copyFile(from string, to string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-
-	defer src.Close()
-
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	_, err = io.Copy(dst, src)
-	closeErr := dst.Close()
-	if err != nil {
-		return err
-	}
-
-	return closeErr
 }
 
 // copyAttributes gives path the owner and, but for links, the mode and time of another file.
