@@ -195,7 +195,7 @@ func TestExportAtDamage(t *testing.T) {
 	export("n1-preedit", "--at", "186", "--unedited", "--yes", tarball, "--force").want(t, 4, "--accept-damage")
 	export("n1-preedit", "--at", "188", "--unedited", "--yes", "--accept-damage", tarball, "--force").want(t, 1, "ends at index 187")
 	r := export("n1-preedit", "--at", "186", "--unedited", "--yes", "--accept-damage", tarball, "--force")
-	if r.status != 0 || !strings.Contains(r.stdout, "lostrow") || !strings.Contains(r.stdout, "behind index 187 the log is damaged") {
+	if r.status != 0 || !strings.Contains(r.stdout, "lostrow") || !strings.Contains(r.stdout, "after index 187 the log is damaged") {
 		t.Errorf("damaged: %+v", r)
 	}
 	if tree(t, filepath.Dir(global)) != before {

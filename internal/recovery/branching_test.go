@@ -196,7 +196,7 @@ func replaceFiles(t *testing.T, dir string, from string) {
 // LXD's own loader has removed the database, and its backup cannot be read: nobody can tell what would be lost, and the backup is
 // named.
 func TestUnreadableBackup(t *testing.T) {
-	im := importer{report: &ImportReport{}}
+	im := importer{run: &run{}, report: &ImportReport{}}
 	look := localLook{emptied: true}
 	source := Source{Path: "db_backup.2026.tar.gz", global: filepath.Join(t.TempDir(), "missing")}
 	used, err := im.useBackup(t.Context(), &source, &look)

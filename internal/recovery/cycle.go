@@ -84,6 +84,10 @@ func (c *daemonCycle) adopt(ctx context.Context) (*daemon.Before, error) {
 	}
 
 	c.before = &stopped.Before
+	if c.purpose == "" {
+		c.purpose = stopped.Purpose
+	}
+
 	return c.before, nil
 }
 
@@ -200,7 +204,7 @@ func notReady(members member.List) string {
 	return fmt.Sprintf("%s%d of the %d voters are up", text, members.Majority(), members.Voters())
 }
 
-// settle ends the cycle: refreshes are free again, and there is nothing left to resume.
+// end ends the cycle: refreshes are free again, and there is nothing left to resume.
 func (c *daemonCycle) end(ctx context.Context) error {
 	err := c.release(ctx)
 	if err == nil {

@@ -10,7 +10,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
-// exchange carries out a plan, unless a daemon was started behind our back in the very last moment: it has the replaced
+// exchange carries out a plan, unless somebody starts a daemon in the very last moment: it has the replaced
 // database open and would go on writing there, so the directories are then exchanged back. done tells which of the two is in
 // place afterwards.
 func exchange(dir directory, plan swapdir.Plan) (done bool, err error) {
@@ -44,31 +44,35 @@ func leftovers(d directory) (bool, error) {
 	return false, nil
 }
 
-// settle finishes what an interrupted run left, and removes a staging directory that it left unused. What it finished is told
-// in a sentence, empty where nothing was.
-func (d directory) finishInterrupted() (string, error) {
+// finishInterrupted finishes what an interrupted run left, and removes a staging directory that it left unused. It returns the plan
+// of a run that was cut short after its exchange, nil if there was none.
+func (d directory) finishInterrupted() (*swapdir.Plan, error) {
 	plan, state, err := swapdir.Finish(d.path)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 
 	d.placeReport()
-	finished := ""
-	switch {
-	case plan == nil || state != swapdir.Exchanged:
-	case plan.Purpose == purposeUndo:
-		finished = fmt.Sprintf("finished taking back the exchange of %s, during which LXD had been started", plan.Created.Format(time.RFC3339))
-	default:
-		finished = fmt.Sprintf("finished the %s of %s, which had been interrupted; the database it replaced is kept in %s",
-			plan.Purpose, plan.Created.Format(time.RFC3339), d.join(plan.Keep))
+	if state != swapdir.Exchanged {
+		plan = nil
 	}
 
-	return finished, os.RemoveAll(d.join(stagingName))
+	return plan, os.RemoveAll(d.join(stagingName))
+}
+
+// finishedText says which exchange was finished.
+func (d directory) finishedText(plan *swapdir.Plan) string {
+	when := plan.Created.Format(time.RFC3339)
+	if plan.Purpose == purposeUndo {
+		return fmt.Sprintf("finished taking back the exchange of %s, during which LXD had been started", when)
+	}
+
+	return fmt.Sprintf("finished the %s of %s, which had been interrupted; the database it replaced is kept in %s", plan.Purpose, when, d.join(plan.Keep))
 }
 
 // unstage removes the staging directory of a run that came to nothing: nothing of ours stays beside the database but what
-// the exchange put there, after a power cut neither. As long as there is a plan, what the name stands for is for settle to find
-// out.
+// the exchange put there, after a power cut neither. As long as there is a plan, what the name stands for is for finishInterrupted
+// to find out.
 func (d directory) unstage() {
 	plan, err := swapdir.ReadPlan(d.path)
 	if plan == nil && err == nil {

@@ -63,26 +63,93 @@ type ExportReport struct {
 
 // Export writes the recovery tarball of this member. It changes nothing in LXD's directory.
 func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
-	dir, err := openDirectory(opts.LXDDir)
-	if err != nil {
-		return nil, err
-	}
-
-	if opts.Stdout == nil && !opts.Force {
-		_, err = os.Lstat(opts.Output)
-		if err == nil {
-			return nil, existing(opts.Output)
-		}
-	}
-
-	unlock, err := dir.lock(unix.LOCK_SH)
+	ex := &exporter{opts: opts}
+	unlock, err := ex.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 
 	defer unlock()
 
-	status, err := daemon.Inspect(ctx, dir.path)
+	ex.check = newExportCheck(ctx, ex.dir.global(), opts)
+	defer ex.check.end()
+
+	err = ex.examine(ctx)
+	if err != nil {
+		return nil, ex.check.orDamage(err)
+	}
+
+	err = ex.fence(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	if !opts.NoVerify {
+		ex.served = serve(ctx, ex.pieces, ex.report.Raft)
+		defer ex.served.end()
+	}
+
+	err = ex.readRest()
+	if err != nil {
+		return nil, err
+	}
+
+	if opts.At > 0 {
+		err = ex.giveUp(ctx)
+		if err != nil {
+			return nil, err
+		}
+	}
+
+	return ex.write(ctx)
+}
+
+// exporter is one export under way. examine and fence need an outline of the log only, so that libdqlite can begin with what
+// comes out (see exportCheck); readRest reads the rest, giveUp has confirmed what is left out, and write packs the tarball while
+// libdqlite and SQLite verify it.
+type exporter struct {
+	dir    directory
+	opts   ExportOptions
+	report *ExportReport
+
+	check    *exportCheck
+	log      *raftlog.Log
+	manifest *bundle.Manifest
+	pieces   []bundle.Piece // the files of the tarball
+	served   *serving       // nil with NoVerify
+}
+
+// open locks LXD's directory, and makes sure that nobody writes to the database. The returned function unlocks it.
+func (ex *exporter) open(ctx context.Context) (func(), error) {
+	var err error
+	ex.dir, err = openDirectory(ex.opts.LXDDir)
+	if err != nil {
+		return nil, err
+	}
+
+	if ex.opts.Stdout == nil && !ex.opts.Force {
+		_, err = os.Lstat(ex.opts.Output)
+		if err == nil {
+			return nil, existing(ex.opts.Output)
+		}
+	}
+
+	unlock, err := ex.dir.lock(unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+
+	unlockDqlite, err := ex.lockDatabase(ctx)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+
+	return func() { unlockDqlite(); unlock() }, nil
+}
+
+func (ex *exporter) lockDatabase(ctx context.Context) (func(), error) {
+	status, err := daemon.Inspect(ctx, ex.dir.path)
 	if err != nil {
 		return nil, err
 	}
@@ -91,96 +158,159 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		return nil, fmt.Errorf("LXD is %s: its database changes while it is read. Stop LXD on all members first", status)
 	}
 
-	unlockDqlite, err := lockDqlite(dir.global())
+	return lockDqlite(ex.dir.global())
+}
+
+// examine checks that this member's database may be exported, as far as an outline of its log tells, and describes it.
+func (ex *exporter) examine(ctx context.Context) error {
+	certificate, err := ex.dir.clusterCertificate()
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	defer unlockDqlite()
-
-	check := newExportCheck(ctx, dir.global(), opts)
-	defer check.end()
-
-	manifest, log, err := examine(ctx, dir, check, opts)
+	node, err := nodedb.Read(ctx, ex.dir.database())
 	if err != nil {
-		return nil, check.orDamage(err)
+		return err
 	}
 
-	last := manifest.Raft.Before
-	report := &ExportReport{
-		File: opts.Output, Cluster: manifest.Cluster.Certificate, Last: bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, Before: last, Edited: log.Edited,
-		Members: manifest.Members, GivenUp: []Discarded{}, Warnings: []string{},
-	}
-	report.Source, _ = manifest.Members.ByID(manifest.Source.ID)
-	term, ahead, err := exportTerm(log, last.Index, opts.Survivors)
+	ex.log, err = ex.check.outline()
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	report.Warnings = append(report.Warnings, ahead...)
-	pieces, fence, err := fenced(ctx, log, last.Index, os.DirFS(dir.global()), term)
+	members, err := ex.memberList(node)
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	report.Raft, manifest.Raft.After = fence, fence
-	var served *serving
-	if !opts.NoVerify {
-		served = serve(ctx, pieces, fence)
-		defer served.end()
-	}
-
-	log, err = check.rest()
+	last, err := lastPosition(ctx, ex.log, ex.opts.At)
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	takeSum(pieces, log.Snapshot())
-	if opts.At > 0 {
-		err = report.agree(ctx, log, opts)
-		if err != nil {
-			return nil, err
+	end := bundle.Position{Index: ex.log.LastIndex, Term: ex.log.LastTerm}
+	ex.manifest = &bundle.Manifest{
+		Version: ex.opts.Version,
+		Created: time.Now().UTC().Truncate(time.Second),
+		Source:  bundle.Source{ID: node.Self.ID, Name: node.Self.Name, Address: node.Self.Address},
+		Cluster: bundle.Cluster{Certificate: certificate},
+		Raft:    bundle.Raft{Before: last}, // After is set when the fence is known
+		Members: members,
+	}
+	if last.Index < end.Index {
+		ex.manifest.Raft.Last = end
+	}
+
+	snapshot, err := globaldb.Base(ctx, ex.log, last.Index)
+	if err != nil {
+		return err
+	}
+
+	if snapshot != nil {
+		ex.manifest.Raft.Snapshot = bundle.Position{Index: snapshot.Index, Term: snapshot.Term}
+	}
+
+	ex.report = &ExportReport{
+		File: ex.opts.Output, Cluster: certificate, Last: end, Before: last, Edited: ex.log.Edited, Members: members,
+		GivenUp: []Discarded{}, Warnings: []string{},
+	}
+	ex.report.Source, _ = members.ByID(node.Self.ID)
+	return nil
+}
+
+// memberList is the list that the tarball gets. It must have been edited, be able to work, and be the one in the raft log.
+func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
+	if !ex.log.Edited && !ex.opts.Unedited {
+		return nil, &Refusal{
+			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. Run `lxd cluster edit` here first", node.Self.Name),
+			Flag:   "--unedited",
 		}
 	}
 
-	if served != nil {
-		opts.Progress.step("Opening a scratch copy with libdqlite")
+	members := node.Members
+	if !ex.log.Edited {
+		// The table raft_nodes is a copy that lags behind until the next heartbeat; the log decides.
+		members = namedServers(ex.log.Configuration, node.Members)
 	}
 
-	proof := startVerification(ctx, log, last.Index, "the global database in "+dir.global(), served)
-	err = report.write(opts, pieces, manifest, proof)
-	proofErr := proof.end()
-	if proofErr != nil {
-		return nil, proofErr
+	err := members.Validate()
+	if err != nil {
+		return nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd cluster edit` again", node.Self.Name, err)
 	}
 
-	report.Database = proof.summary
-	return report, err
+	if !members.SameServers(ex.log.Configuration) {
+		return nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd cluster edit` again",
+			filepath.Join(ex.dir.database(), nodedb.File))
+	}
+
+	return members, nil
 }
 
-// write packs the tarball while the proof goes on. Nothing gets the tarball's name, or goes to standard output, before that
-// has succeeded.
-func (r *ExportReport) write(opts ExportOptions, pieces []bundle.Piece, manifest *bundle.Manifest, proof *verification) error {
-	pack := func(w io.Writer) error {
-		counted := &countingWriter{w: w}
-		done := opts.Progress.start("Writing "+r.name(), bundle.Size(pieces))
-		defer done()
-
-		err := bundle.Write(proof.ctx, counted, pieces, manifest, opts.Progress.add)
-		r.Size, r.Files = counted.n, len(manifest.Files)
-		return err
-	}
-
-	if opts.Stdout == nil {
-		return writeOutput(opts.Output, opts.Force, pack, proof.wait)
-	}
-
-	err := proof.wait()
+// fence lists the files of the tarball, the last one of which is the fenced recovery entry.
+func (ex *exporter) fence(ctx context.Context) error {
+	last := ex.report.Before.Index
+	term, ahead, err := exportTerm(ex.log, last, ex.opts.Survivors)
 	if err != nil {
 		return err
 	}
 
-	return pack(opts.Stdout)
+	ex.report.Warnings = append(ex.report.Warnings, ahead...)
+	ex.pieces, ex.report.Raft, err = fenced(ctx, ex.log, last, os.DirFS(ex.dir.global()), term)
+	ex.manifest.Raft.After = ex.report.Raft
+	return err
+}
+
+// readRest reads what the outline has left.
+func (ex *exporter) readRest() error {
+	var err error
+	ex.log, err = ex.check.rest()
+	if err != nil {
+		return err
+	}
+
+	takeSum(ex.pieces, ex.log.Snapshot())
+	return nil
+}
+
+// write packs the tarball while what is packed is verified, and returns the report. Nothing gets the tarball's name, or goes to
+// standard output, before that has succeeded.
+func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
+	if ex.served != nil {
+		ex.opts.Progress.step("Opening a scratch copy with libdqlite")
+	}
+
+	verified := startVerification(ctx, ex.log, ex.report.Before.Index, "the global database in "+ex.dir.global(), ex.served)
+	err := ex.pack(verified)
+	verifyErr := verified.end()
+	if verifyErr != nil {
+		return nil, verifyErr
+	}
+
+	ex.report.Database = verified.summary
+	return ex.report, err
+}
+
+func (ex *exporter) pack(verified *verification) error {
+	pack := func(w io.Writer) error {
+		counted := &countingWriter{w: w}
+		done := ex.opts.Progress.start("Writing "+ex.report.name(), bundle.Size(ex.pieces))
+		defer done()
+
+		err := bundle.Write(verified.ctx, counted, ex.pieces, ex.manifest, ex.opts.Progress.add)
+		ex.report.Size, ex.report.Files = counted.n, len(ex.manifest.Files)
+		return err
+	}
+
+	if ex.opts.Stdout == nil {
+		return writeOutput(ex.opts.Output, ex.opts.Force, pack, verified.wait)
+	}
+
+	err := verified.wait()
+	if err != nil {
+		return err
+	}
+
+	return pack(ex.opts.Stdout)
 }
 
 func (r *ExportReport) name() string {
@@ -189,76 +319,6 @@ func (r *ExportReport) name() string {
 	}
 
 	return r.File
-}
-
-// examine checks that this member's database may be exported, as far as an outline of its log tells, and describes it.
-func examine(ctx context.Context, dir directory, check *exportCheck, opts ExportOptions) (*bundle.Manifest, *raftlog.Log, error) {
-	certificate, err := dir.clusterCertificate()
-	if err != nil {
-		return nil, nil, err
-	}
-
-	node, err := nodedb.Read(ctx, dir.database())
-	if err != nil {
-		return nil, nil, err
-	}
-
-	log, err := check.outline()
-	if err != nil {
-		return nil, nil, err
-	}
-
-	if !log.Edited && !opts.Unedited {
-		return nil, nil, &Refusal{
-			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. Run `lxd cluster edit` here first", node.Self.Name),
-			Flag:   "--unedited",
-		}
-	}
-
-	members := node.Members
-	if !log.Edited {
-		// The table raft_nodes is a copy that lags behind until the next heartbeat; the log decides.
-		members = namedServers(log.Configuration, node.Members)
-	}
-
-	err = members.Validate()
-	if err != nil {
-		return nil, nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd cluster edit` again", node.Self.Name, err)
-	}
-
-	if !members.SameServers(log.Configuration) {
-		return nil, nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd cluster edit` again",
-			filepath.Join(dir.database(), nodedb.File))
-	}
-
-	last, err := lastPosition(ctx, log, opts.At) // After is set when the fence is known
-	if err != nil {
-		return nil, nil, err
-	}
-
-	manifest := &bundle.Manifest{
-		Version: opts.Version,
-		Created: time.Now().UTC().Truncate(time.Second),
-		Source:  bundle.Source{ID: node.Self.ID, Name: node.Self.Name, Address: node.Self.Address},
-		Cluster: bundle.Cluster{Certificate: certificate},
-		Raft:    bundle.Raft{Before: last},
-		Members: members,
-	}
-
-	if last.Index < log.LastIndex {
-		manifest.Raft.Last = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
-	}
-
-	snapshot, err := globaldb.Base(ctx, log, last.Index)
-	if err != nil {
-		return nil, nil, err
-	}
-
-	if snapshot != nil {
-		manifest.Raft.Snapshot = bundle.Position{Index: snapshot.Index, Term: snapshot.Term}
-	}
-
-	return manifest, log, nil
 }
 
 // exportTerm is the fence's term: above every term that this member and the survivors' reports know of. It warns of survivors

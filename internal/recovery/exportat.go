@@ -11,7 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// reaches checks that a log reaches an index. Whether it reaches back to there, as a snapshot cannot be taken apart, position finds.
+// reaches checks that a log reaches an index. Whether it reaches back to there, as a snapshot cannot be taken apart, positionAt finds.
 func reaches(log *raftlog.Log, at uint64) error {
 	switch {
 	case at > log.LastIndex:
@@ -37,7 +37,7 @@ func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Posi
 	return positionAt(ctx, log, at)
 }
 
-// position is an entry's place in the log; one that the log does not reach back to is an error.
+// positionAt is an entry's place in the log; one that the log does not reach back to is an error.
 func positionAt(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Position, error) {
 	s, err := globaldb.Base(ctx, log, index)
 	if err != nil {
@@ -112,34 +112,34 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 	return warnings, nil
 }
 
-// agree lists what is given up and has it confirmed.
-func (r *ExportReport) agree(ctx context.Context, log *raftlog.Log, opts ExportOptions) error {
-	odd, err := knowsMembers(ctx, log, opts.At, r.Members)
+// giveUp lists what is left out, and has it confirmed.
+func (ex *exporter) giveUp(ctx context.Context) error {
+	r, log, at := ex.report, ex.log, ex.opts.At
+	odd, err := knowsMembers(ctx, log, at, r.Members)
 	if err != nil {
 		return err
 	}
 
 	r.Warnings = append(r.Warnings, odd...)
-
-	opts.Progress.step("Working out the rows that are given up")
-	r.GivenUp, err = givenUp(ctx, log, opts.At)
+	ex.opts.Progress.step("Working out the rows that are given up")
+	r.GivenUp, err = givenUp(ctx, log, at)
 	if err != nil {
 		return err
 	}
 
 	if log.SoundIndex < log.LastIndex || log.Dropped > 0 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("behind index %d the log is damaged: what was there is given up, too, and cannot be told", log.SoundIndex))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("after index %d the log is damaged: what was there is given up, too, and cannot be told", log.SoundIndex))
 	}
 
 	if len(r.GivenUp) == 0 {
 		return nil
 	}
 
-	if opts.Confirm == nil {
+	if ex.opts.Confirm == nil {
 		return &Refusal{Reason: "transactions would be given up:" + listDiscarded(r.GivenUp), Flag: "--yes"}
 	}
 
-	return opts.Confirm(r)
+	return ex.opts.Confirm(r)
 }
 
 // soundPosition is the last entry that is exported: that of the log, unless it is damaged.

@@ -43,7 +43,7 @@ func (im *importer) useBackup(ctx context.Context, source *Source, look *localLo
 	}
 
 	if source == nil {
-		im.warn("LXD's own loader was interrupted here, and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
+		im.warnOnce("LXD's own loader was interrupted here, and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
 		return false, nil
 	}
 
@@ -58,7 +58,7 @@ func (im *importer) useBackup(ctx context.Context, source *Source, look *localLo
 	}
 
 	look.log, look.err = backup, nil
-	im.warn("LXD's own loader was interrupted after it had begun to remove this member's global database: what is in LXD's backup " + source.Path + " was compared")
+	im.warnOnce("LXD's own loader was interrupted after it had begun to remove this member's global database: what is in LXD's backup " + source.Path + " was compared")
 	return true, nil
 }
 

@@ -14,11 +14,11 @@ import (
 //
 // Every other member is asked, at its old and its new address. The cluster that this recovery has already brought back is
 // recognised by the mark that each import leaves.
-func (im *importer) checkPeers(ctx context.Context, node *nodedb.Node) error {
+func (im *importer) checkPeers(ctx context.Context) error {
 	var addresses []string
-	for _, list := range [][]string{addressesBut(im.report.Member.ID, node.Members), addressesBut(im.report.Member.ID, im.tarball.Members)} {
+	for _, list := range [][]string{addressesBut(im.report.Member.ID, im.node.Members), addressesBut(im.report.Member.ID, im.tarball.Members)} {
 		for _, a := range list {
-			if !slices.Contains(addresses, a) && a != node.ClusterAddress && a != im.report.Member.Address {
+			if !slices.Contains(addresses, a) && a != im.node.ClusterAddress && a != im.report.Member.Address {
 				addresses = append(addresses, a)
 			}
 		}

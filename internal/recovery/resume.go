@@ -9,7 +9,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
-// ResumeOptions say how to put right what an interrupted run left.
+// ResumeOptions say how to finish what an interrupted run left.
 type ResumeOptions struct {
 	LXDDir   string
 	NoStart  bool // leave LXD stopped
@@ -17,19 +17,19 @@ type ResumeOptions struct {
 	Progress Progress
 }
 
-// ResumeReport is what was put right.
+// ResumeReport is what was finished.
 type ResumeReport struct {
 	Found    bool     `json:"found" yaml:"found"` // whether an interrupted run had left anything
-	Done     []string `json:"done" yaml:"done"`   // what was put right, a sentence each
+	Done     []string `json:"done" yaml:"done"`   // what was finished, a sentence each
 	Warnings []string `json:"warnings" yaml:"warnings"`
 	Daemon   string   `json:"daemon" yaml:"daemon"` // before
 	Started  bool     `json:"started" yaml:"started"`
 	Ready    bool     `json:"ready" yaml:"ready"`
 }
 
-// Resume puts right what an interrupted import, rollback or edit left: the exchange is completed where it was carried out and
-// withdrawn where it was not, what was unpacked in vain is removed, LXD is started again where that run had stopped it, and
-// refreshes of its snap are free again. Which database is in place does not change by it.
+// Resume finishes what an interrupted import, rollback or edit left: the exchange is completed if it was carried out and withdrawn
+// if it was not, what was unpacked in vain is removed, LXD is started again if that run had stopped it, and refreshes of its snap
+// are free again. Which database is in place does not change by it.
 func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 	dir, unlock, err := openToChange(opts.LXDDir)
 	if err != nil {
@@ -49,9 +49,10 @@ func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 		return nil, err
 	}
 
-	if finished != "" {
-		report.Done = append(report.Done, finished)
-	} else if left {
+	switch {
+	case finished != nil:
+		report.Done = append(report.Done, dir.finishedText(finished))
+	case left:
 		report.Done = append(report.Done, "removed what an interrupted run had prepared; the database that was in place before it still is")
 	}
 
@@ -86,9 +87,13 @@ func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 	}
 
 	report.Found = len(report.Done) > 0
-	cycle := &daemonCycle{dir: dir, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress}
-	result, err := cycle.resume(ctx, members)
-	report.Started, report.Ready = result.started, result.ready
-	report.Warnings = append(report.Warnings, result.warnings...)
-	return report, err
+	r := &run{dir: dir, opts: runOptions{noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress}}
+	return report, r.resume(ctx, members, report)
+}
+
+func (r *ResumeReport) warn(texts ...string) { r.Warnings = append(r.Warnings, texts...) }
+
+func (r *ResumeReport) daemonIs(result startResult) {
+	r.Started, r.Ready = result.started, result.ready
+	r.warn(result.warnings...)
 }

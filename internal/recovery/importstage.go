@@ -16,9 +16,51 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
-// prepare unpacks the tarball into the staging directory and makes every check that can be made while LXD still runs. It
+// stage unpacks the tarball into the staging directory and makes every check that can be made while LXD still runs. It
 // fills in the report.
-func (im *importer) prepare(ctx context.Context) error {
+func (im *importer) stage(ctx context.Context) error {
+	err := im.checkMember(ctx)
+	if err != nil {
+		return err
+	}
+
+	// Nothing that goes on beside the checks may outlive them: what it works on is removed when they fail.
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+
+	err = im.unpack(ctx) // keeps two processors busy by itself
+	if err != nil {
+		return err
+	}
+
+	looked := make(chan localLook, 1)
+	beside.Go(func() { looked <- im.lookAtLocal(ctx) })
+	err = im.readStaged(ctx)
+	if err != nil {
+		return err
+	}
+
+	synced := make(chan error, 1)
+	beside.Go(func() { synced <- im.syncStaged() })
+	err = im.checkBelongs(ctx)
+	if err != nil {
+		return err
+	}
+
+	im.describe()
+	err = im.compareLocal(ctx, <-looked)
+	if err != nil {
+		return err
+	}
+
+	im.report.NothingToDo, err = im.sameAsLive()
+	return errors.Join(err, <-synced)
+}
+
+// checkMember looks at this member: whether its LXD can be stopped and started, and who it is.
+func (im *importer) checkMember(ctx context.Context) error {
 	status, err := daemon.Inspect(ctx, im.dir.path)
 	if err != nil {
 		return err
@@ -32,82 +74,44 @@ func (im *importer) prepare(ctx context.Context) error {
 		}
 	}
 
-	certificate, err := im.dir.clusterCertificate()
+	im.certificate, err = im.dir.clusterCertificate()
 	if err != nil {
 		return err
 	}
 
-	node, err := im.node(ctx)
-	if err != nil {
-		return err
-	}
+	im.node, err = im.readNode(ctx)
+	return err
+}
 
-	// Nothing that goes on beside the checks may outlive them: what it works on is removed when they fail.
-	ctx, cancel := context.WithCancel(ctx)
-	var group sync.WaitGroup
-	defer group.Wait()
-	defer cancel()
-
-	err = im.unpack(ctx) // keeps two processors busy by itself
-	if err != nil {
-		return err
-	}
-
-	var local localLook
-	looked := make(chan struct{})
-	group.Go(func() {
-		defer close(looked)
-		local = im.lookAtLocal(ctx)
-	})
-
-	staged := im.dir.join(stagingName, globalName)
-	log, err := readLog(ctx, staged, im.opts.Progress)
+// readStaged reads and checks the raft log that was unpacked. One of LXD's own tarballs is fenced here.
+func (im *importer) readStaged(ctx context.Context) error {
+	log, err := readLog(ctx, im.dir.join(stagingName, globalName), im.opts.Progress)
 	if err != nil {
 		return err
 	}
 
 	err = im.checkLog(log)
-	if err != nil {
-		return err
-	}
-
-	if im.tarball.Manifest == nil {
+	if err == nil && im.tarball.Manifest == nil {
 		log, err = im.fenceOwn(ctx)
-		if err != nil {
-			return err
-		}
-	}
-
-	synced := make(chan error, 1)
-	group.Go(func() { synced <- im.syncStaged() })
-
-	err = im.checkCluster(certificate, node)
-	if err != nil {
-		return err
-	}
-
-	err = im.checkDatabase(ctx, log)
-	if err != nil {
-		return err
-	}
-
-	if !im.opts.BesideCluster {
-		err = im.checkPeers(ctx, node)
-		if err != nil {
-			return err
-		}
 	}
 
 	im.log = log
-	im.describe(node)
-	<-looked
-	err = im.compareLocal(ctx, local)
+	return err
+}
+
+// checkBelongs makes sure that tarball and member belong together, and that no working cluster does without both.
+func (im *importer) checkBelongs(ctx context.Context) error {
+	err := im.checkCluster()
 	if err != nil {
 		return err
 	}
 
-	im.report.NothingToDo, err = im.sameAsLive(node)
-	return errors.Join(err, <-synced)
+	err = im.checkDatabase(ctx)
+	if err != nil || im.opts.BesideCluster {
+		return err
+	}
+
+	return im.checkPeers(ctx)
 }
 
 // syncStaged gives the staged raft directory the owner of the live one, and has it written to disk. That takes as long as the
@@ -200,8 +204,8 @@ func (im *importer) checkLog(log *raftlog.Log) error {
 }
 
 // checkCluster makes sure that tarball and member belong together (guarantee G6), as far as names and certificates tell.
-func (im *importer) checkCluster(certificate string, node *nodedb.Node) error {
-	manifest := im.tarball.Manifest
+func (im *importer) checkCluster() error {
+	manifest, node := im.tarball.Manifest, im.node
 	if manifest == nil {
 		im.report.Unchecked = append(im.report.Unchecked,
 			"the tarball is LXD's own and carries no cluster certificate: that it comes from this cluster was told from the member's own certificate in its database only",
@@ -209,13 +213,13 @@ func (im *importer) checkCluster(certificate string, node *nodedb.Node) error {
 			"it is not fenced: it is fenced here, to the same bytes on every member, so import it with lxd-recover on a majority of the voters at the least")
 	} else {
 		im.report.Source = manifest.Source.Name
-		if manifest.Cluster.Certificate != certificate {
-			return wrongCluster("it was exported from a cluster with the certificate %.12s…, this cluster's is %.12s…", manifest.Cluster.Certificate, certificate)
+		if manifest.Cluster.Certificate != im.certificate {
+			return wrongCluster("it was exported from a cluster with the certificate %.12s…, this cluster's is %.12s…", manifest.Cluster.Certificate, im.certificate)
 		}
 	}
 
 	if node.Self.ID == 0 {
-		return nil // see node
+		return nil // see readNode
 	}
 
 	self, ok := im.tarball.Members.ByID(node.Self.ID)
@@ -233,10 +237,10 @@ func (im *importer) checkCluster(certificate string, node *nodedb.Node) error {
 }
 
 // checkDatabase replays the tarball's log and looks into the database that comes out.
-func (im *importer) checkDatabase(ctx context.Context, log *raftlog.Log) error {
+func (im *importer) checkDatabase(ctx context.Context) error {
 	what := "the database in " + im.opts.Tarball
 	im.opts.Progress.step("Replaying the raft log")
-	db, err := globaldb.Open(ctx, log, 0)
+	db, err := globaldb.Open(ctx, im.log, 0)
 	if err != nil {
 		return replayError(what, err)
 	}
@@ -296,8 +300,8 @@ func (im *importer) recognise(ctx context.Context, db *globaldb.DB, own string) 
 }
 
 // describe works out what will change.
-func (im *importer) describe(node *nodedb.Node) {
-	r := im.report
+func (im *importer) describe() {
+	r, node := im.report, im.node
 	for _, m := range im.tarball.Members {
 		change := MemberChange{ID: m.ID, Name: m.Name, NewAddress: m.Address, NewRole: m.Role.String()}
 		old, ok := node.Members.ByID(m.ID)
@@ -328,10 +332,10 @@ func (im *importer) update(node *nodedb.Node) nodedb.Update {
 	return nodeUpdate(node, im.tarball.Members, im.report.Member, im.report.Raft, im.former)
 }
 
-// already tells whether the live database is, to the byte, what this import would make: then an earlier run was complete,
+// sameAsLive tells whether the live database is, to the byte, what this import would make: then an earlier run was complete,
 // and LXD has not run since.
-func (im *importer) sameAsLive(node *nodedb.Node) (bool, error) {
-	if len(im.report.Settings) > 0 || !node.Members.Same(im.tarball.Members) {
+func (im *importer) sameAsLive() (bool, error) {
+	if len(im.report.Settings) > 0 || !im.node.Members.Same(im.tarball.Members) {
 		return false, nil
 	}
 
