@@ -41,7 +41,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 	data[len(data)/2] ^= 1
 	must(t, os.WriteFile(snapshot, data, 0o600))
 	check := unchanged(t, member)
-	for _, args := range [][]string{nil, {"--unedited"}, {"--unedited", "--no-proof"}, {"--unedited", "--at", "140", "--yes"}} {
+	for _, args := range [][]string{nil, {"--unedited"}, {"--unedited", "--no-verify"}, {"--unedited", "--at", "140", "--yes"}} {
 		export(args...).want(t, 4, raftlogtest.NewerSnapshot, "damaged", "--accept-damage")
 		wantMissing(t, output)
 		wantEmpty(t, scratch)
@@ -51,7 +51,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 
 // libdqlite's child, which takes as much memory as the database, is what the kernel is to kill first where memory runs out. The
 // export says so then, and leaves nothing.
-func TestExportProofKilled(t *testing.T) {
+func TestExportVerifyKilled(t *testing.T) {
 	member := filepath.Join(unpackFixtures(t), "small", "n1-afteredit")
 	must(t, os.WriteFile(filepath.Join(member, "cluster.crt"), anyCertificate(t), 0o600))
 	output, scratch := filepath.Join(t.TempDir(), "tarball"), t.TempDir()
@@ -62,7 +62,7 @@ func TestExportProofKilled(t *testing.T) {
 	must(t, cmd.Start())
 	must(t, syscall.Kill(offered(t, cmd.Process.Pid), syscall.SIGKILL))
 	_ = cmd.Wait()
-	if text := screen.String(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(text, "memory runs out") || !strings.Contains(text, "--no-proof") {
+	if text := screen.String(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(text, "memory runs out") || !strings.Contains(text, "--no-verify") {
 		t.Errorf("exit status %d: %s", cmd.ProcessState.ExitCode(), text)
 	}
 	wantMissing(t, output)

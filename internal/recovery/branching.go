@@ -99,7 +99,7 @@ func (c *branching) agreed(now *raftlog.Log) uint64 {
 	return min(c.branch, now.UnchangedUpTo(c.local)+1, c.local.LastIndex)
 }
 
-// branchPoint returns the first index at which the local log is not the tarball's, or the one behind the shorter of both. Up
+// branchPoint returns the first index at which the local log is not the tarball's, or the one after the shorter of both. Up
 // to the index from they are known to be the same.
 //
 // Where the tarball has only a snapshot, local entries are taken for part of it, as all that a snapshot holds was committed

@@ -108,7 +108,7 @@ func survivorLog(r *InspectReport) (*survivor.Log, error) {
 	}
 
 	if len(l.Entries) > 0 && l.First != r.Raft.SnapshotIndex+1 {
-		return nil, fmt.Errorf("the report's entries begin at index %d, and not behind the snapshot at index %d", l.First, l.Snapshot.Index)
+		return nil, fmt.Errorf("the report's entries begin at index %d, and not after the snapshot at index %d", l.First, l.Snapshot.Index)
 	}
 
 	return l, nil

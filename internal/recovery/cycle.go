@@ -25,7 +25,7 @@ type daemonCycle struct {
 	warnings []string
 }
 
-// stop makes sure that no daemon runs and none is started behind our back. Where nothing is known that could start LXD
+// stop makes sure that no daemon runs and none can be started unnoticed. Where nothing is known that could start LXD
 // again, a running one is refused, not killed.
 func (c *daemonCycle) stop(ctx context.Context) error {
 	earlier, err := c.adopt(ctx)

@@ -147,7 +147,7 @@ func (d directory) join(names ...string) string {
 var errBusy = errors.New("another lxd-recover is working")
 
 // lock keeps other lxd-recover processes away from the directory until the returned function is called. It is a flock on
-// the directory itself: no file is left behind, and the kernel lets go when the process ends.
+// the directory itself: no file is left, and the kernel lets go when the process ends.
 func (d directory) lock(how int) (func(), error) {
 	f, err := os.Open(d.path)
 	if err != nil {

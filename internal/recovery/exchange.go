@@ -10,10 +10,10 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
-// exchange carries out a plan, unless somebody starts a daemon in the very last moment: it has the replaced
+// carryOut carries out a plan, unless somebody starts a daemon in the very last moment: it has the replaced
 // database open and would go on writing there, so the directories are then exchanged back. done tells which of the two is in
 // place afterwards.
-func exchange(dir directory, plan swapdir.Plan) (done bool, err error) {
+func carryOut(dir directory, plan swapdir.Plan) (done bool, err error) {
 	done, err = swapdir.Run(dir.path, plan)
 	if err != nil {
 		return done, err

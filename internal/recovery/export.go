@@ -27,14 +27,14 @@ type ExportOptions struct {
 	Force    bool      // replace an existing file
 	Unedited bool      // go on although `lxd cluster edit` was not run
 
-	// At leaves out the entries behind this index; 0: none. Those that change rows must be confirmed.
+	// At leaves out the entries after this index; 0: none. Those that change rows must be confirmed.
 	At      uint64
 	Confirm func(*ExportReport) error
 
 	// AcceptDamage goes on with what is sound of a damaged database.
 	AcceptDamage bool
 
-	// NoProof skips the proof that libdqlite gets the same rows out of what is exported.
+	// NoVerify skips the check that libdqlite gets the same rows out of what is exported.
 	NoVerify bool
 
 	// Survivors are JSON reports of global-db-inspect from other members: the fence goes above their terms, too.
@@ -323,7 +323,7 @@ func (r *ExportReport) name() string {
 
 // exportTerm is the fence's term: above every term that this member and the survivors' reports know of. It warns of survivors
 // whose snapshot holds more than the export's last entry: raft never takes a snapshot back, so such a member has to be imported
-// to. Left out, it stays behind for ever, a voter that is online and has other rows (measured with LXD 5.0.2).
+// to. Left out, it never catches up, a voter that is online and has other rows (measured with LXD 5.0.2).
 func exportTerm(log *raftlog.Log, last uint64, survivors []string) (term uint64, ahead []string, err error) {
 	highest := log.MaxTerm
 	for _, file := range survivors {

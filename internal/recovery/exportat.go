@@ -55,7 +55,7 @@ func positionAt(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Pos
 	return bundle.Position{}, fmt.Errorf("the log has no entry with index %d", index)
 }
 
-// givenUp are the transactions behind an index, with their rows, as far as the log is sound.
+// givenUp are the transactions after an index, with their rows, as far as the log is sound.
 func givenUp(ctx context.Context, log *raftlog.Log, at uint64) ([]Discarded, error) {
 	found := []Discarded{}
 	for entry, err := range log.Entries(ctx, at+1) {
@@ -75,7 +75,7 @@ func givenUp(ctx context.Context, log *raftlog.Log, at uint64) ([]Discarded, err
 	return found, describeRows(ctx, log, found)
 }
 
-// knowsMembers checks that the database at an index knows the members that the tarball will have: one that joined behind it
+// knowsMembers checks that the database at an index knows the members that the tarball will have: one that joined after it
 // has no row in the table nodes, and could not start. It returns what is odd and no reason to stop.
 func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members member.List) (warnings []string, err error) {
 	db, err := globaldb.Open(ctx, log, at)
@@ -105,7 +105,7 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 
 	for _, m := range members {
 		if !known[m.ID] {
-			return nil, fmt.Errorf("%s (id %d) joined the cluster behind index %d, where the database does not know it: it could not start. Choose a later index", m.Name, m.ID, at)
+			return nil, fmt.Errorf("%s (id %d) joined the cluster after index %d, where the database does not know it: it could not start. Choose a later index", m.Name, m.ID, at)
 		}
 	}
 

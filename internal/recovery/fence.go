@@ -122,7 +122,7 @@ func partOf(ctx context.Context, log *raftlog.Log, first uint64, last uint64) (b
 
 // fenceStaged fences the raft directory in the staging directory, which must end in a recovery entry. fence says up to which
 // index the log is taken, and the fence's term: with the last index the entry stays as it is, with the one before it is encoded
-// anew, without what libdqlite's memory happened to hold behind its end.
+// anew, without what libdqlite's memory happened to hold after its end.
 func fenceStaged(ctx context.Context, dir directory, progress Progress, fence func(*raftlog.Log) (last uint64, term uint64)) (*raftlog.Log, error) {
 	global, unfenced := dir.join(stagingName, globalName), dir.join(stagingName, "global.unfenced")
 	err := os.Rename(global, unfenced)

@@ -45,7 +45,7 @@ type ImportReport struct {
 	Source    string            `json:"source" yaml:"source"` // member it was exported from, empty where the tarball does not say
 	Member    member.Member     `json:"member" yaml:"member"` // this member, with its new address and role
 	Members   []MemberChange    `json:"members" yaml:"members"`
-	Local     *bundle.Position  `json:"local_raft" yaml:"local_raft"` // last entry of the replaced database; null where it cannot be read
+	Local     *bundle.Position  `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
 	Raft      bundle.Position   `json:"raft" yaml:"raft"`             // last entry of the tarball's
 	Database  *globaldb.Summary `json:"database" yaml:"database"`     // the tarball's
 	Settings  []Change          `json:"settings" yaml:"settings"`     // of the node database
@@ -53,8 +53,8 @@ type ImportReport struct {
 	Discarded []Discarded       `json:"discarded" yaml:"discarded"`   // transactions that only this member has
 	Unchecked []string          `json:"unchecked" yaml:"unchecked"`   // checks that this tarball does not allow
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
-	Kept      string            `json:"kept" yaml:"kept"`       // directory that holds, or will hold, the replaced database
-	Size      int64             `json:"size" yaml:"size"`       // of the replaced database, in bytes
+	Kept      string            `json:"kept" yaml:"kept"`       // directory that holds, or will hold, the database that is replaced
+	Size      int64             `json:"size" yaml:"size"`       // of the database that is replaced, in bytes
 	KeptSpace Space             `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this import replaced
 	Daemon    string            `json:"daemon" yaml:"daemon"`
 

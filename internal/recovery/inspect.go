@@ -21,7 +21,7 @@ type InspectReport struct {
 	Kind   string    `json:"kind" yaml:"kind"`
 	Time   time.Time `json:"time" yaml:"time"` // when it was read, or, a tarball of ours, exported; UTC
 
-	// Copy is true for what need not be a member's last state: a backup, or an export from which newer entries were left out.
+	// Copy is true for what need not be a member's last state: a copy of an earlier time, or an export from which newer entries were left out.
 	Copy bool `json:"copy" yaml:"copy"`
 
 	Cluster string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"` // SHA-256; empty where the source does not tell
@@ -37,7 +37,7 @@ type InspectReport struct {
 	// Torn is set where a daemon runs on the database: what was read may never have been on disk together.
 	RunningDaemon string `json:"torn,omitempty" yaml:"torn,omitempty"`
 
-	Entries []InspectEntry `json:"entries" yaml:"entries"` // those behind the snapshot
+	Entries []InspectEntry `json:"entries" yaml:"entries"` // those after the snapshot
 }
 
 // InspectMember is the member that a database belongs to.
@@ -125,7 +125,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 	return r, r.member(ctx, src, log, found)
 }
 
-// entries sums the entries behind the snapshot.
+// entries sums the entries after the snapshot.
 func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) error {
 	for entry, err := range log.Entries(ctx, max(log.FirstIndex, r.Raft.SnapshotIndex+1)) {
 		if err != nil {

@@ -24,7 +24,7 @@ type KeptDatabase struct {
 
 var keptName = regexp.MustCompile(`^database\.before-([a-z]+)-([0-9]{8}T[0-9]{6}Z)(-[0-9]+)?$`)
 
-// backups lists the kept database directories, newest first.
+// kept lists the kept database directories, newest first.
 func (d directory) kept() ([]KeptDatabase, error) {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
@@ -158,5 +158,5 @@ func (d directory) findKept(name string) (KeptDatabase, error) {
 		}
 	}
 
-	return KeptDatabase{}, fmt.Errorf("no kept database %q in %s; `lxd-recover global-db-backups list` lists them", name, d.path)
+	return KeptDatabase{}, fmt.Errorf("no kept database %q in %s; `lxd-recover global-db-kept list` lists them", name, d.path)
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // replaced are the names in the database directory that the staged one has of its own, or must not have: besides the
-// databases those are what LXD's own loader reads or leaves behind.
+// databases those are what LXD's own loader reads or leaves.
 var replaced = map[string]bool{
 	globalName:               true,
 	nodedb.File:              true,
@@ -57,7 +57,7 @@ func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, er
 	}
 
 	r.reporter.prepare(keep, r.report(kept))
-	done, err = exchange(r.dir, swapdir.Plan{Purpose: r.record.Purpose, Live: databaseName, Staged: stagingName, Keep: keep})
+	done, err = carryOut(r.dir, swapdir.Plan{Purpose: r.record.Purpose, Live: databaseName, Staged: stagingName, Keep: keep})
 	r.reporter.exchanged(done, err)
 	return kept, done, err
 }

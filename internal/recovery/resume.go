@@ -62,7 +62,7 @@ func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 			return nil, err
 		}
 
-		report.Done = append(report.Done, "finished deleting a kept database, as `global-db-backups remove` had been told to")
+		report.Done = append(report.Done, "finished deleting a kept database, as `lxd-recover global-db-kept remove` had been told to")
 	}
 
 	status, err := daemon.Inspect(ctx, dir.path)

@@ -34,7 +34,7 @@ type RollbackReport struct {
 	Address     string           `json:"address" yaml:"address"`       // of this member, after
 	Local       *bundle.Position `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
 	Raft        *bundle.Position `json:"raft" yaml:"raft"`             // last entry of the one that is put back
-	Kept        string           `json:"kept" yaml:"kept"`             // directory that holds the replaced database
+	Kept        string           `json:"kept" yaml:"kept"`             // directory that holds the database that was replaced
 	Warnings    []string         `json:"warnings" yaml:"warnings"`
 	Daemon      string           `json:"daemon" yaml:"daemon"`
 	NothingToDo bool             `json:"already" yaml:"already"` // the last change was a rollback: nothing was done
@@ -217,7 +217,7 @@ func (rb *rollback) exchange() error {
 	exchanged := *rb.report
 	exchanged.Done = true
 	rb.reporter.prepare(keep, exchanged)
-	rb.report.Done, err = exchange(rb.dir, swapdir.Plan{Purpose: purposeRollback, Live: databaseName, Staged: rb.report.Restored.Name, Keep: keep})
+	rb.report.Done, err = carryOut(rb.dir, swapdir.Plan{Purpose: purposeRollback, Live: databaseName, Staged: rb.report.Restored.Name, Keep: keep})
 	rb.reporter.exchanged(rb.report.Done, err)
 	return err
 }

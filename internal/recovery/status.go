@@ -50,7 +50,7 @@ type AddressRow struct {
 func (r AddressRow) agree() bool { return r.Local == r.Raft && r.Raft == r.Nodes }
 
 // Status tells how this member stands. It changes nothing, and works beside a running daemon, too; what it reads of the
-// database then may be a moment old, or torn.
+// database then may be a moment old, or not belong together.
 func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusReport, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
@@ -110,7 +110,7 @@ func (r *StatusReport) pending(dir directory) error {
 	}
 
 	if stopped != nil {
-		r.Pending = append(r.Pending, stopped.String()+": `lxd-recover resume` puts that right")
+		r.Pending = append(r.Pending, stopped.String()+": `lxd-recover resume` starts it again")
 	}
 
 	plan, err := swapdir.ReadPlan(dir.path)

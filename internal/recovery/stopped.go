@@ -28,7 +28,7 @@ type Stopped struct {
 	Before  daemon.Before `json:"before" yaml:"before"`
 }
 
-// String says what is to be put right.
+// String says what an interrupted run has left to be done.
 func (s *Stopped) String() string {
 	text := fmt.Sprintf("the %s of %s had stopped LXD", s.Purpose, s.Since.Format(time.RFC3339))
 	if s.Before.Held {

@@ -66,8 +66,8 @@ func wantNoticed(t *testing.T, from string, last uint64, opts raftlog.Options, f
 	}
 }
 
-// proveInChild is what the hidden command does.
-func proveInChild(dir string, address string) int {
+// verifyInChild is what the hidden command does.
+func verifyInChild(dir string, address string) int {
 	err := errors.Join(engine.UseThreads(), globaldb.RegisterSums(), engine.Serve(context.Background(), dir, address, globaldb.Name,
 		func(ctx context.Context, db *sql.DB) error {
 			print, err := globaldb.FingerprintOf(ctx, db)
@@ -80,18 +80,18 @@ func proveInChild(dir string, address string) int {
 	return 0
 }
 
-// The proof finds what is exported to be what was read, and nothing else: neither other rows, nor what libdqlite does not load.
+// The verification finds what is exported to be what was read, and nothing else: neither other rows, nor what libdqlite does not load.
 // What it does not agree to gets no name.
 func TestProof(t *testing.T) {
 	dir := raftlogtest.Global(t, "forgotten/n1-preedit") // its last two entries add profiles
 	log := openDir(t, dir)
 	whole, fence, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
 	must(t, err)
-	export := func(pieces []bundle.Piece, upTo uint64, noProof bool) error {
+	export := func(pieces []bundle.Piece, upTo uint64, noVerify bool) error {
 		t.Helper()
 		out := filepath.Join(t.TempDir(), "out")
 		var served *serving
-		if !noProof {
+		if !noVerify {
 			served = serve(t.Context(), pieces, fence)
 			defer served.end()
 		}
@@ -100,8 +100,8 @@ func TestProof(t *testing.T) {
 			_, err := io.WriteString(w, "tarball")
 			return err
 		}, p.wait)
-		if proofErr := p.end(); proofErr != nil {
-			err = proofErr
+		if verifyErr := p.end(); verifyErr != nil {
+			err = verifyErr
 		}
 		left, globErr := filepath.Glob(filepath.Join(filepath.Dir(out), "*"))
 		must(t, globErr)
@@ -133,7 +133,7 @@ func flipFirst(t *testing.T, path string) {
 	must(t, os.WriteFile(path, data, 0o600))
 }
 
-// A snapshot has the recovery entry already: raft cannot give it another term, so there is one more behind it.
+// A snapshot has the recovery entry already: raft cannot give it another term, so there is one more after it.
 func TestFencedSnapshotAtEnd(t *testing.T) {
 	dir := raftlogtest.Copy(t, raftlogtest.Global(t, "small/n1-afteredit"))
 	log := openDir(t, dir)
@@ -172,7 +172,7 @@ func TestProofFails(t *testing.T) {
 		close(done)
 		p := startVerification(t.Context(), log, log.LastIndex, "the database", &serving{done: done, err: failed})
 		err := p.wait()
-		if !errors.Is(err, failed) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--no-proof") {
+		if !errors.Is(err, failed) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--no-verify") {
 			t.Errorf("%v became %v", failed, err)
 		}
 	}
