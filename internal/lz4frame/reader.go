@@ -4,6 +4,7 @@
 package lz4frame
 
 /*
+#cgo LDFLAGS: -llz4
 #include <lz4frame.h>
 */
 import "C"

@@ -68,7 +68,7 @@ func wantNoticed(t *testing.T, from string, last uint64, opts raftlog.Options, f
 
 // verifyInChild is what the hidden command does.
 func verifyInChild(dir string, address string) int {
-	err := errors.Join(engine.UseThreads(), globaldb.RegisterSums(), engine.Serve(context.Background(), dir, address, globaldb.Name,
+	err := errors.Join(globaldb.RegisterSums(), engine.Serve(context.Background(), dir, address, globaldb.Name,
 		func(ctx context.Context, db *sql.DB) error {
 			print, err := globaldb.FingerprintOf(ctx, db)
 			return errors.Join(err, json.NewEncoder(os.Stdout).Encode(print))
