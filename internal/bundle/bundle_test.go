@@ -117,7 +117,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// The order and shape that LXD's own loader and design.md want.
+// The order and shape that LXD's own loader wants, with our manifest before the files that it vouches for.
 func TestEntries(t *testing.T) {
 	zip, err := gzip.NewReader(bytes.NewReader(written(t)))
 	must(t, err)

@@ -11,8 +11,8 @@ const (
 	probeReserve = int64(64 << 20) // bytes of disk left free beside the announced size
 )
 
-// Names of a raft directory's files that travel in a tarball (dqlite-format.md, 1), in the strict form in which libdqlite
-// writes them. It reads looser ones too, and misreads them: those are refused.
+// Names of a raft directory's files that travel in a tarball (docs/raft-directory.md, Files and names), in the strict form in
+// which libdqlite writes them. It reads looser ones too, and misreads them: those are refused.
 var raftFile = regexp.MustCompile(`^(metadata[12]|[0-9]{16}-[0-9]{16}|open-[1-9][0-9]{0,15}|snapshot-[0-9]{1,16}-[0-9]{1,16}-[0-9]{1,16}(\.meta)?)$`)
 
 // leftOut are names that LXD's own tarball carries and a raft directory does not need: a dump that may be stale, and the
