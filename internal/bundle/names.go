@@ -7,7 +7,7 @@ const (
 	maxFiles     = 100_000         // the log keeps some 10,000 entries at most; one file an entry would be the extreme
 	maxFileSize  = 1 << 40         // bytes; a snapshot can be as large as the database
 	maxSmallFile = 1 << 20         // bytes of recovery.yaml and raft_nodes.yaml
-	maxPadding   = 1 << 20         // zero bytes behind the tar's end mark
+	maxPadding   = 1 << 20         // zero bytes after the tar's end mark
 	probeReserve = int64(64 << 20) // bytes of disk left free beside the announced size
 )
 

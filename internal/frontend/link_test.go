@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// place is a directory for the link, first in PATH, and one with an LXD, behind it.
+// place is a directory for the link, first in PATH, and one with an LXD, after it.
 func place(t *testing.T) (dir string, link string, lxd string) {
 	t.Helper()
 	top := t.TempDir()

@@ -46,7 +46,7 @@ func TestNextSkipsOurs(t *testing.T) {
 	own := in("own")
 	must(t, os.WriteFile(own, []byte("#!/bin/sh\n"), 0o755))
 
-	t.Run("LXD's own behind them", func(t *testing.T) {
+	t.Run("LXD's own after them", func(t *testing.T) {
 		wantNext(t, append(path, filepath.Dir(own)), nil, own)
 	})
 	t.Run("LXD's own not in PATH", func(t *testing.T) {

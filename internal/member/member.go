@@ -1,4 +1,4 @@
-// Package member holds the one type that all rooms share when they talk about LXD: a cluster member as
+// Package member holds the one type that all packages share when they talk about LXD: a cluster member as
 // `lxd cluster show` prints it. It knows neither where the list came from nor where it goes.
 package member
 

@@ -73,7 +73,7 @@ func (l *Log) At(index uint64) (e Entry, ok bool) {
 func (l *Log) truncate(n int) { l.Entries = l.Entries[:len(l.Entries)-n] }
 
 // withoutRecovery returns the log without the recovery entries at its end, and the configurations that may have been the
-// last one of a leader. More than one: where an entry behind which others were cut off looks like a recovery's, and like a
+// last one of a leader. More than one: where an entry after which others were cut off looks like a recovery's, and like a
 // leader's.
 func (l *Log) withoutRecovery() (Log, []raftlog.Configuration) {
 	c := *l

@@ -175,7 +175,7 @@ func (s *simulation) couldHaveCommitted(logs []evidence, r Result, figures map[s
 		}
 		seen[l.Member] = l.Whole
 		if n := s.node(l.Member); !l.Whole && compare(&Log{First: 1, Entries: best.log}, l.Log).upTo < min(uint64(len(n.log)), l.Last().Index) {
-			return nil // it has something else: what it can have had behind that is not worked out here
+			return nil // it has something else: what it can have had after that is not worked out here
 		}
 		if l.Edited && len(l.Entries) > 1 && l.Entries[len(l.Entries)-2].Term == 1 && l.Entries[len(l.Entries)-2].Type == raftlog.ChangeEntry && r.Ends[r.Best[0]].Term == 1 {
 			return nil // two edits, or a leader's change and one edit: more than one configuration may be in force

@@ -250,7 +250,7 @@ func (s *simulation) step() {
 	}
 }
 
-// evidence is a log as it is shown, and the member's whole log behind it.
+// evidence is a log as it is shown, and the member's whole log, of which it is a part.
 type evidence struct {
 	*Log
 	whole []Entry
