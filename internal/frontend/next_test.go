@@ -18,6 +18,7 @@ func TestNextSkipsOurs(t *testing.T) {
 		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		return path
 	}
+
 	self, err := os.Executable()
 	must(t, err)
 

@@ -65,6 +65,7 @@ func tableSums(ctx context.Context, db *sql.DB) ([]string, error) {
 			columns = nil
 		}
 	}
+
 	for rows.Next() {
 		var next, column string
 		err = rows.Scan(&next, &column)

@@ -109,7 +109,8 @@ func (l List) Validate() error {
 			return fmt.Errorf("member %q: %w", m.Name, err)
 		}
 
-		if other, ok := addresses[m.Address]; ok {
+		other, ok := addresses[m.Address]
+		if ok {
 			return fmt.Errorf("members %q and %q have the same address %s", other, m.Name, m.Address)
 		}
 

@@ -50,7 +50,8 @@ type Log struct {
 
 // Last is the last position.
 func (l *Log) Last() Position {
-	if n := len(l.Entries); n > 0 && l.end() > l.Snapshot.Index {
+	n := len(l.Entries)
+	if n > 0 && l.end() > l.Snapshot.Index {
 		return Position{Index: l.end(), Term: l.Entries[n-1].Term}
 	}
 
