@@ -53,8 +53,10 @@ func pieces(files fstest.MapFS) []Piece {
 		if files[name] == nil {
 			files[name] = &fstest.MapFile{Data: []byte(content[name])}
 		}
+
 		all = append(all, FilePiece(files, name, name, int64(len(content[name])), ""))
 	}
+
 	return all
 }
 
@@ -83,6 +85,7 @@ func extract(t testing.TB, tarball []byte) (*Extracted, map[string]string, error
 	if len(outside) != 1 {
 		t.Errorf("written outside the directory: %v", outside)
 	}
+
 	files := map[string]string{}
 	entries, readErr := os.ReadDir(dir)
 	must(t, readErr)
@@ -94,8 +97,10 @@ func extract(t testing.TB, tarball []byte) (*Extracted, map[string]string, error
 		if info.Mode() != 0o600 {
 			t.Errorf("%s has mode %s", e.Name(), info.Mode())
 		}
+
 		files[e.Name()] = string(data)
 	}
+
 	return x, files, err
 }
 
@@ -112,12 +117,13 @@ func TestRoundTrip(t *testing.T) {
 	if !x.Members.Same(members) || x.Manifest == nil || x.Manifest.Source.Name != "one" || x.Manifest.Raft.After.Index != 1030 {
 		t.Errorf("got %+v", x)
 	}
+
 	if fmt.Sprint(files) != fmt.Sprint(content) {
 		t.Errorf("got %v", files)
 	}
 }
 
-// The order and shape that LXD's own loader and design.md want.
+// The order and shape that LXD's own loader wants, with our manifest before the files that it vouches for.
 func TestEntries(t *testing.T) {
 	zip, err := gzip.NewReader(bytes.NewReader(written(t)))
 	must(t, err)
@@ -128,6 +134,7 @@ func TestEntries(t *testing.T) {
 		if errors.Is(err, io.EOF) {
 			break
 		}
+
 		must(t, err)
 		got = append(got, h.Name)
 		if h.Name == RaftNodesName {
@@ -139,6 +146,7 @@ func TestEntries(t *testing.T) {
 			}
 		}
 	}
+
 	want := append([]string{".", ManifestName, RaftNodesName}, names...)
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("entries %v, want %v", got, want)
@@ -162,12 +170,14 @@ func TestGivenSums(t *testing.T) {
 		reads++
 		return open()
 	}
+
 	manifest := newManifest()
 	must(t, Write(t.Context(), io.Discard, []Piece{piece}, manifest, nil))
 	want := File{Name: "metadata1", Size: 32, SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(content["metadata1"])))}
 	if reads != 1 || len(manifest.Files) != 2 || manifest.Files[1] != want {
 		t.Errorf("%d reads, manifest %v", reads, manifest.Files)
 	}
+
 	piece.SHA256 = strings.Repeat("0", 64)
 	err := Write(t.Context(), io.Discard, []Piece{piece}, newManifest(), nil)
 	if err == nil || !strings.Contains(err.Error(), "pack metadata1: the file changed while it was read") {
@@ -206,10 +216,12 @@ func TestFlippedBits(t *testing.T) {
 			unnoticed++
 			continue
 		}
+
 		if !errors.Is(err, ErrDamaged) {
 			t.Fatalf("bit %d of byte %d flipped: %v", i%8, i, err)
 		}
 	}
+
 	if unnoticed > len(whole)/40 {
 		t.Errorf("%d of %d bits changed nothing", unnoticed, len(whole))
 	}
@@ -243,10 +255,12 @@ func pack(t testing.TB, entries ...entry) []byte {
 		if e.Size == 0 {
 			e.Size = int64(len(e.data))
 		}
+
 		must(t, tw.WriteHeader(&e.Header))
 		_, err := tw.Write([]byte(e.data))
 		must(t, err)
 	}
+
 	must(t, tw.Close())
 	must(t, zip.Close())
 	return buf.Bytes()
@@ -266,6 +280,7 @@ func lie(t testing.TB, change func(*Manifest)) []byte {
 	for _, name := range names {
 		entries = append(entries, file(name, content[name]))
 	}
+
 	return pack(t, entries...)
 }
 
@@ -277,6 +292,7 @@ func TestHostile(t *testing.T) {
 	for c := 'b'; c < 'k'; c++ {
 		bomb += fmt.Sprintf("%c: &%c [%s]\n", c, c, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*%c,", c-1), 10), ","))
 	}
+
 	for name, tarball := range map[string][]byte{
 		"empty archive":           pack(t),
 		"no member list":          pack(t, file("metadata1", one)),

@@ -72,12 +72,12 @@ func Extract(ctx context.Context, r io.Reader, root *os.Root, progress func(int6
 
 	err = drain(zip)
 	if err != nil {
-		return nil, damaged(ctx, "behind the end of the archive", err)
+		return nil, damaged(ctx, "after the end of the archive", err)
 	}
 
 	_, err = in.ReadByte()
 	if !errors.Is(err, io.EOF) {
-		return nil, damaged(ctx, "behind the end of the archive", errors.Join(errors.New("trailing bytes"), err))
+		return nil, damaged(ctx, "after the end of the archive", errors.Join(errors.New("trailing bytes"), err))
 	}
 
 	return &Extracted{Manifest: x.manifest, Members: x.members, Size: x.written, Newest: x.newest, Digest: hex.EncodeToString(digest.Sum(nil))}, nil
@@ -236,7 +236,7 @@ func (x *extractor) readManifest(h *tar.Header) error {
 		x.files[f.Name] = f
 	}
 
-	return x.room(x.manifest.Size())
+	return x.checkSpace(x.manifest.Size())
 }
 
 func (x *extractor) readRaftNodes(h *tar.Header) error {
@@ -262,8 +262,8 @@ func (x *extractor) readRaftNodes(h *tar.Header) error {
 	return nil
 }
 
-// room checks that so many more bytes fit on the disk.
-func (x *extractor) room(size int64) error {
+// checkSpace checks that so many more bytes fit on the disk.
+func (x *extractor) checkSpace(size int64) error {
 	free, err := freeSpace(x.root)
 	if err != nil {
 		return err
@@ -290,7 +290,7 @@ func (x *extractor) write(h *tar.Header) error {
 			return damaged(x.ctx, "unpack "+h.Name, errors.New("the manifest does not announce this file with this size"))
 		}
 	} else {
-		err := x.room(h.Size)
+		err := x.checkSpace(h.Size)
 		if err != nil {
 			return err
 		}
@@ -331,7 +331,7 @@ func (x *extractor) write(h *tar.Header) error {
 }
 
 // plausible looks at the first bytes of a file: one that is not what its name says is not worth the disk it would fill. What
-// is behind them is for the raft log's own checks.
+// comes after them is for the raft log's own checks.
 func plausible(name string, head []byte) bool {
 	isData := strings.HasPrefix(name, "snapshot-") && !strings.HasSuffix(name, ".meta")
 	return isData && bytes.HasPrefix(head, lz4Magic) || bytes.Equal(head, formatOne)

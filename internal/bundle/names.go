@@ -7,12 +7,12 @@ const (
 	maxFiles     = 100_000         // the log keeps some 10,000 entries at most; one file an entry would be the extreme
 	maxFileSize  = 1 << 40         // bytes; a snapshot can be as large as the database
 	maxSmallFile = 1 << 20         // bytes of recovery.yaml and raft_nodes.yaml
-	maxPadding   = 1 << 20         // zero bytes behind the tar's end mark
+	maxPadding   = 1 << 20         // zero bytes after the tar's end mark
 	probeReserve = int64(64 << 20) // bytes of disk left free beside the announced size
 )
 
-// Names of a raft directory's files that travel in a tarball (dqlite-format.md, 1), in the strict form in which libdqlite
-// writes them. It reads looser ones too, and misreads them: those are refused.
+// Names of a raft directory's files that travel in a tarball (docs/raft-directory.md, Files and names), in the strict form in
+// which libdqlite writes them. It reads looser ones too, and misreads them: those are refused.
 var raftFile = regexp.MustCompile(`^(metadata[12]|[0-9]{16}-[0-9]{16}|open-[1-9][0-9]{0,15}|snapshot-[0-9]{1,16}-[0-9]{1,16}-[0-9]{1,16}(\.meta)?)$`)
 
 // leftOut are names that LXD's own tarball carries and a raft directory does not need: a dump that may be stale, and the

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// place is a directory for the link, first in PATH, and one with an LXD, behind it.
+// place is a directory for the link, first in PATH, and one with an LXD, after it.
 func place(t *testing.T) (dir string, link string, lxd string) {
 	t.Helper()
 	top := t.TempDir()
@@ -31,7 +31,8 @@ func TestInstallAndRemove(t *testing.T) {
 			t.Errorf("install %d: %+v", i+1, r)
 		}
 
-		if warnings := unexposed(r.Warnings); len(warnings) != 0 {
+		warnings := unexposed(r.Warnings)
+		if len(warnings) != 0 {
 			t.Errorf("install %d: warnings %q", i+1, warnings)
 		}
 
@@ -170,6 +171,7 @@ func TestWarnings(t *testing.T) {
 			}
 		}
 	}
+
 	t.Run("LXD's own comes earlier", func(t *testing.T) {
 		dir, _, lxd := place(t)
 		t.Setenv("PATH", filepath.Dir(lxd)+":"+dir)
@@ -255,13 +257,15 @@ func TestExposed(t *testing.T) {
 	}
 
 	must(t, os.Chmod(dir, 0o777))
-	if got := exposed(link); got != dir {
+	got := exposed(link)
+	if got != dir {
 		t.Errorf("everybody can write to %s: %q", dir, got)
 	}
 
 	must(t, os.Chmod(dir, 0o755))
 	must(t, os.Chown(program, 1000, 1000))
-	if got := exposed(link); got != program {
+	got = exposed(link)
+	if got != program {
 		t.Errorf("%s is a user's: %q", program, got)
 	}
 }

@@ -18,6 +18,7 @@ func TestNextSkipsOurs(t *testing.T) {
 		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		return path
 	}
+
 	self, err := os.Executable()
 	must(t, err)
 
@@ -46,7 +47,7 @@ func TestNextSkipsOurs(t *testing.T) {
 	own := in("own")
 	must(t, os.WriteFile(own, []byte("#!/bin/sh\n"), 0o755))
 
-	t.Run("LXD's own behind them", func(t *testing.T) {
+	t.Run("LXD's own after them", func(t *testing.T) {
 		wantNext(t, append(path, filepath.Dir(own)), nil, own)
 	})
 	t.Run("LXD's own not in PATH", func(t *testing.T) {

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Flag is a global flag of LXD's command line. It may stand before, between and behind the words of a command.
+// Flag is a global flag of LXD's command line. It may stand before, between and after the words of a command.
 type Flag struct {
 	Name  string
 	Short string
@@ -40,7 +40,7 @@ func Owns(args []string) bool { return owns(args, "") }
 func owns(args []string, group string) bool {
 	for i, arg := range args {
 		switch {
-		case arg == "--": // LXD looks for no command behind it
+		case arg == "--": // LXD looks for no command after it
 			return false
 
 		case arg == "" || arg == "-": // LXD overlooks them on its way to the command

@@ -17,7 +17,7 @@ func Base(ctx context.Context, log *raftlog.Log, upTo uint64) (*raftlog.Snapshot
 
 	oldest := Oldest(log)
 	if upTo < oldest {
-		return nil, fmt.Errorf("index %d is behind the snapshot at index %d: the log reaches no further back than index %d", upTo, newest.Index, oldest)
+		return nil, fmt.Errorf("index %d is before the snapshot at index %d: the log reaches no further back than index %d", upTo, newest.Index, oldest)
 	}
 
 	err := leadsTo(ctx, log, newest)
@@ -45,7 +45,7 @@ func Base(ctx context.Context, log *raftlog.Log, upTo uint64) (*raftlog.Snapshot
 	}
 
 	if snapshot == nil && log.FirstIndex != 1 {
-		return nil, fmt.Errorf("index %d is behind the snapshot at index %d, and no older one is of the log's own history: the log reaches no further back", upTo, newest.Index)
+		return nil, fmt.Errorf("index %d is before the snapshot at index %d, and no older one is of the log's own history: the log reaches no further back", upTo, newest.Index)
 	}
 
 	return snapshot, nil
@@ -70,7 +70,7 @@ func Oldest(log *raftlog.Log) uint64 {
 	return oldest
 }
 
-// continued tells whether the log goes on behind a snapshot without a gap.
+// continued tells whether the log goes on after a snapshot without a gap.
 func continued(log *raftlog.Log, s *raftlog.Snapshot) bool {
 	return s.Usable && log.FirstIndex > 0 && log.FirstIndex <= s.Index+1
 }

@@ -30,6 +30,7 @@ func TestBase(t *testing.T) {
 			t.Errorf("up to %d: %+v, %v", upTo, s, err)
 		}
 	}
+
 	check(150, 126, "")
 	check(126, 126, "")
 	check(125, 100, "")
@@ -43,6 +44,7 @@ func TestBase(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+
 	check(126, 126, "")
 	check(110, 0, "no older one is of the log's own history")
 }

@@ -240,7 +240,8 @@ func (db *DB) counted(ctx context.Context, count func(tables []string) (map[stri
 		s.Rows += n
 	}
 
-	if _, ok := s.Tables["schema"]; ok {
+	_, ok := s.Tables["schema"]
+	if ok {
 		err = db.sql.QueryRowContext(ctx, "SELECT coalesce(max(version), 0) FROM schema").Scan(&s.SchemaVersion)
 		if err != nil {
 			return nil, fmt.Errorf("read the schema version: %w", err)

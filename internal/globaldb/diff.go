@@ -168,27 +168,33 @@ func diffTable(ctx context.Context, db *sql.DB, table string) (changes []RowChan
 		}
 	}
 
-	changes = pair(table, key, oldColumns, gone, newColumns, come)
+	changes = pair(table, key, rowSet{oldColumns, gone}, rowSet{newColumns, come})
 	return changes[:min(len(changes), MaxDiff)], all && len(changes) <= MaxDiff, nil
 }
 
+// rowSet is some rows of a table, with the columns that it has there.
+type rowSet struct {
+	columns []string
+	rows    []map[string]string
+}
+
 // pair makes one change of a row that is gone and one that has come in its place: the one with the same key.
-func pair(table string, key []string, oldColumns []string, gone []map[string]string, newColumns []string, come []map[string]string) []RowChange {
+func pair(table string, key []string, gone rowSet, come rowSet) []RowChange {
 	index := map[string]int{}
 	var changes []RowChange
-	for _, row := range gone {
-		index[keyOf(row, key, oldColumns, same)] = len(changes)
-		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, oldColumns, printable), Before: row})
+	for _, row := range gone.rows {
+		index[keyOf(row, key, gone.columns, same)] = len(changes)
+		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, gone.columns, printable), Before: row})
 	}
 
-	for _, row := range come {
-		i, ok := index[keyOf(row, key, newColumns, same)]
+	for _, row := range come.rows {
+		i, ok := index[keyOf(row, key, come.columns, same)]
 		if ok && changes[i].After == nil {
 			changes[i].After = row
 			continue
 		}
 
-		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, newColumns, printable), After: row})
+		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, come.columns, printable), After: row})
 	}
 
 	return changes

@@ -23,7 +23,7 @@ func (db *DB) Fingerprint(ctx context.Context) (Fingerprint, error) {
 	return FingerprintOf(ctx, db.sql)
 }
 
-// FingerprintOf computes the fingerprint of a database behind any driver whose connections were opened after RegisterSums.
+// FingerprintOf computes the fingerprint of a database through any driver whose connections were opened after RegisterSums.
 // Values are summed as SQLite holds them, so a driver's own ideas of types do not matter. Many tables go into one statement:
 // each takes several messages to libdqlite and back.
 func FingerprintOf(ctx context.Context, db *sql.DB) (Fingerprint, error) {
@@ -65,6 +65,7 @@ func tableSums(ctx context.Context, db *sql.DB) ([]string, error) {
 			columns = nil
 		}
 	}
+
 	for rows.Next() {
 		var next, column string
 		err = rows.Scan(&next, &column)

@@ -40,6 +40,7 @@ func TestFixtures(t *testing.T) {
 		"node2":  "22ed89663fc4ce8c489efef2bbf45214aff73872779ad5fa8cbcb6560f96d0ee",
 		"nobody": "",
 	}
+
 	for _, member := range []string{"small/n1-afteredit", "small/n2-preimport", "small/n3-preimport"} {
 		db, err := Open(t.Context(), open(t, member), 0)
 		must(t, err)
@@ -48,11 +49,13 @@ func TestFixtures(t *testing.T) {
 		if s.Integrity != "ok" || len(s.ForeignKeys) > 0 || s.SchemaVersion != 88 || s.Tables["profiles"] != 6 || s.Tables["nodes"] != 3 || s.Rows < 49 {
 			t.Errorf("%s: %+v", member, s)
 		}
+
 		nodes, err := db.Nodes(t.Context())
 		must(t, err)
 		if len(nodes) != 3 || nodes[1] != (Node{2, "node2", "10.96.6.102:8443"}) {
 			t.Errorf("%s: nodes %v", member, nodes)
 		}
+
 		for name, want := range certificates {
 			got, err := db.MemberCertificate(t.Context(), name)
 			must(t, err)
@@ -60,8 +63,10 @@ func TestFixtures(t *testing.T) {
 				t.Errorf("%s: %s has the certificate %q, want %q", member, name, got, want)
 			}
 		}
+
 		must(t, db.Close())
-		if _, err := os.Stat(db.File); !errors.Is(err, os.ErrNotExist) {
+		_, err = os.Stat(db.File)
+		if !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there", db.File)
 		}
 	}
@@ -81,6 +86,7 @@ func TestDiffOfMembers(t *testing.T) {
 			found[c.After["name"]] = true
 		}
 	}
+
 	if len(found) != 2 || !found["'lostrow'"] || !found["'lostrow2'"] {
 		t.Errorf("profiles %v in %v", found, changes)
 	}
@@ -104,6 +110,7 @@ func TestReplayerSteps(t *testing.T) {
 		if string(a) != string(b) {
 			t.Fatalf("they differ at index %d", index)
 		}
+
 		must(t, os.Remove(once))
 	}
 }
@@ -115,7 +122,9 @@ func TestReplayOfNothing(t *testing.T) {
 	if !errors.Is(err, ErrNoDatabase) {
 		t.Errorf("error %v", err)
 	}
-	if _, err := os.Stat(target); !errors.Is(err, os.ErrNotExist) {
+
+	_, err = os.Stat(target)
+	if !errors.Is(err, os.ErrNotExist) {
 		t.Error("a file is left")
 	}
 }
@@ -130,6 +139,7 @@ func makeDB(t testing.TB, statements ...string) string {
 		_, err = db.Exec(s)
 		must(t, err)
 	}
+
 	return file
 }
 
@@ -142,6 +152,7 @@ func TestDiff(t *testing.T) {
 		"INSERT INTO pair VALUES (1, 1, 'a'), (1, 2, 'b')",
 		"INSERT INTO bag VALUES ('same'), ('same'), ('gone')",
 	}
+
 	before := makeDB(t, base...)
 	after := makeDB(t, append(base,
 		"DELETE FROM t WHERE id = 1", "UPDATE t SET name = 'zwei' WHERE id = 2", "INSERT INTO t VALUES (4, NULL, NULL)",
@@ -153,18 +164,22 @@ func TestDiff(t *testing.T) {
 		"delete bag v='gone' value='gone'", "insert fresh id=7", "update pair a=1,b=2 (v: 'b' -> 'B')",
 		"delete t id=1 name='one'", "update t id=2 name='zwei' (name: 'two' -> 'zwei')", "insert t id=4",
 	}
+
 	var got []string
 	for _, c := range changes {
 		got = append(got, c.String())
 	}
+
 	if len(got) != len(want) {
 		t.Fatalf("got %q", got)
 	}
+
 	for i := range want {
 		if got[i] != want[i] && !(i == 0 && got[i] == "delete bag v='gone'") {
 			t.Errorf("got %q, want %q", got[i], want[i])
 		}
 	}
+
 	same, _, err := Diff(t.Context(), before, before)
 	must(t, err)
 	if len(same) > 0 {
@@ -180,6 +195,7 @@ func TestDiffMore(t *testing.T) {
 		"CREATE TABLE bag (v TEXT)",
 		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) INSERT INTO many SELECT i, 'old' FROM n",
 	}
+
 	before := makeDB(t, base...)
 	after := makeDB(t, append(base,
 		"DELETE FROM many WHERE id % 2 = 0", "UPDATE many SET v = 'new'", "INSERT INTO few VALUES (1)",
@@ -189,15 +205,18 @@ func TestDiffMore(t *testing.T) {
 	if fmt.Sprint(more) != "[bag many]" {
 		t.Errorf("more in %v", more)
 	}
+
 	count := map[string]int{}
 	for _, c := range changes {
 		kind := strings.Fields(c.String())[0]
 		count[c.Table+" "+kind]++
 		var id int
-		if _, err := fmt.Sscanf(c.Key, "id=%d", &id); c.Table == "many" && (err != nil || (kind == "delete") != (id%2 == 0) || kind == "insert") {
+		_, err := fmt.Sscanf(c.Key, "id=%d", &id)
+		if c.Table == "many" && (err != nil || (kind == "delete") != (id%2 == 0) || kind == "insert") {
 			t.Fatalf("%s: %v", c, err)
 		}
 	}
+
 	if count["bag insert"] != MaxDiff || count["many delete"]+count["many update"] != MaxDiff || count["few insert"] != 1 {
 		t.Errorf("changes %v", count)
 	}
@@ -213,6 +232,7 @@ func TestChangePrintable(t *testing.T) {
 	if len(changes) != 3 {
 		t.Fatalf("changes %q", changes)
 	}
+
 	for _, c := range changes {
 		if strings.ContainsAny(c.String(), "\x1b\n") {
 			t.Errorf("%q", c)
@@ -230,6 +250,7 @@ func TestFingerprint(t *testing.T) {
 		must(t, err)
 		return p
 	}
+
 	table := "CREATE TABLE t (id INTEGER, v)"
 	base := print(table, "INSERT INTO t VALUES (1, 'a'), (2, 'b')")
 	for statement, differs := range map[string]bool{
@@ -240,11 +261,14 @@ func TestFingerprint(t *testing.T) {
 		"INSERT INTO t VALUES (1, 'a')":                     true,
 		"INSERT INTO t VALUES (1, 'b'), (2, 'a')":           true,
 	} {
-		if d := base.Differ(print(table, statement)); (len(d) > 0) != differs {
+		d := base.Differ(print(table, statement))
+		if (len(d) > 0) != differs {
 			t.Errorf("%s: differs in %v", statement, d)
 		}
 	}
-	if d := base.Differ(print("CREATE TABLE u (id INTEGER)")); len(d) != 2 {
+
+	d := base.Differ(print("CREATE TABLE u (id INTEGER)"))
+	if len(d) != 2 {
 		t.Errorf("other tables: %v", d)
 	}
 }
@@ -256,6 +280,7 @@ func TestFingerprintOfMuch(t *testing.T) {
 	for i := range names {
 		names[i], values[i] = fmt.Sprintf("c%d", i), "1"
 	}
+
 	print := func(statements ...string) Fingerprint {
 		all := append([]string{
 			"CREATE TABLE wide (" + strings.Join(names, ", ") + ")",
@@ -272,10 +297,12 @@ func TestFingerprintOfMuch(t *testing.T) {
 		must(t, err)
 		return p
 	}
+
 	base := print()
 	if base["wide"].Rows != 1 || base["long"].Rows != 1000 || base["types"].Rows != 7 {
 		t.Errorf("got %v", base)
 	}
+
 	for statement, want := range map[string]string{
 		"SELECT 1":                 "[]",
 		"UPDATE wide SET c249 = 2": "[wide]",
@@ -285,7 +312,8 @@ func TestFingerprintOfMuch(t *testing.T) {
 		"UPDATE types SET v = '' WHERE rowid = 7":        "[types]",
 		"UPDATE types SET v = NULL WHERE rowid = 6":      "[types]",
 	} {
-		if got := fmt.Sprint(base.Differ(print(statement))); got != want {
+		got := fmt.Sprint(base.Differ(print(statement)))
+		if got != want {
 			t.Errorf("%s: differs in %s, want %s", statement, got, want)
 		}
 	}

@@ -77,7 +77,8 @@ func query(ctx context.Context, conn *sqlite3.SQLiteConn, statement string, to R
 		return fmt.Errorf("%w: SQLite says that %q is no reading statement", ErrReadOnly, shorten(strings.TrimSpace(statement)))
 	}
 
-	if n := prepared.NumInput(); n > 0 {
+	n := prepared.NumInput()
+	if n > 0 {
 		return fmt.Errorf("the statement has %d parameters, and there is nothing to bind to them: write the values in their places", n)
 	}
 

@@ -37,6 +37,7 @@ func rowsOfQuery(t testing.TB, db *DB, statement string) []string {
 			for _, v := range values {
 				row += fmt.Sprintf("%T %q, ", v, fmt.Sprint(v))
 			}
+
 			all = append(all, row)
 			return nil
 		},
@@ -54,6 +55,7 @@ func TestQueryValues(t *testing.T) {
 		`int64 "2", int64 "1500000000000", int64 "0", string "", <nil> "<nil>", `,
 		`int64 "3", <nil> "<nil>", string "true", int64 "3", float64 "3", `,
 	}
+
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
@@ -79,6 +81,7 @@ func TestQueryOnlyReads(t *testing.T) {
 			t.Errorf("%s: %v", statement, err)
 		}
 	}
+
 	for _, statement := range []string{
 		"SELECT name FROM pragma_table_info('t') ORDER BY cid", "SELECT * FROM v", "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT * FROM n", "EXPLAIN SELECT 1", "PRAGMA table_info(t)",
 		"PRAGMA integrity_check", "SELECT * FROM pragma_table_info('t')", "SELECT * FROM json_each('[1]')", "BEGIN", "VALUES (1), (2)", "PRAGMA user_version",
@@ -92,12 +95,15 @@ func TestQueryOnlyReads(t *testing.T) {
 			t.Errorf("%s: %v", statement, err)
 		}
 	}
+
 	after, err := os.ReadFile(db.File)
 	must(t, err)
 	if !bytes.Equal(before, after) {
 		t.Error("the file was changed")
 	}
-	if _, err := os.Stat(target); !errors.Is(err, os.ErrNotExist) {
+
+	_, err = os.Stat(target)
+	if !errors.Is(err, os.ErrNotExist) {
 		t.Error("a file was written")
 	}
 }
@@ -138,7 +144,9 @@ func TestStatements(t *testing.T) {
 			t.Errorf("%q: got %q, %v, want %q", text, got, err, want)
 		}
 	}
-	if _, err := Statements("SELECT 1\x00; DELETE"); err == nil {
+
+	_, err := Statements("SELECT 1\x00; DELETE")
+	if err == nil {
 		t.Error("a NUL is accepted")
 	}
 }
@@ -172,13 +180,16 @@ func TestDumpRoundTrip(t *testing.T) {
 		if i%2 == 0 {
 			v = (random.Float64() - 0.5) * 1e6
 		}
+
 		if !math.IsNaN(v) {
 			statements = append(statements, "INSERT INTO bag (v) VALUES ("+exactReal(v)+")")
 		}
 	}
+
 	for _, v := range []float64{5e-324, math.MaxFloat64, 2.2250738585072014e-308, 0.1, 1e22, 1e23, 123456789012345678} {
 		statements = append(statements, "INSERT INTO bag (v) VALUES ("+exactReal(v)+")")
 	}
+
 	db := openMade(t, "BEGIN; "+strings.Join(statements, ";\n")+"; COMMIT")
 	var dump bytes.Buffer
 	must(t, db.Dump(t.Context(), &dump))
@@ -198,15 +209,19 @@ func exactReal(v float64) string {
 	for exponent -= 53; exponent >= 10; exponent -= 10 {
 		sum += "*1024"
 	}
+
 	for ; exponent > 0; exponent-- {
 		sum += "*2"
 	}
+
 	for ; exponent <= -10; exponent += 10 {
 		sum += "/1024"
 	}
+
 	for ; exponent < 0; exponent++ {
 		sum += "/2"
 	}
+
 	return sum
 }
 
@@ -223,10 +238,12 @@ func wantSame(t testing.TB, a *DB, b *DB) {
 	if !slices.Equal(objects, others) {
 		t.Errorf("schema\n%q\nis not\n%q", others, objects)
 	}
+
 	for _, o := range objects {
 		if o.Type != "table" {
 			continue
 		}
+
 		query := "SELECT * FROM " + quote(o.Name)
 		want, got := rowsOfQuery(t, a, query), rowsOfQuery(t, b, query)
 		slices.Sort(want)
@@ -235,8 +252,10 @@ func wantSame(t testing.TB, a *DB, b *DB) {
 			t.Errorf("table %s: %d rows\n%.2000q\nare not %d\n%.2000q", o.Name, len(got), got, len(want), want)
 		}
 	}
+
 	for _, pragma := range []string{"user_version", "application_id"} {
-		if w, g := rowsOfQuery(t, a, "PRAGMA "+pragma), rowsOfQuery(t, b, "PRAGMA "+pragma); !slices.Equal(w, g) {
+		w, g := rowsOfQuery(t, a, "PRAGMA "+pragma), rowsOfQuery(t, b, "PRAGMA "+pragma)
+		if !slices.Equal(w, g) {
 			t.Errorf("%s %v, want %v", pragma, g, w)
 		}
 	}
@@ -250,10 +269,13 @@ func TestSchema(t *testing.T) {
 	for _, o := range found {
 		names = append(names, o.Name)
 	}
+
 	if !slices.Equal(names, []string{"parent", "sqlite_autoindex_parent_1", "byname", "t"}) {
 		t.Error(names)
 	}
-	if _, err := db.Schema(t.Context(), "nosuch"); err == nil {
+
+	_, err = db.Schema(t.Context(), "nosuch")
+	if err == nil {
 		t.Error("nosuch is found")
 	}
 }

@@ -187,26 +187,7 @@ func (d *stepDiff) step(ctx context.Context, written []uint32) (changes []RowCha
 		return nil, false, err
 	}
 
-	suspects := suspicions{}
-	for number, kind := range kinds {
-		suspects.was(pages.of(number), number, kind)
-		suspects.is(d.pages.of(number), number, d.pages.kind(number))
-	}
-
-	if len(pages.owner) != len(d.pages.owner) || len(pages.owner) > 0 && &pages.owner[0] != &d.pages.owner[0] { // walked again
-		for i := range max(len(pages.owner), len(d.pages.owner)) {
-			number := uint32(i)
-			was, is := pages.of(number), d.pages.of(number)
-			_, written := kinds[number]
-			if was == is || written {
-				continue
-			}
-
-			suspects.was(was, number, pages.kind(number))
-			suspects.is(is, number, d.pages.kind(number))
-		}
-	}
-
+	suspects := d.suspect(pages, kinds)
 	all := pages.strange || d.pages.strange
 	names := slices.Sorted(maps.Keys(tables))
 	for name := range d.tables {
@@ -250,6 +231,35 @@ func (d *stepDiff) step(ctx context.Context, written []uint32) (changes []RowCha
 	}
 
 	return changes, more, describe(ctx, d.db, changes)
+}
+
+// suspect returns the b-trees in which rows may have changed. pages is how the file before has them; kinds are the pages that were
+// written, with what they were before that.
+func (d *stepDiff) suspect(pages owners, kinds map[uint32]pageKind) suspicions {
+	suspects := suspicions{}
+	for number, kind := range kinds {
+		suspects.was(pages.of(number), number, kind)
+		suspects.is(d.pages.of(number), number, d.pages.kind(number))
+	}
+
+	walkedAgain := len(pages.owner) != len(d.pages.owner) || len(pages.owner) > 0 && &pages.owner[0] != &d.pages.owner[0]
+	if !walkedAgain {
+		return suspects
+	}
+
+	for i := range max(len(pages.owner), len(d.pages.owner)) {
+		number := uint32(i)
+		was, is := pages.of(number), d.pages.of(number)
+		_, written := kinds[number]
+		if was == is || written {
+			continue
+		}
+
+		suspects.was(was, number, pages.kind(number))
+		suspects.is(is, number, d.pages.kind(number))
+	}
+
+	return suspects
 }
 
 // suspicion is what is known about the pages of one b-tree in which rows may have changed.
@@ -330,12 +340,13 @@ func (d *stepDiff) rows(ctx context.Context, table string, s *suspicion) (change
 		return nil, false, err
 	}
 
-	was, err := rowsByKey(ctx, d.db, "main", table, rowid, columns, string(wanted))
+	some := rowsByID{table: table, rowid: rowid, columns: columns, wanted: string(wanted)}
+	was, err := some.read(ctx, d.db, "main")
 	if err != nil {
 		return nil, false, err
 	}
 
-	is, err := rowsByKey(ctx, d.db, "new", table, rowid, columns, string(wanted))
+	is, err := some.read(ctx, d.db, "new")
 	if err != nil {
 		return nil, false, err
 	}
@@ -355,7 +366,7 @@ func (d *stepDiff) rows(ctx context.Context, table string, s *suspicion) (change
 		}
 	}
 
-	changes = pair(table, key, columns, gone, columns, come)
+	changes = pair(table, key, rowSet{columns, gone}, rowSet{columns, come})
 	changes = slices.DeleteFunc(changes, func(c RowChange) bool { return maps.Equal(c.Before, c.After) })
 	return changes[:min(len(changes), MaxDiff)], len(changes) <= MaxDiff, nil
 }
@@ -371,14 +382,22 @@ func rowidName(columns []string) string {
 	return ""
 }
 
-// rowsByKey returns the rows with these rowids, a JSON list.
-func rowsByKey(ctx context.Context, db *sql.DB, schema string, table string, rowid string, columns []string, wanted string) (map[int64]map[string]string, error) {
-	quoted := make([]string, len(columns))
-	for i, c := range columns {
+// rowsByID asks for the rows of a table with certain rowids.
+type rowsByID struct {
+	table   string
+	rowid   string // the name that it goes by there
+	columns []string
+	wanted  string // a JSON list
+}
+
+// read returns the rows in one of the two files, by rowid.
+func (r rowsByID) read(ctx context.Context, db *sql.DB, schema string) (map[int64]map[string]string, error) {
+	quoted := make([]string, len(r.columns))
+	for i, c := range r.columns {
 		quoted[i] = "quote(" + quote(c) + ")"
 	}
 
-	rows, err := db.QueryContext(ctx, fmt.Sprintf("SELECT %s, %s FROM %s.%s WHERE %s IN (SELECT value FROM json_each(?))", rowid, strings.Join(quoted, ", "), schema, quote(table), rowid), wanted)
+	rows, err := db.QueryContext(ctx, fmt.Sprintf("SELECT %s, %s FROM %s.%s WHERE %s IN (SELECT value FROM json_each(?))", r.rowid, strings.Join(quoted, ", "), schema, quote(r.table), r.rowid), r.wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -386,7 +405,7 @@ func rowsByKey(ctx context.Context, db *sql.DB, schema string, table string, row
 	defer rows.Close()
 
 	var k int64
-	values := make([]string, len(columns))
+	values := make([]string, len(r.columns))
 	targets := []any{&k}
 	for i := range values {
 		targets = append(targets, &values[i])
@@ -400,7 +419,7 @@ func rowsByKey(ctx context.Context, db *sql.DB, schema string, table string, row
 		}
 
 		row := map[string]string{}
-		for i, c := range columns {
+		for i, c := range r.columns {
 			row[c] = values[i]
 		}
 
@@ -426,5 +445,5 @@ func diffSchema(ctx context.Context, db *sql.DB) ([]RowChange, error) {
 	// An index without SQL of its own comes and goes with its table.
 	own := func(row map[string]string) bool { return row["sql"] == "NULL" }
 	gone, come = slices.DeleteFunc(gone, own), slices.DeleteFunc(come, own)
-	return pair(schemaTable, []string{"type", "name"}, rows.columns, gone, rows.columns, come), nil
+	return pair(schemaTable, []string{"type", "name"}, rowSet{rows.columns, gone}, rowSet{rows.columns, come}), nil
 }

@@ -95,7 +95,7 @@ func (s *Steps) Rows(ctx context.Context, index uint64) (rows []RowChange, more 
 	}
 }
 
-// take returns the next entry, unless it is behind index.
+// take returns the next entry, unless it comes after index.
 func (s *Steps) take(index uint64) (raftlog.Entry, bool, error) {
 	if s.held == nil {
 		entry, err, ok := s.next()
@@ -117,7 +117,7 @@ func (s *Steps) take(index uint64) (raftlog.Entry, bool, error) {
 
 // begin makes the file after a copy of the one before.
 func (s *Steps) begin(ctx context.Context) error {
-	err := s.before.settle()
+	err := s.before.finishIfAny()
 	if err != nil {
 		return fmt.Errorf("replay the raft log: %w", err)
 	}
@@ -154,7 +154,7 @@ func (s *Steps) step(ctx context.Context, entry raftlog.Entry) (rows []RowChange
 	if s.diff != nil {
 		err = s.after.command(entry)
 		if err == nil {
-			err = s.after.settle()
+			err = s.after.finishIfAny()
 		}
 
 		if err != nil {
@@ -175,7 +175,7 @@ func (s *Steps) step(ctx context.Context, entry raftlog.Entry) (rows []RowChange
 
 	err = s.before.command(entry)
 	if err == nil && s.diff != nil {
-		err = s.before.settle()
+		err = s.before.finishIfAny()
 	}
 
 	if err != nil {
@@ -185,8 +185,8 @@ func (s *Steps) step(ctx context.Context, entry raftlog.Entry) (rows []RowChange
 	return rows, more, nil
 }
 
-// settle makes the file a whole database, or none where there has been no transaction.
-func (r *Replayer) settle() error {
+// finishIfAny is finish, but no error if the log has had no transaction yet.
+func (r *Replayer) finishIfAny() error {
 	err := r.finish()
 	if errors.Is(err, ErrNoDatabase) {
 		return nil

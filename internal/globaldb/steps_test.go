@@ -22,6 +22,7 @@ func sortedChanges(changes []RowChange) []string {
 			all = append(all, fmt.Sprintf("%s\n  %s %s\n  %v\n  %v", c, c.Table, c.Key, c.Before, c.After))
 		}
 	}
+
 	slices.Sort(all)
 	return all
 }
@@ -55,16 +56,22 @@ func TestStepsOfFixtures(t *testing.T) {
 					t.Errorf("%s: index %d: begun late\n%s\nfrom the first\n%s", member, entry.Index, sortedChanges(again), sortedChanges(got))
 				}
 			}
-			if cmd, err := raftlog.ParseCommand(entry.Data); entry.Type != raftlog.CommandEntry || err != nil || cmd.Kind != raftlog.Frames {
+
+			cmd, err := raftlog.ParseCommand(entry.Data)
+			if entry.Type != raftlog.CommandEntry || err != nil || cmd.Kind != raftlog.Frames {
 				if len(got) > 0 {
 					t.Errorf("%s: index %d is no transaction and changes %v", member, entry.Index, got)
 				}
+
 				continue
 			}
+
 			transactions++
-			if err := before.Advance(t.Context(), entry.Index-1); err != nil {
+			err = before.Advance(t.Context(), entry.Index-1)
+			if err != nil {
 				continue // the first one
 			}
+
 			must(t, after.Advance(t.Context(), entry.Index))
 			want, _, err := Diff(t.Context(), before.target, after.target)
 			must(t, err)
@@ -72,6 +79,7 @@ func TestStepsOfFixtures(t *testing.T) {
 				t.Fatalf("%s: index %d:\n%s\nwant\n%s", member, entry.Index, sortedChanges(got), sortedChanges(want))
 			}
 		}
+
 		t.Logf("%s: %d transactions", member, transactions)
 	}
 }
@@ -120,6 +128,7 @@ func stepRandomly(t *testing.T, random *rand.Rand, transactions int) {
 			must(t, err)
 			done = append(done, statement)
 		}
+
 		must(t, tx.Commit())
 
 		written := copyPages(t, live, after)
@@ -130,18 +139,23 @@ func stepRandomly(t *testing.T, random *rand.Rand, transactions int) {
 		if more {
 			t.Fatal("the test changes more rows than are told")
 		}
+
 		bagOnly := func(c RowChange) bool { return c.Table == "bag" } // of equal rows Diff sees one
 		if !slices.Equal(sortedChanges(slices.DeleteFunc(got, bagOnly)), sortedChanges(slices.DeleteFunc(want, bagOnly))) {
 			t.Fatalf("transaction %d: %s\nwrote pages %v\ngot\n%s\nwant\n%s", n, strings.Join(done, "; "), written, sortedChanges(got), sortedChanges(want))
 		}
+
 		if d.pages.strange {
 			t.Fatalf("transaction %d: %s: the pages look strange", n, strings.Join(done, "; "))
 		}
+
 		if len(want) > 0 {
 			precise++
 		}
+
 		copyPages(t, live, before)
 	}
+
 	if precise < transactions/3 {
 		t.Errorf("only %d transactions changed a row", precise)
 	}
@@ -162,6 +176,7 @@ func randomStatement(random *rand.Rand, n int) string {
 		if n%3 > 0 { // whole leaves become free, and are not written
 			return fmt.Sprintf("DELETE FROM %s WHERE rowid BETWEEN %d AND %d", []string{"plain", "keyed"}[n%2], id, id+random.IntN(400))
 		}
+
 		return fmt.Sprintf("DELETE FROM plain WHERE id %% 3 = %d", n%2)
 	case 5:
 		return fmt.Sprintf("UPDATE plain SET data = substr(data, 1, length(data) - 1) || 'y' WHERE id %% 7 = %d", n%7)
@@ -186,6 +201,7 @@ func randomStatement(random *rand.Rand, n int) string {
 	case 15:
 		return fmt.Sprintf("CREATE INDEX IF NOT EXISTS i%d ON plain (data)", id%2)
 	}
+
 	return fmt.Sprintf("UPDATE keyed SET v = v || '!' WHERE k = 'k%d'", id)
 }
 
@@ -203,12 +219,14 @@ func copyPages(t *testing.T, from string, to *os.File) []uint32 {
 			copy(page[24:28], target[24:28])
 			copy(page[92:96], target[92:96])
 		}
+
 		if at+pageSize > len(target) || string(page) != string(target[at:at+pageSize]) {
 			_, err = to.WriteAt(page, int64(at))
 			must(t, err)
 			written[uint32(at/pageSize)+1] = true
 		}
 	}
+
 	must(t, to.Truncate(int64(len(source))))
 	return slices.Sorted(maps.Keys(written))
 }

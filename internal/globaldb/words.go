@@ -225,7 +225,8 @@ func (w *words) name(table string, row map[string]string) string {
 		}
 
 		text = plain(value)
-		if word, ok := numbered[table+"."+column][value]; ok {
+		word, ok := numbered[table+"."+column][value]
+		if ok {
 			text = word
 		}
 
@@ -236,7 +237,8 @@ func (w *words) name(table string, row map[string]string) string {
 		break
 	}
 
-	if word, ok := numbered[table+".type"][row["type"]]; ok {
+	word, ok := numbered[table+".type"][row["type"]]
+	if ok {
 		text = word + " " + text
 	}
 

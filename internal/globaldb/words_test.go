@@ -9,85 +9,90 @@ import (
 	"testing"
 )
 
+const wordsTime = "'2026-01-02 03:04:05'"
+
+// wordsContent inserts a row of each kind.
+var wordsContent = []string{
+	"INSERT INTO projects (id, name, description) VALUES (50, 'blue', '')",
+	"INSERT INTO projects_config (project_id, key, value) VALUES (50, 'features.images', 'true')",
+	"INSERT INTO profiles (id, name, project_id, description) VALUES (50, 'p1', 50, '')",
+	"INSERT INTO profiles_devices (id, profile_id, name, type) VALUES (50, 50, 'eth0', 1)",
+	"INSERT INTO profiles_devices_config (profile_device_id, key, value) VALUES (50, 'nictype', 'bridged')",
+	"INSERT INTO instances (id, node_id, name, architecture, type, project_id, description) VALUES (50, 2, 'web1', 2, 0, 50, '')",
+	"INSERT INTO instances_config (instance_id, key, value) VALUES (50, 'limits.cpu', '2')",
+	"INSERT INTO instances_profiles (instance_id, profile_id) VALUES (50, 50)",
+	"INSERT INTO instances_snapshots (id, instance_id, name, description) VALUES (50, 50, 'snap0', '')",
+	"INSERT INTO instances_snapshots_config (instance_snapshot_id, key, value) VALUES (50, 'a', 'b')",
+	"INSERT INTO networks (id, project_id, name, description) VALUES (50, 1, 'lxdbr7', '')",
+	"INSERT INTO networks_config (network_id, node_id, key, value) VALUES (50, 3, 'bridge.mtu', '1400')",
+	"INSERT INTO networks_nodes (network_id, node_id) VALUES (50, 3)",
+	"INSERT INTO storage_pools (id, name, driver, description) VALUES (50, 'fast', 'dir', '')",
+	"INSERT INTO storage_pools_nodes (storage_pool_id, node_id) VALUES (50, 1)",
+	"INSERT INTO storage_pools_config (storage_pool_id, node_id, key, value) VALUES (50, 1, 'source', '/srv')",
+	"INSERT INTO storage_volumes (id, name, storage_pool_id, node_id, type, project_id, description) VALUES (50, 'vol', 50, 1, 2, 1, '')",
+	"INSERT INTO storage_volumes_snapshots (id, storage_volume_id, name, creation_date, description) VALUES (51, 50, 's0', " + wordsTime + ", '')",
+	"INSERT INTO storage_volumes_config (storage_volume_id, key, value) VALUES (50, 'size', '1GiB')",
+	"INSERT INTO images (id, fingerprint, filename, size, architecture, upload_date, project_id) VALUES (50, '0123456789abcdef0123456789abcdef', 'f', 1, 2, " + wordsTime + ", 1)",
+	"INSERT INTO images_aliases (name, image_id, project_id, description) VALUES ('small', 50, 1, '')",
+	"INSERT INTO images_nodes (image_id, node_id) VALUES (50, 3)",
+	"INSERT INTO images_properties (image_id, type, key, value) VALUES (50, 0, 'os', 'none')",
+	"INSERT INTO config (key, value) VALUES ('user.color', 'red')",
+	"INSERT INTO nodes_config (node_id, key, value) VALUES (2, 'scheduler.instance', 'manual')",
+	"INSERT INTO nodes_roles (node_id, role) VALUES (2, 1)",
+	"INSERT INTO cluster_groups (id, name, description) VALUES (50, 'gpu', '')",
+	"INSERT INTO nodes_cluster_groups (node_id, group_id) VALUES (2, 50)",
+	"CREATE TABLE gadgets (id INTEGER PRIMARY KEY, name TEXT, instance_id INTEGER, FOREIGN KEY (instance_id) REFERENCES instances (id))",
+	"INSERT INTO gadgets VALUES (1, 'laser' || char(27), 50)",
+	"INSERT INTO gadgets VALUES (2, 'lost', 51)",
+}
+
+// wordsOfContent are these rows.
+var wordsOfContent = []string{
+	"project blue",
+	"config features.images=true of project blue",
+	"profile p1 in project blue",
+	"device eth0 of profile p1 in project blue",
+	"config nictype=bridged of device eth0 of profile p1 in project blue",
+	"instance web1 in project blue on member node2",
+	"config limits.cpu=2 of instance web1 in project blue on member node2",
+	"use of profile p1 in project blue of instance web1 in project blue on member node2",
+	"snapshot snap0 of instance web1 in project blue on member node2",
+	"config a=b of snapshot snap0 of instance web1 in project blue on member node2",
+	"network lxdbr7 in project default",
+	"config bridge.mtu=1400 of network lxdbr7 in project default on member node3",
+	"part of network lxdbr7 in project default on member node3",
+	"storage pool fast",
+	"part of storage pool fast on member node1",
+	"config source=/srv of storage pool fast on member node1",
+	"storage volume custom vol in storage pool fast in project default on member node1",
+	"snapshot s0 of storage volume custom vol in storage pool fast in project default on member node1",
+	"config size=1GiB of storage volume custom vol in storage pool fast in project default on member node1",
+	"image 0123456789ab in project default",
+	"image alias small of image 0123456789ab in project default",
+	"copy of image 0123456789ab in project default on member node3",
+	"property os=none of image 0123456789ab in project default",
+	"config user.color=red of the cluster",
+	"config scheduler.instance=manual of member node2",
+	"role event-hub of member node2",
+	"cluster group gpu",
+	"place in cluster group gpu of member node2",
+	`row of gadgets "laser\x1b" of instance web1 in project blue on member node2`,
+	"row of gadgets lost of instance with id=51",
+}
+
 // Rows of LXD 6.9's own schema, in the words of its users: inserted into a member's database, changed, and deleted again.
 func TestWords(t *testing.T) {
 	dir := t.TempDir()
 	base := filepath.Join(dir, "base")
 	must(t, Replay(t.Context(), open(t, "forgotten/n1-preedit"), base, 0))
-	const x = "'2026-01-02 03:04:05'"
-	content := []string{
-		"INSERT INTO projects (id, name, description) VALUES (50, 'blue', '')",
-		"INSERT INTO projects_config (project_id, key, value) VALUES (50, 'features.images', 'true')",
-		"INSERT INTO profiles (id, name, project_id, description) VALUES (50, 'p1', 50, '')",
-		"INSERT INTO profiles_devices (id, profile_id, name, type) VALUES (50, 50, 'eth0', 1)",
-		"INSERT INTO profiles_devices_config (profile_device_id, key, value) VALUES (50, 'nictype', 'bridged')",
-		"INSERT INTO instances (id, node_id, name, architecture, type, project_id, description) VALUES (50, 2, 'web1', 2, 0, 50, '')",
-		"INSERT INTO instances_config (instance_id, key, value) VALUES (50, 'limits.cpu', '2')",
-		"INSERT INTO instances_profiles (instance_id, profile_id) VALUES (50, 50)",
-		"INSERT INTO instances_snapshots (id, instance_id, name, description) VALUES (50, 50, 'snap0', '')",
-		"INSERT INTO instances_snapshots_config (instance_snapshot_id, key, value) VALUES (50, 'a', 'b')",
-		"INSERT INTO networks (id, project_id, name, description) VALUES (50, 1, 'lxdbr7', '')",
-		"INSERT INTO networks_config (network_id, node_id, key, value) VALUES (50, 3, 'bridge.mtu', '1400')",
-		"INSERT INTO networks_nodes (network_id, node_id) VALUES (50, 3)",
-		"INSERT INTO storage_pools (id, name, driver, description) VALUES (50, 'fast', 'dir', '')",
-		"INSERT INTO storage_pools_nodes (storage_pool_id, node_id) VALUES (50, 1)",
-		"INSERT INTO storage_pools_config (storage_pool_id, node_id, key, value) VALUES (50, 1, 'source', '/srv')",
-		"INSERT INTO storage_volumes (id, name, storage_pool_id, node_id, type, project_id, description) VALUES (50, 'vol', 50, 1, 2, 1, '')",
-		"INSERT INTO storage_volumes_snapshots (id, storage_volume_id, name, creation_date, description) VALUES (51, 50, 's0', " + x + ", '')",
-		"INSERT INTO storage_volumes_config (storage_volume_id, key, value) VALUES (50, 'size', '1GiB')",
-		"INSERT INTO images (id, fingerprint, filename, size, architecture, upload_date, project_id) VALUES (50, '0123456789abcdef0123456789abcdef', 'f', 1, 2, " + x + ", 1)",
-		"INSERT INTO images_aliases (name, image_id, project_id, description) VALUES ('small', 50, 1, '')",
-		"INSERT INTO images_nodes (image_id, node_id) VALUES (50, 3)",
-		"INSERT INTO images_properties (image_id, type, key, value) VALUES (50, 0, 'os', 'none')",
-		"INSERT INTO config (key, value) VALUES ('user.color', 'red')",
-		"INSERT INTO nodes_config (node_id, key, value) VALUES (2, 'scheduler.instance', 'manual')",
-		"INSERT INTO nodes_roles (node_id, role) VALUES (2, 1)",
-		"INSERT INTO cluster_groups (id, name, description) VALUES (50, 'gpu', '')",
-		"INSERT INTO nodes_cluster_groups (node_id, group_id) VALUES (2, 50)",
-		"CREATE TABLE gadgets (id INTEGER PRIMARY KEY, name TEXT, instance_id INTEGER, FOREIGN KEY (instance_id) REFERENCES instances (id))",
-		"INSERT INTO gadgets VALUES (1, 'laser' || char(27), 50)",
-		"INSERT INTO gadgets VALUES (2, 'lost', 51)",
-	}
-	want := []string{
-		"project blue",
-		"config features.images=true of project blue",
-		"profile p1 in project blue",
-		"device eth0 of profile p1 in project blue",
-		"config nictype=bridged of device eth0 of profile p1 in project blue",
-		"instance web1 in project blue on member node2",
-		"config limits.cpu=2 of instance web1 in project blue on member node2",
-		"use of profile p1 in project blue of instance web1 in project blue on member node2",
-		"snapshot snap0 of instance web1 in project blue on member node2",
-		"config a=b of snapshot snap0 of instance web1 in project blue on member node2",
-		"network lxdbr7 in project default",
-		"config bridge.mtu=1400 of network lxdbr7 in project default on member node3",
-		"part of network lxdbr7 in project default on member node3",
-		"storage pool fast",
-		"part of storage pool fast on member node1",
-		"config source=/srv of storage pool fast on member node1",
-		"storage volume custom vol in storage pool fast in project default on member node1",
-		"snapshot s0 of storage volume custom vol in storage pool fast in project default on member node1",
-		"config size=1GiB of storage volume custom vol in storage pool fast in project default on member node1",
-		"image 0123456789ab in project default",
-		"image alias small of image 0123456789ab in project default",
-		"copy of image 0123456789ab in project default on member node3",
-		"property os=none of image 0123456789ab in project default",
-		"config user.color=red of the cluster",
-		"config scheduler.instance=manual of member node2",
-		"role event-hub of member node2",
-		"cluster group gpu",
-		"place in cluster group gpu of member node2",
-		`row of gadgets "laser\x1b" of instance web1 in project blue on member node2`,
-		"row of gadgets lost of instance with id=51",
-	}
 	full := filepath.Join(dir, "full")
 	data, err := os.ReadFile(base)
 	must(t, err)
 	must(t, os.WriteFile(full, data, 0o600))
-	execute(t, full, content...)
+	execute(t, full, wordsContent...)
 
-	sameLines(t, wordsOf(t, base, full, "insert "), want)
-	sameLines(t, wordsOf(t, full, base, "delete "), want) // looked up where the rows are
+	sameLines(t, wordsOf(t, base, full, "insert "), wordsOfContent)
+	sameLines(t, wordsOf(t, full, base, "delete "), wordsOfContent) // looked up where the rows are
 
 	moved := filepath.Join(dir, "moved")
 	data, err = os.ReadFile(full)
@@ -108,7 +113,8 @@ func execute(t *testing.T, file string, statements ...string) {
 	must(t, err)
 	defer db.Close()
 	for _, s := range statements {
-		if _, err := db.Exec(s); err != nil {
+		_, err := db.Exec(s)
+		if err != nil {
 			t.Fatalf("%s: %v", s, err)
 		}
 	}
@@ -124,12 +130,15 @@ func wordsOf(t *testing.T, before string, after string, kind string) []string {
 		if c.Housekeeping() || c.Table == "sqlite_sequence" {
 			continue
 		}
+
 		text, ok := strings.CutPrefix(c.String(), kind)
 		if !ok {
 			t.Errorf("%s is not %s", c, kind)
 		}
+
 		all = append(all, text)
 	}
+
 	return all
 }
 
@@ -140,6 +149,7 @@ func sameLines(t *testing.T, got []string, want []string) {
 			t.Errorf("got   %s", line)
 		}
 	}
+
 	for _, line := range want {
 		if !slices.Contains(got, line) {
 			t.Errorf("lacks %s", line)

@@ -1,4 +1,4 @@
-// Package member holds the one type that all rooms share when they talk about LXD: a cluster member as
+// Package member holds the one type that all packages share when they talk about LXD: a cluster member as
 // `lxd cluster show` prints it. It knows neither where the list came from nor where it goes.
 package member
 
@@ -109,7 +109,8 @@ func (l List) Validate() error {
 			return fmt.Errorf("member %q: %w", m.Name, err)
 		}
 
-		if other, ok := addresses[m.Address]; ok {
+		other, ok := addresses[m.Address]
+		if ok {
 			return fmt.Errorf("members %q and %q have the same address %s", other, m.Name, m.Address)
 		}
 

@@ -55,6 +55,7 @@ func TestRead(t *testing.T) {
 		{ID: 2, Name: "two", Address: "b:1", Role: raftlog.StandBy},
 		{ID: 3, Name: "three", Address: "c:1", Role: raftlog.Spare},
 	}
+
 	if !node.Members.Same(want) || node.Self != want[1] || node.ClusterAddress != "b:1" || node.CoreAddress != "b:1" {
 		t.Errorf("got %+v", node)
 	}
@@ -110,11 +111,13 @@ func TestReadHotJournal(t *testing.T) {
 		before[name] = string(data)
 		must(t, os.WriteFile(filepath.Join(crashed, name), data, 0o600))
 	}
+
 	node, err := Read(t.Context(), crashed)
 	must(t, err)
 	if node.ClusterAddress != "b:1" {
 		t.Errorf("read %q from a transaction that was never committed", node.ClusterAddress)
 	}
+
 	for name, want := range before {
 		data, err := os.ReadFile(filepath.Join(crashed, name))
 		must(t, err)
@@ -139,11 +142,13 @@ func TestStage(t *testing.T) {
 			if !node.Members.Same(members) || node.Self != members[0] || node.CoreAddress != "b:1" {
 				t.Errorf("got %+v", node)
 			}
+
 			entries, err := os.ReadDir(filepath.Dir(target))
 			must(t, err)
 			if len(entries) != 1 {
 				t.Errorf("files beside it: %v", entries)
 			}
+
 			db, err := open(target)
 			must(t, err)
 			defer db.Close()
@@ -155,6 +160,7 @@ func TestStage(t *testing.T) {
 			if kept != "kept" || other != "kept" || index != 7 || term != 8 {
 				t.Errorf("got %q, %q, mark %d %d", kept, other, index, term)
 			}
+
 			after, err := os.ReadFile(filepath.Join(dir, File))
 			must(t, err)
 			if string(after) != string(before) {

@@ -243,6 +243,7 @@ func (c *comparison) judge(best int, configurations []raftlog.Configuration) {
 			i, ok := c.voter[id]
 			return ok && !c.logs[i].Copy
 		}
+
 		switch {
 		case enough(configuration, c.seen, half):
 		case enough(configuration, given, half) && r.Verdict != TooFew:

@@ -19,6 +19,7 @@ func logOf(member uint64, terms ...uint64) *Log {
 		l.Entries = append(l.Entries, Entry{Term: term, Type: raftlog.CommandEntry, Sum: [16]byte{byte(term)}})
 		l.Term = term
 	}
+
 	return l
 }
 
@@ -66,6 +67,7 @@ func TestLongest(t *testing.T) {
 	if !slices.Equal(r.Best, []int{0, 2}) || !slices.Equal(r.Longest, []int{1, 3}) {
 		t.Errorf("best %v, longest %v", r.Best, r.Longest)
 	}
+
 	r = Compare([]*Log{logOf(1, 2, 2), doubtful(logOf(2, 2))})
 	if !slices.Equal(r.Longest, r.Best) {
 		t.Errorf("best %v, longest %v", r.Best, r.Longest)
@@ -102,7 +104,7 @@ func TestCompare(t *testing.T) {
 		{"one member twice", []*Log{logOf(1, 2, 2), logOf(1, 2, 2)}, TooFew, []int{0, 1}, 3, 0, "[]", "1-3"},
 		{"one member's backup, too", []*Log{logOf(1, 2), logOf(1, 2, 2), logOf(2, 2, 2)}, Known, []int{1, 2}, 2, 3, "[]", "[]"},
 		{"unknown member", []*Log{logOf(0, 2, 2), logOf(0, 2, 2), logOf(1, 2)}, TooFew, []int{0, 1}, 2, 0, "[]", "1-2, 3-3"},
-		{"edited and fenced twice, and behind", []*Log{fenced(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
+		{"edited and fenced twice, and lagging", []*Log{fenced(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
 		{"fenced, then LXD's own edit", []*Log{edited(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
 		{"one of three, and copies", []*Log{logOf(1, 2), copied(logOf(2, 2)), copied(logOf(3, 2))}, TooFew, []int{0, 1, 2}, 2, 2, "[]", "[]"},
 		{"a copy has the best log", []*Log{logOf(1, 2), logOf(2, 2), copied(logOf(3, 2, 2))}, Known, []int{2}, 2, 2, "[]", "3-3 never"},
@@ -117,23 +119,29 @@ func TestCompare(t *testing.T) {
 			if r.Verdict != test.verdict {
 				t.Fatalf("verdict %q, want %q: %+v", r.Verdict, test.verdict, r)
 			}
+
 			if test.verdict == Different || test.verdict == Conflict {
 				return
 			}
+
 			branches, tails := "[]", "[]"
 			for _, b := range r.Branches {
 				branches = fmt.Sprintf("%d: %d %d", b.Index, b.BestTerm, b.Term)
 			}
+
 			for i, tail := range r.Tails {
 				text := fmt.Sprintf("%d-%d", tail.First.Index, tail.Last.Index)
 				if tail.Never {
 					text += " never"
 				}
+
 				if i > 0 {
 					text = tails + ", " + text
 				}
+
 				tails = text
 			}
+
 			if !slices.Equal(r.Best, test.best) || r.Common != test.common || r.Committed != test.committed || branches != test.branches || tails != test.tails {
 				t.Errorf("best %v, common %d, committed %d, branches %s, tails %s", r.Best, r.Common, r.Committed, branches, tails)
 			}

@@ -4,13 +4,15 @@
 //
 // # What is known
 //
-// A [Log] is what was found of one member: snapshot, the entries behind it, the member's current term. Nothing on disk says
+// A [Log] is what was found of one member: snapshot, the entries after it, the member's current term. Nothing on disk says
 // which entries were committed. What raft guarantees:
 //
 //   - Two logs with an entry of the same index and term are the same up to it (log matching).
 //   - An entry is committed once its leader, still in the entry's own term, has it on a majority of the voters of the
 //     configuration that the leader has in force: the last one in its log, committed or not. Everything before it is
-//     committed with it. Stand-bys and spares have no vote.
+//     committed with it. Stand-bys and spares have no vote. (libraft up to 0.16, which LXD 5.0.2 uses in Debian 12, also counts
+//     entries of earlier terms, and writes no barrier when a term begins. What it has told a client can be undone by raft itself
+//     there, with no tool involved: raft, figure 8.)
 //   - Voters elect only who has a log at least as good as their own: by last term, then by last index (raft, 5.4.1). So every
 //     later leader has every committed entry.
 //   - A leader changes at most one voter at a time, and only when the last change is committed. Majorities of two
@@ -20,7 +22,7 @@
 // # What follows
 //
 // Recovery entries at the end (of term 1 by `lxd cluster edit`, of a high term when fenced) are no part of this history and
-// are left out first, however many edits there were; one inside the log, with a leader's entries behind it, is. A fenced one
+// are left out first, however many edits there were; one inside the log, with a leader's entries after it, is. A fenced one
 // is told from a leader's change by its term: it is the first entry of that term.
 //
 // The best log is the one with the highest last term, then the highest last index. It holds every committed entry that any
@@ -38,7 +40,7 @@
 // keeps to raft's: its leader reads the database before it changes roles, and that writes a barrier.
 //
 // A log whose end is in doubt, for damage or because a daemon was writing it, vouches for its sound entries, but does not
-// count as seen: what it held behind them is not known. The same goes for a copy of an earlier time, a backup for one, but for one
+// count as seen: what it held after them is not known. The same goes for a copy of an earlier time, a backup for one, but for one
 // thing: it is whole as it is, and can be the best log. Where a majority was seen and yet a snapshot of any log reaches
 // beyond the best one, what was seen was not the members' last state: the logs contradict each other.
 //

@@ -50,7 +50,8 @@ type Log struct {
 
 // Last is the last position.
 func (l *Log) Last() Position {
-	if n := len(l.Entries); n > 0 && l.end() > l.Snapshot.Index {
+	n := len(l.Entries)
+	if n > 0 && l.end() > l.Snapshot.Index {
 		return Position{Index: l.end(), Term: l.Entries[n-1].Term}
 	}
 
@@ -73,7 +74,7 @@ func (l *Log) At(index uint64) (e Entry, ok bool) {
 func (l *Log) truncate(n int) { l.Entries = l.Entries[:len(l.Entries)-n] }
 
 // withoutRecovery returns the log without the recovery entries at its end, and the configurations that may have been the
-// last one of a leader. More than one: where an entry behind which others were cut off looks like a recovery's, and like a
+// last one of a leader. More than one: where an entry after which others were cut off looks like a recovery's, and like a
 // leader's.
 func (l *Log) withoutRecovery() (Log, []raftlog.Configuration) {
 	c := *l

@@ -25,6 +25,7 @@ func TestHistories(t *testing.T) {
 		for range 20 + s.IntN(150) {
 			s.step()
 		}
+
 		var logs []evidence
 		chance := s.Float64()
 		for _, i := range s.Perm(len(s.nodes)) {
@@ -32,6 +33,7 @@ func TestHistories(t *testing.T) {
 			if s.Float64() < 0.4+chance {
 				logs = append(logs, s.shown(n))
 			}
+
 			if n.copied != nil && s.IntN(4) == 0 {
 				old := s.shown(n.copied)
 				old.Copy = true
@@ -39,25 +41,30 @@ func TestHistories(t *testing.T) {
 				figures["a copy"]++
 			}
 		}
+
 		if len(logs) == 0 {
 			continue
 		}
+
 		r := compareAll(logs)
 		verdicts[r.Verdict]++
 		err := s.check(logs, r, figures)
 		if err != nil {
 			t.Errorf("seed %d: %v\n%s", seed, err, s.describe(logs, r))
-			if verdicts["failed"]++; verdicts["failed"] > 3 {
+			verdicts["failed"]++
+			if verdicts["failed"] > 3 {
 				t.FailNow()
 			}
 		}
 	}
+
 	t.Logf("%d histories, seeds from 0: %v, %v", histories, verdicts, figures)
 	for _, v := range []Verdict{Known, TooFew, Damaged} {
 		if verdicts[v] < histories/50 {
 			t.Errorf("only %d histories ended with %q: the simulation is too tame", verdicts[v], v)
 		}
 	}
+
 	for _, f := range []string{"demoted", "uncommitted tail", "a copy", "never", "certain beyond snapshots", "a committed entry is missing elsewhere", "not certain on a majority"} {
 		if figures[f] < histories/100 {
 			t.Errorf("only %d times: %s", figures[f], f)
@@ -70,6 +77,7 @@ func compareAll(logs []evidence) Result {
 	for _, l := range logs {
 		plain = append(plain, l.Log)
 	}
+
 	return Compare(plain)
 }
 
@@ -82,6 +90,7 @@ func (s *simulation) check(logs []evidence, r Result, figures map[string]int) er
 				return fmt.Errorf("recommends member %d: %w", logs[i].Member, err)
 			}
 		}
+
 		for _, end := range r.Ends {
 			if end.Index < uint64(len(s.committed)) {
 				figures["a committed entry is missing elsewhere"]++
@@ -95,16 +104,21 @@ func (s *simulation) check(logs []evidence, r Result, figures map[string]int) er
 				return fmt.Errorf("says %q", r.Verdict)
 			}
 		}
+
 		return nil
 	default:
 		return fmt.Errorf("says %q of logs that are of one history", r.Verdict)
 	}
+
 	if len(r.Best) == 0 {
 		return nil
 	}
-	if err := s.couldHaveCommitted(logs, r, figures); err != nil {
+
+	err := s.couldHaveCommitted(logs, r, figures)
+	if err != nil {
 		return fmt.Errorf("says %q: %w", r.Verdict, err)
 	}
+
 	return s.checkEntries(logs, r, figures)
 }
 
@@ -112,11 +126,13 @@ func (s *simulation) holdsAll(log []Entry, upTo uint64) error {
 	if uint64(len(s.committed)) > upTo {
 		return fmt.Errorf("entry %d is committed and not in its log", len(s.committed))
 	}
+
 	for i, e := range s.committed {
 		if !log[i].same(e) {
 			return fmt.Errorf("entry %d is committed and its log has another one", i+1)
 		}
 	}
+
 	return nil
 }
 
@@ -128,20 +144,24 @@ func (s *simulation) checkEntries(logs []evidence, r Result, figures map[string]
 			return fmt.Errorf("entry %d is in a snapshot and not committed for certain", l.Snapshot.Index)
 		}
 	}
+
 	if r.Committed > 0 {
 		if r.Committed > slices.MaxFunc(logs, func(a, b evidence) int { return int(a.Snapshot.Index) - int(b.Snapshot.Index) }).Snapshot.Index {
 			figures["certain beyond snapshots"]++
 		}
+
 		e := best[r.Committed-1]
 		for _, n := range s.nodes {
 			if uint64(len(n.log)) >= r.Committed && n.log[r.Committed-1].same(e) {
 				continue
 			}
+
 			if slices.Contains(voters(n.configuration()), n.id) && n.votes(func(id uint64) bool { return s.node(id).last().Compare(n.last()) <= 0 }) {
 				return fmt.Errorf("entry %d is certain, but member %d can be elected without it", r.Committed, n.id)
 			}
 		}
 	}
+
 	for _, tail := range r.Tails {
 		source := logs[tail.Logs[0]]
 		for index := tail.First.Index; index <= tail.Last.Index; index++ {
@@ -150,17 +170,21 @@ func (s *simulation) checkEntries(logs []evidence, r Result, figures map[string]
 			if tail.Never && was {
 				return fmt.Errorf("entry %d of member %d was committed", index, source.Member)
 			}
+
 			if !was {
 				figures["uncommitted tail"]++
 			}
+
 			if tail.Never {
 				figures["never"]++
 			}
+
 			if !tail.Never && 2*len(tail.Voters) > len(voters(r.Configuration)) {
 				figures["not certain on a majority"]++
 			}
 		}
 	}
+
 	return nil
 }
 
@@ -173,14 +197,18 @@ func (s *simulation) couldHaveCommitted(logs []evidence, r Result, figures map[s
 		if l.Copy {
 			continue
 		}
+
 		seen[l.Member] = l.Whole
-		if n := s.node(l.Member); !l.Whole && compare(&Log{First: 1, Entries: best.log}, l.Log).upTo < min(uint64(len(n.log)), l.Last().Index) {
-			return nil // it has something else: what it can have had behind that is not worked out here
+		n := s.node(l.Member)
+		if !l.Whole && compare(&Log{First: 1, Entries: best.log}, l.Log).upTo < min(uint64(len(n.log)), l.Last().Index) {
+			return nil // it has something else: what it can have had after that is not worked out here
 		}
+
 		if l.Edited && len(l.Entries) > 1 && l.Entries[len(l.Entries)-2].Term == 1 && l.Entries[len(l.Entries)-2].Type == raftlog.ChangeEntry && r.Ends[r.Best[0]].Term == 1 {
 			return nil // two edits, or a leader's change and one edit: more than one configuration may be in force
 		}
 	}
+
 	change := best.change()
 	could := s.hidden(best.log, seen).commitUnseen(seen, figures) ||
 		change > 1 && s.hidden(best.log[:change-1], seen).commitUnseen(seen, figures) // without the last change
@@ -190,6 +218,7 @@ func (s *simulation) couldHaveCommitted(logs []evidence, r Result, figures map[s
 	case could || r.Verdict != TooFew: // a damaged log shows part of what it holds: that may not fit
 		return nil
 	}
+
 	return fmt.Errorf("but the others cannot have committed anything: best %v, voters %v, seen %v", best.last(), voters(best.configuration()), seen)
 }
 
@@ -202,8 +231,10 @@ func (s *simulation) hidden(log []Entry, seen map[uint64]bool) *simulation {
 		if !seen[n.id] {
 			o.log = slices.Clone(log)
 		}
+
 		c.nodes = append(c.nodes, &o)
 	}
+
 	return c
 }
 
@@ -213,39 +244,48 @@ func (s *simulation) commitUnseen(seen map[uint64]bool, figures map[string]int) 
 		if seen[leader.id] {
 			continue
 		}
+
 		for _, n := range s.nodes {
 			leader.term = max(leader.term, n.term)
 		}
+
 		if !s.elect(leader, func(*node) bool { return true }) {
 			continue
 		}
+
 		spread := func() bool {
 			for _, n := range s.nodes {
 				if !seen[n.id] && n != leader {
 					s.replicate(leader, n, uint64(len(leader.log)))
 				}
 			}
+
 			return leader.commit == uint64(len(leader.log))
 		}
+
 		s.propose(leader, nil)
 		if spread() {
 			return true
 		}
+
 		leader.log = leader.log[:len(leader.log)-1] // instead, make one of those seen a stand-by
 		for _, n := range s.nodes {
 			if !seen[n.id] && n != leader {
 				n.log = slices.Clone(leader.log)
 			}
 		}
+
 		leader.match = map[uint64]uint64{}
 		change := leader.change()
 		held := func(id uint64) bool {
 			n := s.node(id)
 			return uint64(len(n.log)) >= change && n.log[change-1].same(leader.log[change-1])
 		}
+
 		if change > 1 && !leader.votes(held) {
 			continue // the last change cannot have been committed
 		}
+
 		leader.commit = change
 		for _, id := range voters(leader.configuration()) {
 			if seen[id] && s.mayChange(leader, false) {
@@ -254,10 +294,12 @@ func (s *simulation) commitUnseen(seen map[uint64]bool, figures map[string]int) 
 					figures["demoted"]++
 					return true
 				}
+
 				break
 			}
 		}
 	}
+
 	return false
 }
 
@@ -271,12 +313,15 @@ func (s *simulation) describe(logs []evidence, r Result) string {
 				text += fmt.Sprint(voters(*e.Change))
 			}
 		}
+
 		for _, l := range logs {
 			if l.Member == n.id {
 				text += fmt.Sprintf("; shown whole %v edited %v up to %v", l.Whole, l.Edited, l.Last())
 			}
 		}
+
 		text += "\n"
 	}
+
 	return text
 }

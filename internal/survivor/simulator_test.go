@@ -28,6 +28,7 @@ func (n *node) last() Position {
 	if len(n.log) == 0 {
 		return Position{}
 	}
+
 	return Position{Index: uint64(len(n.log)), Term: n.log[len(n.log)-1].Term}
 }
 
@@ -38,13 +39,16 @@ func (n *node) change() uint64 {
 			return uint64(i)
 		}
 	}
+
 	return 0
 }
 
 func (n *node) configuration() raftlog.Configuration {
-	if i := n.change(); i > 0 {
+	i := n.change()
+	if i > 0 {
 		return *n.log[i-1].Change
 	}
+
 	return nil
 }
 
@@ -56,6 +60,7 @@ func (n *node) votes(ids func(uint64) bool) bool {
 			count++
 		}
 	}
+
 	return 2*count > len(all)
 }
 
@@ -75,6 +80,7 @@ func (s *simulation) entry(term uint64, change raftlog.Configuration) Entry {
 	if change != nil {
 		e.Type, e.Change = raftlog.ChangeEntry, &change
 	}
+
 	binary.LittleEndian.PutUint64(e.Sum[:], s.sums)
 	return e
 }
@@ -90,8 +96,10 @@ func newSimulation(seed uint64) *simulation {
 		if id > voting {
 			role = raftlog.Role(2 * s.IntN(2)) // stand-by or spare
 		}
+
 		c = append(c, raftlog.Server{ID: uint64(id), Role: role})
 	}
+
 	first := s.entry(1, c)
 	s.committed = []Entry{first}
 	for _, server := range c {
@@ -99,8 +107,10 @@ func newSimulation(seed uint64) *simulation {
 		if server.Role != raftlog.Spare {
 			m.log, m.commit = []Entry{first}, 1
 		}
+
 		s.nodes = append(s.nodes, m)
 	}
+
 	return s
 }
 
@@ -109,6 +119,7 @@ func (s *simulation) elect(candidate *node, hears func(*node) bool) bool {
 	if !slices.Contains(voters(candidate.configuration()), candidate.id) {
 		return false
 	}
+
 	candidate.term++
 	candidate.voted, candidate.leader = candidate.id, false
 	granted := map[uint64]bool{candidate.id: true}
@@ -116,21 +127,26 @@ func (s *simulation) elect(candidate *node, hears func(*node) bool) bool {
 		if n == candidate || !hears(n) || !slices.Contains(voters(candidate.configuration()), n.id) {
 			continue
 		}
+
 		if n.term > candidate.term {
 			candidate.term, candidate.voted = n.term, 0
 			return false
 		}
+
 		if n.term < candidate.term {
 			n.term, n.voted, n.leader = candidate.term, 0, false
 		}
+
 		if n.voted == 0 && n.last().Compare(candidate.last()) <= 0 {
 			n.voted = candidate.id
 			granted[n.id] = true
 		}
 	}
+
 	if !candidate.votes(func(id uint64) bool { return granted[id] }) {
 		return false
 	}
+
 	candidate.leader, candidate.match = true, map[uint64]uint64{}
 	return true
 }
@@ -157,6 +173,7 @@ func (s *simulation) assign(n *node, id uint64, role raftlog.Role) {
 			c[i].Role = role
 		}
 	}
+
 	if len(voters(c)) > 0 {
 		s.propose(n, c)
 	}
@@ -168,25 +185,31 @@ func (s *simulation) replicate(from *node, to *node, upTo uint64) {
 	if role < 0 || from.configuration()[role].Role == raftlog.Spare {
 		return
 	}
+
 	if to.term > from.term {
 		from.term, from.voted, from.leader = to.term, 0, false
 		return
 	}
+
 	if to.term < from.term {
 		to.term, to.voted = from.term, 0
 	}
+
 	to.leader = false
 	for i := range upTo {
 		if i == uint64(len(to.log)) {
 			to.log = append(to.log, from.log[i])
 		}
+
 		if !to.log[i].same(from.log[i]) {
 			if i < to.commit {
 				panic(fmt.Sprintf("the simulation is wrong: member %d replaces committed entry %d", to.id, i+1))
 			}
+
 			to.log = append(slices.Clone(to.log[:i]), from.log[i])
 		}
 	}
+
 	to.commit = max(to.commit, min(from.commit, upTo))
 	from.match[to.id] = max(from.match[to.id], upTo)
 	s.advance(from)
@@ -198,16 +221,19 @@ func (s *simulation) advance(n *node) {
 		if n.log[index-1].Term != n.term {
 			return
 		}
+
 		if n.votes(func(id uint64) bool { return id == n.id || n.match[id] >= index }) {
 			n.commit = index
 			for i, e := range n.log[:index] {
 				if i == len(s.committed) {
 					s.committed = append(s.committed, e)
 				}
+
 				if !s.committed[i].same(e) {
 					panic(fmt.Sprintf("the simulation is wrong: entry %d is committed twice", i+1))
 				}
 			}
+
 			return
 		}
 	}
@@ -221,6 +247,7 @@ func (s *simulation) step() {
 			n = s.nodes[s.IntN(len(s.nodes))]
 		}
 	}
+
 	switch what := s.IntN(100); {
 	case what < 12:
 		reach := 0.3 + 0.7*s.Float64()
@@ -250,7 +277,7 @@ func (s *simulation) step() {
 	}
 }
 
-// evidence is a log as it is shown, and the member's whole log behind it.
+// evidence is a log as it is shown, and the member's whole log, of which it is a part.
 type evidence struct {
 	*Log
 	whole []Entry
@@ -266,11 +293,14 @@ func (s *simulation) shown(n *node) evidence {
 		if s.IntN(2) == 0 { // entries of before
 			l.First = 1 + s.Uint64N(n.snapshot)
 		}
+
 		l.Entries = l.Entries[l.First-1:]
 	}
+
 	if s.IntN(8) == 0 {
 		l.Term = 0
 	}
+
 	if s.IntN(8) == 0 && len(l.Entries) > 0 { // damage
 		l.Whole = false
 		l.truncate(s.IntN(1 + int(l.end()-max(l.Snapshot.Index, l.First-1))))
@@ -281,9 +311,12 @@ func (s *simulation) shown(n *node) evidence {
 				e.Term = 1e9 + 1000*i
 				l.Term = e.Term
 			}
+
 			l.Entries = append(l.Entries, e)
 		}
+
 		l.Edited = true
 	}
+
 	return evidence{Log: l, whole: n.log}
 }

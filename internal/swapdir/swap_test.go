@@ -18,6 +18,7 @@ func newParent(t *testing.T) string {
 		must(t, os.Mkdir(filepath.Join(parent, name), 0o700))
 		must(t, os.WriteFile(filepath.Join(parent, name, "which"), []byte(content), 0o600))
 	}
+
 	return parent
 }
 
@@ -30,24 +31,30 @@ func which(t *testing.T, parent string, name string) string {
 	if errors.Is(err, os.ErrNotExist) {
 		return ""
 	}
+
 	must(t, err)
 	return string(data)
 }
 
 func want(t *testing.T, parent string, live string, kept string, names ...string) {
 	t.Helper()
-	if got := which(t, parent, "database"); got != live {
+	got := which(t, parent, "database")
+	if got != live {
 		t.Errorf("database is %q, want %q", got, live)
 	}
-	if got := which(t, parent, "kept"); got != kept {
+
+	got = which(t, parent, "kept")
+	if got != kept {
 		t.Errorf("kept is %q, want %q", got, kept)
 	}
+
 	entries, err := os.ReadDir(parent)
 	must(t, err)
 	var have []string
 	for _, e := range entries {
 		have = append(have, e.Name())
 	}
+
 	slices.Sort(names)
 	if !slices.Equal(have, names) {
 		t.Errorf("left over: %v, want %v", have, names)
@@ -68,6 +75,7 @@ func TestRun(t *testing.T) {
 	if !done {
 		t.Error("not done")
 	}
+
 	want(t, parent, "new", "old", "database", "kept")
 }
 
@@ -105,12 +113,14 @@ func TestFinish(t *testing.T) {
 			if found == nil || state != test.state {
 				t.Errorf("plan %v, state %d, want %d", found, state, test.state)
 			}
+
 			want(t, parent, test.live, test.kept, test.left...)
 			found, _, err = Finish(parent)
 			must(t, err)
 			if found != nil {
 				t.Error("the plan is still there")
 			}
+
 			want(t, parent, test.live, test.kept, test.left...)
 		})
 	}
@@ -131,6 +141,7 @@ func TestFinishForeignPlan(t *testing.T) {
 	if err == nil {
 		t.Fatal("no error")
 	}
+
 	want(t, parent, "old", "", "database", "staged", PlanFile)
 }
 
@@ -150,6 +161,7 @@ func TestBadPlans(t *testing.T) {
 			if err == nil {
 				t.Fatal("no error")
 			}
+
 			want(t, parent, "old", "", "database", "staged", PlanFile)
 		})
 	}
@@ -163,6 +175,7 @@ func TestRunRefuses(t *testing.T) {
 		if done || err == nil {
 			t.Errorf("done %v, error %v", done, err)
 		}
+
 		want(t, parent, "old", "", "database", "staged", "kept")
 	})
 	t.Run("nothing staged", func(t *testing.T) {
@@ -172,6 +185,7 @@ func TestRunRefuses(t *testing.T) {
 		if done || err == nil {
 			t.Errorf("done %v, error %v", done, err)
 		}
+
 		want(t, parent, "old", "", "database")
 	})
 }
@@ -182,11 +196,14 @@ func TestCheck(t *testing.T) {
 	must(t, os.Symlink("database", filepath.Join(parent, "link")))
 	must(t, os.WriteFile(filepath.Join(parent, "file"), nil, 0o600))
 	for _, name := range []string{"link", "file"} {
-		if err := Check(parent, name); !errors.Is(err, ErrImpossible) {
+		err := Check(parent, name)
+		if !errors.Is(err, ErrImpossible) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := Check("/", "proc"); !errors.Is(err, ErrImpossible) {
+
+	err := Check("/", "proc")
+	if !errors.Is(err, ErrImpossible) {
 		t.Errorf("a mount point: %v", err)
 	}
 }
@@ -199,7 +216,9 @@ func TestProbe(t *testing.T) {
 	if len(entries) > 0 {
 		t.Errorf("left over: %v", entries)
 	}
-	if err := Probe("/proc/self"); err == nil {
+
+	err = Probe("/proc/self")
+	if err == nil {
 		t.Error("/proc can exchange directories")
 	}
 }

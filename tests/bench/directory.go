@@ -142,7 +142,7 @@ func (w *writer) transactions(db *sql.DB, file string) error {
 	return nil
 }
 
-// frames encodes a transaction as dqlite does (dqlite-format.md, 7), little endian.
+// frames encodes a transaction as dqlite does (docs/raft-directory.md, Commands), little endian.
 func frames(numbers []uint64, pages []byte) []byte {
 	data := []byte{1, 2, 0, 0, 0, 0, 0, 0}
 	data = append(data, "db.bin\x00\x00"...)
