@@ -15,7 +15,7 @@ import (
 )
 
 // Every run that replaces a database leaves it, and a report beside it; a removal takes both, and only those that were named.
-func TestBackups(t *testing.T) {
+func TestKept(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{Members: 1})
 	m := c.Member(1)
 	c.KillAll()

@@ -39,7 +39,7 @@ func makeKept(t testing.TB) string {
 	return lxd
 }
 
-func TestListBackups(t *testing.T) {
+func TestListKept(t *testing.T) {
 	lxd := makeKept(t)
 	report, err := ListKept(t.Context(), lxd, Progress{})
 	must(t, err)
@@ -71,7 +71,7 @@ func TestListBackups(t *testing.T) {
 }
 
 // What is asked for goes, and nothing else.
-func TestRemoveBackups(t *testing.T) {
+func TestRemoveKept(t *testing.T) {
 	lxd := makeKept(t)
 	before := namesIn(t, lxd)
 	must(t, os.WriteFile(filepath.Join(lxd, keptImport+reportSuffix), nil, 0o600))
@@ -95,7 +95,7 @@ func TestRemoveBackups(t *testing.T) {
 }
 
 // Where one name is refused none is removed.
-func TestRemoveBackupsRefuses(t *testing.T) {
+func TestRemoveKeptRefuses(t *testing.T) {
 	lxd := makeKept(t)
 	before := namesIn(t, lxd)
 	refuses := func(says string, names ...string) {
@@ -139,7 +139,7 @@ func TestRemoveBackupsRefuses(t *testing.T) {
 }
 
 // A rollback that was interrupted between its two renames has the database that was live under the name of the one it put back.
-func TestRemoveBackupsOfPlan(t *testing.T) {
+func TestRemoveKeptOfPlan(t *testing.T) {
 	lxd := makeKept(t)
 	plan := "format: 1\npurpose: rollback\ncreated: 2026-11-22T21:33:00Z\nlive: database\nstaged: " + keptImport + "\nkeep: database.before-rollback-20261122T213300Z\nlive_inode: 1\nstaged_inode: 2\n"
 	must(t, os.WriteFile(filepath.Join(lxd, swapdir.PlanFile), []byte(plan), 0o600))

@@ -82,7 +82,7 @@ func verifyInChild(dir string, address string) int {
 
 // The verification finds what is exported to be what was read, and nothing else: neither other rows, nor what libdqlite does not load.
 // What it does not agree to gets no name.
-func TestProof(t *testing.T) {
+func TestVerification(t *testing.T) {
 	dir := raftlogtest.Global(t, "forgotten/n1-preedit") // its last two entries add profiles
 	log := openDir(t, dir)
 	whole, fence, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
@@ -161,7 +161,7 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 }
 
 // Where libdqlite could not do its part, the machine is not taken for the database.
-func TestProofFails(t *testing.T) {
+func TestVerificationFails(t *testing.T) {
 	log := openDir(t, raftlogtest.Global(t, "small/n2-preimport"))
 	for want, failed := range map[string]error{
 		"TMPDIR names another place":                  &os.PathError{Op: "write", Path: "scratch", Err: unix.ENOSPC},
