@@ -1,8 +1,8 @@
 // Package engine runs the real libdqlite, to see what it makes of a raft directory.
 //
-// libdqlite deletes, renames and truncates files while it loads a directory, and it can take the process down. So it must
-// never see the only copy, and never run in a process that matters: Run starts this very program again as a child, and
-// Serve is what that child does, on a scratch copy that is worthless afterwards.
+// libdqlite deletes, renames and truncates files while it loads a directory, and it can take the process down. So it must never see the
+// only copy, and never run in a process that matters: Run starts this very program again as a child, and Serve is what that child does,
+// on a scratch copy that is worthless afterwards.
 package engine
 
 import (
@@ -28,8 +28,8 @@ var ErrCrashed = errors.New("libdqlite crashed")
 // ErrKilled says that somebody killed the child: the kernel, in most cases, because memory ran out.
 var ErrKilled = errors.New("libdqlite was killed, as the kernel does where memory runs out: it holds the whole database in memory")
 
-// Run runs this program with args as a child and returns what it wrote to standard output. When it fails, the error is what
-// it wrote to standard error; ErrCrashed when a signal ended it, ErrKilled when that was SIGKILL.
+// Run runs this program with args as a child and returns what it wrote to standard output. When it fails, the error is what it wrote to
+// standard error; ErrCrashed when a signal ended it, ErrKilled when that was SIGKILL.
 func Run(ctx context.Context, args ...string) ([]byte, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -89,9 +89,9 @@ const serveTimeout = 30 * time.Second
 // ServeID is the raft id of the single voter that Serve is.
 const ServeID = 1
 
-// Serve starts libdqlite on the raft directory dir and hands its database of that name to use. The log must end in a
-// configuration with a single voter, with the id ServeID and that address: "@" and a name, an abstract socket, of which nothing is
-// left to clean up. The directory is changed: it must be a scratch copy. Call it in a child process only.
+// Serve starts libdqlite on the raft directory dir and hands its database of that name to use. The log must end in a configuration with
+// a single voter, with the id ServeID and that address: "@" and a name, an abstract socket, of which nothing is left to clean up. The
+// directory is changed: it must be a scratch copy. Call it in a child process only.
 func Serve(ctx context.Context, dir string, address string, database string, use func(context.Context, *sql.DB) error) error {
 	offerToKernel()
 	server, err := Open(ServeID, address, dir)
@@ -152,9 +152,9 @@ func offerToKernel() {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 }
 
-// Reconfigure makes nodes the configuration of the raft directory dir, the way LXD's own edit does: it appends a
-// configuration entry, with term 1, to the log. The directory is changed, and repaired the way libdqlite does that: it must be
-// a scratch copy. Call it in a child process only.
+// Reconfigure makes nodes the configuration of the raft directory dir, the way LXD's own edit does: it appends a configuration entry,
+// with term 1, to the log. The directory is changed, and repaired the way libdqlite does that: it must be a scratch copy. Call it in a
+// child process only.
 func Reconfigure(dir string, nodes []Node) error {
 	offerToKernel()
 	server, err := Open(ServeID, "1", dir) // neither of them gets anywhere

@@ -34,8 +34,8 @@ type Server struct {
 	running bool
 }
 
-// Open has libdqlite take a raft directory, for the member with that id and address. It does not load the log yet. Close frees
-// what it takes.
+// Open has libdqlite take a raft directory, for the member with that id and address. It does not load the log yet. Close frees what it
+// takes.
 func Open(id uint64, address string, dir string) (*Server, error) {
 	cAddress, cDir := C.CString(address), C.CString(dir)
 	defer C.free(unsafe.Pointer(cAddress))
@@ -52,8 +52,8 @@ func Open(id uint64, address string, dir string) (*Server, error) {
 	return s, nil
 }
 
-// Start loads the log and serves the address of Open, "@" and a name: an abstract socket, which answers this process only, and
-// of which nothing is left to clean up.
+// Start loads the log and serves the address of Open, "@" and a name: an abstract socket, which answers this process only, and of which
+// nothing is left to clean up.
 func (s *Server) Start(address string) error {
 	cAddress := C.CString(address)
 	defer C.free(unsafe.Pointer(cAddress))

@@ -16,18 +16,18 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// How a directory grows: that many transactions, each of rows of so many bytes of random text. libdqlite takes a snapshot
-// every 1024 entries and keeps the last two, and the dump is one more copy, so that a directory is about four times what
-// was written into the database.
+// How a directory grows: that many transactions, each of rows of so many bytes of random text. libdqlite takes a snapshot every 1024
+// entries and keeps the last two, and the dump is one more copy, so that a directory is about four times what was written into the
+// database.
 const (
 	transactions = 4800
 	rowBytes     = 2000
 	copies       = 4
 )
 
-// grow lets a real libdqlite write to a member's raft directory until it has about size bytes, and leaves a db.bin beside,
-// as LXD does when it stops. For that time the directory is that of a single voter; afterwards the members are back in it. It
-// is for a child process, as libdqlite holds the database in memory.
+// grow lets a real libdqlite write to a member's raft directory until it has about size bytes, and leaves a db.bin beside, as LXD does
+// when it stops. For that time the directory is that of a single voter; afterwards the members are back in it. It is for a child
+// process, as libdqlite holds the database in memory.
 func grow(ctx context.Context, dir string, size int64) error {
 	log, err := raftlog.Open(ctx, os.DirFS(dir), raftlog.Options{})
 	if err != nil {

@@ -32,8 +32,8 @@ const (
 	queryTimeout = 4 * time.Second
 )
 
-// ask has a child do one of these with a scratch directory, which it changes or ruins, and says how it ended: LoadsClean if
-// libdqlite reported success, Refuses or Crashes if not, with what it said.
+// ask has a child do one of these with a scratch directory, which it changes or ruins, and says how it ended: LoadsClean if libdqlite
+// reported success, Refuses or Crashes if not, with what it said.
 func ask(t *testing.T, what, dir string) (raftlog.Outcome, string) {
 	t.Helper()
 	self, err := os.Executable()
@@ -99,8 +99,8 @@ func addressFor(dir string) string {
 	return "@lxd-recover-damage" + dir[max(0, len(dir)-80):]
 }
 
-// query reads the schema of the database from the leader, which has to be the node of this process: it applies every entry of the
-// log for that.
+// query reads the schema of the database from the leader, which has to be the node of this process: it applies every entry of the log
+// for that.
 func query(address string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), queryTimeout)
 	defer cancel()

@@ -41,8 +41,8 @@ func newDifferential(t *testing.T) *differential {
 	return d
 }
 
-// TestCases gives every damaged directory to the real libdqlite, and compares what it does with what we said that it would do:
-// load, refuse or crash, the entries that remain, and the files.
+// TestCases gives every damaged directory to the real libdqlite, and compares what it does with what we said that it would do: load,
+// refuse or crash, the entries that remain, and the files.
 func TestCases(t *testing.T) {
 	d := newDifferential(t)
 	cases := raftlogtest.Cases()

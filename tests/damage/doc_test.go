@@ -1,6 +1,6 @@
-// Package damage gives damaged raft directories to the real libdqlite, and compares what it does with what raftlog said that it
-// would do. libdqlite ruins the directories, and it can take its process down: each question is a child process, this very test
-// program once more, and a copy of the directory.
+// Package damage gives damaged raft directories to the real libdqlite, and compares what it does with what raftlog said that it would
+// do. libdqlite ruins the directories, and it can take its process down: each question is a child process, this very test program once
+// more, and a copy of the directory.
 //
 // The undamaged directories and the damage are raftlogtest's. What raftlog says of each of them, without libdqlite, is tested in
 // internal/raftlog.
