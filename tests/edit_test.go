@@ -98,7 +98,8 @@ func editInParts(t *testing.T, lxd cluster.LXD) {
 		wantFenced(t, one, before, begin)
 		wantModes(t, one, r.Kept)
 		s := status(t, one)
-		if s.Edit == nil || s.Edit.Raft != r.Raft || s.Import != nil || !s.Edited || len(s.Backups) != 1 || s.Backups[0].Purpose != "edit" || len(s.Pending) != 1 {
+		if s.Edit == nil || s.Edit.Raft != r.Raft || s.Import != nil || !s.Edited || len(s.Backups) != 1 ||
+			s.Backups[0].Purpose != "edit" || len(s.Pending) != 1 {
 			t.Errorf("status %+v", s)
 		}
 		importOn(t, export(t, one), c.Members()...)

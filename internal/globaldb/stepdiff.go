@@ -119,7 +119,8 @@ func (d *stepDiff) look(ctx context.Context, written []uint32) error {
 
 // schema returns the tables of the file after. SQLite's own are left out but for the schema itself.
 func (d *stepDiff) schema(ctx context.Context) (map[string]stepTable, error) {
-	rows, err := d.db.QueryContext(ctx, "SELECT name, rootpage, coalesce(sql, '') FROM new.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND rootpage > 0")
+	rows, err := d.db.QueryContext(ctx, "SELECT name, rootpage, coalesce(sql, '') FROM new.sqlite_master "+
+		"WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND rootpage > 0")
 	if err != nil {
 		return nil, err
 	}
@@ -372,13 +373,16 @@ func rowidName(columns []string) string {
 }
 
 // rowsByKey returns the rows with these rowids, a JSON list.
-func rowsByKey(ctx context.Context, db *sql.DB, schema string, table string, rowid string, columns []string, wanted string) (map[int64]map[string]string, error) {
+func rowsByKey(
+	ctx context.Context, db *sql.DB, schema, table, rowid string, columns []string, wanted string,
+) (map[int64]map[string]string, error) {
 	quoted := make([]string, len(columns))
 	for i, c := range columns {
 		quoted[i] = "quote(" + quote(c) + ")"
 	}
 
-	rows, err := db.QueryContext(ctx, fmt.Sprintf("SELECT %s, %s FROM %s.%s WHERE %s IN (SELECT value FROM json_each(?))", rowid, strings.Join(quoted, ", "), schema, quote(table), rowid), wanted)
+	rows, err := db.QueryContext(ctx, fmt.Sprintf("SELECT %s, %s FROM %s.%s WHERE %s IN (SELECT value FROM json_each(?))",
+		rowid, strings.Join(quoted, ", "), schema, quote(table), rowid), wanted)
 	if err != nil {
 		return nil, err
 	}
