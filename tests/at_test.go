@@ -74,10 +74,12 @@ func TestExportAt(t *testing.T) {
 	}
 	r := mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "-f", "json", file)
 	report := decode[recovery.ExportReport](t, r)
-	if report.Before.Index != deleted-1 || report.Raft.Index != deleted || report.Last.Index != last.Index+1 || !report.Edited || !givesUp(report, deleted, "precious") {
+	if report.Before.Index != deleted-1 || report.Raft.Index != deleted || report.Last.Index != last.Index+1 ||
+		!report.Edited || !givesUp(report, deleted, "precious") {
 		t.Errorf("report %+v", report)
 	}
-	if r := mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "--force", file); !strings.Contains(r.stdout, "precious") || !strings.Contains(r.stdout, "--discard-local-entries") {
+	r = mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "--force", file)
+	if !strings.Contains(r.stdout, "precious") || !strings.Contains(r.stdout, "--discard-local-entries") {
 		t.Errorf("the export says\n%s", r.stdout)
 	}
 	check()
@@ -134,7 +136,8 @@ func TestExportAtOlderSnapshot(t *testing.T) {
 	}
 	check := unchanged(t, m.Dir())
 	file := filepath.Join(t.TempDir(), "tarball")
-	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(older.Index-1), file).want(t, 1, fmt.Sprintf("reaches no further back than index %d", older.Index))
+	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(older.Index-1), file).want(t, 1,
+		fmt.Sprintf("reaches no further back than index %d", older.Index))
 	wantMissing(t, file)
 	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(older.Index), file)
 	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--force", "--at", fmt.Sprint(deleted-1), file)

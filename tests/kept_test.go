@@ -39,7 +39,8 @@ func TestKept(t *testing.T) {
 	}
 	logged, err := os.ReadFile(log)
 	must(t, err)
-	wantOrder(t, string(logged), "msg=begin", "global-db-import", "what=\"Replaying the raft log\"", "the old one is kept in "+m.Dir(), "msg=end", "exit_status=0")
+	wantOrder(t, string(logged), "msg=begin", "global-db-import", "what=\"Replaying the raft log\"",
+		"the old one is kept in "+m.Dir(), "msg=end", "exit_status=0")
 	mustRecover(t, m, "global-db-rollback", "--yes")
 
 	kept := backups(t, m)

@@ -119,7 +119,8 @@ func (d *stepDiff) look(ctx context.Context, written []uint32) error {
 
 // schema returns the tables of the file after. SQLite's own are left out but for the schema itself.
 func (d *stepDiff) schema(ctx context.Context) (map[string]stepTable, error) {
-	rows, err := d.db.QueryContext(ctx, "SELECT name, rootpage, coalesce(sql, '') FROM new.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND rootpage > 0")
+	rows, err := d.db.QueryContext(ctx, "SELECT name, rootpage, coalesce(sql, '') FROM new.sqlite_master "+
+		"WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND rootpage > 0")
 	if err != nil {
 		return nil, err
 	}

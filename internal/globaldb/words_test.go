@@ -98,7 +98,8 @@ func TestWords(t *testing.T) {
 	data, err = os.ReadFile(full)
 	must(t, err)
 	must(t, os.WriteFile(moved, data, 0o600))
-	execute(t, moved, "UPDATE instances SET node_id = 3 WHERE id = 50", "UPDATE instances_config SET value = '4' WHERE instance_id = 50", "UPDATE nodes SET heartbeat = 'x' WHERE id = 1",
+	execute(t, moved, "UPDATE instances SET node_id = 3 WHERE id = 50", "UPDATE instances_config SET value = '4' WHERE instance_id = 50",
+		"UPDATE nodes SET heartbeat = 'x' WHERE id = 1",
 		"UPDATE nodes SET address = '10.0.0.1:8443' WHERE id = 2")
 	sameLines(t, wordsOf(t, full, moved, "update "), []string{
 		"instance web1 in project blue on member node3 (node_id: member node2 -> member node3)",

@@ -80,7 +80,7 @@ func (r *Reader) step(p []byte) (int, error) {
 	case len(r.input) > 0 && r.ended:
 		return 0, ErrTrailing
 	case len(r.input) > 0:
-	case r.inputErr == io.EOF && !r.ended:
+	case errors.Is(r.inputErr, io.EOF) && !r.ended:
 		return 0, io.ErrUnexpectedEOF
 	default:
 		return 0, r.inputErr
