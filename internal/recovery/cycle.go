@@ -20,8 +20,8 @@ type daemonCycle struct {
 	timeout  time.Duration
 	progress Progress
 
-	service  daemon.Service // what before is about
-	before   *daemon.Before // set once something is stopped, by this run or by one that was cut short
+	service  daemon.Service     // what before is about
+	before   *daemon.PriorState // set once something is stopped, by this run or by one that was cut short
 	warnings []string
 }
 
@@ -42,7 +42,7 @@ func (c *daemonCycle) stop(ctx context.Context) error {
 	defer cancel()
 
 	service := c.status.Service
-	before, err := service.Before(ctx)
+	before, err := service.PriorState(ctx)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (c *daemonCycle) stop(ctx context.Context) error {
 }
 
 // adopt takes over what a run that was cut short has left stopped: this one starts it again.
-func (c *daemonCycle) adopt(ctx context.Context) (*daemon.Before, error) {
+func (c *daemonCycle) adopt(ctx context.Context) (*daemon.PriorState, error) {
 	stopped, err := c.dir.readStopped()
 	if stopped == nil || err != nil {
 		return nil, err
@@ -101,7 +101,7 @@ func (c *daemonCycle) resume(ctx context.Context, members member.List) (startRes
 	return c.start(ctx, members)
 }
 
-func (c *daemonCycle) note(before *daemon.Before) error {
+func (c *daemonCycle) note(before *daemon.PriorState) error {
 	err := c.dir.writeStopped(Stopped{Purpose: c.purpose, Since: time.Now().UTC().Truncate(time.Second), Before: *before})
 	if err != nil {
 		return fmt.Errorf("note in %s what is about to be stopped: %w; nothing was changed", c.dir.join(stoppedName), err)

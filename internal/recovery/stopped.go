@@ -22,10 +22,10 @@ const stoppedFormat = 1
 
 // Stopped is what a run has stopped and held, in database.stopped.yaml.
 type Stopped struct {
-	Format  int           `json:"-" yaml:"format"`
-	Purpose string        `json:"purpose" yaml:"purpose"` // import, rollback, edit
-	Since   time.Time     `json:"since" yaml:"since"`
-	Before  daemon.Before `json:"before" yaml:"before"`
+	Format  int               `json:"-" yaml:"format"`
+	Purpose string            `json:"purpose" yaml:"purpose"` // import, rollback, edit
+	Since   time.Time         `json:"since" yaml:"since"`
+	Before  daemon.PriorState `json:"before" yaml:"before"`
 }
 
 // String says what an interrupted run has left to be done.
