@@ -398,7 +398,8 @@ func (r rowsByID) read(ctx context.Context, db *sql.DB, schema string) (map[int6
 		quoted[i] = "quote(" + quote(c) + ")"
 	}
 
-	rows, err := db.QueryContext(ctx, fmt.Sprintf("SELECT %s, %s FROM %s.%s WHERE %s IN (SELECT value FROM json_each(?))", r.rowid, strings.Join(quoted, ", "), schema, quote(r.table), r.rowid), r.wanted)
+	rows, err := db.QueryContext(ctx, fmt.Sprintf("SELECT %s, %s FROM %s.%s WHERE %s IN (SELECT value FROM json_each(?))",
+		r.rowid, strings.Join(quoted, ", "), schema, quote(r.table), r.rowid), r.wanted)
 	if err != nil {
 		return nil, err
 	}

@@ -241,7 +241,9 @@ func read(ctx context.Context, db *sql.DB) (*Node, error) {
 
 	if node.ClusterAddress != "" && len(node.Members) > 1 {
 		// What LXD's own loader leaves when it is killed half way.
-		return node, fmt.Errorf("%w: none of the %d members in its node database has the address %s, which is its cluster.https_address; an interrupted loader of LXD leaves it so, and `lxd-recover global-db-import` of another member's tarball repairs it", ErrNotClustered, len(node.Members), node.ClusterAddress)
+		return node, fmt.Errorf("%w: none of the %d members in its node database has the address %s, which is its cluster.https_address; "+
+			"an interrupted loader of LXD leaves it so, and `lxd-recover global-db-import` of another member's tarball repairs it",
+			ErrNotClustered, len(node.Members), node.ClusterAddress)
 	}
 
 	return node, ErrNotClustered

@@ -25,7 +25,8 @@ func otherHistory(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log)
 	theirs := tarball.Snapshot()
 	if theirs != nil && ours.Index <= theirs.Index {
 		if ours.Term > theirs.Term || ours.Index == theirs.Index && ours.Term != theirs.Term {
-			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's at index %d has term %d: they are of different histories", ours.Index, ours.Term, theirs.Index, theirs.Term), nil
+			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's at index %d has term %d: they are of different histories",
+				ours.Index, ours.Term, theirs.Index, theirs.Term), nil
 		}
 
 		return "", nil
@@ -37,7 +38,8 @@ func otherHistory(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log)
 		}
 
 		if entry.Term != ours.Term {
-			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's entry there has term %d: they are of different histories", ours.Index, ours.Term, entry.Term), nil
+			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's entry there has term %d: they are of different histories",
+				ours.Index, ours.Term, entry.Term), nil
 		}
 
 		break
@@ -74,7 +76,8 @@ func discarded(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, be
 		return c, nil
 	}
 
-	if before != nil && slices.EqualFunc(found, before.found, func(a, b Discarded) bool { return a.Index == b.Index && a.Term == b.Term }) && before.branch == branch {
+	if before != nil && slices.EqualFunc(found, before.found, func(a, b Discarded) bool { return a.Index == b.Index && a.Term == b.Term }) &&
+		before.branch == branch {
 		c.found = before.found
 		return c, nil
 	}

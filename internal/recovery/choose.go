@@ -97,7 +97,8 @@ func (ed *editor) current(logged member.List) member.List {
 func checkEdit(old member.List, edited member.List) error {
 	switch {
 	case len(edited) < len(old):
-		return fmt.Errorf("the list has %d members and had %d: none can be removed here, give a lost one the role %q and remove it later with `lxc cluster remove --force`", len(edited), len(old), raftlog.Spare)
+		return fmt.Errorf("the list has %d members and had %d: "+
+			"none can be removed here, give a lost one the role %q and remove it later with `lxc cluster remove --force`", len(edited), len(old), raftlog.Spare)
 	case len(edited) > len(old):
 		return fmt.Errorf("the list has %d members and had %d: none can be added here", len(edited), len(old))
 	}

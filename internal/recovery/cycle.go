@@ -128,7 +128,8 @@ func stoppable(status *daemon.Status) error {
 	}
 
 	if status.Running() {
-		return fmt.Errorf("LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; `lxd shutdown` would stop all instances as well), then run this command again", status)
+		return fmt.Errorf("LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
+			"`lxd shutdown` would stop all instances as well), then run this command again", status)
 	}
 
 	return nil
@@ -187,7 +188,8 @@ func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result
 	for _, m := range members {
 		address, ok := addresses[m.Name]
 		if ok && address != m.Address {
-			result.warnings = append(result.warnings, fmt.Sprintf("LXD lists %s at %s, not at %s: its address patch was lost; see `lxd-recover global-db-status`", m.Name, address, m.Address))
+			result.warnings = append(result.warnings, fmt.Sprintf("LXD lists %s at %s, not at %s: its address patch was lost; "+
+				"see `lxd-recover global-db-status`", m.Name, address, m.Address))
 		}
 	}
 

@@ -285,7 +285,8 @@ func (ed *editor) checkOthers(ctx context.Context) error {
 
 		reason := fmt.Sprintf("LXD still runs on %s (%s): what it writes from now on would be lost. Stop LXD on all members first", m.Name, m.Address)
 		if ed.opts.Alone {
-			reason = fmt.Sprintf("LXD runs on %s (%s), which has survived, too: `lxd cluster edit` recovers with all survivors, and `lxd cluster export-db` and `lxd global-db-import` take them along. "+
+			reason = fmt.Sprintf("LXD runs on %s (%s), which has survived, too: "+
+				"`lxd cluster edit` recovers with all survivors, and `lxd cluster export-db` and `lxd global-db-import` take them along. "+
 				"If %s is to be left behind, stop LXD there first", m.Name, m.Address, m.Name)
 		}
 
@@ -306,7 +307,8 @@ var reachText = map[daemon.Reach]string{
 func (ed *editor) checkDamage(ctx context.Context) error {
 	if !ed.log.Healthy() && !ed.opts.AcceptDamage {
 		return &DamageError{What: "the global database in " + ed.dir.global(), Problems: ed.log.Problems,
-			Advice: fmt.Sprintf("LXD's own edit would go on and lose this without a word. Edit another member, whose database is sound. If there is none: --accept-damage goes on with what is sound, which is all up to index %d.", ed.log.SoundIndex)}
+			Advice: fmt.Sprintf("LXD's own edit would go on and lose this without a word. Edit another member, whose database is sound. "+
+				"If there is none: --accept-damage goes on with what is sound, which is all up to index %d.", ed.log.SoundIndex)}
 	}
 
 	for _, p := range ed.log.Problems {

@@ -26,10 +26,12 @@ func carryOut(dir directory, plan swapdir.Plan) (done bool, err error) {
 
 	undone, err := swapdir.Run(dir.path, swapdir.Plan{Purpose: purposeUndo, Live: plan.Live, Staged: plan.Keep, Keep: plan.Staged})
 	if err != nil && !undone {
-		return true, fmt.Errorf("%s was started during the exchange, on the replaced database, and the exchange cannot be undone: stop it at once: %w", holders[0], err)
+		return true, fmt.Errorf("%s was started during the exchange, on the replaced database, and the exchange cannot be undone: stop it at once: %w",
+			holders[0], err)
 	}
 
-	return false, errors.Join(fmt.Errorf("%w: %s was started during the exchange, which was undone: stop it and run the command again", daemon.ErrStillRunning, holders[0]), err)
+	return false, errors.Join(fmt.Errorf("%w: %s was started during the exchange, which was undone: stop it and run the command again",
+		daemon.ErrStillRunning, holders[0]), err)
 }
 
 // leftovers tells whether an interrupted run left a plan or a staging directory.

@@ -222,8 +222,9 @@ func (ex *exporter) examine(ctx context.Context) error {
 func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 	if !ex.log.Edited && !ex.opts.Unedited {
 		return nil, &Refusal{
-			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. Run `lxd cluster edit` here first", node.Self.Name),
-			Flag:   "--unedited",
+			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. "+
+				"Run `lxd cluster edit` here first", node.Self.Name),
+			Flag: "--unedited",
 		}
 	}
 
@@ -334,12 +335,14 @@ func exportTerm(log *raftlog.Log, last uint64, survivors []string) (term uint64,
 
 		highest = max(highest, report.Raft.MaxTerm, report.Raft.MetadataTerm)
 		if report.Raft.SnapshotIndex >= last {
-			ahead = append(ahead, fmt.Sprintf("%s: that member's snapshot reaches index %d, and what is exported ends at %d: it must be imported to, raft alone cannot bring it to this database", file, report.Raft.SnapshotIndex, last))
+			ahead = append(ahead, fmt.Sprintf("%s: that member's snapshot reaches index %d, and what is exported ends at %d: "+
+				"it must be imported to, raft alone cannot bring it to this database", file, report.Raft.SnapshotIndex, last))
 		}
 	}
 
 	if highest > maxTerm {
-		return 0, nil, fmt.Errorf("a raft term of %d is beyond anything that raft counts to: the metadata of this member, or a --survivor report, is damaged", highest)
+		return 0, nil, fmt.Errorf("a raft term of %d is beyond anything that raft counts to: "+
+			"the metadata of this member, or a --survivor report, is damaged", highest)
 	}
 
 	return fenceTerm(highest, time.Now()), ahead, nil

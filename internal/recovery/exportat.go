@@ -99,13 +99,15 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 		known[n.ID] = true
 		_, ok := members.ByID(n.ID)
 		if !ok {
-			warnings = append(warnings, fmt.Sprintf("at index %d %s (id %d) was a member and is none any more: `lxc cluster remove --force %s` removes it again", at, n.Name, n.ID, n.Name))
+			warnings = append(warnings, fmt.Sprintf("at index %d %s (id %d) was a member and is none any more: "+
+				"`lxc cluster remove --force %s` removes it again", at, n.Name, n.ID, n.Name))
 		}
 	}
 
 	for _, m := range members {
 		if !known[m.ID] {
-			return nil, fmt.Errorf("%s (id %d) joined the cluster after index %d, where the database does not know it: it could not start. Choose a later index", m.Name, m.ID, at)
+			return nil, fmt.Errorf("%s (id %d) joined the cluster after index %d, where the database does not know it: it could not start. "+
+				"Choose a later index", m.Name, m.ID, at)
 		}
 	}
 

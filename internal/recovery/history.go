@@ -166,7 +166,8 @@ func listEntries(ctx context.Context, log *raftlog.Log, names member.List, first
 			break
 		}
 
-		e := HistoryEntry{Index: entry.Index, Term: entry.Term, Kind: entry.Type.String(), Size: int64(len(entry.Data)), File: entry.File, Written: written[entry.File]}
+		e := HistoryEntry{Index: entry.Index, Term: entry.Term, Kind: entry.Type.String(), Size: int64(len(entry.Data)), File: entry.File,
+			Written: written[entry.File]}
 		switch entry.Type {
 		case raftlog.ChangeEntry:
 			e.Kind = "configuration"

@@ -74,7 +74,8 @@ type ImportReport struct {
 
 // newImportReport returns a report whose lists are empty, not missing, in JSON.
 func newImportReport(tarball string) *ImportReport {
-	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Unchecked: []string{}, Warnings: []string{}}
+	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Unchecked: []string{},
+		Warnings: []string{}}
 }
 
 // Import replaces this member's database by the one in a tarball, all or nothing, and keeps the replaced one. The steps are
@@ -178,7 +179,8 @@ func (im *importer) checkLoss() error {
 	case im.aboveFence != "":
 		return &Refusal{Reason: im.aboveFence, Flag: "--discard-local-entries"}
 	case len(im.report.Discarded) > 0:
-		return &Refusal{Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s", im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries"}
+		return &Refusal{Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s",
+			im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries"}
 	case im.unknownLoss != "" && im.live:
 		// It is compared again once LXD is down.
 		im.warnOnce("what only this member has cannot be told while LXD runs: " + im.unknownLoss)

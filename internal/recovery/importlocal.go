@@ -43,7 +43,8 @@ func (im *importer) useBackup(ctx context.Context, source *Source, look *localLo
 	}
 
 	if source == nil {
-		im.warnOnce("LXD's own loader was interrupted here, and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
+		im.warnOnce("LXD's own loader was interrupted here, " +
+			"and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
 		return false, nil
 	}
 
@@ -58,7 +59,8 @@ func (im *importer) useBackup(ctx context.Context, source *Source, look *localLo
 	}
 
 	look.log, look.err = backup, nil
-	im.warnOnce("LXD's own loader was interrupted after it had begun to remove this member's global database: what is in LXD's backup " + source.Path + " was compared")
+	im.warnOnce("LXD's own loader was interrupted after it had begun to remove this member's global database: " +
+		"what is in LXD's backup " + source.Path + " was compared")
 	return true, nil
 }
 
@@ -136,7 +138,8 @@ func (im *importer) outvotes(local *raftlog.Log) (string, error) {
 		return "", err
 	}
 
-	return fmt.Sprintf("this member has seen raft term %d, and the tarball is fenced with term %d only: another member could outvote it. Save `lxd-recover global-db-inspect --format json` here and export again with --survivor", local.MaxTerm, im.report.Raft.Term), nil
+	return fmt.Sprintf("this member has seen raft term %d, and the tarball is fenced with term %d only: another member could outvote it. "+
+		"Save `lxd-recover global-db-inspect --format json` here and export again with --survivor", local.MaxTerm, im.report.Raft.Term), nil
 }
 
 // beforeLoader opens what LXD's own loader has removed, see emptied: the newest of the backups that it makes first has it, but for

@@ -208,13 +208,15 @@ func (im *importer) checkCluster() error {
 	manifest, node := im.tarball.Manifest, im.node
 	if manifest == nil {
 		im.report.Unchecked = append(im.report.Unchecked,
-			"the tarball is LXD's own and carries no cluster certificate: that it comes from this cluster was told from the member's own certificate in its database only",
+			"the tarball is LXD's own and carries no cluster certificate: "+
+				"that it comes from this cluster was told from the member's own certificate in its database only",
 			"it carries no checksums: damage that leaves the raft log readable cannot be seen",
 			"it is not fenced: it is fenced here, to the same bytes on every member, so import it with lxd-recover on a majority of the voters at the least")
 	} else {
 		im.report.Source = manifest.Source.Name
 		if manifest.Cluster.Certificate != im.certificate {
-			return wrongCluster("it was exported from a cluster with the certificate %.12s…, this cluster's is %.12s…", manifest.Cluster.Certificate, im.certificate)
+			return wrongCluster("it was exported from a cluster with the certificate %.12s…, this cluster's is %.12s…",
+				manifest.Cluster.Certificate, im.certificate)
 		}
 	}
 
@@ -270,7 +272,8 @@ func (im *importer) checkDatabase(ctx context.Context) error {
 	}
 
 	if trusted == "" && im.tarball.Manifest != nil {
-		im.report.Warnings = append(im.report.Warnings, "the tarball's database knows no certificate of this member: LXD may refuse it until it is trusted again")
+		im.report.Warnings = append(im.report.Warnings, "the tarball's database knows no certificate of this member: "+
+			"LXD may refuse it until it is trusted again")
 	} else if trusted != own {
 		return wrongCluster("its database does not know this member's certificate %.12s… for %s", own, im.report.Member.Name)
 	}
@@ -295,7 +298,8 @@ func (im *importer) recognise(ctx context.Context, db *globaldb.DB, own string) 
 	}
 
 	im.report.Member = m
-	im.report.Warnings = append(im.report.Warnings, fmt.Sprintf("the node database does not say which member this is; by its certificate it is %s (id %d)", m.Name, m.ID))
+	im.report.Warnings = append(im.report.Warnings, fmt.Sprintf("the node database does not say which member this is; by its certificate it is %s (id %d)",
+		m.Name, m.ID))
 	return nil
 }
 

@@ -95,10 +95,12 @@ func Inspect(ctx context.Context, source string, progress Progress) (*InspectRep
 
 func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport, error) {
 	r := &InspectReport{
-		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup, RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
+		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup,
+		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: Libdqlite{Load: log.Load, Start: log.Start, Actions: []string{}, Dropped: log.Dropped},
 		Raft: InspectRaft{
-			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm, MetadataTerm: log.Term,
+			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
+			MetadataTerm:       log.Term,
 			ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Whole: src.daemon == "" && log.Healthy() && !log.Changed && !setAside(log),
 		},
 		Entries: []InspectEntry{},

@@ -80,7 +80,8 @@ func TestRemoveKept(t *testing.T) {
 	report, err := RemoveKept(t.Context(), RemoveKeptOptions{
 		LXDDir: lxd, Names: []string{keptImport, filepath.Join(lxd, keptEdit), keptImport},
 		Confirm: func(r *RemoveKeptReport) error {
-			asked = len(r.Removed) == 2 && r.Removed[0].Report != "" && r.Removed[1].Report == "" && r.Size == r.Removed[0].Size+r.Removed[1].Size && len(namesIn(t, lxd)) == len(before)+2
+			asked = len(r.Removed) == 2 && r.Removed[0].Report != "" && r.Removed[1].Report == "" && r.Size == r.Removed[0].Size+r.Removed[1].Size &&
+				len(namesIn(t, lxd)) == len(before)+2
 			return nil
 		},
 	})
@@ -111,7 +112,8 @@ func TestRemoveKeptRefuses(t *testing.T) {
 	for _, name := range []string{
 		"", ".", "..", "/", databaseName, filepath.Join(lxd, databaseName), stagingName, "database.before-noon",
 		"database.before-import-20261122T213300Z", "database.before-import-20261122T213400Z", "database.before-import-99999999T999999Z",
-		"outside/" + keptEdit, "./" + keptEdit, "../" + filepath.Base(lxd) + "/" + keptEdit, "/var/lib/lxd/" + keptEdit, keptEdit + "/", keptEdit + "/" + globalName,
+		"outside/" + keptEdit, "./" + keptEdit, "../" + filepath.Base(lxd) + "/" + keptEdit, "/var/lib/lxd/" + keptEdit, keptEdit + "/",
+		keptEdit + "/" + globalName,
 	} {
 		refuses("no kept database", keptImport, name)
 	}
@@ -141,7 +143,8 @@ func TestRemoveKeptRefuses(t *testing.T) {
 // A rollback that was interrupted between its two renames has the database that was live under the name of the one it put back.
 func TestRemoveKeptOfPlan(t *testing.T) {
 	lxd := makeKept(t)
-	plan := "format: 1\npurpose: rollback\ncreated: 2026-11-22T21:33:00Z\nlive: database\nstaged: " + keptImport + "\nkeep: database.before-rollback-20261122T213300Z\nlive_inode: 1\nstaged_inode: 2\n"
+	plan := "format: 1\npurpose: rollback\ncreated: 2026-11-22T21:33:00Z\n" +
+		"live: database\nstaged: " + keptImport + "\nkeep: database.before-rollback-20261122T213300Z\nlive_inode: 1\nstaged_inode: 2\n"
 	must(t, os.WriteFile(filepath.Join(lxd, swapdir.PlanFile), []byte(plan), 0o600))
 	_, err := RemoveKept(t.Context(), RemoveKeptOptions{LXDDir: lxd, Names: []string{keptEdit, keptImport}})
 	if err == nil || !strings.Contains(err.Error(), "lxd-recover resume") {

@@ -66,7 +66,8 @@ func TestReporter(t *testing.T) {
 		t.Error("a report before the exchange")
 	}
 	r.exchanged(true, nil)
-	if got, report := read(); got.Finished != nil || !report.Done || got.Kept != keptImport || got.Run != purposeImport || got.Version != "1.0" || got.Format != reportFormat {
+	if got, report := read(); got.Finished != nil || !report.Done || got.Kept != keptImport || got.Run != purposeImport || got.Version != "1.0" ||
+		got.Format != reportFormat {
 		t.Errorf("after the exchange: %+v", got)
 	}
 	if warnings := r.finish(ImportReport{Done: true, Ready: true}, errors.New("LXD is late")); len(warnings) > 0 {

@@ -213,7 +213,8 @@ func damageOf(src *Source, log *raftlog.Log) *DamageError {
 		return nil
 	}
 
-	return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("What is shown is sound, up to index %d of %d.", log.SoundIndex, log.LastIndex)}
+	return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("What is shown is sound, up to index %d of %d.",
+		log.SoundIndex, log.LastIndex)}
 }
 
 // within checks that the database can be told at an index.
@@ -225,9 +226,11 @@ func within(src *Source, log *raftlog.Log, index uint64) error {
 	case index > log.LastIndex:
 		return fmt.Errorf("%s ends at index %d: there is no index %d", src.Path, log.LastIndex, index)
 	case index > log.SoundIndex:
-		return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("It is sound up to index %d: nothing can be said about index %d.", log.SoundIndex, index)}
+		return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("It is sound up to index %d: nothing can be said about index %d.",
+			log.SoundIndex, index)}
 	case index < oldest:
-		return fmt.Errorf("%s reaches no further back than index %d: what was before is in its snapshot, where one entry cannot be told from another", src.Path, oldest)
+		return fmt.Errorf("%s reaches no further back than index %d: what was before is in its snapshot, where one entry cannot be told from another",
+			src.Path, oldest)
 	}
 
 	return nil

@@ -124,9 +124,11 @@ func (r *StatusReport) pending(dir directory) error {
 		case err != nil:
 			r.problem("%v", err)
 		case state == swapdir.Exchanged:
-			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted after the exchange: `lxd-recover resume` finishes it", plan.Purpose, plan.Created.Format(time.RFC3339)))
+			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted after the exchange: `lxd-recover resume` finishes it",
+				plan.Purpose, plan.Created.Format(time.RFC3339)))
 		default:
-			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted before the exchange: the old database is in place, run it again, or `lxd-recover resume`", plan.Purpose, plan.Created.Format(time.RFC3339)))
+			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted before the exchange: "+
+				"the old database is in place, run it again, or `lxd-recover resume`", plan.Purpose, plan.Created.Format(time.RFC3339)))
 		}
 	}
 
@@ -135,7 +137,8 @@ func (r *StatusReport) pending(dir directory) error {
 		{dir.join(removingName), "a kept database that was to be deleted, and is half: `lxd-recover resume` finishes it"},
 		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts"},
 		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},
-		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, and refuses to start on the member that it was made on"},
+		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, " +
+			"and refuses to start on the member that it was made on"},
 		{filepath.Join(dir.database(), lxdUnpackName), "LXD's own loader was interrupted here"},
 	} {
 		_, err := os.Lstat(file.path)

@@ -92,7 +92,8 @@ func (p *verification) run(log *raftlog.Log, upTo uint64, what string, served *s
 		return fmt.Errorf("make a scratch copy for libdqlite: %w; nothing was written; TMPDIR names another place for it, --no-verify skips this check", err)
 	}
 
-	return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-verify skips the check", err)
+	return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; "+
+		"please report this, --no-verify skips the check", err)
 }
 
 // summarize replays a log up to an index and checks the database that comes out. what names it in an error.

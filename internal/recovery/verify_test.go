@@ -151,7 +151,8 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	must(t, writePieces(out, pieces))
 	got := openDir(t, out)
-	if !got.Healthy() || !got.Edited || got.LastIndex != log.LastIndex+1 || got.LastTerm != 5000 || fence.Index != got.LastIndex || got.Snapshot() == nil || got.Snapshot().Index != log.LastIndex {
+	if !got.Healthy() || !got.Edited || got.LastIndex != log.LastIndex+1 || got.LastTerm != 5000 || fence.Index != got.LastIndex || got.Snapshot() == nil ||
+		got.Snapshot().Index != log.LastIndex {
 		t.Errorf("fence %+v, last %d, snapshot %+v, %v", fence, got.LastIndex, got.Snapshot(), got.Problems)
 	}
 	served := serve(t.Context(), pieces, fence)

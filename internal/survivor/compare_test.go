@@ -108,7 +108,8 @@ func TestCompare(t *testing.T) {
 		{"one member twice", []*Log{logOf(1, 2, 2), logOf(1, 2, 2)}, TooFew, []int{0, 1}, 3, 0, "[]", "1-3"},
 		{"one member's backup, too", []*Log{logOf(1, 2), logOf(1, 2, 2), logOf(2, 2, 2)}, Known, []int{1, 2}, 2, 3, "[]", "[]"},
 		{"unknown member", []*Log{logOf(0, 2, 2), logOf(0, 2, 2), logOf(1, 2)}, TooFew, []int{0, 1}, 2, 0, "[]", "1-2, 3-3"},
-		{"edited and fenced twice, and lagging", []*Log{fenced(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
+		{"edited and fenced twice, and lagging", []*Log{fenced(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)},
+			Known, []int{1, 2}, 2, 4, "[]", "[]"},
 		{"fenced, then LXD's own edit", []*Log{edited(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
 		{"one of three, and copies", []*Log{logOf(1, 2), copied(logOf(2, 2)), copied(logOf(3, 2))}, TooFew, []int{0, 1, 2}, 2, 2, "[]", "[]"},
 		{"a copy has the best log", []*Log{logOf(1, 2), logOf(2, 2), copied(logOf(3, 2, 2))}, Known, []int{2}, 2, 2, "[]", "3-3 never"},
@@ -149,7 +150,8 @@ func TestCompare(t *testing.T) {
 				tails = text
 			}
 
-			if !slices.Equal(r.Best, test.best) || r.Common != test.common || r.Committed != test.committed || branches != test.branches || tails != test.tails {
+			if !slices.Equal(r.Best, test.best) || r.Common != test.common || r.Committed != test.committed || branches != test.branches ||
+				tails != test.tails {
 				t.Errorf("best %v, common %d, committed %d, branches %s, tails %s", r.Best, r.Common, r.Committed, branches, tails)
 			}
 		})

@@ -132,7 +132,8 @@ func (l *lab) curve(ctx context.Context, p *page, sizes []int64, f *figures) err
 			return err
 		}
 		f.curve = append(f.curve, sized{before, export, noVerify, ours})
-		exports = append(exports, []string{mib(before), seconds(export.wall), seconds(export.cpu), mib(export.own), mib(export.peak), seconds(noVerify.wall), mib(noVerify.peak), mib(export.size)})
+		exports = append(exports, []string{mib(before), seconds(export.wall), seconds(export.cpu), mib(export.own), mib(export.peak), seconds(noVerify.wall),
+			mib(noVerify.peak), mib(export.size)})
 		imports = append(imports, []string{mib(before), seconds(ours.wall), seconds(ours.cpu), mib(ours.peak), fmt.Sprintf("%.3f s", ours.down)})
 	}
 	p.text("## Time and memory against the size")
