@@ -13,7 +13,7 @@ LDFLAGS := -s -w -X github.com/lxd-recover/lxd-recover/internal/cli.Version=$(VE
 	-linkmode external -extldflags "-static -Wl,--no-warnings"
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-real test-faults reliability test-race fuzz bench lint clean FORCE
+.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults reliability test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -71,16 +71,22 @@ demo: build test-deps
 	go run -tags $(TAGS) ./tests/demo
 
 test: build man test-deps $(DEPS)/.apt-peers lint fuzz
-	$(MAKE) --jobs 2 --output-sync=target test-unit test-peers
+	$(MAKE) --jobs 2 --output-sync=target test-unit test-damage test-peers
 	$(MAKE) --jobs 2 --output-sync=target test-real test-faults
 
+# The quick loop. One package, one test: make test-unit PKG=./internal/raftlog RUN=TestEdited
+PKG ?= ./internal/... ./cmd/... ./docs/...
 test-unit: deps
-	go test -tags $(TAGS) -count 1 -timeout 20m ./internal/... ./cmd/... ./docs/...
+	go test -tags $(TAGS) -count 1 -timeout 20m $(if $(RUN),-run '$(RUN)') $(PKG)
+
+# What the real libdqlite makes of hundreds of damaged directories; with CAMPAIGN=1 of thousands.
+test-damage: deps
+	go test -tags $(TAGS) -count 1 -timeout 50m ./tests/damage
 
 # Real clusters, guests with systemd and snapd, the pages of docs/. They mostly wait for elections and heartbeats, so that the
 # faults, which need the processors, run beside them.
 test-real: build man test-deps test-peers
-	go test -tags $(TAGS) -count 1 -timeout 50m -p 1 $$(go list ./tests/... | grep -v /faults)
+	go test -tags $(TAGS) -count 1 -timeout 50m -p 1 $$(go list ./tests/... | grep -v -e /faults -e /damage)
 
 # Kills, errors and power cuts at every system call that touches the disk. `make reliability` writes the figures down.
 test-faults: build test-deps test-peers
