@@ -70,10 +70,10 @@ func TestBackups(t *testing.T) {
 
 	edited, undone := kept.Kept[1].Name, kept.Kept[0].Name
 	check := unchanged(t, m.Dir())
-	recoverTool(t, m, "global-db-backups", "remove", edited).want(t, 3, "there is no terminal to ask on", "--yes")
-	recoverTool(t, m, "global-db-backups", "remove", "--yes", edited, "database").want(t, 1, `no kept database "database"`, "global-db-backups list")
+	recoverTool(t, m, "global-db-kept", "remove", edited).want(t, 3, "there is no terminal to ask on", "--yes")
+	recoverTool(t, m, "global-db-kept", "remove", "--yes", edited, "database").want(t, 1, `no kept database "database"`, "global-db-backups list")
 	check()
-	mustRecover(t, m, "global-db-backups", "remove", "--yes", edited)
+	mustRecover(t, m, "global-db-kept", "remove", "--yes", edited)
 	for _, name := range []string{edited, edited + ".report.json"} {
 		_, err := os.Lstat(filepath.Join(m.Dir(), name))
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -89,5 +89,5 @@ func TestBackups(t *testing.T) {
 
 func backups(t testing.TB, m *cluster.Member) recovery.KeptReport {
 	t.Helper()
-	return decode[recovery.KeptReport](t, mustRecover(t, m, "global-db-backups", "list", "--format", "json"))
+	return decode[recovery.KeptReport](t, mustRecover(t, m, "global-db-kept", "list", "--format", "json"))
 }

@@ -22,9 +22,11 @@ func TestOwns(t *testing.T) {
 		"global-db-compare a b",
 		"global-db-sql .schema",
 		"global-db-log",
-		"global-db-backups",
+		"global-db-kept",
+		"global-db-kept list",
+		"global-db-kept remove --yes database.before-import-20261122T213000Z",
+		"global-db-backups", // its old name
 		"global-db-backups list",
-		"global-db-backups remove --yes database.before-import-20261122T213000Z",
 		"global-db-of-a-later-version",
 
 		// LXD's global flags, before, between and behind.
