@@ -16,13 +16,13 @@ import (
 
 func newKeptCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "global-db-backups",
-		Short: "List and remove the replaced databases that are kept",
-		Long: `List and remove the replaced databases that are kept. Every import, rollback and edit keeps the database that it replaces,
-beside the live one in LXD's directory. They stay until they are removed here.
+		Use:   "global-db-kept",
+		Short: "List and remove kept databases",
+		Long: `List and remove kept databases. Every import, rollback and edit keeps the database as it was before, beside the live one in
+LXD's directory. They stay until they are removed here.
 ` + exitStatuses,
-		Example: `  lxd-recover global-db-backups list
-  lxd-recover global-db-backups remove database.before-import-20261122T213000Z`,
+		Example: `  lxd-recover global-db-kept list
+  lxd-recover global-db-kept remove database.before-import-20261122T213000Z`,
 		Args:              cobra.ArbitraryArgs,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              groupRun,
@@ -32,66 +32,59 @@ beside the live one in LXD's directory. They stay until they are removed here.
 }
 
 func newKeptListCmd() *cobra.Command {
-	output := outputOptions{formats: listFormats}
+	output := format{}
 	cmd := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
-		Short:   "List the replaced databases that are kept",
-		Long: `List the replaced databases that are kept, the newest first: which run replaced them, how old and how large they are, and
-where their raft log ends. It changes nothing.
+		Short:   "List the kept databases",
+		Long: `List the kept databases, the newest first: which run replaced them, how old and how large they are, and where their raft
+log ends. It changes nothing.
 ` + exitStatuses,
-		Example: `  lxd-recover global-db-backups list
-  lxd-recover global-db-backups list --format csv`,
+		Example: `  lxd-recover global-db-kept list
+  lxd-recover global-db-kept list --format csv`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runKeptList(cmd.Context(), output) },
 	}
-	output.addFlags(cmd)
+	output.addFlag(cmd, listFormats)
 	return cmd
 }
 
-func runKeptList(ctx context.Context, output outputOptions) error {
-	err := output.check()
+func runKeptList(ctx context.Context, output format) error {
+	report, err := recovery.ListKept(ctx, "", newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}
 
-	dir, err := recovery.FindLXD()
-	if err != nil {
-		return err
+	if output.name == formatCSV {
+		return writeKeptCSV(os.Stdout, report.Kept)
 	}
 
-	report, err := recovery.ListKept(ctx, dir, newProgress(ctx, os.Stderr))
-	if err != nil {
-		return err
-	}
-
-	return output.print(report, func() error { return printKept(os.Stdout, output.format, report) })
+	return printReport(output, report, func(w io.Writer, r *recovery.KeptReport) { printKept(w, output.name, r) })
 }
 
-// printKept writes a table for people, and the plain values as CSV.
-func printKept(w io.Writer, format string, r *recovery.KeptReport) error {
+func printKept(w io.Writer, format string, r *recovery.KeptReport) {
 	if len(r.Kept) == 0 && format == formatTable {
-		_, err := fmt.Fprintf(w, "No replaced database is kept in %s.\n", r.Directory)
-		return err
+		fmt.Fprintf(w, "No database is kept in %s.\n", r.Directory)
+		return
 	}
 
-	if format != formatCSV {
-		printKeptTable(w, format, r.Kept)
-		return nil
-	}
+	printKeptTable(w, format, r.Kept)
+}
 
-	results := newResultWriter(w, format)
+// writeKeptCSV writes the plain values.
+func writeKeptCSV(w io.Writer, kept []recovery.KeptDetail) error {
+	results := newResultWriter(w, formatCSV)
 	to := results.receiver()
 	err := to.Columns([]string{"name", "by", "time", "size", "index", "term", "healthy"})
 	if err != nil {
 		return err
 	}
 
-	for _, b := range r.Kept {
-		row := []any{b.Name, b.Purpose, b.Time.Format(time.RFC3339), b.Size, nil, nil, strconv.FormatBool(b.Healthy)}
-		if b.Raft != nil {
-			row[4], row[5] = strconv.FormatUint(b.Raft.Index, 10), strconv.FormatUint(b.Raft.Term, 10)
+	for _, k := range kept {
+		row := []any{k.Name, k.Purpose, k.Time.Format(time.RFC3339), k.Size, nil, nil, strconv.FormatBool(k.Healthy)}
+		if k.Raft != nil {
+			row[4], row[5] = strconv.FormatUint(k.Raft.Index, 10), strconv.FormatUint(k.Raft.Term, 10)
 		}
 
 		err = to.Row(row)
@@ -103,15 +96,15 @@ func printKept(w io.Writer, format string, r *recovery.KeptReport) error {
 	return results.end()
 }
 
-func printKeptTable(w io.Writer, format string, backups []recovery.KeptDetail) {
+func printKeptTable(w io.Writer, format string, kept []recovery.KeptDetail) {
 	var rows [][]string
-	for _, b := range backups {
-		last := positionText(b.Raft)
-		if b.Raft != nil && !b.Healthy {
+	for _, k := range kept {
+		last := positionText(k.Raft)
+		if k.Raft != nil && !k.Healthy {
 			last += ", DAMAGED"
 		}
 
-		rows = append(rows, []string{b.Name, b.Purpose, ageText(time.Since(b.Time)), bytesText(b.Size), last})
+		rows = append(rows, []string{k.Name, k.Purpose, ageText(time.Since(k.Time)), bytesText(k.Size), last})
 	}
 
 	writeRows(w, format, []string{"NAME", "BY", "AGE", "SIZE", "LAST ENTRY"}, rows)
@@ -136,8 +129,9 @@ func ageText(age time.Duration) string {
 }
 
 type removeOptions struct {
+	recovery.RemoveKeptOptions
 	yes    bool
-	output outputOptions
+	format format
 }
 
 func newKeptRemoveCmd() *cobra.Command {
@@ -145,60 +139,75 @@ func newKeptRemoveCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "remove NAME...",
 		Aliases: []string{"rm"},
-		Short:   "Delete replaced databases that are kept",
-		Long: `Delete replaced databases that are kept, and the reports of the runs that replaced them, for good. It asks before.
+		Short:   "Delete kept databases",
+		Long: `Delete kept databases, and the reports of the runs that replaced them, for good. It asks before.
 
-NAME is that of a kept directory as "lxd-recover global-db-backups list" has it. All names are checked before anything is
-deleted: the live database, any other directory, and a kept one that an interrupted run still needs are refused.
+NAME is that of a kept database as "lxd-recover global-db-kept list" has it. All names are checked before anything is
+deleted: the live database, any other directory, and a kept database that an interrupted run still needs are refused.
 ` + exitStatuses,
-		Example: `  lxd-recover global-db-backups remove database.before-import-20261122T213000Z
-  lxd-recover global-db-backups remove --yes $(lxd-recover global-db-backups list --format csv | tail -n +4 | cut -d, -f1)`,
+		Example: `  lxd-recover global-db-kept remove database.before-import-20261122T213000Z
+  lxd-recover global-db-kept remove --yes $(lxd-recover global-db-kept list --format csv | tail -n +4 | cut -d, -f1)`,
 		Args:              usage(cobra.MinimumNArgs(1)),
 		ValidArgsFunction: completeKept(math.MaxInt),
 		RunE:              func(cmd *cobra.Command, args []string) error { return runKeptRemove(cmd.Context(), opts, args) },
 	}
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
-	opts.output.addFlags(cmd)
+	opts.format.addFlag(cmd, reportFormats)
 	return cmd
 }
 
 func runKeptRemove(ctx context.Context, opts removeOptions, names []string) error {
-	err := opts.output.check()
+	opts.Names, opts.Progress = names, newProgress(ctx, os.Stderr)
+	opts.Confirm = func(r *recovery.RemoveKeptReport) error {
+		question := fmt.Sprintf("Delete %s (%s)?", keptCountText(len(r.Removed)), bytesText(r.Size))
+		return confirmPlan(ctx, confirmation{what: "removal", question: question, yes: opts.yes}, printRemovePlan)(r)
+	}
+	report, err := recovery.RemoveKept(ctx, opts.RemoveKeptOptions)
 	if err != nil {
 		return err
 	}
 
-	dir, err := recovery.FindLXD()
-	if err != nil {
-		return err
+	return printReport(opts.format, report, printRemoved)
+}
+
+func printRemovePlan(w io.Writer, r *recovery.RemoveKeptReport) {
+	fmt.Fprint(w, "These databases will be deleted for good:\n\n")
+	printKeptTable(w, formatTable, r.Removed)
+}
+
+func printRemoved(w io.Writer, r *recovery.RemoveKeptReport) {
+	for _, k := range r.Removed {
+		fmt.Fprintf(w, "%s is deleted.\n", k.Name)
 	}
 
-	confirm := confirmation{what: "removal"}
-	report, err := recovery.RemoveKept(ctx, recovery.RemoveKeptOptions{
-		LXDDir: dir, Names: names, Progress: newProgress(ctx, os.Stderr),
-		Confirm: func(r *recovery.RemoveKeptReport) error {
-			if opts.yes {
-				return nil
-			}
+	if r.Left.Count > 0 {
+		fmt.Fprintf(w, "%s left, which %s.\n", keptCountText(r.Left.Count), keptSizeText(r.Left))
+	}
+}
 
-			fmt.Fprint(os.Stderr, "These databases will be deleted for good:\n\n")
-			printKeptTable(os.Stderr, formatTable, r.Removed)
-			return confirm.ask(ctx, fmt.Sprintf("Delete %s (%s)?", databases(len(r.Removed)), bytesText(r.Size)))
-		},
-	})
-	if err != nil {
-		return err
+// keptBesideText tells of the databases that are kept already.
+func keptBesideText(space recovery.Space) string {
+	if space.Count == 0 {
+		return ""
 	}
 
-	return opts.output.print(report, func() error {
-		for _, b := range report.Removed {
-			fmt.Printf("%s is deleted.\n", b.Name)
-		}
+	return fmt.Sprintf(", beside %s that %s already", keptCountText(space.Count), keptSizeText(space))
+}
 
-		if report.Left.Count > 0 {
-			fmt.Printf("%s left, which %s.\n", databases(report.Left.Count), takes(report.Left))
-		}
+// keptSizeText tells how much space kept databases take.
+func keptSizeText(space recovery.Space) string {
+	if space.Count == 1 {
+		return "takes " + bytesText(space.Size)
+	}
 
-		return nil
-	})
+	return "take " + bytesText(space.Size)
+}
+
+// keptCountText counts kept databases.
+func keptCountText(count int) string {
+	if count == 1 {
+		return "1 kept database"
+	}
+
+	return fmt.Sprintf("%d kept databases", count)
 }

@@ -14,13 +14,13 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
 )
 
-// Exit statuses of the front-end where it cannot hand over: a shell's.
+// Exit statuses of the front-end if it cannot hand over: a shell's.
 const (
 	exitNotFound      = 127
 	exitNotExecutable = 126
 )
 
-// handOver replaces this process by LXD's own program. It returns only where that fails.
+// handOver replaces this process by LXD's own program. It returns only if that fails.
 func handOver() int {
 	status := exitNotFound
 	program, err := frontend.Next()
@@ -68,8 +68,8 @@ func asLXD(text string) string {
 	return strings.NewReplacer("lxd-recover cluster ", "lxd cluster ", "lxd-recover global-db-", "lxd global-db-").Replace(text)
 }
 
-// ownCommand prepares LXD's own command, past the front-end, with its input from stdin.
-func ownCommand(stdin io.Reader, args []string) (func(context.Context) error, error) {
+// lxdCommand prepares LXD's own command, past the front-end, with its input from stdin.
+func lxdCommand(stdin io.Reader, args []string) (func(context.Context) error, error) {
 	program, err := frontend.Next()
 	if err != nil {
 		return nil, err

@@ -42,7 +42,11 @@ func TestFrontEndCommands(t *testing.T) {
 		t.Errorf("`lxd` has %q, and takes %q for itself", got, owned)
 	}
 
-	for _, path := range []string{"cluster edit", "cluster export-db", "cluster recover-from-quorum-loss", "global-db-import", "global-db-rollback", "global-db-status", "global-db-inspect", "global-db-backups list", "global-db-backups remove"} {
+	for _, path := range []string{
+		"cluster edit", "cluster export-db", "cluster recover-from-quorum-loss", "global-db-import", "global-db-rollback",
+		"global-db-status", "global-db-inspect", "global-db-kept list", "global-db-kept remove",
+		"global-db-backups list", "global-db-backups remove", // the old names of these two
+	} {
 		if !slices.Contains(owned, path) {
 			t.Errorf("lxd %s is not ours", path)
 		}
