@@ -98,7 +98,7 @@ func editInParts(t *testing.T, lxd cluster.LXD) {
 		wantFenced(t, one, before, begin)
 		wantModes(t, one, r.Kept)
 		s := status(t, one)
-		if s.Edit == nil || s.Edit.Raft != r.Raft || s.Import != nil || !s.Edited || len(s.Backups) != 1 || s.Backups[0].Purpose != "edit" || len(s.Pending) != 1 {
+		if s.Edit == nil || s.Edit.Raft != r.Raft || s.Import != nil || !s.Edited || len(s.Kept) != 1 || s.Kept[0].Purpose != "edit" || len(s.Pending) != 1 {
 			t.Errorf("status %+v", s)
 		}
 		importOn(t, export(t, one), c.Members()...)
@@ -110,10 +110,10 @@ func editInParts(t *testing.T, lxd cluster.LXD) {
 	part("twice, at the old addresses in the end", func(t *testing.T) {
 		mustEdit(t, one, listOf(t, one, ":8443", ":9393"))
 		r := mustEdit(t, one, listOf(t, one, ":9393", ":8443"))
-		if again := mustEdit(t, one, listOf(t, one)); !again.Already || again.Done || again.Raft != r.Raft || again.Kept != r.Kept {
+		if again := mustEdit(t, one, listOf(t, one)); !again.NothingToDo || again.Done || again.Raft != r.Raft || again.Kept != r.Kept {
 			t.Errorf("the same list again: %+v", again)
 		}
-		if s := status(t, one); !s.Agree || len(s.Backups) != 2 || len(s.Pending) > 0 {
+		if s := status(t, one); !s.Agree || len(s.Kept) != 2 || len(s.Pending) > 0 {
 			t.Errorf("status %+v", s)
 		}
 		importOn(t, export(t, one), c.Members()...)
@@ -190,7 +190,7 @@ func onlySurvivor(t *testing.T, c *cluster.Cluster, rows []string) {
 		t.Errorf("report %+v, configuration %+v", r, log.Configuration)
 	}
 	again := decode[recovery.EditReport](t, mustRecover(t, one, "cluster", "recover-from-quorum-loss", "--quiet", "--format", "json"))
-	if !again.Already {
+	if !again.NothingToDo {
 		t.Errorf("again: %+v", again)
 	}
 	must(t, one.Start(ctx))

@@ -41,7 +41,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 	data[len(data)/2] ^= 1
 	must(t, os.WriteFile(snapshot, data, 0o600))
 	check := unchanged(t, member)
-	for _, args := range [][]string{nil, {"--unedited"}, {"--unedited", "--no-proof"}, {"--unedited", "--at", "140", "--yes"}} {
+	for _, args := range [][]string{nil, {"--unedited"}, {"--unedited", "--no-verify"}, {"--unedited", "--at", "140", "--yes"}} {
 		export(args...).want(t, 4, raftlogtest.NewerSnapshot, "damaged", "--accept-damage")
 		wantMissing(t, output)
 		wantEmpty(t, scratch)
@@ -62,7 +62,7 @@ func TestExportProofKilled(t *testing.T) {
 	must(t, cmd.Start())
 	must(t, syscall.Kill(offered(t, cmd.Process.Pid), syscall.SIGKILL))
 	_ = cmd.Wait()
-	if text := screen.String(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(text, "memory runs out") || !strings.Contains(text, "--no-proof") {
+	if text := screen.String(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(text, "memory runs out") || !strings.Contains(text, "--no-verify") {
 		t.Errorf("exit status %d: %s", cmd.ProcessState.ExitCode(), text)
 	}
 	wantMissing(t, output)

@@ -123,7 +123,7 @@ func TestFrontEndIsNotNoticed(t *testing.T) {
 
 	// The daemon itself, help, and everything else that is not ours.
 	for _, line := range []string{"", "--help", "--version", "cluster", "cluster --help", "cluster show", "cluster list-database", "waitready", "--debug --group lxd",
-		"frontend install", "hook remove", "resume", "version", "prove x", "__complete cluster"} {
+		"frontend install", "hook remove", "resume", "version", "verify-copy x", "__complete cluster"} {
 		t.Run("lxd "+line, func(t *testing.T) {
 			compare(t, func(program string) *exec.Cmd { return f.command(t, program, "0", strings.Fields(line)...) }, "argument <lxd>")
 		})

@@ -63,7 +63,7 @@ func wantAsLibdqlite(t testing.TB, global string) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	r := run(t, exec.CommandContext(t.Context(), tool, "prove", scratch, address))
+	r := run(t, exec.CommandContext(t.Context(), tool, "verify-copy", scratch, address))
 	var got globaldb.Fingerprint
 	must(t, json.Unmarshal([]byte(r.stdout), &got))
 	if differ := want.Differ(got); len(differ) > 0 {
@@ -193,7 +193,7 @@ func worst(problems []raftlog.Problem) raftlog.Severity {
 	return severity
 }
 
-// inspect and status change nothing, also beside a running daemon, and say that what they saw may be torn.
+// inspect and status change nothing, also beside a running daemon, and say that what they saw may not belong together.
 func TestInspectChangesNothing(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	m := c.Member(1)
@@ -201,7 +201,7 @@ func TestInspectChangesNothing(t *testing.T) {
 		defer freeze(t, m)()
 		check := unchanged(t, m.Dir())
 		r := recoverTool(t, m, "global-db-inspect")
-		if r.status != 0 || !bytes.Contains([]byte(r.stderr), []byte("may be torn")) {
+		if r.status != 0 || !bytes.Contains([]byte(r.stderr), []byte("may not belong together")) {
 			t.Errorf("beside a daemon: %+v", r)
 		}
 		mustRecover(t, m, "global-db-status")

@@ -71,7 +71,7 @@ func TestLog(t *testing.T) {
 		defer freeze(t, m)()
 		check := unchanged(t, m.Dir())
 		r := recoverTool(t, m, "global-db-log", "--rows", "--last", "30")
-		if r.status != 0 || !strings.Contains(r.stderr, "may be torn") || !strings.Contains(r.stdout, "insert profile two in project default") {
+		if r.status != 0 || !strings.Contains(r.stderr, "may not belong together") || !strings.Contains(r.stdout, "insert profile two in project default") {
 			t.Errorf("beside a daemon: %+v", r)
 		}
 		check()
@@ -124,7 +124,7 @@ func TestLog(t *testing.T) {
 		t.Errorf("table: %s", r.stdout)
 	}
 	recoverTool(t, m, "global-db-log", "--from", "9999999").want(t, 1, "there is no index 9999999")
-	recoverTool(t, m, "global-db-log", "--from", "9", "--to", "8").want(t, 2, "behind --to")
+	recoverTool(t, m, "global-db-log", "--from", "9", "--to", "8").want(t, 2, "after --to")
 	check()
 
 	must(t, m.EditReplace(ctx, ":8443", ":9393"))

@@ -184,7 +184,7 @@ func status(t testing.TB, m *cluster.Member) recovery.StatusReport {
 func wantStatus(t testing.TB, m *cluster.Member, moved []string) {
 	t.Helper()
 	s := status(t, m)
-	if s.Running || s.Member == nil || s.Member.Address != moved[m.ID-1] || !s.Edited || s.Import == nil || s.Import.Source != "node1" || len(s.Backups) != 1 {
+	if s.Running || s.Member == nil || s.Member.Address != moved[m.ID-1] || !s.Edited || s.Import == nil || s.Import.Source != "node1" || len(s.Kept) != 1 {
 		t.Errorf("%s after the import: %+v", m.Name, s)
 	}
 	for _, a := range s.Addresses {
@@ -308,7 +308,7 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 	for _, m := range c.Members() {
 		check := unchanged(t, m.Dir())
 		r := decode[recovery.ImportReport](t, mustRecover(t, m, "global-db-import", "--yes", "--format", "json", tarball))
-		if !r.Already || r.Done {
+		if !r.NothingToDo || r.Done {
 			t.Errorf("second import on %s: %+v", m.Name, r)
 		}
 		check()
@@ -320,7 +320,7 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 			t.Errorf("%s after the rollback:\n%s\n--- before\n%s", m.Name, got, before[m.Name])
 		}
 		s := status(t, m)
-		if len(s.Backups) != 1 || s.Backups[0].Purpose != "rollback" || s.Import != nil {
+		if len(s.Kept) != 1 || s.Kept[0].Purpose != "rollback" || s.Import != nil {
 			t.Errorf("%s after the rollback: %+v", m.Name, s)
 		}
 	}
@@ -336,7 +336,7 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 			t.Errorf("the rollback run again says %q", r.stdout)
 		}
 		for range 2 { // the rollback undone, and that undone
-			mustRecover(t, m, "global-db-rollback", "--yes", status(t, m).Backups[0].Name)
+			mustRecover(t, m, "global-db-rollback", "--yes", status(t, m).Kept[0].Name)
 		}
 	}
 	old := c.Members()[1:]

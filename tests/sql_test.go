@@ -84,7 +84,7 @@ func TestSQL(t *testing.T) {
 		defer freeze(t, m)()
 		check := unchanged(t, m.Dir())
 		r := recoverTool(t, m, "global-db-sql", "SELECT count(*) FROM nodes")
-		if r.status != 0 || !strings.Contains(r.stderr, "may be torn") {
+		if r.status != 0 || !strings.Contains(r.stderr, "may not belong together") {
 			t.Errorf("beside a daemon: %+v", r)
 		}
 		check()

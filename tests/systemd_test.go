@@ -61,8 +61,8 @@ func TestSystemd(t *testing.T) {
 		if !status.Running || !status.Agree || status.Member == nil || status.Member.Address != "10.78.0.1:9393" || len(status.Pending) != 0 {
 			t.Errorf("status %+v", status)
 		}
-		if status.Import == nil || status.Import.Source != "node1" || len(status.Backups) != 1 || guestLXD+"/"+status.Backups[0].Name != report.Kept {
-			t.Errorf("import %+v, backups %+v, reported %s", status.Import, status.Backups, report.Kept)
+		if status.Import == nil || status.Import.Source != "node1" || len(status.Kept) != 1 || guestLXD+"/"+status.Kept[0].Name != report.Kept {
+			t.Errorf("import %+v, backups %+v, reported %s", status.Import, status.Kept, report.Kept)
 		}
 		if !strings.Contains(status.Daemon, "systemd unit lxd.service") {
 			t.Errorf("daemon %q", status.Daemon)
@@ -364,11 +364,11 @@ func wantStartAfterExchange(t testing.TB, g *guest.Guest, begin int) {
 func wantStartsAfterExchange(t testing.TB, g *guest.Guest, lxdDir string, starts []time.Time) {
 	t.Helper()
 	status := decode[recovery.StatusReport](t, toolInGuest(t, g, "global-db-status", "--format", "json"))
-	if len(status.Backups) == 0 {
+	if len(status.Kept) == 0 {
 		t.Fatal("no database is kept")
 	}
 	// The last step of the exchange is to rename the old database.
-	changed := strings.TrimSpace(inGuest(t, g, "stat", "--format=%.6Z", lxdDir+"/"+status.Backups[0].Name))
+	changed := strings.TrimSpace(inGuest(t, g, "stat", "--format=%.6Z", lxdDir+"/"+status.Kept[0].Name))
 	seconds, err := strconv.ParseFloat(changed, 64)
 	must(t, err)
 	exchanged := time.UnixMicro(int64(seconds * 1e6))

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +28,7 @@ var (
 const maxShownRows = 40
 
 func newCompareCmd() *cobra.Command {
-	output := outputOptions{}
+	output := format{}
 	opts := recovery.CompareOptions{}
 	cmd := &cobra.Command{
 		Use:   "global-db-compare SOURCE SOURCE...",
@@ -40,9 +41,10 @@ SOURCE is LXD's directory, a database/ directory, a recovery tarball (of lxd-rec
 tarballs, or a saved report: run "lxd-recover global-db-inspect --format json" on every surviving member, with LXD stopped
 everywhere, and bring the files, of a few kB each, to one place. Rows can only be compared where the databases are at hand.
 
-A member is recommended only if it is certain that it holds every change that the cluster has ever confirmed. That takes the sound logs
-of more than half of the voters, each as it was when LXD last ran there: not an old report, not a backup. A recovery entry that "lxd cluster edit" has added since does not count; stand-bys and
-spares have no vote. What the newest log holds beyond what was confirmed is kept, too.
+A member is recommended only if it is certain that it holds every change that the cluster has ever confirmed. That takes the
+sound logs of more than half of the voters, each as it was when LXD last ran there: not an old report, not a backup. A
+recovery entry that "lxd cluster edit" has added since does not count; stand-bys and spares have no vote. What the newest
+log holds beyond what was confirmed is kept, too.
 
 Exit status:
   0  a member is recommended
@@ -61,26 +63,18 @@ Exit status:
 	}
 	cmd.Flags().StringVar(&opts.Survivors, "export-survivors", "", "write every source's report into `DIR`, for \"cluster export-db --survivor\"")
 	_ = cmd.MarkFlagDirname("export-survivors")
-	output.addFlags(cmd)
+	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func runCompare(ctx context.Context, output outputOptions, opts recovery.CompareOptions) error {
-	err := output.check()
-	if err != nil {
-		return err
-	}
-
+func runCompare(ctx context.Context, output format, opts recovery.CompareOptions) error {
 	opts.Progress = newProgress(ctx, os.Stderr)
 	report, err := recovery.Compare(ctx, opts)
 	if err != nil {
 		return err
 	}
 
-	err = output.print(report, func() error {
-		printCompare(os.Stdout, report)
-		return nil
-	})
+	err = printReport(output, report, printCompare)
 	switch {
 	case err != nil || report.Refusal == nil:
 		return err
@@ -100,29 +94,7 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 			edited = fmt.Sprintf("yes: index %d", s.Raft.LastIndex)
 		}
 
-		snapshot := "none"
-		if s.Raft.SnapshotIndex > 0 {
-			snapshot = fmt.Sprintf("index %d, term %d", s.Raft.SnapshotIndex, s.Raft.SnapshotTerm)
-		}
-
-		health := "healthy"
-		switch {
-		case s.Torn != "":
-			health = "LXD RUNS: may be torn"
-		case !s.Healthy:
-			health = fmt.Sprintf("DAMAGED, sound up to index %d", s.Raft.SoundIndex)
-		case !s.Raft.Whole:
-			health = "CUT by libdqlite once"
-		case s.Copy:
-			health = "a copy: the log may have gone on"
-		}
-
-		role := s.Role
-		if role == "" {
-			role = "?"
-		}
-
-		rows = append(rows, []string{s.Label, s.Kind, role, last, snapshot, edited, health})
+		rows = append(rows, []string{s.Label, s.Kind, cmp.Or(s.Role, "?"), last, snapshotText(s.Raft), edited, sourceHealthText(s)})
 	}
 
 	writeTable(w, []string{"member", "source", "role", "last entry", "snapshot", "edited since", "health"}, rows)
@@ -152,6 +124,20 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 	if len(r.Recommendation.Same) > 0 {
 		fmt.Fprintf(w, "The same log has, and can be recovered from as well: %s.\n", strings.Join(r.Recommendation.Same, ", "))
 	}
+}
+
+// sourceHealthText says how far a source can be trusted.
+func sourceHealthText(s recovery.CompareSource) string {
+	switch {
+	case s.RunningDaemon != "":
+		return "LXD RUNS: may not belong together"
+	case s.Healthy && !s.Raft.Whole:
+		return "CUT by libdqlite once"
+	case s.Healthy && s.Copy:
+		return "a copy: the log may have gone on"
+	}
+
+	return healthText(s.Healthy, s.Raft)
 }
 
 // printTimes says of which time the sources are that were not read just now.
@@ -185,7 +171,8 @@ func printLogs(w io.Writer, r *recovery.CompareReport) {
 			where = "at or before"
 		}
 
-		fmt.Fprintf(w, "%s left it %s index %d: term %d there, the preferred log has term %d.\n", strings.Join(b.Sources, ", "), where, b.Index, b.Term, b.PreferredTerm)
+		fmt.Fprintf(w, "%s left it %s index %d: term %d there, the preferred log has term %d.\n",
+			strings.Join(b.Sources, ", "), where, b.Index, b.Term, b.PreferredTerm)
 	}
 
 	if r.Refusal == nil || r.Committed > 0 {
@@ -224,11 +211,11 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 		fmt.Fprintln(w, "  change no row")
 	}
 
-	shown, own := 0, 0
+	shown, housekeeping := 0, 0
 	for _, row := range d.Rows {
 		switch {
 		case row.Housekeeping():
-			own++
+			housekeeping++
 			continue
 		case shown < maxShownRows:
 			fmt.Fprintf(w, "  %s\n", row)
@@ -245,7 +232,7 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 		fmt.Fprintf(w, "  and change more than the first %d rows of: %s\n", globaldb.MaxDiff, strings.Join(d.More, ", "))
 	}
 
-	if own > 0 {
-		fmt.Fprintf(w, "  (and %d rows that LXD writes by itself: operations, warnings, heartbeats)\n", own)
+	if housekeeping > 0 {
+		fmt.Fprintf(w, "  (and %d rows that LXD writes by itself: operations, warnings, heartbeats)\n", housekeeping)
 	}
 }

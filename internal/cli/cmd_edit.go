@@ -15,19 +15,17 @@ import (
 
 // editOptions are those of both commands that change the member list.
 type editOptions struct {
-	alone         bool // recover-from-quorum-loss
-	yes           bool
-	acceptDamage  bool
-	besideCluster bool
-	passthrough   bool
-	output        outputOptions
+	recovery.EditOptions
+	yes         bool
+	passthrough bool
+	format      format
 }
 
 func (o *editOptions) addFlags(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.acceptDamage, "accept-damage", false, "go on with what is sound of a damaged database")
-	cmd.Flags().BoolVar(&o.besideCluster, "beside-cluster", false, "go on although the LXD of another member answers")
+	cmd.Flags().BoolVar(&o.AcceptDamage, "accept-damage", false, "go on with what is sound of a damaged database")
+	cmd.Flags().BoolVar(&o.BesideCluster, "beside-cluster", false, "go on although the LXD of another member answers")
 	cmd.Flags().BoolVar(&o.passthrough, "passthrough", false, "after all checks, and with a copy of the database kept, leave the change to LXD's own command")
-	o.output.addFlags(cmd)
+	o.format.addFlag(cmd, reportFormats)
 }
 
 func newEditCmd() *cobra.Command {
@@ -38,7 +36,7 @@ func newEditCmd() *cobra.Command {
 		Long: `Edit the member list of a cluster that is down: other addresses, other roles.
 
 Do this on one member only, the one whose database is the newest, with LXD stopped on all of them. The list is opened in an
-editor ($VISUAL, $EDITOR), or read from standard input where that is no terminal: the YAML of "lxd cluster show". The change
+editor ($VISUAL, $EDITOR), or read from standard input if that is no terminal: the YAML of "lxd cluster show". The change
 is made on a copy of the database, which then takes the place of the live one in one step; that one is kept, and
 "lxd-recover global-db-rollback" puts it back.
 ` + exitStatuses,
@@ -54,14 +52,14 @@ is made on a copy of the database, which then takes the place of the live one in
 }
 
 func newRecoverCmd() *cobra.Command {
-	opts := editOptions{alone: true}
+	opts := editOptions{EditOptions: recovery.EditOptions{Alone: true}}
 	cmd := &cobra.Command{
 		Use:   "recover-from-quorum-loss",
 		Short: "Make this member, the only one that has survived, a cluster of its own",
 		Long: `Make this member, the only one that has survived, a cluster of its own: the only voter of its raft log. The lost members
 stay in "lxc cluster list" until "lxc cluster remove --force NAME" removes them.
 
-Where more than one member has survived, use "lxd cluster edit". As there, the change is made on a copy of the database,
+If more than one member has survived, use "lxd cluster edit". As there, the change is made on a copy of the database,
 which then takes the place of the live one in one step; that one is kept.
 ` + exitStatuses,
 		Example: `  lxd cluster recover-from-quorum-loss
@@ -77,46 +75,30 @@ which then takes the place of the live one in one step; that one is kept.
 
 // runEdit changes the member list. program is what we were called as, for what to type next.
 func runEdit(ctx context.Context, opts editOptions, program string) error {
-	err := opts.output.check()
-	if err != nil {
-		return err
-	}
-
-	dir, err := recovery.FindLXD()
-	if err != nil {
-		return err
-	}
-
+	var err error
 	asker := &memberAsker{}
-	if !opts.alone {
+	if !opts.Alone {
 		asker, err = newMemberAsker()
 		if err != nil {
 			return err
 		}
 	}
 
-	editOpts := recovery.EditOptions{
-		LXDDir: dir, Version: Version, Alone: opts.alone, AcceptDamage: opts.acceptDamage, BesideCluster: opts.besideCluster,
-		Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
-		Ask:     asker.ask,
-		Confirm: func(r *recovery.EditReport) error { return opts.confirm(ctx, r) },
-	}
+	opts.Version, opts.Timeout, opts.Progress = Version, defaultTimeout, newProgress(ctx, os.Stderr)
+	opts.Ask, opts.Confirm = asker.ask, func(r *recovery.EditReport) error { return opts.confirm(ctx, r) }
 	if opts.passthrough {
-		editOpts.Own, err = opts.own(asker.stdin())
+		opts.Own, err = opts.lxdCommand(asker.stdin())
 		if err != nil {
 			return err
 		}
 	}
 
-	report, err := recovery.Edit(ctx, editOpts)
+	report, err := recovery.Edit(ctx, opts.EditOptions)
 	if err != nil {
 		return err
 	}
 
-	return opts.output.print(report, func() error {
-		printEditDone(os.Stdout, report, opts, program)
-		return nil
-	})
+	return printReport(opts.format, report, func(w io.Writer, r *recovery.EditReport) { printEditDone(w, r, opts, program) })
 }
 
 // confirm shows what is about to happen, and asks. A list on standard input is an answer in itself.
@@ -127,32 +109,32 @@ func (o *editOptions) confirm(ctx context.Context, r *recovery.EditReport) error
 	}
 
 	printEditPlan(os.Stderr, r)
-	if o.alone {
-		return confirmation{what: "recovery", flag: "--quiet"}.ask(ctx, "Make this member a cluster of its own?")
+	if o.Alone {
+		return confirmation{what: "recovery", question: "Make this member a cluster of its own?", flag: "--quiet"}.ask(ctx)
 	}
 
 	if !isTerminal(os.Stdin) {
 		return nil
 	}
 
-	return confirmation{what: "edit"}.ask(ctx, "Change the member list?")
+	return confirmation{what: "edit", question: "Change the member list?"}.ask(ctx)
 }
 
-// own runs LXD's own command.
-func (o *editOptions) own(stdin io.Reader) (func(context.Context) error, error) {
+// lxdCommand is LXD's own command for this change.
+func (o *editOptions) lxdCommand(stdin io.Reader) (func(context.Context) error, error) {
 	args := []string{"cluster", "edit"}
-	if o.alone {
+	if o.Alone {
 		args = []string{"cluster", "recover-from-quorum-loss"}
 		if o.yes {
 			args = append(args, "--quiet")
 		}
 	}
 
-	return ownCommand(stdin, args)
+	return lxdCommand(stdin, args)
 }
 
 func printEditPlan(w io.Writer, r *recovery.EditReport) {
-	fmt.Fprintf(w, "Change the member list of %s, whose database ends at %s (%d rows in %d tables).\n\n", r.Member.Name, r.Before, r.Database.Rows, len(r.Database.Tables))
+	fmt.Fprintf(w, "Change the member list of %s, whose database ends at %s (%s).\n\n", r.Member.Name, r.Before, contentText(r.Database))
 	var rows [][]string
 	for _, m := range r.Members {
 		found := "this member"
@@ -162,12 +144,12 @@ func printEditPlan(w io.Writer, r *recovery.EditReport) {
 			}
 		}
 
-		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, arrow(m.OldAddress, m.NewAddress), arrow(m.OldRole, m.NewRole), found})
+		rows = append(rows, append(memberRow(m), found))
 	}
 
 	writeTable(w, []string{"id", "name", "address", "role", "now"}, rows)
 	for _, c := range r.Settings {
-		fmt.Fprintf(w, "\n%s: %s", c.Key, arrow(c.Old, c.New))
+		fmt.Fprintf(w, "\n%s: %s", c.Key, changeText(c.Old, c.New))
 	}
 
 	if len(r.Settings) > 0 {
@@ -182,7 +164,7 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 	switch {
 	case opts.passthrough:
 		fmt.Fprintln(w, "LXD's own command is done.")
-	case r.Already:
+	case r.NothingToDo:
 		fmt.Fprintf(w, "%s has exactly this member list already, from an edit; its database ends at %s. Nothing was changed.\n", r.Member.Name, r.Raft)
 	default:
 		fmt.Fprintf(w, "The member list of %s is changed; its database ends at %s now.\n", r.Member.Name, r.Raft)
@@ -197,17 +179,17 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 	}
 
 	printList(w, "Warning", r.Warnings)
-	if opts.alone {
+	if opts.Alone {
 		fmt.Fprintln(w, "\nNext: start LXD here. The lost members are then removed with `lxc cluster remove --force NAME`.")
 		return
 	}
 
 	fmt.Fprintf(w, "\nNext, before LXD is started anywhere:\n  %s cluster export-db                           # here\n", program)
-	fmt.Fprintf(w, "  %s global-db-import lxd_recovery_db.tar.gz     # here, and on every other member that has survived%s\n", program, survivors(r))
+	fmt.Fprintf(w, "  %s global-db-import lxd_recovery_db.tar.gz     # here, and on every other member that has survived%s\n", program, survivorsText(r))
 }
 
-// survivors are the other members that have a database in the new list.
-func survivors(r *recovery.EditReport) string {
+// survivorsText names the other members that have a database in the new list.
+func survivorsText(r *recovery.EditReport) string {
 	var names []string
 	for _, m := range r.Members {
 		if m.NewRole != raftlog.Spare.String() && m.ID != r.Member.ID {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -33,17 +35,9 @@ func newClusterCmd() *cobra.Command {
 }
 
 type exportOptions struct {
-	force    bool
-	unedited bool
-	noProof  bool
-
-	acceptDamage bool
-
-	at  uint64
-	yes bool
-
-	survivors []string
-	output    outputOptions
+	recovery.ExportOptions
+	yes    bool
+	format format
 }
 
 func newExportCmd() *cobra.Command {
@@ -56,7 +50,7 @@ func newExportCmd() *cobra.Command {
 Run it on the member that "lxd cluster edit" was run on, while LXD is stopped on all members. The database is checked
 first; nothing in LXD's directory is changed. FILE is ./` + bundle.DefaultName + ` unless given, - is standard output.
 
-With --at the cluster goes back to an earlier state: what LXD did behind that entry of the raft log, an accidental "lxc delete"
+With --at the cluster goes back to an earlier state: what LXD did after that entry of the raft log, an accidental "lxc delete"
 for one, is left out. "lxd-recover global-db-log --find TEXT" finds the index: the one before the entry to be undone. The log
 reaches back to the older of the two snapshots that raft keeps, a thousand entries at least, or to its beginning; after an import
 there is one snapshot until LXD has taken another. Only rows come back, neither the containers nor the volumes that were deleted
@@ -70,33 +64,40 @@ as each of them has entries that the tarball lacks.
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := checkAt(cmd)
+			err := checkAtFlag(cmd)
 			if err != nil {
 				return err
 			}
 
-			file := bundle.DefaultName
-			if len(args) > 0 {
-				file = args[0]
-			}
-
-			return runExport(cmd.Context(), opts, file)
+			return runExport(cmd.Context(), opts, optionalArg(args, bundle.DefaultName))
 		},
 	}
-	cmd.Flags().BoolVar(&opts.force, "force", false, "replace FILE if it exists")
-	cmd.Flags().BoolVar(&opts.unedited, "unedited", false, `export although "lxd cluster edit" was not run since LXD last ran`)
-	cmd.Flags().BoolVar(&opts.acceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
-	cmd.Flags().Uint64Var(&opts.at, "at", 0, "leave out all entries of the raft log behind the one with this `INDEX`")
+	cmd.Flags().BoolVar(&opts.Force, "force", false, "replace FILE if it exists")
+	cmd.Flags().BoolVar(&opts.Unedited, "unedited", false, `export although "lxd cluster edit" was not run since LXD last ran`)
+	cmd.Flags().BoolVar(&opts.AcceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
+	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask whether the transactions that --at leaves out may be given up")
-	cmd.Flags().BoolVar(&opts.noProof, "no-proof", false, "do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
-	cmd.Flags().StringArrayVar(&opts.survivors, "survivor", nil, "a saved JSON report of global-db-inspect from another member; the fence goes above its terms, too (repeatable)")
+	cmd.Flags().BoolVar(&opts.NoVerify, "no-verify", false,
+		"do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
+	cmd.Flags().StringArrayVar(&opts.Survivors, "survivor", nil,
+		"a saved JSON report of global-db-inspect from another member; the fence goes above its terms, too (repeatable)")
 	_ = cmd.MarkFlagFilename("survivor", "json")
-	opts.output.addFlags(cmd)
+	opts.format.addFlag(cmd, reportFormats)
+	cmd.Flags().SetNormalizeFunc(renamedExportFlags)
 	return cmd
 }
 
-// checkAt refuses an --at of 0, which would be taken for none.
-func checkAt(cmd *cobra.Command) error {
+// renamedExportFlags knows a flag of export-db by the name that it had, too.
+func renamedExportFlags(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+	if name == "no-proof" {
+		name = "no-verify"
+	}
+
+	return pflag.NormalizedName(name)
+}
+
+// checkAtFlag refuses an --at of 0, which would be taken for none.
+func checkAtFlag(cmd *cobra.Command) error {
 	at, err := cmd.Flags().GetUint64("at")
 	if err == nil && at == 0 && cmd.Flags().Changed("at") {
 		err = usageError{errors.New("--at needs an index of the raft log, from 1 on"), helpPath(cmd)}
@@ -106,63 +107,56 @@ func checkAt(cmd *cobra.Command) error {
 }
 
 func runExport(ctx context.Context, opts exportOptions, file string) error {
-	err := opts.output.check()
+	err := opts.setOutput(file)
 	if err != nil {
 		return err
 	}
 
-	export := recovery.ExportOptions{Version: Version, Force: opts.force, Unedited: opts.unedited, NoProof: opts.noProof, AcceptDamage: opts.acceptDamage, At: opts.at, Survivors: opts.survivors, Progress: newProgress(ctx, os.Stderr)}
-	export.Confirm = func(r *recovery.ExportReport) error {
-		if opts.yes {
-			return nil
-		}
-
-		fmt.Fprintf(os.Stderr, "Leave out what %s has behind index %d.\n", r.Source.Name, r.Before.Index)
-		printGivenUp(os.Stderr, "will be", r)
-		printList(os.Stderr, "Warning", r.Warnings)
-		return confirmation{what: "export"}.ask(ctx, "Give these transactions up?")
-	}
-
-	if file == "-" {
-		if isTerminal(os.Stdout) {
-			return usageError{errors.New("a tarball is not written to a terminal: redirect standard output, or name a FILE"), "lxd-recover cluster export-db"}
-		}
-
-		if opts.output.format != formatTable {
-			return usageError{errors.New("--format needs standard output, which the tarball goes to"), "lxd-recover cluster export-db"}
-		}
-
-		export.Stdout = os.Stdout
-	} else {
-		export.Output, err = filepath.Abs(file)
-		if err != nil {
-			return err
-		}
-	}
-
-	export.LXDDir, err = recovery.FindLXD()
+	opts.Version, opts.Progress = Version, newProgress(ctx, os.Stderr)
+	confirm := confirmation{what: "export", question: "Give these transactions up?", yes: opts.yes}
+	opts.Confirm = confirmPlan(ctx, confirm, printExportPlan)
+	report, err := recovery.Export(ctx, opts.ExportOptions)
 	if err != nil {
 		return err
 	}
 
-	report, err := recovery.Export(ctx, export)
-	if err != nil {
-		return err
-	}
-
-	if export.Stdout != nil {
+	if opts.Stdout != nil {
 		printExport(os.Stderr, report)
 		return nil
 	}
 
-	return opts.output.print(report, func() error {
-		printExport(os.Stdout, report)
-		return nil
-	})
+	return printReport(opts.format, report, printExport)
 }
 
-func printExport(w *os.File, r *recovery.ExportReport) {
-	fmt.Fprintf(w, "Exported the global database of %s: %s, %d rows in %d tables.\n", r.Source.Name, r.Before, r.Database.Rows, len(r.Database.Tables))
+// setOutput has the tarball written to a file, or to standard output if that is "-".
+func (o *exportOptions) setOutput(file string) error {
+	var err error
+	switch {
+	case file != "-":
+		o.Output, err = filepath.Abs(file)
+		return err
+	case isTerminal(os.Stdout):
+		err = errors.New("a tarball is not written to a terminal: redirect standard output, or name a FILE")
+	case o.format.name != formatTable:
+		err = errors.New("--format needs standard output, which the tarball goes to")
+	}
+
+	if err != nil {
+		return usageError{err, "lxd-recover cluster export-db"}
+	}
+
+	o.Stdout = os.Stdout
+	return nil
+}
+
+func printExportPlan(w io.Writer, r *recovery.ExportReport) {
+	fmt.Fprintf(w, "Leave out what %s has after index %d.\n", r.Source.Name, r.Before.Index)
+	printGivenUp(w, "will be", r)
+	printList(w, "Warning", r.Warnings)
+}
+
+func printExport(w io.Writer, r *recovery.ExportReport) {
+	fmt.Fprintf(w, "Exported the global database of %s: %s, %s.\n", r.Source.Name, r.Before, contentText(r.Database))
 	if r.File != "" {
 		fmt.Fprintf(w, "Wrote %s (%s).\n", r.File, bytesText(r.Size))
 	}
@@ -185,7 +179,7 @@ Next: keep LXD stopped everywhere, copy the file to every other surviving member
     lxd-recover global-db-import%s %s
 
 Start LXD only when that is done on at least %d of the %d voters.
-`, discard, filepath.Base(orDefault(r.File)), r.Members.Majority(), r.Members.Voters())
+`, discard, filepath.Base(cmp.Or(r.File, bundle.DefaultName)), r.Members.Majority(), r.Members.Voters())
 	if discard != "" {
 		fmt.Fprintf(w, "Leave no member out: one with a snapshot beyond index %d would never catch up, although LXD lists it as online.\n", r.Before.Index)
 	}
@@ -193,29 +187,21 @@ Start LXD only when that is done on at least %d of the %d voters.
 
 // printGivenUp lists what --at leaves out. What LXD writes all the time by itself would hide the rest, and is only counted.
 func printGivenUp(w io.Writer, verb string, r *recovery.ExportReport) {
-	own := 0
+	housekeeping := 0
 	for i, d := range r.GivenUp {
 		if i == 0 {
 			fmt.Fprintf(w, "\nTransactions that %s given up, up to index %d:\n", verb, r.Last.Index)
 		}
 
 		if d.Unknown == "" && !slices.ContainsFunc(d.Rows, func(row globaldb.RowChange) bool { return !row.Housekeeping() }) {
-			own++
+			housekeeping++
 			continue
 		}
 
 		fmt.Fprintln(w, "  "+d.String())
 	}
 
-	if own > 0 {
-		fmt.Fprintf(w, "  (and %d transactions that LXD makes by itself: operations, warnings, heartbeats)\n", own)
+	if housekeeping > 0 {
+		fmt.Fprintf(w, "  (and %d transactions that LXD makes by itself: operations, warnings, heartbeats)\n", housekeeping)
 	}
-}
-
-func orDefault(file string) string {
-	if file == "" {
-		return bundle.DefaultName
-	}
-
-	return file
 }

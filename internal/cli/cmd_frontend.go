@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 
@@ -39,7 +40,7 @@ Exit status:
   2  wrong usage`
 
 func newFrontendInstallCmd() *cobra.Command {
-	output := outputOptions{}
+	output := format{}
 	cmd := &cobra.Command{
 		Use:   "install",
 		Short: `Put "lxd" before LXD's own program`,
@@ -50,43 +51,30 @@ is in its place and is no link to lxd-recover is left alone.
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			err := output.check()
-			if err != nil {
-				return err
-			}
-
-			report, err := frontend.Install(frontend.DefaultDir)
-			if err != nil {
-				return needsRoot(err)
-			}
-
-			return output.print(report, func() error {
-				printFrontendInstalled(report)
-				return nil
-			})
+			return runFrontend(output, frontend.Install, printFrontendInstalled)
 		},
 	}
-	output.addFlags(cmd)
+	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func printFrontendInstalled(r *frontend.Report) {
+func printFrontendInstalled(w io.Writer, r *frontend.Report) {
 	defer printList(os.Stderr, "Warning", r.Warnings)
 	if !r.Changed {
-		fmt.Printf("%s is there already and points to %s: nothing was changed.\n", r.Link, r.Target)
+		fmt.Fprintf(w, "%s is there already and points to %s: nothing was changed.\n", r.Link, r.Target)
 		return
 	}
 
-	fmt.Printf("%s points to %s now.\n", r.Link, r.Target)
+	fmt.Fprintf(w, "%s points to %s now.\n", r.Link, r.Target)
 	if r.LXD != "" {
-		fmt.Printf("What is not a command of lxd-recover goes to %s.\n", r.LXD)
+		fmt.Fprintf(w, "What is not a command of lxd-recover goes to %s.\n", r.LXD)
 	}
 
-	fmt.Println("Shells that are open may still remember the old place: run `hash -r` in them.")
+	fmt.Fprintln(w, "Shells that are open may still remember the old place: run `hash -r` in them.")
 }
 
 func newFrontendRemoveCmd() *cobra.Command {
-	output := outputOptions{}
+	output := format{}
 	cmd := &cobra.Command{
 		Use:   "remove",
 		Short: `Take the "lxd" of lxd-recover away`,
@@ -96,37 +84,24 @@ func newFrontendRemoveCmd() *cobra.Command {
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(*cobra.Command, []string) error {
-			err := output.check()
-			if err != nil {
-				return err
-			}
-
-			report, err := frontend.Remove(frontend.DefaultDir)
-			if err != nil {
-				return needsRoot(err)
-			}
-
-			return output.print(report, func() error {
-				printFrontendRemoved(report)
-				return nil
-			})
+			return runFrontend(output, frontend.Remove, printFrontendRemoved)
 		},
 	}
-	output.addFlags(cmd)
+	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func printFrontendRemoved(r *frontend.Report) {
+func printFrontendRemoved(w io.Writer, r *frontend.Report) {
 	if !r.Changed {
-		fmt.Printf("There is no %s: nothing was changed.\n", r.Link)
+		fmt.Fprintf(w, "There is no %s: nothing was changed.\n", r.Link)
 		return
 	}
 
-	fmt.Printf("%s is removed.\nShells that are open may still remember it: run `hash -r` in them.\n", r.Link)
+	fmt.Fprintf(w, "%s is removed.\nShells that are open may still remember it: run `hash -r` in them.\n", r.Link)
 }
 
 func newFrontendStatusCmd() *cobra.Command {
-	output := outputOptions{}
+	output := format{}
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: `Show what "lxd" stands for`,
@@ -140,47 +115,42 @@ Exit status:
   lxd-recover frontend status --format json`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error {
-			err := output.check()
-			if err != nil {
-				return err
-			}
-
-			report, err := frontend.Status(frontend.DefaultDir)
-			if err != nil {
-				return err
-			}
-
-			return output.print(report, func() error {
-				printFrontendStatus(report)
-				return nil
-			})
-		},
+		RunE:              func(*cobra.Command, []string) error { return runFrontend(output, frontend.Status, printFrontendStatus) },
 	}
-	output.addFlags(cmd)
+	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func printFrontendStatus(r *frontend.Report) {
+func printFrontendStatus(w io.Writer, r *frontend.Report) {
 	installed := "not installed"
 	if r.Installed {
 		installed = r.Link + " -> " + r.Target
 	}
 
-	found := missing(r.Found)
+	found := orDash(r.Found)
 	if r.Effective {
 		found += " (lxd-recover)"
 	}
 
-	writeTable(os.Stdout, nil, [][]string{
+	writeTable(w, nil, [][]string{
 		{"front-end", installed},
 		{"lxd in this PATH", found},
-		{"LXD's own", missing(r.LXD)},
+		{"LXD's own", orDash(r.LXD)},
 	})
-	printList(os.Stdout, "Warning", r.Warnings)
+	printList(w, "Warning", r.Warnings)
 }
 
-// needsRoot replaces the kernel's words where somebody else than root was not permitted something.
+// runFrontend does something about the link, or looks at it.
+func runFrontend(output format, do func(dir string) (*frontend.Report, error), people func(io.Writer, *frontend.Report)) error {
+	report, err := do(frontend.DefaultDir)
+	if err != nil {
+		return needsRoot(err)
+	}
+
+	return printReport(output, report, people)
+}
+
+// needsRoot replaces the kernel's words if somebody else than root was not permitted something.
 func needsRoot(err error) error {
 	if os.Geteuid() != 0 && errors.Is(err, fs.ErrPermission) {
 		return recovery.ErrNotRoot

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,29 +34,32 @@ var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideClu
 // newHookCmd is what the hooks of the snap call.
 func newHookCmd() *cobra.Command {
 	hooks := map[string]func(context.Context) error{
-		"configure": hookConfigure, "pre-refresh": hookPreRefresh, "post-refresh": hookPostRefresh, "install": hookInstall, "remove": hookRemove,
+		"configure":    hookConfigure,
+		"pre-refresh":  hookPreRefresh,
+		"post-refresh": hookPostRefresh,
+		"install":      hookInstall,
+		"remove":       hookRemove,
 	}
-	names := []string{"configure", "install", "post-refresh", "pre-refresh", "remove"}
 	return &cobra.Command{
 		Use:   "hook NAME",
 		Short: "Do what a hook of the lxd-recover snap does",
 		Long: `Do what a hook of the lxd-recover snap does; snapd calls this, and nobody else needs to.
 
-  configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =BACKUP), with discard-local-entries=true,
+  configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =NAME), with discard-local-entries=true,
                 beside-cluster=true and no-start=true as the flags of these names; "snap get lxd-recover status" tells what came of it
   pre-refresh   refuse a refresh while an import, a rollback or an edit is under way
-  post-refresh  put right what an interrupted run left, as "lxd-recover resume"
+  post-refresh  finish what an interrupted run left, as "lxd-recover resume"
   install       note what is missing on this machine, in "snap get lxd-recover status"
-  remove        take the "lxd" front-end away; replaced databases stay
+  remove        take the "lxd" front-end away; kept databases stay
 ` + exitStatuses,
 		Example:   "  lxd-recover hook pre-refresh",
-		ValidArgs: names,
+		ValidArgs: slices.Sorted(maps.Keys(hooks)),
 		Args:      usage(cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs)),
 		RunE:      func(cmd *cobra.Command, args []string) error { return hooks[args[0]](cmd.Context()) },
 	}
 }
 
-// hookConfigure carries out a request of `snap set`. Where it fails, snapd shows the error and forgets the request.
+// hookConfigure carries out a request of `snap set`. If it fails, snapd shows the error and forgets the request.
 func hookConfigure(ctx context.Context) error {
 	config, err := newSnapConfig()
 	if err != nil {
@@ -71,12 +76,8 @@ func hookConfigure(ctx context.Context) error {
 		return err
 	}
 
-	dir, err := recovery.FindLXD()
-	if err != nil {
-		return err
-	}
-
-	status, report, err := request.run(ctx, dir)
+	began := time.Now().UTC().Format(time.RFC3339)
+	status, report, err := request.run(ctx)
 	if err != nil {
 		return err
 	}
@@ -91,19 +92,19 @@ func hookConfigure(ctx context.Context) error {
 		return err
 	}
 
-	return config.set(keyStatus, status)
+	return config.set(keyStatus, began+": "+status)
 }
 
 // request is what `snap set` asked for.
 type request struct {
 	tarball  string
 	rollback bool
-	backup   string // empty: the newest
+	kept     string // its name; empty: the newest
 
 	discardLocal, besideCluster, noStart bool
 }
 
-// parseRequest returns nil where nothing is asked for, as when the snap is installed.
+// parseRequest returns nil if nothing is asked for, as when the snap is installed.
 func parseRequest(values map[string]any) (*request, error) {
 	r := &request{}
 	for key, flag := range map[string]*bool{keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart} {
@@ -129,9 +130,9 @@ func parseRequest(values map[string]any) (*request, error) {
 	case bool:
 		r.rollback = value
 	case string:
-		r.rollback, r.backup = value != "", value
+		r.rollback, r.kept = value != "", value
 		if value == "latest" {
-			r.backup = ""
+			r.kept = ""
 		}
 
 	default:
@@ -151,51 +152,46 @@ func parseRequest(values map[string]any) (*request, error) {
 }
 
 // run carries the request out and returns what came of it, in one line and in full.
-func (r *request) run(ctx context.Context, lxdDir string) (string, any, error) {
-	now := time.Now().UTC().Format(time.RFC3339)
+func (r *request) run(ctx context.Context) (string, any, error) {
 	if r.rollback {
-		report, err := recovery.Rollback(ctx, recovery.RollbackOptions{LXDDir: lxdDir, Version: Version, Backup: r.backup, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr)})
-		if err != nil {
-			return "", nil, err
-		}
-
-		status := fmt.Sprintf("%s: the database of %s is back in place; the replaced one is kept in %s", now, report.Backup.Name, report.Kept)
-		if report.Already {
-			status = fmt.Sprintf("%s: the last change was a rollback already, nothing was changed", now)
-		}
-
-		return status + daemonText(report.Started, report.Ready) + warningsText(report.Warnings), report, nil
+		return r.runRollback(ctx)
 	}
 
 	report, err := recovery.Import(ctx, recovery.ImportOptions{
-		LXDDir: lxdDir, Tarball: r.tarball, Version: Version, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
+		Tarball: r.tarball, Version: Version, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
 		Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
 	})
 	if err != nil {
 		return "", nil, err
 	}
 
-	status := fmt.Sprintf("%s: imported %s (%s, %d rows); the replaced database is kept in %s", now, r.tarball, report.Raft, report.Database.Rows, report.Kept)
-	if report.Already {
-		status = fmt.Sprintf("%s: %s has exactly the database of %s already, nothing was changed", now, report.Member.Name, r.tarball)
+	done := fmt.Sprintf("imported %s (%s, %d rows); the database as it was before is kept in %s", r.tarball, report.Raft, report.Database.Rows, report.Kept)
+	if report.NothingToDo {
+		done = fmt.Sprintf("%s has exactly the database of %s already, nothing was changed", report.Member.Name, r.tarball)
 	}
 
-	return status + daemonText(report.Started, report.Ready) + warningsText(report.Warnings), report, nil
+	return statusText(done, daemonText(report.Started, report.Ready), report.Warnings), report, nil
 }
 
-func daemonText(started bool, ready bool) string {
-	switch {
-	case ready:
-		return "; LXD is up"
-	case started:
-		return "; LXD was started"
+func (r *request) runRollback(ctx context.Context) (string, any, error) {
+	report, err := recovery.Rollback(ctx, recovery.RollbackOptions{
+		Version: Version, Kept: r.kept, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
+	})
+	if err != nil {
+		return "", nil, err
 	}
 
-	return "; LXD was not started"
+	done := fmt.Sprintf("the database of %s is back in place; the one as it was before is kept in %s", report.Restored.Name, report.Kept)
+	if report.NothingToDo {
+		done = "the last change was a rollback already, nothing was changed"
+	}
+
+	return statusText(done, daemonText(report.Started, report.Ready), report.Warnings), report, nil
 }
 
-func warningsText(warnings []string) string {
-	text := ""
+// statusText is what came of a request, in one line.
+func statusText(done string, daemon string, warnings []string) string {
+	text := done + "; " + daemon
 	for _, w := range warnings {
 		text += "; warning: " + w
 	}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -18,15 +20,9 @@ import (
 const defaultTimeout = 60 * time.Second
 
 type importOptions struct {
-	dryRun  bool
-	yes     bool
-	noStart bool
-
-	discardLocal  bool
-	besideCluster bool
-
-	timeout time.Duration
-	output  outputOptions
+	recovery.ImportOptions
+	yes    bool
+	format format
 }
 
 func newImportCmd() *cobra.Command {
@@ -37,8 +33,8 @@ func newImportCmd() *cobra.Command {
 		Long: `Replace this member's global database by the one in a recovery tarball.
 
 The tarball is unpacked beside the database and checked; then LXD is stopped, the two are exchanged in one step, and LXD is
-started again if it ran. The replaced database is kept: "lxd-recover global-db-rollback" puts it back. Whatever goes wrong,
-LXD finds the whole old or the whole new database, and the command can simply be run again.
+started again if it ran. The database as it was before is kept: "lxd-recover global-db-rollback" puts it back. Whatever goes
+wrong, LXD finds the whole old or the whole new database, and the command can simply be run again.
 
 FILE may be a tarball of "lxd-recover cluster export-db" or the one that "lxd cluster edit" of LXD 5.21.3, 6.2 and later
 writes. Stop LXD on all members first, and import on a majority of the voters at the least before any of them is started.
@@ -49,12 +45,12 @@ writes. Stop LXD on all members first, and import on a majority of the voters at
 		ValidArgsFunction: completeTarballs,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runImport(cmd.Context(), opts, args[0]) },
 	}
-	cmd.Flags().BoolVar(&opts.dryRun, "dry-run", false, "check everything and show what would change, without changing it")
+	cmd.Flags().BoolVar(&opts.DryRun, "dry-run", false, "check everything and show what would change, without changing it")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
-	cmd.Flags().BoolVar(&opts.discardLocal, "discard-local-entries", false, "go on although this member has transactions that the tarball lacks")
-	cmd.Flags().BoolVar(&opts.besideCluster, "beside-cluster", false, "go on although a working cluster answers that does not come from this recovery")
-	addDaemonFlags(cmd, &opts.noStart, &opts.timeout)
-	opts.output.addFlags(cmd)
+	cmd.Flags().BoolVar(&opts.DiscardLocal, "discard-local-entries", false, "go on although this member has transactions that the tarball lacks")
+	cmd.Flags().BoolVar(&opts.BesideCluster, "beside-cluster", false, "go on although a working cluster answers that does not come from this recovery")
+	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
+	opts.format.addFlag(cmd, reportFormats)
 	return cmd
 }
 
@@ -64,55 +60,30 @@ func addDaemonFlags(cmd *cobra.Command, noStart *bool, timeout *time.Duration) {
 }
 
 func runImport(ctx context.Context, opts importOptions, file string) error {
-	err := opts.output.check()
-	if err != nil {
+	opts.Tarball, opts.Version, opts.Progress = file, Version, newProgress(ctx, os.Stderr)
+	confirm := confirmation{what: "import", question: "Replace this member's database?", yes: opts.yes}
+	opts.Confirm = confirmPlan(ctx, confirm, printImportPlan)
+	report, err := recovery.Import(ctx, opts.ImportOptions)
+	if err != nil && (report == nil || !opts.DryRun) {
 		return err
 	}
 
-	dir, err := recovery.FindLXD()
-	if err != nil {
-		return err
+	print := printImportDone
+	if opts.DryRun {
+		print = printDryRun
 	}
 
-	confirm := confirmation{what: "import"}
-	report, err := recovery.Import(ctx, recovery.ImportOptions{
-		LXDDir: dir, Tarball: file, Version: Version, DryRun: opts.dryRun, DiscardLocal: opts.discardLocal, BesideCluster: opts.besideCluster, NoStart: opts.noStart, Timeout: opts.timeout,
-		Progress: newProgress(ctx, os.Stderr),
-		Confirm: func(r *recovery.ImportReport) error {
-			if opts.yes {
-				return nil
-			}
+	return errors.Join(printReport(opts.format, report, print), err)
+}
 
-			printImportPlan(os.Stderr, r)
-			return confirm.ask(ctx, "Replace this member's database?")
-		},
-	})
-	if err != nil && (report == nil || !opts.dryRun) {
-		return err
-	}
-
-	refused := err
-	err = opts.output.print(report, func() error {
-		if opts.dryRun {
-			printImportPlan(os.Stdout, report)
-			fmt.Println("\nDry run: nothing was changed.")
-			return nil
-		}
-
-		printImportDone(os.Stdout, report)
-		return nil
-	})
-
-	return errors.Join(err, refused)
+func printDryRun(w io.Writer, r *recovery.ImportReport) {
+	printImportPlan(w, r)
+	fmt.Fprintln(w, "\nDry run: nothing was changed.")
 }
 
 // printImportPlan shows what an import will change, and nothing that it will not.
 func printImportPlan(w io.Writer, r *recovery.ImportReport) {
-	source := r.Source
-	if source == "" {
-		source = "an unnamed member"
-	}
-
+	source := cmp.Or(r.Source, "an unnamed member")
 	fmt.Fprintf(w, "Import %s, exported from %s, on %s.\n\n", r.Tarball, source, r.Member.Name)
 	local := "cannot be read"
 	if r.Local != nil {
@@ -130,7 +101,7 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 	writeTable(w, []string{"", "now", "after the import"}, rows)
 	rows = nil
 	for _, m := range r.Members {
-		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, arrow(m.OldAddress, m.NewAddress), arrow(m.OldRole, m.NewRole)})
+		rows = append(rows, memberRow(m))
 	}
 
 	fmt.Fprintln(w)
@@ -150,41 +121,15 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 
 	printList(w, "Not checked", r.Unchecked)
 	printList(w, "Warning", r.Warnings)
-	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), besideText(r.Backups))
+	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), keptBesideText(r.KeptSpace))
 	fmt.Fprintf(w, "LXD is %s.\n", r.Daemon)
-	if r.Already {
+	if r.NothingToDo {
 		fmt.Fprintln(w, "This member has exactly this database already.")
 	}
 }
 
-// besideText tells of the databases that are kept already.
-func besideText(space recovery.Space) string {
-	if space.Count == 0 {
-		return ""
-	}
-
-	return fmt.Sprintf(", beside %s that %s already", databases(space.Count), takes(space))
-}
-
-// takes tells how much space kept databases take.
-func takes(space recovery.Space) string {
-	if space.Count == 1 {
-		return "takes " + bytesText(space.Size)
-	}
-
-	return "take " + bytesText(space.Size)
-}
-
-func databases(count int) string {
-	if count == 1 {
-		return "1 kept database"
-	}
-
-	return fmt.Sprintf("%d kept databases", count)
-}
-
-// arrow shows a change; a value that stays stands alone.
-func arrow(from string, to string) string {
+// changeText shows a change; a value that stays stands alone.
+func changeText(from string, to string) string {
 	switch {
 	case from == to:
 		return to
@@ -195,6 +140,16 @@ func arrow(from string, to string) string {
 	}
 
 	return from + " -> " + to
+}
+
+// memberRow is a member in a table of changes.
+func memberRow(m recovery.MemberChange) []string {
+	return []string{fmt.Sprint(m.ID), m.Name, changeText(m.OldAddress, m.NewAddress), changeText(m.OldRole, m.NewRole)}
+}
+
+// contentText says how much is in a database.
+func contentText(s *globaldb.Summary) string {
+	return fmt.Sprintf("%d rows in %d tables", s.Rows, len(s.Tables))
 }
 
 func printList(w io.Writer, title string, lines []string) {
@@ -208,7 +163,7 @@ func printList(w io.Writer, title string, lines []string) {
 }
 
 func printImportDone(w io.Writer, r *recovery.ImportReport) {
-	if r.Already {
+	if r.NothingToDo {
 		fmt.Fprintf(w, "%s has exactly this database already: nothing was changed. LXD is %s.\n", r.Member.Name, r.Daemon)
 		printList(w, "Warning", r.Warnings)
 		if r.Started {
@@ -218,10 +173,10 @@ func printImportDone(w io.Writer, r *recovery.ImportReport) {
 		return
 	}
 
-	fmt.Fprintf(w, "Imported on %s: %s, %d rows in %d tables.\n", r.Member.Name, r.Raft, r.Database.Rows, len(r.Database.Tables))
-	fmt.Fprintf(w, "The replaced database is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
-	if r.Backups.Count > 0 {
-		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-backups list`.\n", databases(r.Backups.Count), takes(r.Backups))
+	fmt.Fprintf(w, "Imported on %s: %s, %s.\n", r.Member.Name, r.Raft, contentText(r.Database))
+	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	if r.KeptSpace.Count > 0 {
+		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-kept list`.\n", keptCountText(r.KeptSpace.Count), keptSizeText(r.KeptSpace))
 	}
 
 	printList(w, "Warning", r.Warnings)
@@ -229,12 +184,22 @@ func printImportDone(w io.Writer, r *recovery.ImportReport) {
 }
 
 func printDaemon(w io.Writer, started bool, ready bool) {
+	fmt.Fprintf(w, "%s.", daemonText(started, ready))
+	if !started && !ready {
+		fmt.Fprint(w, " Do that when all surviving members are done.")
+	}
+
+	fmt.Fprintln(w)
+}
+
+// daemonText says what a run did about LXD in the end.
+func daemonText(started bool, ready bool) string {
 	switch {
 	case ready:
-		fmt.Fprintln(w, "LXD is up.")
+		return "LXD is up"
 	case started:
-		fmt.Fprintln(w, "LXD was started.")
-	default:
-		fmt.Fprintln(w, "LXD was not started. Do that when all surviving members are done.")
+		return "LXD was started"
 	}
+
+	return "LXD was not started"
 }

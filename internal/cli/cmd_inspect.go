@@ -18,12 +18,12 @@ import (
 var errUnhealthy = errors.New("the database is damaged: see the problems above")
 
 func newInspectCmd() *cobra.Command {
-	output := outputOptions{}
+	output := format{}
 	cmd := &cobra.Command{
 		Use:   "global-db-inspect [SOURCE]",
 		Short: "Check one global database and tell what is in it",
 		Long: `Check one global database and tell what is in it: where its raft log stands, who its members are, how many rows it has,
-every problem found, and what libdqlite would do about it. Nothing is changed, also not where LXD runs.
+every problem found, and what libdqlite would do about it. Nothing is changed, even while LXD is running.
 
 SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
 LXD's db_backup tarballs; this machine's LXD unless given. The JSON report can be carried to another machine and compared.
@@ -39,42 +39,33 @@ Exit status:
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			source := ""
-			if len(args) > 0 {
-				source = args[0]
-			}
-
-			return runInspect(cmd.Context(), output, source)
+			return runInspect(cmd.Context(), output, optionalArg(args, ""))
 		},
 	}
-	output.addFlags(cmd)
+	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func runInspect(ctx context.Context, output outputOptions, source string) error {
-	err := output.check()
-	if err != nil {
-		return err
-	}
-
+func runInspect(ctx context.Context, output format, source string) error {
 	report, err := recovery.Inspect(ctx, source, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}
 
-	if report.Torn != "" {
-		fmt.Fprintf(os.Stderr, "LXD runs on this database, %s: what was read may be torn.\n", report.Torn)
-	}
-
-	err = output.print(report, func() error {
-		printInspect(os.Stdout, report)
-		return nil
-	})
+	warnRunning(report.RunningDaemon)
+	err = printReport(output, report, printInspect)
 	if err == nil && !report.Healthy {
 		err = errUnhealthy
 	}
 
 	return err
+}
+
+// warnRunning tells of the daemon that runs on what was read.
+func warnRunning(daemon string) {
+	if daemon != "" {
+		fmt.Fprintf(os.Stderr, "LXD runs on this database, %s: what was read may not belong together, and its newest entries may not be committed.\n", daemon)
+	}
 }
 
 func printInspect(w io.Writer, r *recovery.InspectReport) {
@@ -88,26 +79,17 @@ func printInspect(w io.Writer, r *recovery.InspectReport) {
 		last += ", an edited member list"
 	}
 
-	snapshot := "none"
-	if r.Raft.SnapshotIndex > 0 {
-		snapshot = fmt.Sprintf("index %d, term %d", r.Raft.SnapshotIndex, r.Raft.SnapshotTerm)
-	}
-
 	rows = append(rows,
 		[]string{"last raft entry", last},
 		[]string{"first raft entry", fmt.Sprintf("index %d", r.Raft.FirstIndex)},
-		[]string{"snapshot", snapshot},
+		[]string{"snapshot", snapshotText(r.Raft)},
 		[]string{"terms", fmt.Sprintf("current %d, highest %d", r.Raft.MetadataTerm, r.Raft.MaxTerm)})
 	if r.Data != nil {
-		rows = append(rows, []string{"database", fmt.Sprintf("schema %d, %d rows in %d tables, integrity %s", r.Data.SchemaVersion, r.Data.Rows, len(r.Data.Tables), r.Data.Integrity)})
+		data := fmt.Sprintf("schema %d, %s, integrity %s", r.Data.SchemaVersion, contentText(r.Data), r.Data.Integrity)
+		rows = append(rows, []string{"database", data})
 	}
 
-	health := "healthy"
-	if !r.Healthy {
-		health = fmt.Sprintf("DAMAGED, sound up to index %d", r.Raft.SoundIndex)
-	}
-
-	rows = append(rows, []string{"health", health}, []string{"libdqlite", libdqliteText(r.Libdqlite)})
+	rows = append(rows, []string{"health", healthText(r.Healthy, r.Raft)}, []string{"libdqlite", libdqliteText(r.Libdqlite)})
 	writeTable(w, nil, rows)
 
 	rows = nil
@@ -125,6 +107,22 @@ func printInspect(w io.Writer, r *recovery.InspectReport) {
 
 		fmt.Fprintln(w, "  "+action)
 	}
+}
+
+func snapshotText(raft recovery.InspectRaft) string {
+	if raft.SnapshotIndex == 0 {
+		return "none"
+	}
+
+	return fmt.Sprintf("index %d, term %d", raft.SnapshotIndex, raft.SnapshotTerm)
+}
+
+func healthText(healthy bool, raft recovery.InspectRaft) string {
+	if healthy {
+		return "healthy"
+	}
+
+	return fmt.Sprintf("DAMAGED, sound up to index %d", raft.SoundIndex)
 }
 
 func libdqliteText(l recovery.Libdqlite) string {

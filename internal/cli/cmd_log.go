@@ -19,7 +19,7 @@ import (
 )
 
 func newLogCmd() *cobra.Command {
-	output := outputOptions{formats: listFormats}
+	output := format{}
 	opts := recovery.HistoryOptions{}
 	find := ""
 	cmd := &cobra.Command{
@@ -27,7 +27,7 @@ func newLogCmd() *cobra.Command {
 		Short: "List what happened to a global database",
 		Long: `List what happened to a global database: the entries of its raft log, the newest last. With --rows each transaction is shown
 with the rows that it inserted, changed and deleted; with --find only those are listed that say a certain text there. Nothing is
-changed, also not where LXD runs. The newest entries of a member may be ones that LXD never committed.
+changed, even while LXD is running. The newest entries of a member may be ones that LXD never committed.
 
 The time is that of the file that holds an entry (raft keeps no other): the entry was written then or before. A tarball has
 none. Indexes are those that "global-db-sql --at" and "cluster export-db --at" take.
@@ -46,10 +46,7 @@ Exit status:
   lxd-recover global-db-log lxd_recovery_db.tar.gz -f json`,
 		Args: usage(cobra.MaximumNArgs(1)),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				opts.Source = args[0]
-			}
-
+			opts.Source = optionalArg(args, "")
 			return runLog(cmd.Context(), output, opts, find)
 		},
 	}
@@ -58,32 +55,27 @@ Exit status:
 	cmd.Flags().Uint64Var(&opts.To, "to", 0, "the last `INDEX` to list")
 	cmd.Flags().Uint64VarP(&opts.Last, "last", "n", 0, "list the newest `N` entries only")
 	cmd.Flags().StringVar(&find, "find", "", "list only entries with this `TEXT` in what they did, in upper or lower case; implies --rows")
-	output.addFlags(cmd)
+	output.addFlag(cmd, listFormats)
 	return cmd
 }
 
-func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOptions, find string) error {
-	err := output.check()
-	if err != nil {
-		return err
-	}
-
+func runLog(ctx context.Context, output format, opts recovery.HistoryOptions, find string) error {
 	if opts.To > 0 && opts.From > opts.To {
-		return usageError{fmt.Errorf("--from %d is behind --to %d, so that there is nothing to list", opts.From, opts.To), "lxd-recover global-db-log"}
+		return usageError{fmt.Errorf("--from %d is after --to %d, so that there is nothing to list", opts.From, opts.To), "lxd-recover global-db-log"}
 	}
 
 	opts.Progress = newProgress(ctx, os.Stderr)
 	opts.Rows = opts.Rows || find != ""
-	out := newHistoryWriter(output.format, find)
+	out := newHistoryWriter(output.name, find)
 	history, err := recovery.ReadHistory(ctx, opts, out.entry)
 	if err != nil {
-		return reading(err)
+		return plainInterrupt(err)
 	}
 
 	err = out.end()
-	sayTorn(history.Torn)
-	if out.untold > 0 {
-		fmt.Fprintf(os.Stderr, "Warning: not found in, as what they did cannot be told: %d transactions\n", out.untold)
+	warnRunning(history.RunningDaemon)
+	if out.unsearched > 0 {
+		fmt.Fprintf(os.Stderr, "Warning: not found in, as what they did cannot be told: %d transactions\n", out.unsearched)
 	}
 
 	if err == nil && history.Damage != nil {
@@ -95,12 +87,12 @@ func runLog(ctx context.Context, output outputOptions, opts recovery.HistoryOpti
 
 // historyWriter writes entries as they come: with rows, a log is more than fits into memory.
 type historyWriter struct {
-	format  string
-	find    string // lower case
-	count   int
-	untold  int           // entries that could not be searched
-	results *resultWriter // of the formats that have columns
-	to      globaldb.Receiver
+	format     string
+	find       string // lower case
+	count      int
+	unsearched int           // entries that could not be searched
+	results    *resultWriter // of the formats that have columns
+	to         globaldb.Receiver
 }
 
 func newHistoryWriter(format string, find string) *historyWriter {
@@ -112,7 +104,7 @@ func newHistoryWriter(format string, find string) *historyWriter {
 func (w *historyWriter) entry(e recovery.HistoryEntry) error {
 	if w.find != "" && !slices.ContainsFunc(whatHappened(e), func(line string) bool { return strings.Contains(strings.ToLower(line), w.find) }) {
 		if e.Pages > 0 && e.Unknown != "" {
-			w.untold++
+			w.unsearched++
 		}
 
 		return nil
@@ -173,7 +165,7 @@ func (w *historyWriter) columns() error {
 	return w.to.Columns(names)
 }
 
-// end finishes the list, also an empty one.
+// end finishes the list, even an empty one.
 func (w *historyWriter) end() error {
 	text := ""
 	switch {
@@ -222,7 +214,7 @@ func fitLast(names []string, rows [][]string, width int) {
 	}
 }
 
-// wrap breaks lines that are wider than that between words; what goes on is indented.
+// wrap breaks lines that are wider than that between words; the rest of a line is indented.
 func wrap(lines []string, width int) []string {
 	var all []string
 	for _, line := range lines {
@@ -264,7 +256,7 @@ func whatHappened(e recovery.HistoryEntry) []string {
 		case m.NewAddress == "":
 			lines = append(lines, fmt.Sprintf("%s removed: %s, %s", name, m.OldAddress, m.OldRole))
 		default:
-			lines = append(lines, fmt.Sprintf("%s: %s, %s", name, arrow(m.OldAddress, m.NewAddress), arrow(m.OldRole, m.NewRole)))
+			lines = append(lines, fmt.Sprintf("%s: %s, %s", name, changeText(m.OldAddress, m.NewAddress), changeText(m.OldRole, m.NewRole)))
 		}
 	}
 

@@ -3,9 +3,9 @@ package cli
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,17 +13,16 @@ import (
 )
 
 type resumeOptions struct {
-	noStart bool
-	timeout time.Duration
-	output  outputOptions
+	recovery.ResumeOptions
+	format format
 }
 
 func newResumeCmd() *cobra.Command {
 	opts := resumeOptions{}
 	cmd := &cobra.Command{
 		Use:   "resume",
-		Short: "Put right what an interrupted import, rollback or edit left",
-		Long: `Put right what an interrupted import, rollback or edit left: complete or withdraw its exchange, remove what it had
+		Short: "Finish what an interrupted import, rollback or edit left",
+		Long: `Finish what an interrupted import, rollback or edit left: complete or withdraw its exchange, remove what it had
 prepared in vain, start LXD again if that run had stopped it, and let its snap be refreshed again. Which database is in place
 does not change by it. "lxd-recover global-db-status" shows under "Pending" whether there is something to resume.
 ` + exitStatuses,
@@ -33,47 +32,36 @@ does not change by it. "lxd-recover global-db-status" shows under "Pending" whet
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runResume(cmd.Context(), opts) },
 	}
-	addDaemonFlags(cmd, &opts.noStart, &opts.timeout)
-	opts.output.addFlags(cmd)
+	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
+	opts.format.addFlag(cmd, reportFormats)
 	return cmd
 }
 
 func runResume(ctx context.Context, opts resumeOptions) error {
-	err := opts.output.check()
+	opts.Progress = newProgress(ctx, os.Stderr)
+	report, err := recovery.Resume(ctx, opts.ResumeOptions)
 	if err != nil {
 		return err
 	}
 
-	dir, err := recovery.FindLXD()
-	if err != nil {
-		return err
+	return printReport(opts.format, report, printResumed)
+}
+
+func printResumed(w io.Writer, r *recovery.ResumeReport) {
+	if !r.Found {
+		fmt.Fprintf(w, "There is nothing to resume. LXD is %s.\n", r.Daemon)
+		return
 	}
 
-	report, err := recovery.Resume(ctx, recovery.ResumeOptions{LXDDir: dir, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(ctx, os.Stderr)})
-	if err != nil {
-		return err
+	for _, line := range r.Done {
+		fmt.Fprintln(w, strings.ToUpper(line[:1])+line[1:]+".")
 	}
 
-	return opts.output.print(report, func() error {
-		if !report.Found {
-			fmt.Printf("There is nothing to resume. LXD is %s.\n", report.Daemon)
-			return nil
-		}
+	printList(w, "Warning", r.Warnings)
+	last := "Nothing is left to resume"
+	if r.Started || r.Ready {
+		last = daemonText(r.Started, r.Ready)
+	}
 
-		for _, line := range report.Done {
-			fmt.Println(strings.ToUpper(line[:1]) + line[1:] + ".")
-		}
-
-		printList(os.Stdout, "Warning", report.Warnings)
-		switch {
-		case report.Ready:
-			fmt.Println("LXD is up.")
-		case report.Started:
-			fmt.Println("LXD was started.")
-		default:
-			fmt.Println("Put right.")
-		}
-
-		return nil
-	})
+	fmt.Fprintln(w, last+".")
 }

@@ -15,93 +15,73 @@ import (
 )
 
 type rollbackOptions struct {
-	yes     bool
-	noStart bool
-	timeout time.Duration
-	output  outputOptions
+	recovery.RollbackOptions
+	yes    bool
+	format format
 }
 
 func newRollbackCmd() *cobra.Command {
 	opts := rollbackOptions{}
 	cmd := &cobra.Command{
-		Use:   "global-db-rollback [BACKUP]",
-		Short: "Put back the database that an import replaced",
-		Long: `Put back the database that an import replaced, all or nothing, and keep the one it replaces.
+		Use:   "global-db-rollback [NAME]",
+		Short: "Put back a kept database",
+		Long: `Put back a kept database, all or nothing, and keep the one that it replaces. Every import, rollback and edit keeps the
+database as it was before.
 
-BACKUP is the name of a kept directory as "lxd-recover global-db-backups list" has it; the newest unless given. Where
-the last change was a rollback already, nothing is done without a name. Roll back on all members or on none: members with different databases must not run together.
+NAME is that of a kept database as "lxd-recover global-db-kept list" has it; the newest unless given. If the last change
+was a rollback already, nothing is done without a name. Roll back on all members or on none: members with different
+databases must not run together.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-rollback
   lxd-recover global-db-rollback database.before-import-20261122T213000Z`,
 		Args:              usage(cobra.MaximumNArgs(1)),
-		ValidArgsFunction: completeBackups(1),
+		ValidArgsFunction: completeKept(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			backup := ""
-			if len(args) > 0 {
-				backup = args[0]
-			}
-
-			return runRollback(cmd.Context(), opts, backup)
+			return runRollback(cmd.Context(), opts, optionalArg(args, ""))
 		},
 	}
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
-	addDaemonFlags(cmd, &opts.noStart, &opts.timeout)
-	opts.output.addFlags(cmd)
+	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
+	opts.format.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func runRollback(ctx context.Context, opts rollbackOptions, backup string) error {
-	err := opts.output.check()
+func runRollback(ctx context.Context, opts rollbackOptions, kept string) error {
+	opts.Kept, opts.Version, opts.Progress = kept, Version, newProgress(ctx, os.Stderr)
+	confirm := confirmation{what: "rollback", question: "Put this database back?", yes: opts.yes}
+	opts.Confirm = confirmPlan(ctx, confirm, printRollbackPlan)
+	report, err := recovery.Rollback(ctx, opts.RollbackOptions)
 	if err != nil {
 		return err
 	}
 
-	dir, err := recovery.FindLXD()
-	if err != nil {
-		return err
-	}
-
-	confirm := confirmation{what: "rollback"}
-	report, err := recovery.Rollback(ctx, recovery.RollbackOptions{
-		LXDDir: dir, Version: Version, Backup: backup, NoStart: opts.noStart, Timeout: opts.timeout, Progress: newProgress(ctx, os.Stderr),
-		Confirm: func(r *recovery.RollbackReport) error {
-			if opts.yes {
-				return nil
-			}
-
-			printRollbackPlan(os.Stderr, r)
-			return confirm.ask(ctx, "Put this database back?")
-		},
-	})
-	if err != nil {
-		return err
-	}
-
-	return opts.output.print(report, func() error {
-		if report.Already {
-			fmt.Printf("The last change was a rollback already: nothing was changed. `lxd-recover global-db-rollback %s` undoes it.\n", report.Backup.Name)
-			return nil
-		}
-
-		fmt.Printf("The database of %s is back in place.\n", report.Backup.Name)
-		fmt.Printf("The replaced one is kept in %s; `lxd-recover global-db-rollback %s` undoes this.\n", report.Kept, filepath.Base(report.Kept))
-		printList(os.Stdout, "Warning", report.Warnings)
-		printDaemon(os.Stdout, report.Started, report.Ready)
-		return nil
-	})
+	return printReport(opts.format, report, printRollbackDone)
 }
 
 func printRollbackPlan(w io.Writer, r *recovery.RollbackReport) {
-	fmt.Fprintf(w, "Put back %s (%s, replaced by the %s of %s).\n\n", r.Backup.Name, bytesText(r.Backup.Size), r.Backup.Purpose, r.Backup.Time.Local().Format(time.DateTime))
+	kept := r.Restored
+	fmt.Fprintf(w, "Put back %s (%s, replaced by the %s of %s).\n\n", kept.Name, bytesText(kept.Size), kept.Purpose, kept.Time.Local().Format(time.DateTime))
 	writeTable(w, []string{"", "now", "after the rollback"}, [][]string{
-		{"last raft entry", position(r.Local), position(r.Raft)},
+		{"last raft entry", positionText(r.Local), positionText(r.Raft)},
 		{"this member's address", "", r.Address},
 	})
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\nLXD is %s.\n", r.Daemon)
 }
 
-func position(p *bundle.Position) string {
+func printRollbackDone(w io.Writer, r *recovery.RollbackReport) {
+	if r.NothingToDo {
+		fmt.Fprintf(w, "The last change was a rollback already: nothing was changed. `lxd-recover global-db-rollback %s` undoes it.\n", r.Restored.Name)
+		return
+	}
+
+	fmt.Fprintf(w, "The database of %s is back in place.\n", r.Restored.Name)
+	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback %s` undoes this.\n", r.Kept, filepath.Base(r.Kept))
+	printList(w, "Warning", r.Warnings)
+	printDaemon(w, r.Started, r.Ready)
+}
+
+func positionText(p *bundle.Position) string {
 	if p == nil {
 		return "cannot be read"
 	}

@@ -21,20 +21,20 @@ type sqlOptions struct {
 	at     uint64
 	file   string // that the SQLite file is kept in
 	force  bool
-	output outputOptions
+	format format
 }
 
 func newSQLCmd() *cobra.Command {
-	opts := sqlOptions{output: outputOptions{formats: listFormats}}
+	opts := sqlOptions{}
 	cmd := &cobra.Command{
 		Use:   "global-db-sql [SOURCE] QUERY…",
 		Short: "Ask a global database with SQL, without LXD",
 		Long: `Ask a global database with SQL, without LXD: snapshot and raft log are replayed into a scratch file, which is queried. Only
-reading is possible, and nothing of SOURCE is changed, also not where LXD runs. Entries that LXD may not have committed yet
-are part of the answer.
+reading is possible, and nothing of SOURCE is changed, even while LXD is running. Entries that LXD may not have committed
+yet are part of the answer.
 
 SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
-LXD's db_backup tarballs; this machine's LXD unless given. The first argument is SOURCE where a file or directory of that name
+LXD's db_backup tarballs; this machine's LXD unless given. The first argument is SOURCE if a file or directory of that name
 exists, and a query otherwise; --source leaves no doubt.
 
 Several queries, also in one argument with semicolons, are answered one after the other; - reads them from standard input.
@@ -60,7 +60,7 @@ Exit status:
   lxd-recover global-db-sql --output copy.db`,
 		Args: usage(cobra.ArbitraryArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := checkAt(cmd)
+			err := checkAtFlag(cmd)
 			if err != nil {
 				return err
 			}
@@ -74,16 +74,11 @@ Exit status:
 	cmd.Flags().BoolVar(&opts.force, "force", false, "replace FILE if it exists")
 	_ = cmd.MarkFlagFilename("source")
 	_ = cmd.MarkFlagFilename("output")
-	opts.output.addFlags(cmd)
+	opts.format.addFlag(cmd, listFormats)
 	return cmd
 }
 
 func (o *sqlOptions) run(ctx context.Context, args []string) error {
-	err := o.output.check()
-	if err != nil {
-		return err
-	}
-
 	source, queries, err := o.arguments(args)
 	if err != nil {
 		return err
@@ -100,7 +95,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 
 	db, err := recovery.OpenDatabase(ctx, source, o.at, newProgress(ctx, os.Stderr))
 	if err != nil {
-		return reading(err)
+		return plainInterrupt(err)
 	}
 
 	defer db.Close()
@@ -117,12 +112,12 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 		}
 	}
 
-	sayTorn(db.Torn)
-	results := newResultWriter(os.Stdout, o.output.format)
+	warnRunning(db.RunningDaemon)
+	results := newResultWriter(os.Stdout, o.format.name)
 	for _, statement := range statements {
 		err = answer(ctx, db, statement, results)
 		if err != nil {
-			return reading(err)
+			return plainInterrupt(err)
 		}
 	}
 
@@ -137,15 +132,8 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 	return nil
 }
 
-// sayTorn tells that a daemon runs on what is read.
-func sayTorn(holder string) {
-	if holder != "" {
-		fmt.Fprintf(os.Stderr, "LXD runs on this database, %s: what was read may be torn, and its newest entries not committed.\n", holder)
-	}
-}
-
-// reading gives an interruption the words of a command that changes nothing.
-func reading(err error) error {
+// plainInterrupt gives an interruption the words of a command that changes nothing.
+func plainInterrupt(err error) error {
 	if errors.Is(err, context.Canceled) {
 		return errors.New("interrupted")
 	}

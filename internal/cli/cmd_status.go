@@ -1,8 +1,10 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"time"
 
@@ -12,12 +14,12 @@ import (
 )
 
 func newStatusCmd() *cobra.Command {
-	output := outputOptions{}
+	output := format{}
 	cmd := &cobra.Command{
 		Use:   "global-db-status",
 		Short: "Show how this member stands",
 		Long: `Show how this member stands: whether LXD runs, where its raft log ends, whether the three places that hold the members'
-addresses agree, the last import, what is pending, and the databases that are kept. It changes nothing.
+addresses agree, the last import, what is pending, and the kept databases. It changes nothing.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-status
   lxd-recover global-db-status --format json`,
@@ -25,39 +27,26 @@ addresses agree, the last import, what is pending, and the databases that are ke
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runStatus(cmd.Context(), output) },
 	}
-	output.addFlags(cmd)
+	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func runStatus(ctx context.Context, output outputOptions) error {
-	err := output.check()
+func runStatus(ctx context.Context, output format) error {
+	report, err := recovery.Status(ctx, "", newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}
 
-	dir, err := recovery.FindLXD()
-	if err != nil {
-		return err
-	}
-
-	report, err := recovery.Status(ctx, dir, newProgress(ctx, os.Stderr))
-	if err != nil {
-		return err
-	}
-
-	return output.print(report, func() error {
-		printStatus(report)
-		return nil
-	})
+	return printReport(output, report, printStatus)
 }
 
-func printStatus(r *recovery.StatusReport) {
+func printStatus(w io.Writer, r *recovery.StatusReport) {
 	name := "not a cluster member"
 	if r.Member != nil {
 		name = fmt.Sprintf("%s (id %d, %s, %s)", r.Member.Name, r.Member.ID, r.Member.Address, r.Member.Role)
 	}
 
-	raft := position(r.Raft)
+	raft := positionText(r.Raft)
 	if r.Edited {
 		raft += ", an edited member list"
 	}
@@ -68,11 +57,7 @@ func printStatus(r *recovery.StatusReport) {
 
 	rows := [][]string{{"directory", r.Directory}, {"member", name}, {"LXD", r.Daemon}, {"last raft entry", raft}}
 	if r.Import != nil {
-		from := r.Import.Source
-		if from == "" {
-			from = "a tarball of LXD's own"
-		}
-
+		from := cmp.Or(r.Import.Source, "a tarball of LXD's own")
 		rows = append(rows, []string{"last import", fmt.Sprintf("%s, from %s, %s", r.Import.Made.Local().Format(time.DateTime), from, r.Import.Raft)})
 	}
 
@@ -80,38 +65,44 @@ func printStatus(r *recovery.StatusReport) {
 		rows = append(rows, []string{"last edit", fmt.Sprintf("%s, %s", r.Edit.Made.Local().Format(time.DateTime), r.Edit.Raft)})
 	}
 
-	writeTable(os.Stdout, nil, rows)
-	if len(r.Addresses) > 0 {
-		rows = nil
-		for _, a := range r.Addresses {
-			rows = append(rows, []string{fmt.Sprint(a.ID), a.Name, missing(a.Local), missing(a.Raft), missing(a.Nodes)})
-		}
-
-		fmt.Println("\nAddresses, in the three places where LXD keeps them:")
-		writeTable(os.Stdout, []string{"id", "name", "node database", "raft log", "global database"}, rows)
-		if !r.Agree {
-			fmt.Println("They differ." + patchNote(r))
-		}
-	}
-
-	printList(os.Stdout, "Pending", r.Pending)
-	printList(os.Stdout, "Problem", r.Problems)
+	writeTable(w, nil, rows)
+	printAddresses(w, r)
+	printList(w, "Pending", r.Pending)
+	printList(w, "Problem", r.Problems)
 	if r.Running {
-		fmt.Println("\nLXD runs: what was read of its database may be torn.")
+		fmt.Fprintln(w, "\nLXD runs: what was read of its database may not belong together.")
 	}
 
-	if len(r.Backups) == 0 {
-		fmt.Println("\nNo replaced database is kept.")
+	if len(r.Kept) == 0 {
+		fmt.Fprintln(w, "\nNo database is kept.")
 		return
 	}
 
 	rows = nil
-	for _, b := range r.Backups {
-		rows = append(rows, []string{b.Name, b.Time.Local().Format(time.DateTime), b.Purpose, bytesText(b.Size)})
+	for _, k := range r.Kept {
+		rows = append(rows, []string{k.Name, k.Time.Local().Format(time.DateTime), k.Purpose, bytesText(k.Size)})
 	}
 
-	fmt.Println("\nReplaced databases that are kept:")
-	writeTable(os.Stdout, []string{"name", "replaced", "by", "size"}, rows)
+	fmt.Fprintln(w, "\nKept databases:")
+	writeTable(w, []string{"name", "replaced", "by", "size"}, rows)
+}
+
+// printAddresses shows the addresses of the members side by side.
+func printAddresses(w io.Writer, r *recovery.StatusReport) {
+	if len(r.Addresses) == 0 {
+		return
+	}
+
+	var rows [][]string
+	for _, a := range r.Addresses {
+		rows = append(rows, []string{fmt.Sprint(a.ID), a.Name, orDash(a.Local), orDash(a.Raft), orDash(a.Nodes)})
+	}
+
+	fmt.Fprintln(w, "\nAddresses, in the three places where LXD keeps them:")
+	writeTable(w, []string{"id", "name", "node database", "raft log", "global database"}, rows)
+	if !r.Agree {
+		fmt.Fprintln(w, "They differ."+patchNote(r))
+	}
 }
 
 // patchNote explains addresses that differ because LXD has not run yet.
@@ -128,10 +119,4 @@ func patchNote(r *recovery.StatusReport) string {
 	return ""
 }
 
-func missing(address string) string {
-	if address == "" {
-		return "-"
-	}
-
-	return address
-}
+func orDash(text string) string { return cmp.Or(text, "-") }

@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"os"
 	"runtime"
 
 	sqlite "github.com/mattn/go-sqlite3"
@@ -22,7 +21,7 @@ type versions struct {
 }
 
 func newVersionCmd() *cobra.Command {
-	output := outputOptions{}
+	output := format{}
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Show the version of lxd-recover and of what is linked into it",
@@ -32,26 +31,20 @@ func newVersionCmd() *cobra.Command {
   lxd-recover version --format json`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error {
-			err := output.check()
-			if err != nil {
-				return err
-			}
-
-			v := newVersions()
-			return output.print(v, func() error { return v.write(os.Stdout) })
-		},
+		RunE:              func(*cobra.Command, []string) error { return printReport(output, newVersions(), printVersions) },
 	}
-	output.addFlags(cmd)
+	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
 func newVersions() versions {
 	sqliteVersion, _, _ := sqlite.Version()
-	return versions{Version: Version, Dqlite: engine.Version(), SQLite: sqliteVersion, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	return versions{
+		Version: Version, Dqlite: engine.Version(), SQLite: sqliteVersion, Go: runtime.Version(),
+		Platform: runtime.GOOS + "/" + runtime.GOARCH,
+	}
 }
 
-func (v versions) write(w io.Writer) error {
-	_, err := fmt.Fprintf(w, "lxd-recover %s (%s)\nlibdqlite   %s\nSQLite      %s\nGo          %s\n", v.Version, v.Platform, v.Dqlite, v.SQLite, v.Go)
-	return err
+func printVersions(w io.Writer, v versions) {
+	fmt.Fprintf(w, "lxd-recover %s (%s)\nlibdqlite   %s\nSQLite      %s\nGo          %s\n", v.Version, v.Platform, v.Dqlite, v.SQLite, v.Go)
 }

@@ -30,23 +30,19 @@ func completeFiles(limit int) cobra.CompletionFunc {
 	}
 }
 
-// completeBackups offers the kept databases that are not among the arguments yet, up to so many. Who may not see them gets none.
-func completeBackups(limit int) cobra.CompletionFunc {
+// completeKept offers the kept databases that are not among the arguments yet, up to so many. Who may not see them gets none.
+func completeKept(limit int) cobra.CompletionFunc {
 	return func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-		dir, err := recovery.FindLXD()
+		kept, err := recovery.KeptDatabases("")
 		if err != nil || len(args) >= limit {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 
-		backups, err := recovery.Backups(dir)
-		if err != nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-
 		var names []string
-		for _, b := range backups {
-			if !slices.Contains(args, b.Name) {
-				names = append(names, cobra.CompletionWithDesc(b.Name, fmt.Sprintf("%s, %s, %s", b.Purpose, ageText(time.Since(b.Time)), bytesText(b.Size))))
+		for _, k := range kept {
+			if !slices.Contains(args, k.Name) {
+				about := fmt.Sprintf("%s, %s, %s", k.Purpose, ageText(time.Since(k.Time)), bytesText(k.Size))
+				names = append(names, cobra.CompletionWithDesc(k.Name, about))
 			}
 		}
 

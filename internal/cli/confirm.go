@@ -15,19 +15,33 @@ import (
 
 // confirmation asks before something is changed.
 type confirmation struct {
-	what string // import, rollback, edit
-	flag string // that answers it in advance; empty: --yes
+	what     string // import, rollback, edit
+	question string
+	yes      bool   // answered in advance
+	flag     string // that does so; empty: --yes
+}
+
+// confirmPlan returns what shows a plan and asks whether to carry it out, unless that is answered in advance.
+func confirmPlan[R any](ctx context.Context, c confirmation, printPlan func(io.Writer, R)) func(R) error {
+	return func(r R) error {
+		if c.yes {
+			return nil
+		}
+
+		printPlan(os.Stderr, r)
+		return c.ask(ctx)
+	}
 }
 
 // ask returns nil when the answer is yes. Without a terminal to ask on it refuses.
-func (c confirmation) ask(ctx context.Context, question string) error {
+func (c confirmation) ask(ctx context.Context) error {
 	if !isTerminal(os.Stdin) {
 		return &recovery.Refusal{Reason: "there is no terminal to ask on", Flag: cmp.Or(c.flag, "--yes")}
 	}
 
-	fmt.Fprintf(os.Stderr, "\n%s (yes/no) [default=no]: ", question)
+	fmt.Fprintf(os.Stderr, "\n%s (yes/no) [default=no]: ", c.question)
 	answer, err := readLine(ctx)
-	logOf(ctx).Info("asked", "question", question, "answer", strings.TrimSpace(answer))
+	logOf(ctx).Info("asked", "question", c.question, "answer", strings.TrimSpace(answer))
 	if err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
@@ -40,7 +54,7 @@ func (c confirmation) ask(ctx context.Context, question string) error {
 	return errors.New(c.what + " not confirmed: nothing was changed")
 }
 
-// readLine reads a line from standard input. The error is io.EOF where that has ended: a terminal that is gone must not be
+// readLine reads a line from standard input. The error is io.EOF if that has ended: a terminal that is gone must not be
 // taken for an answer.
 func readLine(ctx context.Context) (string, error) {
 	lines, failed := make(chan string, 1), make(chan error, 1)

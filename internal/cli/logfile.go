@@ -24,8 +24,8 @@ type eventLog struct {
 
 type eventLogKey struct{}
 
-// withLog gives a context a log.
-func withLog(ctx context.Context) (context.Context, *eventLog) {
+// withEventLog gives a context a log.
+func withEventLog(ctx context.Context) (context.Context, *eventLog) {
 	log := &eventLog{Logger: slog.New(slog.DiscardHandler), began: time.Now()}
 	return context.WithValue(ctx, eventLogKey{}, log), log
 }
@@ -34,7 +34,7 @@ func withLog(ctx context.Context) (context.Context, *eventLog) {
 func logOf(ctx context.Context) *eventLog {
 	log, ok := ctx.Value(eventLogKey{}).(*eventLog)
 	if !ok {
-		_, log = withLog(ctx)
+		_, log = withEventLog(ctx)
 	}
 
 	return log

@@ -12,7 +12,7 @@ func TestLogFile(t *testing.T) {
 	lxd := t.TempDir()
 	t.Setenv("LXD_DIR", lxd)
 	file := filepath.Join(t.TempDir(), "log")
-	for _, args := range [][]string{{"version"}, {"global-db-rollback", "--yes", "two\nlines"}, {"global-db-backups", "list"}} {
+	for _, args := range [][]string{{"version"}, {"global-db-rollback", "--yes", "two\nlines"}, {"global-db-kept", "list"}} {
 		Main(append([]string{"lxd-recover"}, append(args, "--log-file", file)...))
 	}
 

@@ -68,8 +68,8 @@ func asLXD(text string) string {
 	return strings.NewReplacer("lxd-recover cluster ", "lxd cluster ", "lxd-recover global-db-", "lxd global-db-").Replace(text)
 }
 
-// ownCommand prepares LXD's own command, past the front-end, with its input from stdin.
-func ownCommand(stdin io.Reader, args []string) (func(context.Context) error, error) {
+// lxdCommand prepares LXD's own command, past the front-end, with its input from stdin.
+func lxdCommand(stdin io.Reader, args []string) (func(context.Context) error, error) {
 	program, err := frontend.Next()
 	if err != nil {
 		return nil, err

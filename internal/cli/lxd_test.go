@@ -42,13 +42,17 @@ func TestFrontEndCommands(t *testing.T) {
 		t.Errorf("`lxd` has %q, and takes %q for itself", got, owned)
 	}
 
-	for _, path := range []string{"cluster edit", "cluster export-db", "cluster recover-from-quorum-loss", "global-db-import", "global-db-rollback", "global-db-status", "global-db-inspect", "global-db-backups list", "global-db-backups remove"} {
+	for _, path := range []string{
+		"cluster edit", "cluster export-db", "cluster recover-from-quorum-loss", "global-db-import", "global-db-rollback",
+		"global-db-status", "global-db-inspect", "global-db-kept list", "global-db-kept remove",
+		"global-db-backups list", "global-db-backups remove", // the old names of these two
+	} {
 		if !slices.Contains(owned, path) {
 			t.Errorf("lxd %s is not ours", path)
 		}
 	}
 
-	for _, path := range []string{"frontend install", "frontend status", "resume", "hook", "version", "prove"} {
+	for _, path := range []string{"frontend install", "frontend status", "resume", "hook", "version", "verify-copy"} {
 		if slices.Contains(owned, path) {
 			t.Errorf("lxd %s is ours", path)
 		}

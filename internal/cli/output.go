@@ -29,34 +29,39 @@ var (
 	listFormats   = []string{formatTable, formatCompact, formatCSV, formatJSON, formatYAML}
 )
 
-// outputOptions is the flag --format.
-type outputOptions struct {
-	format  string
-	formats []string // that the command knows; reportFormats unless it says otherwise
-	cmd     *cobra.Command
+// format is the flag --format: an output format, one of those that the command knows.
+type format struct {
+	name  string
+	known []string
 }
 
-func (o *outputOptions) addFlags(cmd *cobra.Command) {
-	if o.formats == nil {
-		o.formats = reportFormats
-	}
-
-	o.cmd = cmd
-	cmd.Flags().StringVarP(&o.format, "format", "f", formatTable, "output format: "+strings.Join(o.formats, ", "))
-	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(o.formats, cobra.ShellCompDirectiveNoFileComp))
+func (f *format) addFlag(cmd *cobra.Command, known []string) {
+	f.name, f.known = formatTable, known
+	cmd.Flags().VarP(f, "format", "f", "output format: "+strings.Join(known, ", "))
+	_ = cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions(known, cobra.ShellCompDirectiveNoFileComp))
 }
 
-func (o *outputOptions) check() error {
-	if !slices.Contains(o.formats, o.format) {
-		return usageError{fmt.Errorf("unknown format %q: %s are possible", o.format, strings.Join(o.formats, ", ")), helpPath(o.cmd)}
+// unknownFormatError says that a command does not know a format.
+type unknownFormatError struct{ error }
+
+// Set is called when the flag is parsed.
+func (f *format) Set(name string) error {
+	if !slices.Contains(f.known, name) {
+		return unknownFormatError{fmt.Errorf("unknown format %q: %s are possible", name, strings.Join(f.known, ", "))}
 	}
 
+	f.name = name
 	return nil
 }
 
-// print writes a report to standard output, once: as it is, or for people.
-func (o *outputOptions) print(report any, people func() error) error {
-	switch o.format {
+func (f *format) String() string { return f.name }
+
+// Type is what the help says that the flag takes.
+func (f *format) Type() string { return "string" }
+
+// printReport writes a report to standard output, once: as it is, or for people.
+func printReport[R any](f format, report R, people func(io.Writer, R)) error {
+	switch f.name {
 	case formatJSON:
 		enc := json.NewEncoder(os.Stdout)
 		enc.SetIndent("", "  ")
@@ -71,18 +76,34 @@ func (o *outputOptions) print(report any, people func() error) error {
 		return err
 	}
 
-	return people()
+	out := &errorKeeper{to: os.Stdout}
+	people(out, report)
+	return out.err
+}
+
+// errorKeeper keeps the first error of a writer, so that what prints line by line need not look at each.
+type errorKeeper struct {
+	to  io.Writer
+	err error
+}
+
+func (k *errorKeeper) Write(data []byte) (int, error) {
+	n, err := k.to.Write(data)
+	if k.err == nil {
+		k.err = err
+	}
+
+	return n, err
 }
 
 // writeTable writes a table the way lxc does.
 func writeTable(w io.Writer, header []string, rows [][]string) {
-	table := tablewriter.NewWriter(w)
-	table.SetAutoWrapText(false)
-	table.SetAlignment(tablewriter.ALIGN_LEFT)
-	table.SetRowLine(true)
-	table.SetHeader(header)
-	table.AppendBulk(rows)
-	table.Render()
+	names := make([]string, len(header))
+	for i, name := range header {
+		names[i] = strings.ToUpper(name)
+	}
+
+	writeRows(w, formatTable, names, rows)
 }
 
 // writeRows writes a table in one of the formats for people, with the names of its columns as they are.

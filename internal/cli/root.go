@@ -50,8 +50,8 @@ Exit status:
   2  wrong usage`
 
 // Main runs the command line, its first element the name that the program was called as, and returns the exit status. Called as
-// lxd it runs what is a command of ours, and becomes LXD's own program for everything else, before anything is set up. SIGINT, SIGTERM and SIGHUP end a command the way an error does: what was
-// begun is taken back, a second one ends the process at once.
+// lxd it runs what is a command of ours, and becomes LXD's own program for everything else, before anything is set up. SIGINT,
+// SIGTERM and SIGHUP end a command the way an error does: what was begun is taken back. A second one ends the process at once.
 func Main(argv []string) int {
 	name, args := argv[0], argv[1:]
 	if frontend.Called(name) && !frontend.Owns(args) {
@@ -80,7 +80,7 @@ func Main(argv []string) int {
 	}
 
 	cmd.SetArgs(args)
-	logged, log := withLog(ctx)
+	logged, log := withEventLog(ctx)
 	err = cmd.ExecuteContext(logged)
 	log.end(err)
 	if err == nil {
@@ -118,11 +118,11 @@ func newRootCmd() *cobra.Command {
 		SilenceUsage:  true,
 		Version:       Version,
 	}
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError{err, helpPath(cmd)} })
+	cmd.SetFlagErrorFunc(flagError)
 	cmd.AddCommand(
 		newClusterCmd(), newImportCmd(), newRollbackCmd(), newResumeCmd(),
-		newStatusCmd(), newBackupsCmd(), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
-		newFrontendCmd(), newHookCmd(), newVersionCmd(), newProveCmd(), newReconfigureCmd(),
+		newStatusCmd(), newKeptCmd(), formerly("global-db-backups", newKeptCmd()), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
+		newFrontendCmd(), newHookCmd(), newVersionCmd(), newVerifyCmd(), newReconfigureCmd(),
 	)
 	addLogFlags(cmd)
 	cmd.SetOut(os.Stdout)
@@ -147,6 +147,16 @@ func helpPath(cmd *cobra.Command) string {
 	return cmd.CommandPath()
 }
 
+// flagError makes a usage error of a flag that cannot be parsed.
+func flagError(cmd *cobra.Command, err error) error {
+	var unknown unknownFormatError
+	if errors.As(err, &unknown) {
+		err = unknown // says it all, without pflag's words
+	}
+
+	return usageError{err, helpPath(cmd)}
+}
+
 // usage wraps cobra's checks of the number of arguments as usage errors.
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
@@ -159,6 +169,21 @@ func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	}
 }
 
+// optionalArg is the one argument of a command that may have one.
+func optionalArg(args []string, otherwise string) string {
+	if len(args) > 0 {
+		return args[0]
+	}
+
+	return otherwise
+}
+
+// formerly gives a command the name that it had: it works under it as well, and nothing shows it.
+func formerly(name string, cmd *cobra.Command) *cobra.Command {
+	cmd.Use, cmd.Hidden = name, true
+	return cmd
+}
+
 // groupRun is what a command does that only holds others.
 func groupRun(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
@@ -168,6 +193,7 @@ func groupRun(cmd *cobra.Command, args []string) error {
 	return cmd.Help()
 }
 
+// message is what is said of an error.
 func message(err error) string {
 	if errors.Is(err, context.Canceled) {
 		return "interrupted, the old database is in place: " + err.Error()
@@ -193,7 +219,7 @@ func exitStatus(err error) int {
 }
 
 // heapBound is about how much memory Go's heap may take before garbage is collected, bytes. What is alive is a few MiB of buffers
-// in most cases; where it is more, because there are transactions of tens of MiB in the log, the bound gives way.
+// in most cases; if it is more, because there are transactions of tens of MiB in the log, the bound gives way.
 const heapBound = 20 << 20
 
 // boundMemory keeps memory small, as members may have little, and garbage collections rare: Go's own settings begin with a heap of

@@ -25,6 +25,8 @@ func TestOwns(t *testing.T) {
 		"global-db-kept",
 		"global-db-kept list",
 		"global-db-kept remove --yes database.before-import-20261122T213000Z",
+		"global-db-backups", // its old name
+		"global-db-backups list",
 		"global-db-of-a-later-version",
 
 		// LXD's global flags, before, between and after.

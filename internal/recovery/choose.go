@@ -45,9 +45,9 @@ func (ed *editor) choose(ctx context.Context) error {
 
 	ed.report.Settings = changedSettings(ed.node, ed.update())
 	ed.report.Patch = patchSQL(ed.nodes, ed.members)
-	record := ed.already()
+	record := ed.sameEdit()
 	if record != nil {
-		ed.report.Already, ed.report.Raft = true, record.Raft
+		ed.report.NothingToDo, ed.report.Raft = true, record.Raft
 		if exists(ed.dir.join(record.Kept)) {
 			ed.report.Kept = ed.dir.join(record.Kept)
 		}
@@ -59,7 +59,7 @@ func (ed *editor) choose(ctx context.Context) error {
 // already returns the record of the live database where an edit has made it just what this one would make it: one that was killed right
 // after the exchange, for instance, and is run again. Edited a second time, the newest backup would not be the database from
 // before any more. What cannot be read is edited anew.
-func (ed *editor) already() *Record {
+func (ed *editor) sameEdit() *Record {
 	record, err := readRecord(ed.dir.database())
 	if err != nil || record == nil || record.Purpose != purposeEdit || record.Raft != ed.report.Before {
 		return nil

@@ -36,7 +36,7 @@ func (c *comparison) read(ctx context.Context, source string) error {
 		}
 	}
 
-	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Member: report.Member, Raft: report.Raft, Healthy: report.Healthy, Torn: report.Torn, Problems: []string{}, report: saved}
+	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Member: report.Member, Raft: report.Raft, Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, report: saved}
 	for _, p := range report.Problems {
 		if p.Severity == raftlog.Error {
 			s.Problems = append(s.Problems, p.String())
@@ -101,7 +101,7 @@ func isReport(name string) (bool, error) {
 // survivorLog is the plain value that package survivor compares. Of a damaged log only what is sound counts.
 func survivorLog(r *InspectReport) (*survivor.Log, error) {
 	l := &survivor.Log{
-		Cluster: r.Cluster, Term: r.Raft.MetadataTerm, Edited: r.Raft.Edited, Whole: r.Raft.Whole && r.Torn == "", Copy: r.Copy,
+		Cluster: r.Cluster, Term: r.Raft.MetadataTerm, Edited: r.Raft.Edited, Whole: r.Raft.Whole && r.RunningDaemon == "", Copy: r.Copy,
 	}
 	if r.Raft.SnapshotIndex <= r.Raft.SoundIndex {
 		l.Snapshot = survivor.Position{Index: r.Raft.SnapshotIndex, Term: r.Raft.SnapshotTerm}

@@ -38,7 +38,7 @@ type replacement struct {
 	patch  string        // content of patch.global.sql, empty where none is needed
 	record Record
 
-	carried  carried // what was carried over before LXD was stopped
+	others   otherFiles // what was carried over before LXD was stopped
 	reporter *reporter
 	report   func(kept string) any // of the run, as it is once this is in place
 }
@@ -104,7 +104,7 @@ func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, er
 	return kept, done, err
 }
 
-// complete puts everything beside global/ into the staging directory, where global/ must have been settled (settleStaged). LXD
+// complete puts everything beside global/ into the staging directory, where global/ must be complete and on disk (syncStaged). LXD
 // must be down: the node database is read here for good. Everything is on disk when complete returns.
 func (r *replacement) complete(ctx context.Context) error {
 	staging, live := r.dir.join(stagingName), r.dir.database()
@@ -150,7 +150,7 @@ func (r *replacement) complete(ctx context.Context) error {
 		}
 	}
 
-	_, err = carryOver(live, staging, r.carried)
+	_, err = copyOtherFiles(live, staging, r.others)
 	if err != nil {
 		return err
 	}
@@ -163,8 +163,8 @@ func (r *replacement) complete(ctx context.Context) error {
 	return swapdir.SyncDir(staging)
 }
 
-// settleStaged gives the staged raft directory the owner of the live database directory and writes it to disk.
-func (d directory) settleStaged() error {
+// syncStaged gives the staged raft directory the owner of the live database directory and writes it to disk.
+func (d directory) syncStaged() error {
 	info, err := os.Stat(d.database())
 	if err != nil {
 		return err

@@ -144,7 +144,7 @@ func (c *daemonCycle) start(ctx context.Context, members member.List) (startResu
 	}
 
 	if c.noStart {
-		return result, c.settle(ctx)
+		return result, c.end(ctx)
 	}
 
 	c.progress.step("Starting LXD (" + c.service.Name() + ")")
@@ -160,7 +160,7 @@ func (c *daemonCycle) start(ctx context.Context, members member.List) (startResu
 		err = c.waitReady(ctx, members, &result)
 	}
 
-	return result, errors.Join(err, c.settle(ctx))
+	return result, errors.Join(err, c.end(ctx))
 }
 
 // waitReady waits for an LXD that was started.
@@ -201,7 +201,7 @@ func notReady(members member.List) string {
 }
 
 // settle ends the cycle: refreshes are free again, and there is nothing left to resume.
-func (c *daemonCycle) settle(ctx context.Context) error {
+func (c *daemonCycle) end(ctx context.Context) error {
 	err := c.release(ctx)
 	if err == nil {
 		err = c.dir.removeStopped()
@@ -248,5 +248,5 @@ func (c *daemonCycle) startAfterFailure(ctx context.Context) error {
 		return errors.Join(fmt.Errorf("and %w", err), c.leave(ctx))
 	}
 
-	return c.settle(ctx)
+	return c.end(ctx)
 }

@@ -22,7 +22,7 @@ type Database struct {
 
 	// Torn is set where a daemon runs on the source: what was read may never have been on disk together, and the newest
 	// entries may not be committed yet.
-	Torn string
+	RunningDaemon string
 
 	// Damage says what is wrong with the source; nil where it is sound. What is in the database is sound all the same.
 	Damage *DamageError
@@ -32,8 +32,8 @@ type Database struct {
 // removes the scratch file.
 func OpenDatabase(ctx context.Context, source string, at uint64, progress Progress) (*Database, error) {
 	db := &Database{}
-	err := withLog(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
-		db.Source, db.Kind, db.Torn, db.Last, db.Damage = src.Path, src.Kind, src.holder, log.LastIndex, damageOf(src, log)
+	err := readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
+		db.Source, db.Kind, db.RunningDaemon, db.Last, db.Damage = src.Path, src.Kind, src.daemon, log.LastIndex, damageOf(src, log)
 		db.Index = at
 		if at == 0 {
 			db.Index = log.SoundIndex
@@ -112,8 +112,8 @@ const (
 	livePause = 50 * time.Millisecond
 )
 
-// withLog opens a source, reads its log and hands both to use; again where LXD got in the way.
-func withLog(ctx context.Context, source string, progress Progress, use func(*Source, *raftlog.Log) error) error {
+// readSource opens a source, reads its log and hands both to use; again where LXD got in the way.
+func readSource(ctx context.Context, source string, progress Progress, use func(*Source, *raftlog.Log) error) error {
 	src, err := OpenSource(ctx, source, progress)
 	if err != nil {
 		return err
@@ -123,11 +123,11 @@ func withLog(ctx context.Context, source string, progress Progress, use func(*So
 
 	for try := 1; ; try++ {
 		log, err := readLog(ctx, src.global, progress)
-		if err == nil && (log.Healthy() || src.holder == "" || try == liveTries) {
+		if err == nil && (log.Healthy() || src.daemon == "" || try == liveTries) {
 			err = use(src, log)
 		}
 
-		if src.holder == "" || try == liveTries || err == nil && log.Healthy() || ctx.Err() != nil {
+		if src.daemon == "" || try == liveTries || err == nil && log.Healthy() || ctx.Err() != nil {
 			return err
 		}
 

@@ -54,8 +54,17 @@ func FindLXD() (string, error) {
 // directory is LXD's directory on this machine.
 type directory struct{ path string }
 
-// openDirectory checks that path is an LXD directory that we may work on.
+// openDirectory checks that path is an LXD directory that we may work on; an empty one is this machine's, see FindLXD.
 func openDirectory(path string) (directory, error) {
+	if path == "" {
+		found, err := FindLXD()
+		if err != nil {
+			return directory{}, err
+		}
+
+		path = found
+	}
+
 	d := directory{path: path}
 	if os.Geteuid() != 0 {
 		return d, ErrNotRoot

@@ -70,7 +70,7 @@ type EditReport struct {
 	Daemon   string            `json:"daemon" yaml:"daemon"`
 
 	// Already is true when an edit had given this member exactly this list before: nothing was done.
-	Already bool `json:"already" yaml:"already"`
+	NothingToDo bool `json:"already" yaml:"already"`
 
 	// Done is true once the edited database is in place.
 	Done bool `json:"done" yaml:"done"`
@@ -95,7 +95,7 @@ func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
 	defer unlock()
 
 	ed := &editor{dir: dir, opts: opts, reporter: newReporter(dir, purposeEdit, opts.Version), report: &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, Warnings: []string{}}}
-	finished, err := dir.settle()
+	finished, err := dir.finishInterrupted()
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
 		return nil, err
 	}
 
-	if ed.report.Already {
+	if ed.report.NothingToDo {
 		return ed.report, ed.resume(ctx)
 	}
 
@@ -459,7 +459,7 @@ func (ed *editor) swap(ctx context.Context) error {
 		return err
 	}
 
-	err = ed.exchange(ctx)
+	err = ed.putInPlace(ctx)
 	if err != nil && ed.report.Done {
 		err = fmt.Errorf("the edited database is in place, but not all is done: %w; run `lxd-recover resume`", err)
 	}
@@ -481,7 +481,7 @@ func (ed *editor) finishReport(err error) {
 	}
 }
 
-func (ed *editor) exchange(ctx context.Context) error {
+func (ed *editor) putInPlace(ctx context.Context) error {
 	unlock, err := lockDqlite(ed.dir.global())
 	if err != nil {
 		return err
@@ -489,7 +489,7 @@ func (ed *editor) exchange(ctx context.Context) error {
 
 	defer unlock()
 
-	err = ed.dir.settleStaged()
+	err = ed.dir.syncStaged()
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ type ExportOptions struct {
 	AcceptDamage bool
 
 	// NoProof skips the proof that libdqlite gets the same rows out of what is exported.
-	NoProof bool
+	NoVerify bool
 
 	// Survivors are JSON reports of global-db-inspect from other members: the fence goes above their terms, too.
 	Survivors []string
@@ -127,7 +127,7 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 	report.Raft, manifest.Raft.After = fence, fence
 	var served *serving
-	if !opts.NoProof {
+	if !opts.NoVerify {
 		served = serve(ctx, pieces, fence)
 		defer served.end()
 	}
@@ -149,7 +149,7 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	proof := startProof(ctx, log, last.Index, "the global database in "+dir.global(), served)
+	proof := startVerification(ctx, log, last.Index, "the global database in "+dir.global(), served)
 	err = report.write(opts, pieces, manifest, proof)
 	proofErr := proof.end()
 	if proofErr != nil {
@@ -162,7 +162,7 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 // write packs the tarball while the proof goes on. Nothing gets the tarball's name, or goes to standard output, before that
 // has succeeded.
-func (r *ExportReport) write(opts ExportOptions, pieces []bundle.Piece, manifest *bundle.Manifest, proof *proof) error {
+func (r *ExportReport) write(opts ExportOptions, pieces []bundle.Piece, manifest *bundle.Manifest, proof *verification) error {
 	pack := func(w io.Writer) error {
 		counted := &countingWriter{w: w}
 		done := opts.Progress.start("Writing "+r.name(), bundle.Size(pieces))
@@ -277,7 +277,7 @@ func soundPosition(ctx context.Context, log *raftlog.Log) (bundle.Position, erro
 		return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil
 	}
 
-	return position(ctx, log, log.SoundIndex)
+	return positionAt(ctx, log, log.SoundIndex)
 }
 
 // exportTerm is the fence's term: above every term that this member and the survivors' reports know of. It warns of survivors

@@ -11,8 +11,8 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// checkAt checks that a log reaches an index. Whether it reaches back to there, as a snapshot cannot be taken apart, position finds.
-func checkAt(log *raftlog.Log, at uint64) error {
+// reaches checks that a log reaches an index. Whether it reaches back to there, as a snapshot cannot be taken apart, position finds.
+func reaches(log *raftlog.Log, at uint64) error {
 	switch {
 	case at > log.LastIndex:
 		return fmt.Errorf("the log ends at index %d: there is no index %d; `lxd-recover global-db-log` lists what there is", log.LastIndex, at)
@@ -29,16 +29,16 @@ func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Posi
 		return soundPosition(ctx, log)
 	}
 
-	err := checkAt(log, at)
+	err := reaches(log, at)
 	if err != nil {
 		return bundle.Position{}, err
 	}
 
-	return position(ctx, log, at)
+	return positionAt(ctx, log, at)
 }
 
 // position is an entry's place in the log; one that the log does not reach back to is an error.
-func position(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Position, error) {
+func positionAt(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Position, error) {
 	s, err := globaldb.Base(ctx, log, index)
 	if err != nil {
 		return bundle.Position{}, err

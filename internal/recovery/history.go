@@ -23,8 +23,8 @@ type HistoryOptions struct {
 
 // History is what ReadHistory says of the source itself.
 type History struct {
-	Torn   string       // the daemon that runs on the source, empty where none does
-	Damage *DamageError // of the source, nil where it is sound; what is listed is sound all the same
+	RunningDaemon string       // the daemon that runs on the source, empty where none does
+	Damage        *DamageError // of the source, nil where it is sound; what is listed is sound all the same
 }
 
 // HistoryEntry is one entry of a raft log.
@@ -52,8 +52,8 @@ type HistoryEntry struct {
 func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry) error) (*History, error) {
 	h := &History{}
 	var held []HistoryEntry
-	err := withLog(ctx, opts.Source, opts.Progress, func(src *Source, log *raftlog.Log) error {
-		held, h.Torn, h.Damage = nil, src.holder, damageOf(src, log)
+	err := readSource(ctx, opts.Source, opts.Progress, func(src *Source, log *raftlog.Log) error {
+		held, h.RunningDaemon, h.Damage = nil, src.daemon, damageOf(src, log)
 		first, last, err := opts.bounds(src, log)
 		if err != nil || first > last {
 			return err
@@ -70,7 +70,7 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 		}
 
 		use := use
-		if src.holder != "" {
+		if src.daemon != "" {
 			use = func(e HistoryEntry) error {
 				held = append(held, e)
 				return nil

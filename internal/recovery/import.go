@@ -58,11 +58,11 @@ type ImportReport struct {
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
 	Kept      string            `json:"kept" yaml:"kept"`       // directory that holds, or will hold, the replaced database
 	Size      int64             `json:"size" yaml:"size"`       // of the replaced database, in bytes
-	Backups   Space             `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this import replaced
+	KeptSpace Space             `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this import replaced
 	Daemon    string            `json:"daemon" yaml:"daemon"`
 
 	// Already is true when this member had exactly this database before: nothing was done.
-	Already bool `json:"already" yaml:"already"`
+	NothingToDo bool `json:"already" yaml:"already"`
 
 	// DownSeconds is how long LXD had to be down for the exchange, from when it had stopped until it was started.
 	DownSeconds float64 `json:"down_seconds" yaml:"down_seconds"`
@@ -108,7 +108,7 @@ func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 	defer unlock()
 
 	im := &importer{dir: dir, opts: opts, report: newImportReport(opts.Tarball), reporter: newReporter(dir, purposeImport, opts.Version)}
-	err = im.settle()
+	err = im.finishInterrupted()
 	if err != nil {
 		return nil, err
 	}
@@ -129,7 +129,7 @@ func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 		return nil, err
 	}
 
-	if im.report.Already {
+	if im.report.NothingToDo {
 		return im.report, im.resume(ctx)
 	}
 
@@ -177,7 +177,7 @@ type importer struct {
 	compared   string // signature of the local raft directory when it was compared
 	branching  *branching
 	log        *raftlog.Log // the staged one
-	carried    carried
+	others     otherFiles
 	fencedHere bool // a tarball of LXD's own, fenced in the staging directory
 
 	// aboveFence says why another member could outvote the tarball's log; empty where none can.
@@ -217,7 +217,7 @@ func (im *importer) warn(text string) {
 }
 
 // settle finishes what an interrupted run left. In a dry run it only says that there is something to finish.
-func (im *importer) settle() error {
+func (im *importer) finishInterrupted() error {
 	plan, err := swapdir.ReadPlan(im.dir.path)
 	if err != nil {
 		return err
@@ -227,7 +227,7 @@ func (im *importer) settle() error {
 		return fmt.Errorf("an interrupted %s is to be finished first: run it again, or any import without --dry-run, or `lxd-recover resume`", plan.Purpose)
 	}
 
-	finished, err := im.dir.settle()
+	finished, err := im.dir.finishInterrupted()
 	if finished != "" {
 		im.report.Warnings = append(im.report.Warnings, finished)
 	}
@@ -242,7 +242,7 @@ func (im *importer) swap(ctx context.Context) error {
 		return err
 	}
 
-	im.carried, err = carryOver(im.dir.database(), im.dir.join(stagingName), nil)
+	im.others, err = copyOtherFiles(im.dir.database(), im.dir.join(stagingName), nil)
 	if err != nil {
 		return err
 	}
@@ -261,7 +261,7 @@ func (im *importer) swap(ctx context.Context) error {
 	}
 
 	if err == nil {
-		err = im.exchange(ctx)
+		err = im.putInPlace(ctx)
 	}
 
 	if err != nil && !im.report.Done {
@@ -276,7 +276,7 @@ func (im *importer) swap(ctx context.Context) error {
 	im.report.DownSeconds = time.Since(began).Seconds()
 	im.opts.Progress.step("The new database is in place; the old one is kept in " + im.report.Kept)
 	result, err := cycle.start(ctx, im.tarball.Members)
-	im.report.Started, im.report.Ready, im.report.Backups = result.started, result.ready, im.dir.space()
+	im.report.Started, im.report.Ready, im.report.KeptSpace = result.started, result.ready, im.dir.space()
 	im.report.Warnings = append(im.report.Warnings, result.warnings...)
 	im.report.Warnings = append(im.report.Warnings, im.reporter.finish(im.report, err)...)
 	return err
@@ -293,7 +293,7 @@ func (im *importer) compareAgain(ctx context.Context) error {
 	return im.checkLoss()
 }
 
-func (im *importer) exchange(ctx context.Context) error {
+func (im *importer) putInPlace(ctx context.Context) error {
 	unlock, err := lockDqlite(im.dir.global())
 	if err != nil {
 		return err
@@ -323,7 +323,7 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 	}
 
 	return &replacement{
-		dir: im.dir, update: im.update(node), patch: im.report.Patch, carried: im.carried,
+		dir: im.dir, update: im.update(node), patch: im.report.Patch, others: im.others,
 		record: Record{
 			Purpose: purposeImport, Version: im.opts.Version, Tarball: tarball, Digest: im.tarball.Digest, Source: im.report.Source,
 			Raft: im.report.Raft,

@@ -40,7 +40,7 @@ type InspectReport struct {
 	Problems  []raftlog.Problem `json:"problems" yaml:"problems"`
 
 	// Torn is set where a daemon runs on the database: what was read may never have been on disk together.
-	Torn string `json:"torn,omitempty" yaml:"torn,omitempty"`
+	RunningDaemon string `json:"torn,omitempty" yaml:"torn,omitempty"`
 
 	Entries []InspectEntry `json:"entries" yaml:"entries"` // those behind the snapshot
 }
@@ -115,7 +115,7 @@ func readReport(file string) (*InspectReport, error) {
 // Inspect reads a source and reports. It changes nothing. The error is for what cannot be read; damage is in the report.
 func Inspect(ctx context.Context, source string, progress Progress) (*InspectReport, error) {
 	var r *InspectReport
-	err := withLog(ctx, source, progress, func(src *Source, log *raftlog.Log) (err error) {
+	err := readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) (err error) {
 		r, err = inspect(ctx, src, log)
 		return err
 	})
@@ -125,11 +125,11 @@ func Inspect(ctx context.Context, source string, progress Progress) (*InspectRep
 
 func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport, error) {
 	r := &InspectReport{
-		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup, Torn: src.holder, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
+		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup, RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: Libdqlite{Load: log.Load, Start: log.Start, Actions: []string{}, Dropped: log.Dropped},
 		Raft: InspectRaft{
 			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm, MetadataTerm: log.Term,
-			ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Whole: src.holder == "" && log.Healthy() && !log.Changed && !setAside(log),
+			ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Whole: src.daemon == "" && log.Healthy() && !log.Changed && !setAside(log),
 		},
 		Entries: []InspectEntry{},
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 4 && os.Args[1] == ProveCommand {
+	if len(os.Args) == 4 && os.Args[1] == VerifyCommand {
 		os.Exit(proveInChild(os.Args[2], os.Args[3])) // engine.Run has started this very program
 	}
 	status := m.Run()

@@ -107,7 +107,7 @@ func (im *importer) prepare(ctx context.Context) error {
 		return err
 	}
 
-	im.report.Already, err = im.already(node)
+	im.report.NothingToDo, err = im.sameAsLive(node)
 	return errors.Join(err, <-synced)
 }
 
@@ -118,7 +118,7 @@ func (im *importer) syncStaged() error {
 		return nil
 	}
 
-	return im.dir.settleStaged()
+	return im.dir.syncStaged()
 }
 
 // unpack makes the staging directory and fills its global/.
@@ -332,7 +332,7 @@ func (im *importer) describe(node *nodedb.Node) {
 		}
 	}
 
-	r.Size, r.Backups = treeSize(im.dir.database()), im.dir.space()
+	r.Size, r.KeptSpace = treeSize(im.dir.database()), im.dir.space()
 	im.former = formerAddresses(node, im.nodes, r.Member.ID)
 	r.Settings = changedSettings(node, im.update(node))
 	r.Patch = patchSQL(im.nodes, im.tarball.Members)
@@ -475,7 +475,7 @@ func (im *importer) update(node *nodedb.Node) nodedb.Update {
 
 // already tells whether the live database is, to the byte, what this import would make: then an earlier run was complete,
 // and LXD has not run since.
-func (im *importer) already(node *nodedb.Node) (bool, error) {
+func (im *importer) sameAsLive(node *nodedb.Node) (bool, error) {
 	if len(im.report.Settings) > 0 || !node.Members.Same(im.tarball.Members) {
 		return false, nil
 	}

@@ -12,7 +12,7 @@ import (
 
 // A run's report is kept beside the database that the run replaced, as NAME.report.json. It is written under reportName, and
 // renamed once that database has its name: what has that name is the report of an exchange that was carried out, and whatever
-// cuts a run short leaves at most a file reportName, which the next run puts in its place or removes (settleReport).
+// cuts a run short leaves at most a file reportName, which the next run puts in its place or removes (placeReport).
 const (
 	reportName   = "database.report.json"
 	reportSuffix = ".report.json"
@@ -61,7 +61,7 @@ func (r *reporter) place() error {
 	return errors.Join(os.Rename(r.dir.join(reportName), r.dir.join(r.run.Kept+reportSuffix)), swapdir.SyncDir(r.dir.path))
 }
 
-// exchanged follows what became of the exchange. Where it is not complete the report waits for settleReport.
+// exchanged follows what became of the exchange. Where it is not complete the report waits for placeReport.
 func (r *reporter) exchanged(done bool, err error) {
 	switch {
 	case !done:
@@ -111,9 +111,9 @@ func (r *reporter) write() error {
 	return swapdir.WriteFile(r.dir.join(reportName), append(data, '\n'))
 }
 
-// settleReport puts the report of an interrupted run in its place, if that run exchanged the databases, and removes it if not.
+// placeReport puts the report of an interrupted run in its place, if that run exchanged the databases, and removes it if not.
 // Call it when the exchange itself is settled. What cannot be done now is left to the next run.
-func (d directory) settleReport() {
+func (d directory) placeReport() {
 	d.forget(reportName + ".tmp") // see swapdir.WriteFile
 	data, err := os.ReadFile(d.join(reportName))
 	if err != nil {
@@ -122,7 +122,7 @@ func (d directory) settleReport() {
 
 	r := &reporter{dir: d}
 	err = json.Unmarshal(data, &r.run)
-	if err == nil && backupName.MatchString(r.run.Kept) && exists(d.join(r.run.Kept)) {
+	if err == nil && keptName.MatchString(r.run.Kept) && exists(d.join(r.run.Kept)) {
 		_ = r.place()
 		return
 	}

@@ -32,7 +32,7 @@ func TestSettleReport(t *testing.T) {
 				slices.Sort(want)
 			}
 			for range 2 {
-				dir.settleReport()
+				dir.placeReport()
 				if got := namesIn(t, dir.path); !slices.Equal(got, want) {
 					t.Errorf("%q, want %q", got, want)
 				}

@@ -48,7 +48,7 @@ func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 		return nil, err
 	}
 
-	finished, err := dir.settle()
+	finished, err := dir.finishInterrupted()
 	if err != nil {
 		return nil, err
 	}
@@ -111,13 +111,13 @@ func leftovers(d directory) (bool, error) {
 
 // settle finishes what an interrupted run left, and removes a staging directory that it left unused. What it finished is told
 // in a sentence, empty where nothing was.
-func (d directory) settle() (string, error) {
+func (d directory) finishInterrupted() (string, error) {
 	plan, state, err := swapdir.Finish(d.path)
 	if err != nil {
 		return "", err
 	}
 
-	d.settleReport()
+	d.placeReport()
 	finished := ""
 	switch {
 	case plan == nil || state != swapdir.Exchanged:

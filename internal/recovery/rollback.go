@@ -17,7 +17,7 @@ import (
 // RollbackOptions say which kept database to put back.
 type RollbackOptions struct {
 	LXDDir  string
-	Backup  string // name of the kept directory; empty: the newest
+	Kept    string // name of the kept directory; empty: the newest
 	Version string // of lxd-recover, for the report
 	NoStart bool
 	Timeout time.Duration
@@ -30,17 +30,17 @@ type RollbackOptions struct {
 
 // RollbackReport is what a rollback will do, or did.
 type RollbackReport struct {
-	Backup   Backup           `json:"backup" yaml:"backup"`         // what is put back
-	Address  string           `json:"address" yaml:"address"`       // of this member, after
-	Local    *bundle.Position `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
-	Raft     *bundle.Position `json:"raft" yaml:"raft"`             // last entry of the one that is put back
-	Kept     string           `json:"kept" yaml:"kept"`             // directory that holds the replaced database
-	Warnings []string         `json:"warnings" yaml:"warnings"`
-	Daemon   string           `json:"daemon" yaml:"daemon"`
-	Already  bool             `json:"already" yaml:"already"` // the last change was a rollback: nothing was done
-	Done     bool             `json:"done" yaml:"done"`
-	Started  bool             `json:"started" yaml:"started"`
-	Ready    bool             `json:"ready" yaml:"ready"`
+	Restored    KeptDatabase     `json:"backup" yaml:"backup"`         // what is put back
+	Address     string           `json:"address" yaml:"address"`       // of this member, after
+	Local       *bundle.Position `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
+	Raft        *bundle.Position `json:"raft" yaml:"raft"`             // last entry of the one that is put back
+	Kept        string           `json:"kept" yaml:"kept"`             // directory that holds the replaced database
+	Warnings    []string         `json:"warnings" yaml:"warnings"`
+	Daemon      string           `json:"daemon" yaml:"daemon"`
+	NothingToDo bool             `json:"already" yaml:"already"` // the last change was a rollback: nothing was done
+	Done        bool             `json:"done" yaml:"done"`
+	Started     bool             `json:"started" yaml:"started"`
+	Ready       bool             `json:"ready" yaml:"ready"`
 }
 
 // Rollback puts a kept database directory back, all or nothing, and keeps the one it replaces. A rollback that was
@@ -60,13 +60,13 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 		return nil, err
 	}
 
-	dir.settleReport()
+	dir.placeReport()
 
 	if plan != nil && state == swapdir.Exchanged {
 		done := fmt.Sprintf("finished the %s of %s, which had been interrupted", plan.Purpose, plan.Created.Format(time.RFC3339))
 		report.Warnings = append(report.Warnings, done)
-		if plan.Purpose == purposeRollback && (opts.Backup == "" || filepath.Base(opts.Backup) == plan.Staged) {
-			report.Backup.Name, report.Kept, report.Done = plan.Staged, dir.join(plan.Keep), true
+		if plan.Purpose == purposeRollback && (opts.Kept == "" || filepath.Base(opts.Kept) == plan.Staged) {
+			report.Restored.Name, report.Kept, report.Done = plan.Staged, dir.join(plan.Keep), true
 			return report, report.resume(ctx, dir, opts)
 		}
 	}
@@ -76,13 +76,13 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 		return nil, err
 	}
 
-	report.Backup, err = dir.backup(opts.Backup)
+	report.Restored, err = dir.chooseKept(opts.Kept)
 	if err != nil {
 		return nil, err
 	}
 
-	if opts.Backup == "" && report.Backup.Purpose == purposeRollback {
-		report.Already = true
+	if opts.Kept == "" && report.Restored.Purpose == purposeRollback {
+		report.NothingToDo = true
 		return report, report.resume(ctx, dir, opts)
 	}
 
@@ -109,7 +109,7 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 		}
 	}
 
-	err = swapdir.SyncTree(dir.join(report.Backup.Name)) // again when LXD is down, but then there is little left to write
+	err = swapdir.SyncTree(dir.join(report.Restored.Name)) // again when LXD is down, but then there is little left to write
 	if err != nil {
 		return nil, err
 	}
@@ -168,7 +168,7 @@ func exchangeBack(dir directory, report *RollbackReport, reporter *reporter) err
 	}
 
 	report.Kept = dir.join(keep)
-	err = swapdir.SyncTree(dir.join(report.Backup.Name))
+	err = swapdir.SyncTree(dir.join(report.Restored.Name))
 	if err != nil {
 		return err
 	}
@@ -176,24 +176,24 @@ func exchangeBack(dir directory, report *RollbackReport, reporter *reporter) err
 	exchanged := *report
 	exchanged.Done = true
 	reporter.prepare(keep, exchanged)
-	report.Done, err = exchange(dir, swapdir.Plan{Purpose: purposeRollback, Live: databaseName, Staged: report.Backup.Name, Keep: keep})
+	report.Done, err = exchange(dir, swapdir.Plan{Purpose: purposeRollback, Live: databaseName, Staged: report.Restored.Name, Keep: keep})
 	reporter.exchanged(report.Done, err)
 	return err
 }
 
 // backup finds a kept directory by name, or the newest.
-func (d directory) backup(name string) (Backup, error) {
+func (d directory) chooseKept(name string) (KeptDatabase, error) {
 	if name != "" {
-		return d.findBackup(name)
+		return d.findKept(name)
 	}
 
-	all, err := d.backups()
+	all, err := d.kept()
 	if err != nil {
-		return Backup{}, err
+		return KeptDatabase{}, err
 	}
 
 	if len(all) == 0 {
-		return Backup{}, fmt.Errorf("no database is kept in %s: there is nothing to roll back to", d.path)
+		return KeptDatabase{}, fmt.Errorf("no database is kept in %s: there is nothing to roll back to", d.path)
 	}
 
 	return all[0], nil
@@ -202,7 +202,7 @@ func (d directory) backup(name string) (Backup, error) {
 // describeRollback looks into both databases. The one that is put back must at least be readable; that it is damaged, as
 // it may well have been before it was replaced, is a warning.
 func describeRollback(ctx context.Context, dir directory, progress Progress, report *RollbackReport) (member.List, error) {
-	old := dir.join(report.Backup.Name)
+	old := dir.join(report.Restored.Name)
 	node, err := nodedb.Read(ctx, old)
 	if err != nil {
 		return nil, err

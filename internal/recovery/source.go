@@ -27,7 +27,7 @@ type Source struct {
 	nodes  string // the directory that holds local.db, empty where there is none
 
 	bundle *bundle.Extracted // of a recovery tarball
-	holder string            // the daemon that runs on it, empty where none does
+	daemon string            // the daemon that runs on it, empty where none does
 	remove func()
 }
 
@@ -72,7 +72,7 @@ func OpenSource(ctx context.Context, name string, progress Progress) (*Source, e
 		s.global = filepath.Join(s.nodes, globalName)
 	case exists(filepath.Join(abs, globalName)):
 		s.Kind, s.nodes, s.global = "database directory", abs, filepath.Join(abs, globalName)
-		if backupName.MatchString(filepath.Base(abs)) {
+		if keptName.MatchString(filepath.Base(abs)) {
 			s.Kind = kindKept
 		}
 
@@ -98,7 +98,7 @@ func OpenSource(ctx context.Context, name string, progress Progress) (*Source, e
 	}
 
 	if len(holders) > 0 {
-		s.holder = holders[0].String()
+		s.daemon = holders[0].String()
 	}
 
 	return s, nil

@@ -32,7 +32,7 @@ type StatusReport struct {
 	Import    *Record          `json:"last_import" yaml:"last_import"` // the import that the live database comes from, if it does
 	Edit      *Record          `json:"last_edit" yaml:"last_edit"`     // the edit of ours that it comes from, if it does
 	Pending   []string         `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
-	Backups   []Backup         `json:"backups" yaml:"backups"`
+	Kept      []KeptDatabase   `json:"backups" yaml:"backups"`
 	Problems  []string         `json:"problems" yaml:"problems"`
 }
 
@@ -56,7 +56,7 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		return nil, err
 	}
 
-	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Backups: []Backup{}, Problems: []string{}}
+	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{}}
 	running, err := daemon.Inspect(ctx, dir.path)
 	if err != nil {
 		return nil, err
@@ -73,7 +73,7 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		report.Import = record
 	}
 
-	report.Backups, err = dir.backups()
+	report.Kept, err = dir.kept()
 	if err != nil {
 		return nil, err
 	}

@@ -17,12 +17,12 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// ProveCommand is the hidden command whose child process opens a scratch copy with libdqlite and prints a fingerprint.
-const ProveCommand = "prove"
+// VerifyCommand is the hidden command whose child process opens a scratch copy with libdqlite and prints a fingerprint.
+const VerifyCommand = "verify-copy"
 
 // proof shows, while the tarball is packed, that what is packed is a whole database: SQLite checks what our replay makes of the
 // log, and libdqlite gets the same rows out of it.
-type proof struct {
+type verification struct {
 	ctx     context.Context // of the packing: ends when the proof fails
 	stop    context.CancelFunc
 	done    chan struct{}
@@ -30,10 +30,10 @@ type proof struct {
 	err     error
 }
 
-// startProof begins the proof for a log, up to an index, with what libdqlite serves; without that where served is nil. what names
+// startVerification begins the verification for a log, up to an index, with what libdqlite serves; without that where served is nil. what names
 // the database in an error. end must be called.
-func startProof(ctx context.Context, log *raftlog.Log, upTo uint64, what string, served *serving) *proof {
-	p := &proof{done: make(chan struct{})}
+func startVerification(ctx context.Context, log *raftlog.Log, upTo uint64, what string, served *serving) *verification {
+	p := &verification{done: make(chan struct{})}
 	p.ctx, p.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(p.done)
@@ -47,13 +47,13 @@ func startProof(ctx context.Context, log *raftlog.Log, upTo uint64, what string,
 }
 
 // wait returns how the proof ended.
-func (p *proof) wait() error {
+func (p *verification) wait() error {
 	<-p.done
 	return p.err
 }
 
 // end ends the proof, and returns its error unless it was ended before it was done: then there is a better one.
-func (p *proof) end() error {
+func (p *verification) end() error {
 	p.stop()
 	err := p.wait()
 	if errors.Is(err, context.Canceled) {
@@ -65,7 +65,7 @@ func (p *proof) end() error {
 
 // run replays the log and compares what comes out with what libdqlite serves. Should both find something wrong, ours is said: it
 // names the file.
-func (p *proof) run(log *raftlog.Log, upTo uint64, what string, served *serving) error {
+func (p *verification) run(log *raftlog.Log, upTo uint64, what string, served *serving) error {
 	summary, print, err := summarize(p.ctx, log, upTo, what, served != nil)
 	if err != nil {
 		return err
@@ -180,7 +180,7 @@ func fingerprintServed(ctx context.Context, pieces []bundle.Piece, fence bundle.
 		}
 	}
 
-	out, err := engine.Run(ctx, ProveCommand, dir, address)
+	out, err := engine.Run(ctx, VerifyCommand, dir, address)
 	if err != nil {
 		return nil, err
 	}

@@ -13,10 +13,10 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
-// newProveCmd is what export-db calls in a child process; it ruins the directory it is given.
-func newProveCmd() *cobra.Command {
+// newVerifyCmd is what export-db calls in a child process; it ruins the directory it is given.
+func newVerifyCmd() *cobra.Command {
 	return &cobra.Command{
-		Use:    recovery.ProveCommand + " DIR ADDRESS",
+		Use:    recovery.VerifyCommand + " DIR ADDRESS",
 		Short:  "Open a scratch copy of a raft directory with libdqlite and print a fingerprint of its rows",
 		Hidden: true,
 		Args:   usage(cobra.ExactArgs(2)),

@@ -23,7 +23,7 @@ func TestCarryOver(t *testing.T) {
 	}
 	must(t, os.Symlink("same", filepath.Join(live, "link")))
 	must(t, syscall.Mkfifo(filepath.Join(live, "pipe"), 0o600))
-	first, err := carryOver(live, staging, nil)
+	first, err := copyOtherFiles(live, staging, nil)
 	must(t, err)
 	inode := func(name string) uint64 {
 		t.Helper()
@@ -41,7 +41,7 @@ func TestCarryOver(t *testing.T) {
 	write("other/changed", "after")
 	write("new", "after")
 	must(t, os.Remove(filepath.Join(live, "gone")))
-	_, err = carryOver(live, staging, first)
+	_, err = copyOtherFiles(live, staging, first)
 	must(t, err)
 
 	for name, want := range map[string]string{

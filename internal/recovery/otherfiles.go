@@ -12,17 +12,17 @@ import (
 
 // carried is what was carried over into the staging directory: the names in the database directory, each with what it, and
 // everything below it, was like.
-type carried map[string]string
+type otherFiles map[string]string
 
-// carryOver copies what the staged directory does not have of its own, and writes it to disk. Somebody may keep gigabytes in the
+// copyOtherFiles copies what the staged directory does not have of its own, and writes it to disk. Somebody may keep gigabytes in the
 // database directory, so this is done before LXD is stopped, and again afterwards: then only what has changed since is copied.
-func carryOver(live string, staging string, before carried) (carried, error) {
+func copyOtherFiles(live string, staging string, before otherFiles) (otherFiles, error) {
 	entries, err := os.ReadDir(live)
 	if err != nil {
 		return nil, err
 	}
 
-	now := carried{}
+	now := otherFiles{}
 	for _, e := range entries {
 		if replaced[e.Name()] {
 			continue

@@ -15,26 +15,26 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
-// Backup is a database directory that an import, a rollback or an edit replaced and kept.
-type Backup struct {
+// KeptDatabase is a database directory that an import, a rollback or an edit replaced and kept.
+type KeptDatabase struct {
 	Name    string    `json:"name" yaml:"name"`       // in LXD's directory
 	Purpose string    `json:"purpose" yaml:"purpose"` // what replaced it: import, rollback or edit
 	Time    time.Time `json:"time" yaml:"time"`       // when
 	Size    int64     `json:"size" yaml:"size"`       // bytes of all files in it
 }
 
-var backupName = regexp.MustCompile(`^database\.before-([a-z]+)-([0-9]{8}T[0-9]{6}Z)(-[0-9]+)?$`)
+var keptName = regexp.MustCompile(`^database\.before-([a-z]+)-([0-9]{8}T[0-9]{6}Z)(-[0-9]+)?$`)
 
 // backups lists the kept database directories, newest first.
-func (d directory) backups() ([]Backup, error) {
+func (d directory) kept() ([]KeptDatabase, error) {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
 		return nil, err
 	}
 
-	all := []Backup{}
+	all := []KeptDatabase{}
 	for _, e := range entries {
-		parts := backupName.FindStringSubmatch(e.Name())
+		parts := keptName.FindStringSubmatch(e.Name())
 		if parts == nil || !e.IsDir() {
 			continue
 		}
@@ -49,69 +49,69 @@ func (d directory) backups() ([]Backup, error) {
 			continue
 		}
 
-		all = append(all, Backup{Name: e.Name(), Purpose: parts[1], Time: when, Size: treeSize(d.join(e.Name()))})
+		all = append(all, KeptDatabase{Name: e.Name(), Purpose: parts[1], Time: when, Size: treeSize(d.join(e.Name()))})
 	}
 
-	slices.SortFunc(all, func(a, b Backup) int {
+	slices.SortFunc(all, func(a, b KeptDatabase) int {
 		return cmp.Or(b.Time.Compare(a.Time), len(b.Name)-len(a.Name), cmp.Compare(b.Name, a.Name))
 	})
 
 	return all, nil
 }
 
-// BackupsReport lists what is kept on this member.
-type BackupsReport struct {
-	Directory string         `json:"directory" yaml:"directory"` // LXD's, which they are in
-	Backups   []BackupDetail `json:"backups" yaml:"backups"`     // newest first
-	Size      int64          `json:"size" yaml:"size"`           // of all of them, in bytes
+// KeptReport lists what is kept on this member.
+type KeptReport struct {
+	Directory string       `json:"directory" yaml:"directory"` // LXD's, which they are in
+	Kept      []KeptDetail `json:"backups" yaml:"backups"`     // newest first
+	Size      int64        `json:"size" yaml:"size"`           // of all of them, in bytes
 }
 
-// BackupDetail is a kept database with what it takes a look into it to know.
-type BackupDetail struct {
-	Backup  `yaml:",inline"`
-	Raft    *bundle.Position `json:"raft" yaml:"raft"`       // its last entry; null where its log cannot be read
-	Healthy bool             `json:"healthy" yaml:"healthy"` // its log is whole
-	Report  string           `json:"report" yaml:"report"`   // name of the file with the report of the run that replaced it; empty where there is none
+// KeptDetail is a kept database with what it takes a look into it to know.
+type KeptDetail struct {
+	KeptDatabase `yaml:",inline"`
+	Raft         *bundle.Position `json:"raft" yaml:"raft"`       // its last entry; null where its log cannot be read
+	Healthy      bool             `json:"healthy" yaml:"healthy"` // its log is whole
+	Report       string           `json:"report" yaml:"report"`   // name of the file with the report of the run that replaced it; empty where there is none
 }
 
 // Backups lists the databases that are kept, without a look into them.
-func Backups(lxdDir string) ([]Backup, error) {
+func KeptDatabases(lxdDir string) ([]KeptDatabase, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
 		return nil, err
 	}
 
-	return dir.backups()
+	return dir.kept()
 }
 
-// ListBackups lists the databases that are kept. It changes nothing.
-func ListBackups(ctx context.Context, lxdDir string, progress Progress) (*BackupsReport, error) {
+// ListKept lists the databases that are kept. It changes nothing.
+func ListKept(ctx context.Context, lxdDir string, progress Progress) (*KeptReport, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
 		return nil, err
 	}
 
-	all, err := dir.backups()
+	all, err := dir.kept()
 	if err != nil {
 		return nil, err
 	}
 
-	report := &BackupsReport{Directory: dir.path, Backups: []BackupDetail{}, Size: sumSizes(all)}
+	report := &KeptReport{Directory: dir.path, Kept: []KeptDetail{}, Size: sumSizes(all)}
 	for _, b := range all {
 		detail, err := dir.detail(ctx, b, progress)
 		if err != nil {
 			return nil, err
 		}
 
-		report.Backups = append(report.Backups, detail)
+		report.Kept = append(report.Kept, detail)
 	}
 
 	return report, nil
 }
 
 // detail looks into a kept database. That it cannot be read is no error: it may be kept for the very reason that it is damaged.
-func (d directory) detail(ctx context.Context, b Backup, progress Progress) (BackupDetail, error) {
-	detail := BackupDetail{Backup: b}
+func (d directory) detail(ctx context.Context, b KeptDatabase, progress Progress) (KeptDetail, error) {
+	detail := KeptDetail{KeptDatabase: b}
 	if exists(d.join(b.Name + reportSuffix)) {
 		detail.Report = b.Name + reportSuffix
 	}
@@ -132,11 +132,11 @@ type Space struct {
 
 // space counts the kept databases. It is told and nothing depends on it, so what cannot be read is left out.
 func (d directory) space() Space {
-	all, _ := d.backups()
+	all, _ := d.kept()
 	return Space{Count: len(all), Size: sumSizes(all)}
 }
 
-func sumSizes(all []Backup) int64 {
+func sumSizes(all []KeptDatabase) int64 {
 	var n int64
 	for _, b := range all {
 		n += b.Size
@@ -146,10 +146,10 @@ func sumSizes(all []Backup) int64 {
 }
 
 // findBackup finds a kept directory by its name, or by its path, as an import prints it.
-func (d directory) findBackup(name string) (Backup, error) {
-	all, err := d.backups()
+func (d directory) findKept(name string) (KeptDatabase, error) {
+	all, err := d.kept()
 	if err != nil {
-		return Backup{}, err
+		return KeptDatabase{}, err
 	}
 
 	inside := name == filepath.Base(name) || filepath.Dir(name) == d.path
@@ -159,7 +159,7 @@ func (d directory) findBackup(name string) (Backup, error) {
 		}
 	}
 
-	return Backup{}, fmt.Errorf("no kept database %q in %s; `lxd-recover global-db-backups list` lists them", name, d.path)
+	return KeptDatabase{}, fmt.Errorf("no kept database %q in %s; `lxd-recover global-db-backups list` lists them", name, d.path)
 }
 
 // treeSize is the sum of the sizes of all files below dir, in bytes.

@@ -29,8 +29,8 @@ func TestBackups(t *testing.T) {
 	tarball := export(t, m)
 	r := mustRecover(t, m, "global-db-import", "--dry-run", "--format", "json", tarball)
 	plan := decode[recovery.ImportReport](t, r)
-	if plan.Backups.Count != 1 || plan.Backups.Size == 0 || plan.Size == 0 {
-		t.Errorf("the plan: %+v, %d bytes", plan.Backups, plan.Size)
+	if plan.KeptSpace.Count != 1 || plan.KeptSpace.Size == 0 || plan.Size == 0 {
+		t.Errorf("the plan: %+v, %d bytes", plan.KeptSpace, plan.Size)
 	}
 	log := filepath.Join(t.TempDir(), "log")
 	imported := mustRecover(t, m, "global-db-import", "--yes", "--log-file", log, tarball).stdout
@@ -44,7 +44,7 @@ func TestBackups(t *testing.T) {
 
 	kept := backups(t, m)
 	var runs []string
-	for _, b := range kept.Backups {
+	for _, b := range kept.Kept {
 		runs = append(runs, b.Purpose)
 		if b.Raft == nil || b.Raft.Index == 0 || b.Size == 0 || b.Report != b.Name+".report.json" {
 			t.Errorf("%+v", b)
@@ -68,26 +68,26 @@ func TestBackups(t *testing.T) {
 		t.Errorf("reports of the import: %q", reports)
 	}
 
-	edited, undone := kept.Backups[1].Name, kept.Backups[0].Name
+	edited, undone := kept.Kept[1].Name, kept.Kept[0].Name
 	check := unchanged(t, m.Dir())
-	recoverTool(t, m, "global-db-backups", "remove", edited).want(t, 3, "there is no terminal to ask on", "--yes")
-	recoverTool(t, m, "global-db-backups", "remove", "--yes", edited, "database").want(t, 1, `no kept database "database"`, "global-db-backups list")
+	recoverTool(t, m, "global-db-kept", "remove", edited).want(t, 3, "there is no terminal to ask on", "--yes")
+	recoverTool(t, m, "global-db-kept", "remove", "--yes", edited, "database").want(t, 1, `no kept database "database"`, "global-db-backups list")
 	check()
-	mustRecover(t, m, "global-db-backups", "remove", "--yes", edited)
+	mustRecover(t, m, "global-db-kept", "remove", "--yes", edited)
 	for _, name := range []string{edited, edited + ".report.json"} {
 		_, err := os.Lstat(filepath.Join(m.Dir(), name))
 		if !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if left := backups(t, m); len(left.Backups) != 1 || left.Backups[0].Name != undone || left.Size != left.Backups[0].Size {
+	if left := backups(t, m); len(left.Kept) != 1 || left.Kept[0].Name != undone || left.Size != left.Kept[0].Size {
 		t.Errorf("left: %+v", left)
 	}
 	mustRecover(t, m, "global-db-rollback", "--yes", undone)
 	must(t, c.StartAll(within(t, time.Minute)))
 }
 
-func backups(t testing.TB, m *cluster.Member) recovery.BackupsReport {
+func backups(t testing.TB, m *cluster.Member) recovery.KeptReport {
 	t.Helper()
-	return decode[recovery.BackupsReport](t, mustRecover(t, m, "global-db-backups", "list", "--format", "json"))
+	return decode[recovery.KeptReport](t, mustRecover(t, m, "global-db-kept", "list", "--format", "json"))
 }

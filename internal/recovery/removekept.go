@@ -16,27 +16,27 @@ import (
 // taken for one that could be put back.
 const removingName = "database.removing"
 
-// RemoveBackupsOptions say which kept databases are not needed any more.
-type RemoveBackupsOptions struct {
+// RemoveKeptOptions say which kept databases are not needed any more.
+type RemoveKeptOptions struct {
 	LXDDir string
-	Names  []string // as ListBackups has them
+	Names  []string // as ListKept has them
 
 	// Confirm is shown what is about to be deleted; an error from it ends the removal with nothing changed.
-	Confirm func(*RemoveBackupsReport) error
+	Confirm func(*RemoveKeptReport) error
 
 	Progress Progress
 }
 
-// RemoveBackupsReport is what a removal will delete, or has deleted.
-type RemoveBackupsReport struct {
-	Removed []BackupDetail `json:"removed" yaml:"removed"`
-	Size    int64          `json:"size" yaml:"size"` // of those, in bytes
-	Left    Space          `json:"left" yaml:"left"` // of those that stay
+// RemoveKeptReport is what a removal will delete, or has deleted.
+type RemoveKeptReport struct {
+	Removed []KeptDetail `json:"removed" yaml:"removed"`
+	Size    int64        `json:"size" yaml:"size"` // of those, in bytes
+	Left    Space        `json:"left" yaml:"left"` // of those that stay
 }
 
-// RemoveBackups deletes kept databases for good. All names are checked before the first one is touched: a name that is no kept
+// RemoveKept deletes kept databases for good. All names are checked before the first one is touched: a name that is no kept
 // database of this member, or one that an interrupted run has still to do with, ends it with nothing changed.
-func RemoveBackups(ctx context.Context, opts RemoveBackupsOptions) (*RemoveBackupsReport, error) {
+func RemoveKept(ctx context.Context, opts RemoveKeptOptions) (*RemoveKeptReport, error) {
 	dir, unlock, err := openToChange(opts.LXDDir)
 	if err != nil {
 		return nil, err
@@ -77,15 +77,15 @@ func RemoveBackups(ctx context.Context, opts RemoveBackupsOptions) (*RemoveBacku
 }
 
 // chooseRemovals finds what is to be deleted, and refuses what must stay.
-func (d directory) chooseRemovals(ctx context.Context, opts RemoveBackupsOptions) (*RemoveBackupsReport, error) {
+func (d directory) chooseRemovals(ctx context.Context, opts RemoveKeptOptions) (*RemoveKeptReport, error) {
 	plan, err := swapdir.ReadPlan(d.path)
 	if err != nil {
 		return nil, err
 	}
 
-	report := &RemoveBackupsReport{Removed: []BackupDetail{}}
+	report := &RemoveKeptReport{Removed: []KeptDetail{}}
 	for _, name := range opts.Names {
-		b, err := d.findBackup(name)
+		b, err := d.findKept(name)
 		if err != nil {
 			return nil, err
 		}
@@ -104,7 +104,7 @@ func (d directory) chooseRemovals(ctx context.Context, opts RemoveBackupsOptions
 			return nil, fmt.Errorf("%s has %s open: stop it first", holders[0], d.join(b.Name))
 		}
 
-		if slices.ContainsFunc(report.Removed, func(r BackupDetail) bool { return r.Name == b.Name }) {
+		if slices.ContainsFunc(report.Removed, func(r KeptDetail) bool { return r.Name == b.Name }) {
 			continue
 		}
 

@@ -95,7 +95,7 @@ func TestProof(t *testing.T) {
 			served = serve(t.Context(), pieces, fence)
 			defer served.end()
 		}
-		p := startProof(t.Context(), log, upTo, "the database", served)
+		p := startVerification(t.Context(), log, upTo, "the database", served)
 		err := writeOutput(out, false, func(w io.Writer) error {
 			_, err := io.WriteString(w, "tarball")
 			return err
@@ -156,7 +156,7 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 	}
 	served := serve(t.Context(), pieces, fence)
 	defer served.end()
-	p := startProof(t.Context(), log, log.LastIndex, "the database", served)
+	p := startVerification(t.Context(), log, log.LastIndex, "the database", served)
 	must(t, p.wait())
 }
 
@@ -170,7 +170,7 @@ func TestProofFails(t *testing.T) {
 	} {
 		done := make(chan struct{})
 		close(done)
-		p := startProof(t.Context(), log, log.LastIndex, "the database", &serving{done: done, err: failed})
+		p := startVerification(t.Context(), log, log.LastIndex, "the database", &serving{done: done, err: failed})
 		err := p.wait()
 		if !errors.Is(err, failed) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--no-proof") {
 			t.Errorf("%v became %v", failed, err)

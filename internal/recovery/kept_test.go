@@ -41,11 +41,11 @@ func makeKept(t testing.TB) string {
 
 func TestListBackups(t *testing.T) {
 	lxd := makeKept(t)
-	report, err := ListBackups(t.Context(), lxd, Progress{})
+	report, err := ListKept(t.Context(), lxd, Progress{})
 	must(t, err)
 	var names []string
 	var size int64
-	for _, b := range report.Backups {
+	for _, b := range report.Kept {
 		names = append(names, b.Name)
 		size += b.Size
 		want := treeSize(filepath.Join(lxd, b.Name))
@@ -65,7 +65,7 @@ func TestListBackups(t *testing.T) {
 	if !slices.Equal(names, []string{keptRollback, keptSecond, keptImport, keptEdit}) || report.Size != size {
 		t.Errorf("%d bytes in %q", report.Size, names)
 	}
-	if b := report.Backups[0]; b.Purpose != purposeRollback || b.Time.Format("15:04:05") != "21:32:00" {
+	if b := report.Kept[0]; b.Purpose != purposeRollback || b.Time.Format("15:04:05") != "21:32:00" {
 		t.Errorf("%+v", b)
 	}
 }
@@ -77,9 +77,9 @@ func TestRemoveBackups(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(lxd, keptImport+reportSuffix), nil, 0o600))
 	must(t, os.Mkdir(filepath.Join(lxd, removingName), 0o700)) // an interrupted run
 	asked := false
-	report, err := RemoveBackups(t.Context(), RemoveBackupsOptions{
+	report, err := RemoveKept(t.Context(), RemoveKeptOptions{
 		LXDDir: lxd, Names: []string{keptImport, filepath.Join(lxd, keptEdit), keptImport},
-		Confirm: func(r *RemoveBackupsReport) error {
+		Confirm: func(r *RemoveKeptReport) error {
 			asked = len(r.Removed) == 2 && r.Removed[0].Report != "" && r.Removed[1].Report == "" && r.Size == r.Removed[0].Size+r.Removed[1].Size && len(namesIn(t, lxd)) == len(before)+2
 			return nil
 		},
@@ -100,7 +100,7 @@ func TestRemoveBackupsRefuses(t *testing.T) {
 	before := namesIn(t, lxd)
 	refuses := func(says string, names ...string) {
 		t.Helper()
-		_, err := RemoveBackups(t.Context(), RemoveBackupsOptions{LXDDir: lxd, Names: names})
+		_, err := RemoveKept(t.Context(), RemoveKeptOptions{LXDDir: lxd, Names: names})
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("remove %q: %v, want %q", names, err, says)
 		}
@@ -132,7 +132,7 @@ func TestRemoveBackupsRefuses(t *testing.T) {
 	unlock()
 
 	no := os.ErrPermission
-	_, err = RemoveBackups(t.Context(), RemoveBackupsOptions{LXDDir: lxd, Names: []string{keptEdit}, Confirm: func(*RemoveBackupsReport) error { return no }})
+	_, err = RemoveKept(t.Context(), RemoveKeptOptions{LXDDir: lxd, Names: []string{keptEdit}, Confirm: func(*RemoveKeptReport) error { return no }})
 	if err != no || !slices.Equal(namesIn(t, lxd), before) {
 		t.Errorf("not confirmed: %v, left %q", err, namesIn(t, lxd))
 	}
@@ -143,11 +143,11 @@ func TestRemoveBackupsOfPlan(t *testing.T) {
 	lxd := makeKept(t)
 	plan := "format: 1\npurpose: rollback\ncreated: 2026-11-22T21:33:00Z\nlive: database\nstaged: " + keptImport + "\nkeep: database.before-rollback-20261122T213300Z\nlive_inode: 1\nstaged_inode: 2\n"
 	must(t, os.WriteFile(filepath.Join(lxd, swapdir.PlanFile), []byte(plan), 0o600))
-	_, err := RemoveBackups(t.Context(), RemoveBackupsOptions{LXDDir: lxd, Names: []string{keptEdit, keptImport}})
+	_, err := RemoveKept(t.Context(), RemoveKeptOptions{LXDDir: lxd, Names: []string{keptEdit, keptImport}})
 	if err == nil || !strings.Contains(err.Error(), "lxd-recover resume") {
 		t.Errorf("%v", err)
 	}
-	_, err = RemoveBackups(t.Context(), RemoveBackupsOptions{LXDDir: lxd, Names: []string{keptEdit}})
+	_, err = RemoveKept(t.Context(), RemoveKeptOptions{LXDDir: lxd, Names: []string{keptEdit}})
 	must(t, err)
 	if got := namesIn(t, lxd); slices.Contains(got, keptEdit) || !slices.Contains(got, keptImport) {
 		t.Errorf("left: %q", got)
