@@ -71,6 +71,7 @@ func TestGenerate(t *testing.T) {
 			visit(c)
 		}
 	}
+
 	visit(cli.Commands())
 	all, err := filepath.Glob(filepath.Join(dir, "man", "*"))
 	if err != nil || len(all) != pages {

@@ -88,9 +88,9 @@ func TestMessage(t *testing.T) {
 // TestFormat asks for formats that a command does not know: that is found before anything is done.
 func TestFormat(t *testing.T) {
 	for line, want := range map[string]string{
-		"version --format xml":           "unknown format \"xml\": table, json, yaml are possible; see `lxd-recover version --help`",
-		"version -f csv":                 "unknown format \"csv\": table, json, yaml are possible; see `lxd-recover version --help`",
-		"global-db-kept list -f ''":      "unknown format \"''\": table, compact, csv, json, yaml are possible; see `lxd-recover global-db-kept list --help`",
+		"version --format xml":      "unknown format \"xml\": table, json, yaml are possible; see `lxd-recover version --help`",
+		"version -f csv":            "unknown format \"csv\": table, json, yaml are possible; see `lxd-recover version --help`",
+		"global-db-kept list -f ''": "unknown format \"''\": table, compact, csv, json, yaml are possible; see `lxd-recover global-db-kept list --help`",
 		"cluster export-db --at -1": "invalid argument \"-1\" for \"--at\" flag: strconv.ParseUint: parsing \"-1\": invalid syntax" +
 			"; see `lxd-recover cluster export-db --help`",
 		"cluster export-db --at 0":       "--at needs an index of the raft log, from 1 on; see `lxd-recover cluster export-db --help`",
