@@ -5,10 +5,9 @@ DQLITE  := $(DEPS)/dqlite
 BIN     := bin/lxd-recover
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-# libdqlite is linked statically from $(DQLITE); so are SQLite, LZ4 and libuv from Debian's -dev packages.
+# libdqlite is linked statically from $(DQLITE); so are SQLite, LZ4 and libuv from Debian's -dev packages. The flags for cgo stand
+# beside the code. Without the tag libsqlite3 Go compiles an SQLite of its own, so that a plain `go build` works, too.
 export CGO_ENABLED := 1
-export CGO_CFLAGS  := -O2 -g -I$(DQLITE)/include
-export CGO_LDFLAGS := -L$(DQLITE)/lib -ldqlite -luv_a -llz4 -lsqlite3 -lm
 TAGS    := libsqlite3,netgo,osusergo
 LDFLAGS := -s -w -X github.com/lxd-recover/lxd-recover/internal/cli.Version=$(VERSION) \
 	-linkmode external -extldflags "-static -Wl,--no-warnings"

@@ -18,7 +18,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 )
 
-// A profile is deleted by accident, and noticed after other changes. The log says where; the export leaves out what is behind;
+// A profile is deleted by accident, and noticed after other changes. The log says where; the export leaves out what came after it;
 // once imported everywhere the profile is back on all members, at the addresses that were edited meanwhile.
 func TestExportAt(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
@@ -47,14 +47,14 @@ func TestExportAt(t *testing.T) {
 		fmt.Sprintf("index %d, term %d", deleted, last.Term), "delete profile precious in project default", "insert profile later in project default")
 	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(last.Index+1), file).want(t, 1, fmt.Sprintf("ends at index %d", last.Index))
 	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", "0", file).want(t, 2, "--at needs an index")
-	furthest := filepath.Join(t.TempDir(), "furthest") // libdqlite proves that a snapshot with nothing but the recovery entry behind it will do
+	furthest := filepath.Join(t.TempDir(), "furthest") // libdqlite proves that a snapshot with nothing but the recovery entry after it will do
 	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index), furthest)
 	if inside, status := inspectDir(t, furthest); status != 0 || inside.Raft.LastIndex != snapshot.Index+1 || inside.Raft.SnapshotIndex != snapshot.Index {
 		t.Errorf("exit status %d, %+v", status, inside.Raft)
 	}
-	behind := filepath.Join(t.TempDir(), "behind") // the snapshot: from the beginning of the log, which is still there
-	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index-1), behind)
-	if inside, status := inspectDir(t, behind); status != 0 || inside.Raft.LastIndex != snapshot.Index || inside.Raft.SnapshotIndex != 0 {
+	earlier := filepath.Join(t.TempDir(), "earlier") // the snapshot: from the beginning of the log, which is still there
+	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index-1), earlier)
+	if inside, status := inspectDir(t, earlier); status != 0 || inside.Raft.LastIndex != snapshot.Index || inside.Raft.SnapshotIndex != 0 {
 		t.Errorf("exit status %d, %+v", status, inside.Raft)
 	}
 	if _, err := os.Lstat(file); err == nil {
@@ -74,10 +74,12 @@ func TestExportAt(t *testing.T) {
 	}
 	r := mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "-f", "json", file)
 	report := decode[recovery.ExportReport](t, r)
-	if report.Before.Index != deleted-1 || report.Raft.Index != deleted || report.Last.Index != last.Index+1 || !report.Edited || !givesUp(report, deleted, "precious") {
+	if report.Before.Index != deleted-1 || report.Raft.Index != deleted || report.Last.Index != last.Index+1 ||
+		!report.Edited || !givesUp(report, deleted, "precious") {
 		t.Errorf("report %+v", report)
 	}
-	if r := mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "--force", file); !strings.Contains(r.stdout, "precious") || !strings.Contains(r.stdout, "--discard-local-entries") {
+	r = mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "--force", file)
+	if !strings.Contains(r.stdout, "precious") || !strings.Contains(r.stdout, "--discard-local-entries") {
 		t.Errorf("the export says\n%s", r.stdout)
 	}
 	check()
@@ -134,7 +136,8 @@ func TestExportAtOlderSnapshot(t *testing.T) {
 	}
 	check := unchanged(t, m.Dir())
 	file := filepath.Join(t.TempDir(), "tarball")
-	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(older.Index-1), file).want(t, 1, fmt.Sprintf("reaches no further back than index %d", older.Index))
+	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(older.Index-1), file).want(t, 1,
+		fmt.Sprintf("reaches no further back than index %d", older.Index))
 	wantMissing(t, file)
 	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(older.Index), file)
 	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--force", "--at", fmt.Sprint(deleted-1), file)
@@ -149,7 +152,7 @@ func TestExportAtOlderSnapshot(t *testing.T) {
 	wantRows(t, []string{"precious"}, c.Members()...)
 }
 
-// givesUp tells whether a report names a deleted profile at an index, and entries behind it only.
+// givesUp tells whether a report names a deleted profile at an index, and entries after it only.
 func givesUp(report recovery.ExportReport, index uint64, name string) bool {
 	found := false
 	for _, d := range report.GivenUp {
@@ -181,7 +184,7 @@ func TestExportAtDamage(t *testing.T) {
 	if names := sqlRows(t, tarball, "SELECT name FROM profiles WHERE name LIKE 'lostrow%'"); fmt.Sprint(names) != "[[lostrow]]" {
 		t.Errorf("profiles in the tarball %v", names)
 	}
-	export("n1-afteredit", "--at", "30", "--yes", tarball, "--force").want(t, 1, "joined the cluster behind index 30")
+	export("n1-afteredit", "--at", "30", "--yes", tarball, "--force").want(t, 1, "joined the cluster after index 30")
 	export("n1-afteredit", "--at", "1", "--yes", tarball, "--force").want(t, 1, "at index 1 there was no database yet")
 
 	global := filepath.Join(dir, "forgotten", "n1-preedit", "database", "global")
@@ -195,7 +198,7 @@ func TestExportAtDamage(t *testing.T) {
 	export("n1-preedit", "--at", "186", "--unedited", "--yes", tarball, "--force").want(t, 4, "--accept-damage")
 	export("n1-preedit", "--at", "188", "--unedited", "--yes", "--accept-damage", tarball, "--force").want(t, 1, "ends at index 187")
 	r := export("n1-preedit", "--at", "186", "--unedited", "--yes", "--accept-damage", tarball, "--force")
-	if r.status != 0 || !strings.Contains(r.stdout, "lostrow") || !strings.Contains(r.stdout, "behind index 187 the log is damaged") {
+	if r.status != 0 || !strings.Contains(r.stdout, "lostrow") || !strings.Contains(r.stdout, "after index 187 the log is damaged") {
 		t.Errorf("damaged: %+v", r)
 	}
 	if tree(t, filepath.Dir(global)) != before {

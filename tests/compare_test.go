@@ -136,7 +136,8 @@ func TestCompareFixtures(t *testing.T) {
 	wantRecommended(t, r, status, "node2")
 	r, status = compareSources(t, damaged, n3)
 	wantRefusal(t, r, status, 4, survivor.Damaged)
-	if r.Refusal != nil && !strings.Contains(r.Refusal.Reason, "the newest of these logs has node1, sound up to index 187") || slices.Equal(r.Preferred, r.Longest) {
+	if r.Refusal != nil && !strings.Contains(r.Refusal.Reason, "the newest of these logs has node1, sound up to index 187") ||
+		slices.Equal(r.Preferred, r.Longest) {
 		t.Errorf("preferred %v, longest %v, %+v", r.Preferred, r.Longest, r.Refusal)
 	}
 
@@ -253,7 +254,8 @@ func TestCompareForgottenMember(t *testing.T) {
 	one, two, three := c.Member(1), c.Member(2), c.Member(3)
 	r, status := compareSources(t, dirs(three, one, two)...)
 	wantRecommended(t, r, status, one.Name, two.Name)
-	if got := missing([]string{"delete profile lostrow in project default", "delete profile lostrow2 in project default"}, changesOf(t, r, three.Name)); len(got) > 0 {
+	if got := missing([]string{"delete profile lostrow in project default", "delete profile lostrow2 in project default"},
+		changesOf(t, r, three.Name)); len(got) > 0 {
 		t.Errorf("not named: %q", got)
 	}
 
@@ -386,11 +388,13 @@ func TestCompareBranch(t *testing.T) {
 	r, status := compareSources(t, dirs(c.Members()...)...)
 	wantRecommended(t, r, status, others[0].Name, others[1].Name)
 	at := lastIndex(t, leader)
-	if len(r.Branches) != 1 || r.Branches[0].Index != at || r.Branches[0].Term >= r.Branches[0].PreferredTerm || !slices.Equal(r.Branches[0].Sources, []string{leader.Name}) {
+	if len(r.Branches) != 1 || r.Branches[0].Index != at || r.Branches[0].Term >= r.Branches[0].PreferredTerm ||
+		!slices.Equal(r.Branches[0].Sources, []string{leader.Name}) {
 		t.Errorf("branches %+v, want one of %s at index %d", r.Branches, leader.Name, at)
 	}
 	lost, back := "profile instead in project default", "profile "+row+" in project default"
-	if got := changesOf(t, r, leader.Name); !slices.Equal(got, []string{fmt.Sprintf("update %s (name: 'instead' -> '%s')", back, row)}) { // both are the profile with the next id
+	got := changesOf(t, r, leader.Name)
+	if !slices.Equal(got, []string{fmt.Sprintf("update %s (name: 'instead' -> '%s')", back, row)}) { // both are the profile with the next id
 		t.Errorf("choosing %s would %q", leader.Name, got)
 	}
 

@@ -23,7 +23,8 @@ func TestDeb(t *testing.T) {
 
 	inGuest(t, g, "dpkg", "--install", "/root/first.deb")
 	wantMissing(t, g.Root()+"/usr/local/sbin/lxd")
-	if got := inGuest(t, g, "sh", "-c", "command -v lxd-recover && lxd-recover version"); !strings.HasPrefix(got, "/usr/bin/lxd-recover\nlxd-recover ") || !strings.Contains(got, "libdqlite ") {
+	got := inGuest(t, g, "sh", "-c", "command -v lxd-recover && lxd-recover version")
+	if !strings.HasPrefix(got, "/usr/bin/lxd-recover\nlxd-recover ") || !strings.Contains(got, "libdqlite ") {
 		t.Errorf("version: %q", got)
 	}
 	page := inGuest(t, g, "zcat", "/usr/share/man/man8/lxd-recover-global-db-import.8.gz")
@@ -34,7 +35,8 @@ func TestDeb(t *testing.T) {
 	if !strings.Contains(complete, "__start_lxd-recover lxd-recover") {
 		t.Errorf("completion: %q", complete)
 	}
-	for _, file := range []string{"/usr/share/zsh/vendor-completions/_lxd-recover", "/usr/share/fish/vendor_completions.d/lxd-recover.fish", "/usr/share/doc/lxd-recover/copyright", "/usr/share/doc/lxd-recover/changelog.gz"} {
+	for _, file := range []string{"/usr/share/zsh/vendor-completions/_lxd-recover", "/usr/share/fish/vendor_completions.d/lxd-recover.fish",
+		"/usr/share/doc/lxd-recover/copyright", "/usr/share/doc/lxd-recover/changelog.gz"} {
 		inGuest(t, g, "test", "-s", file)
 	}
 	inGuest(t, g, "dpkg", "--verify", "lxd-recover")

@@ -58,7 +58,7 @@ func newDocsLab(t *testing.T, variant string) *docsLab {
 		}
 	}
 	must(t, guest.FormCluster(ctx, nodes...))
-	waitVoters(t, nodes[0], 3)
+	waitThreeVoters(t, nodes[0])
 	inGuest(t, nodes[0], "lxc", "profile", "create", "precious")
 	waitDatabase(t, nodes[3])
 	letIn(t, nodes)
@@ -80,7 +80,8 @@ func (l *docsLab) reset(t *testing.T) {
 	l.real = map[string]string{}
 	l.each(t, func(g *guest.Guest) {
 		l.kill(t, g)
-		inGuest(t, g, "sh", "-c", "rm -rf "+l.lxdDir+"/database* /root/*.tar.gz /root/*.json; rm -f /usr/local/sbin/lxd; snap remove lxd-recover 2> /dev/null; rm -f /usr/local/bin/lxd-recover; cp --archive /root/saved "+l.lxdDir+"/database")
+		inGuest(t, g, "sh", "-c", "rm -rf "+l.lxdDir+"/database* /root/*.tar.gz /root/*.json; rm -f /usr/local/sbin/lxd; "+
+			"snap remove lxd-recover 2> /dev/null; rm -f /usr/local/bin/lxd-recover; cp --archive /root/saved "+l.lxdDir+"/database")
 	})
 	l.network(t, "10.78")
 }

@@ -174,7 +174,9 @@ func (c command) answers() []string {
 var stamps = regexp.MustCompile(`[0-9]{8}T[0-9]{6}Z`)
 
 // varying are those parts of what the tool prints that are never twice the same. The page shows real ones.
-var varying = regexp.MustCompile(`(index |term |terms |current |highest |schema |pid )[0-9]+|[0-9]+( rows| tables| in )|[0-9]+\.[0-9]( [KM]iB)|[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}|` + stamps.String())
+var varying = regexp.MustCompile(`(index |term |terms |current |highest |schema |pid )[0-9]+|` +
+	`[0-9]+( rows| tables| in )|[0-9]+\.[0-9]( [KM]iB)|[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9:]{8}|` +
+	stamps.String())
 
 var (
 	spaces = regexp.MustCompile(` {2,}`)
@@ -285,16 +287,22 @@ func (c command) fails() bool {
 func (b *block) has(tag string) bool { return slices.Contains(b.tags, tag) }
 
 func TestPageMatches(t *testing.T) {
-	c := command{block: &block{page: &page{}}, output: strings.Split("Imported on server1: index 5, term 7, 12 rows in 3 tables.\n…\n| server1 |   https://10.78.0.1:8443 | … |\nkept in database.before-import-20261124T101500Z", "\n")}
+	c := command{block: &block{page: &page{}}, output: strings.Split("Imported on server1: index 5, term 7, 12 rows in 3 tables.\n…\n"+
+		"| server1 |   https://10.78.0.1:8443 | … |\nkept in database.before-import-20261124T101500Z", "\n")}
 	for _, test := range []struct {
 		screen string
 		want   bool
 	}{
-		{"Imported on server1: index 523, term 99, 1 rows in 30 tables.\n| server1 | https://10.78.0.1:8443 | ONLINE |\nkept in database.before-import-20271124T000000Z", true},
-		{"Imported on server1: index 523, term 99, 1 rows in 30 tables.\nWarning: two\nlines\n| server1 | https://10.78.0.1:8443 | ONLINE |\nkept in database.before-import-20271124T000000Z", true},
-		{"Imported on server4: index 523, term 99, 1 rows in 30 tables.\n| server1 | https://10.78.0.1:8443 | ONLINE |\nkept in database.before-import-20271124T000000Z", false},
-		{"Imported on server1: index 523, term 99, 1 rows in 30 tables.\n| server1 | https://10.78.0.2:8443 | ONLINE |\nkept in database.before-import-20271124T000000Z", false},
-		{"Imported on server1: index 523, term 99, 1 rows in 30 tables.\n| server1 | https://10.78.0.1:8443 | ONLINE |\nkept in database.before-import-20271124T000000Z\nError: no", false},
+		{"Imported on server1: index 523, term 99, 1 rows in 30 tables.\n| server1 | https://10.78.0.1:8443 | ONLINE |\n" +
+			"kept in database.before-import-20271124T000000Z", true},
+		{"Imported on server1: index 523, term 99, 1 rows in 30 tables.\nWarning: two\nlines\n| server1 | https://10.78.0.1:8443 | ONLINE |\n" +
+			"kept in database.before-import-20271124T000000Z", true},
+		{"Imported on server4: index 523, term 99, 1 rows in 30 tables.\n| server1 | https://10.78.0.1:8443 | ONLINE |\n" +
+			"kept in database.before-import-20271124T000000Z", false},
+		{"Imported on server1: index 523, term 99, 1 rows in 30 tables.\n| server1 | https://10.78.0.2:8443 | ONLINE |\n" +
+			"kept in database.before-import-20271124T000000Z", false},
+		{"Imported on server1: index 523, term 99, 1 rows in 30 tables.\n| server1 | https://10.78.0.1:8443 | ONLINE |\n" +
+			"kept in database.before-import-20271124T000000Z\nError: no", false},
 		{"", false},
 	} {
 		if got := c.bind(test.screen, map[string]string{}); got != test.want {
@@ -307,13 +315,15 @@ func TestPageMatches(t *testing.T) {
 // A time or an index on the page stands for what was in its place.
 func TestPageBinds(t *testing.T) {
 	p := &page{indexes: map[string]int{"61": 0, "62": 1}}
-	c := command{block: &block{page: p}, output: strings.Split("| 60 | …\n| 62 | … | delete precious |\n…\nkept in database.before-import-20261124T101500Z, index 61", "\n")}
+	c := command{block: &block{page: p}, output: strings.Split("| 60 | …\n| 62 | … | delete precious |\n…\n"+
+		"kept in database.before-import-20261124T101500Z, index 61", "\n")}
 	real := map[string]string{}
 	screen := "| 60 | 3 | insert |\n| 7062 | 3 | delete precious |\nmore\nkept in database.before-import-20271124T000000Z, index 5"
 	if !c.bind(screen, real) || real["61"] != "7061" || real["20261124T101500Z"] != "20271124T000000Z" {
 		t.Errorf("bound %v", real)
 	}
-	if got, missing := realText("export --at 61 database.before-import-20261124T101500Z 60", real); got != "export --at 7061 database.before-import-20271124T000000Z 60" || missing != nil {
+	got, missing := realText("export --at 61 database.before-import-20261124T101500Z 60", real)
+	if got != "export --at 7061 database.before-import-20271124T000000Z 60" || missing != nil {
 		t.Errorf("the command is %q, without %v", got, missing)
 	}
 	if _, missing := realText("export --at 99 database.before-import-20200101T000000Z", real); len(missing) != 2 {

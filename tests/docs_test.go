@@ -175,7 +175,8 @@ func (l *docsLab) wantMembers(t *testing.T, server string, addresses ...string) 
 		cancel()
 		select {
 		case <-ctx.Done():
-			state, _ := l.guests[server].Exec(t.Context(), "sh", "-c", "systemctl status '*lxd*' | head --lines=60; journalctl --since=-6min --unit='*lxd*' | grep -v CGroup | tail --lines=100")
+			state, _ := l.guests[server].Exec(t.Context(), "sh", "-c", "systemctl status '*lxd*' | head --lines=60; "+
+				"journalctl --since=-6min --unit='*lxd*' | grep -v CGroup | tail --lines=100")
 			t.Fatalf("%s lists, in place of %v: %s %v\n%s", server, addresses, list, err, state)
 		case <-time.After(500 * time.Millisecond):
 		}

@@ -155,7 +155,8 @@ func TestEditor(t *testing.T) {
 		}
 		seen, err := os.ReadFile(filepath.Join(dir, "seen.1"))
 		must(t, err)
-		for _, want := range []string{"# The members of the cluster", "name: node3", "role: voter", "ends at index " + fmt.Sprint(openLog(t, globalOf(m)).LastIndex-1)} {
+		for _, want := range []string{"# The members of the cluster", "name: node3", "role: voter",
+			"ends at index " + fmt.Sprint(openLog(t, globalOf(m)).LastIndex-1)} {
 			if !strings.Contains(string(seen), want) {
 				t.Errorf("the editor shows no %q: %s", want, seen)
 			}
@@ -185,7 +186,8 @@ func TestEditor(t *testing.T) {
 	})
 
 	part("opened again", func(t *testing.T) {
-		term, dir := withEditor(t, m, port+`; sed -i "s/role: voter/role: king/" "$1"`, `sed -i "s/role: king/role: voter/; s/`+m.IP()+`:9393/bogus/" "$1"`, `sed -i "s/bogus/`+m.IP()+`:9393/" "$1"`)
+		term, dir := withEditor(t, m, port+`; sed -i "s/role: voter/role: king/" "$1"`, `sed -i "s/role: king/role: voter/; s/`+m.IP()+`:9393/bogus/" "$1"`,
+			`sed -i "s/bogus/`+m.IP()+`:9393/" "$1"`)
 		for _, says := range []string{"king", `"bogus" is not HOST:PORT`} {
 			term.expect("Config validation error: ")
 			term.expect(says)

@@ -51,7 +51,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 
 // libdqlite's child, which takes as much memory as the database, is what the kernel is to kill first where memory runs out. The
 // export says so then, and leaves nothing.
-func TestExportProofKilled(t *testing.T) {
+func TestExportVerifyKilled(t *testing.T) {
 	member := filepath.Join(unpackFixtures(t), "small", "n1-afteredit")
 	must(t, os.WriteFile(filepath.Join(member, "cluster.crt"), anyCertificate(t), 0o600))
 	output, scratch := filepath.Join(t.TempDir(), "tarball"), t.TempDir()

@@ -301,7 +301,8 @@ func TestConflictingEntry(t *testing.T) {
 		must(t, others[0].EditReplace(ctx))
 		tarball := export(t, others[0])
 		check := unchanged(t, third.Dir())
-		recoverTool(t, third, "global-db-import", "--yes", tarball).want(t, 3, "would be lost", "insert profile "+row+" in project default", "--discard-local-entries")
+		recoverTool(t, third, "global-db-import", "--yes", tarball).want(t, 3, "would be lost",
+			"insert profile "+row+" in project default", "--discard-local-entries")
 		recoverTool(t, third, "global-db-import", "--dry-run", tarball).want(t, 3, "--discard-local-entries")
 		check()
 		for _, m := range others {

@@ -33,7 +33,8 @@ type frontEnd struct {
 func newFrontEnd(t testing.TB) *frontEnd {
 	t.Helper()
 	dir := t.TempDir()
-	f := &frontEnd{ours: filepath.Join(dir, "ours/lxd"), theirs: filepath.Join(dir, "theirs/lxd"), launch: filepath.Join(dir, "launch"), report: filepath.Join(dir, "report")}
+	f := &frontEnd{ours: filepath.Join(dir, "ours/lxd"), theirs: filepath.Join(dir, "theirs/lxd"),
+		launch: filepath.Join(dir, "launch"), report: filepath.Join(dir, "report")}
 	must(t, os.Mkdir(filepath.Dir(f.ours), 0o755))
 	must(t, os.Mkdir(filepath.Dir(f.theirs), 0o755))
 	must(t, os.Symlink(tool, f.ours))
@@ -107,8 +108,10 @@ func TestFrontEndIsNotNoticed(t *testing.T) {
 				cmd.Stdin = bytes.NewReader(input)
 				return cmd
 			},
-				"argument <lxd>", "argument <cluster>", "argument <>", `argument <two\20words>`, `argument <a\0ab>`, `argument <\ff\fe'"$(x)\>`, "argument <-d>",
-				"variable <LXD_TEST_TWICE=first>", "variable <LXD_TEST_TWICE=second>", "variable <>", `variable <no\20equals\20sign>`, `variable <BYTES=\ff\fe\0a\01>`,
+				"argument <lxd>", "argument <cluster>", "argument <>", `argument <two\20words>`,
+				`argument <a\0ab>`, `argument <\ff\fe'"$(x)\>`, "argument <-d>",
+				"variable <LXD_TEST_TWICE=first>", "variable <LXD_TEST_TWICE=second>", "variable <>",
+				`variable <no\20equals\20sign>`, `variable <BYTES=\ff\fe\0a\01>`,
 				"ignored 1 2 3 10 11 13 15 20 22 23 27 31 37 64", "pending 800", "alarm set", "limit 7 100 4000", "directory </usr>")
 		})
 	}
@@ -122,7 +125,8 @@ func TestFrontEndIsNotNoticed(t *testing.T) {
 	})
 
 	// The daemon itself, help, and everything else that is not ours.
-	for _, line := range []string{"", "--help", "--version", "cluster", "cluster --help", "cluster show", "cluster list-database", "waitready", "--debug --group lxd",
+	for _, line := range []string{"", "--help", "--version", "cluster", "cluster --help",
+		"cluster show", "cluster list-database", "waitready", "--debug --group lxd",
 		"frontend install", "hook remove", "resume", "version", "verify-copy x", "__complete cluster"} {
 		t.Run("lxd "+line, func(t *testing.T) {
 			compare(t, func(program string) *exec.Cmd { return f.command(t, program, "0", strings.Fields(line)...) }, "argument <lxd>")

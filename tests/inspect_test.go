@@ -261,7 +261,8 @@ func TestAcceptDamage(t *testing.T) {
 		t.Errorf("exit status %d, sound up to %d, want %d", status, report.Raft.SoundIndex, index-1)
 	}
 	check := unchanged(t, m.Dir())
-	recoverTool(t, m, "cluster", "export-db", "--unedited", filepath.Join(t.TempDir(), "x")).want(t, 4, "--accept-damage", fmt.Sprintf("up to index %d", index-1))
+	recoverTool(t, m, "cluster", "export-db", "--unedited", filepath.Join(t.TempDir(), "x")).want(t, 4,
+		"--accept-damage", fmt.Sprintf("up to index %d", index-1))
 	tarball := export(t, m, "--accept-damage", "--unedited")
 	check()
 	after, status := inspectDir(t, tarball)
@@ -316,7 +317,8 @@ func TestInspectFixtures(t *testing.T) {
 	} {
 		before := tree(t, dir)
 		r, status := inspectDir(t, filepath.Join(dir, test.source))
-		if status != 0 || !r.Healthy || r.Raft.LastIndex != test.index || r.Raft.LastTerm != test.term || r.Raft.Edited != test.edited || r.Data.Integrity != "ok" || len(r.Members) != 3 {
+		if status != 0 || !r.Healthy || r.Raft.LastIndex != test.index || r.Raft.LastTerm != test.term ||
+			r.Raft.Edited != test.edited || r.Data.Integrity != "ok" || len(r.Members) != 3 {
 			t.Errorf("%s: exit status %d, %+v", test.source, status, r.Raft)
 		}
 		if tree(t, dir) != before {

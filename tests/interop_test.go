@@ -135,7 +135,8 @@ func TestImportTarballOfNewerLXD(t *testing.T) {
 	must(t, newer.Member(1).EditReplace(ctx))
 	for _, m := range c.Members() {
 		check := unchanged(t, m.Dir())
-		recoverTool(t, m, "global-db-import", "--yes", newer.Member(1).OwnTarball()).want(t, 1, "this tarball is not for this member", "does not know this member's certificate")
+		recoverTool(t, m, "global-db-import", "--yes", newer.Member(1).OwnTarball()).want(t, 1,
+			"this tarball is not for this member", "does not know this member's certificate")
 		check()
 	}
 }

@@ -15,7 +15,7 @@ import (
 )
 
 // Every run that replaces a database leaves it, and a report beside it; a removal takes both, and only those that were named.
-func TestBackups(t *testing.T) {
+func TestKept(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{Members: 1})
 	m := c.Member(1)
 	c.KillAll()
@@ -39,7 +39,8 @@ func TestBackups(t *testing.T) {
 	}
 	logged, err := os.ReadFile(log)
 	must(t, err)
-	wantOrder(t, string(logged), "msg=begin", "global-db-import", "what=\"Replaying the raft log\"", "the old one is kept in "+m.Dir(), "msg=end", "exit_status=0")
+	wantOrder(t, string(logged), "msg=begin", "global-db-import", "what=\"Replaying the raft log\"",
+		"the old one is kept in "+m.Dir(), "msg=end", "exit_status=0")
 	mustRecover(t, m, "global-db-rollback", "--yes")
 
 	kept := backups(t, m)
@@ -71,7 +72,7 @@ func TestBackups(t *testing.T) {
 	edited, undone := kept.Kept[1].Name, kept.Kept[0].Name
 	check := unchanged(t, m.Dir())
 	recoverTool(t, m, "global-db-kept", "remove", edited).want(t, 3, "there is no terminal to ask on", "--yes")
-	recoverTool(t, m, "global-db-kept", "remove", "--yes", edited, "database").want(t, 1, `no kept database "database"`, "global-db-backups list")
+	recoverTool(t, m, "global-db-kept", "remove", "--yes", edited, "database").want(t, 1, `no kept database "database"`, "global-db-kept list")
 	check()
 	mustRecover(t, m, "global-db-kept", "remove", "--yes", edited)
 	for _, name := range []string{edited, edited + ".report.json"} {

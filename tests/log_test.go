@@ -99,7 +99,8 @@ func TestLog(t *testing.T) {
 		}
 	}
 
-	if got := entries(t, m.Dir(), "--from", fmt.Sprint(born), "--to", fmt.Sprint(died)); got[0].Index != born || got[len(got)-1].Index != died || got[0].Rows != nil {
+	got := entries(t, m.Dir(), "--from", fmt.Sprint(born), "--to", fmt.Sprint(died))
+	if got[0].Index != born || got[len(got)-1].Index != died || got[0].Rows != nil {
 		t.Errorf("from %d to %d: %+v", born, died, got)
 	}
 	if got := entries(t, m.Dir(), "--find", "Delete PROFILE one in"); len(got) != 1 || got[0].Index != died || len(got[0].Rows) == 0 {
@@ -116,7 +117,8 @@ func TestLog(t *testing.T) {
 	}
 	r := mustRecover(t, m, "global-db-log", "-f", "csv", "--rows", "--from", fmt.Sprint(died), "--to", fmt.Sprint(died))
 	rows, err := csv.NewReader(strings.NewReader(r.stdout)).ReadAll()
-	if err != nil || len(rows) != 2 || rows[1][0] != fmt.Sprint(died) || rows[1][2] != "transaction" || !strings.Contains(rows[1][5], "delete profile one in project default") {
+	if err != nil || len(rows) != 2 || rows[1][0] != fmt.Sprint(died) || rows[1][2] != "transaction" ||
+		!strings.Contains(rows[1][5], "delete profile one in project default") {
 		t.Errorf("%v %q", err, rows)
 	}
 	r = mustRecover(t, m, "global-db-log", "--rows", "--from", fmt.Sprint(born), "--to", fmt.Sprint(born))
@@ -129,7 +131,8 @@ func TestLog(t *testing.T) {
 
 	must(t, m.EditReplace(ctx, ":8443", ":9393"))
 	last := entries(t, m.Dir(), "-n", "1")[0]
-	if last.Kind != "configuration" || !last.Recovery || len(last.Members) != 3 || last.Members[1].Name != "node2" || !strings.HasSuffix(last.Members[1].NewAddress, ":9393") ||
+	if last.Kind != "configuration" || !last.Recovery || len(last.Members) != 3 || last.Members[1].Name != "node2" ||
+		!strings.HasSuffix(last.Members[1].NewAddress, ":9393") ||
 		!strings.HasSuffix(last.Members[1].OldAddress, ":8443") {
 		t.Errorf("edited: %+v", last)
 	}
@@ -150,7 +153,8 @@ func wantEveryEntry(t testing.TB, m *cluster.Member, all []recovery.HistoryEntry
 		n++
 		info, err := os.Stat(filepath.Join(global, e.File))
 		must(t, err)
-		if e.Index != entry.Index || e.Term != entry.Term || e.Size != int64(len(entry.Data)) || e.File != entry.File || e.Written == nil || !e.Written.Equal(info.ModTime()) {
+		if e.Index != entry.Index || e.Term != entry.Term || e.Size != int64(len(entry.Data)) || e.File != entry.File ||
+			e.Written == nil || !e.Written.Equal(info.ModTime()) {
 			t.Errorf("%+v is not %d", e, entry.Index)
 		}
 		kind := map[raftlog.EntryType]string{raftlog.BarrierEntry: "barrier", raftlog.ChangeEntry: "configuration"}[entry.Type]

@@ -22,7 +22,8 @@ func TestDaemonStartedDuringExchange(t *testing.T) {
 	before := rowsOnDisk(t, m)
 
 	// strace holds back every renameat2, the exchange among them, for longer than the daemon needs to start.
-	cmd := m.Command(ctx, "strace", "-f", "-qq", "-o", os.DevNull, "-e", "trace=renameat2", "-e", "inject=renameat2:delay_enter=8000000", tool, "global-db-import", "--yes", tarball)
+	cmd := m.Command(ctx, "strace", "-f", "-qq", "-o", os.DevNull, "-e", "trace=renameat2",
+		"-e", "inject=renameat2:delay_enter=8000000", tool, "global-db-import", "--yes", tarball)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	must(t, cmd.Start())

@@ -68,7 +68,8 @@ func TestRefusals(t *testing.T) {
 	t.Run("not root", func(t *testing.T) {
 		check := unchanged(t, two.Dir())
 		asNobody := copyTool(t)
-		for _, args := range [][]string{{"cluster", "export-db"}, {"global-db-import", "--yes", tarball}, {"global-db-rollback", "--yes"}, {"global-db-status"}} {
+		for _, args := range [][]string{{"cluster", "export-db"}, {"global-db-import", "--yes", tarball},
+			{"global-db-rollback", "--yes"}, {"global-db-status"}} {
 			cmd := two.Command(ctx, "setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", asNobody}, args...)...)
 			run(t, cmd).want(t, 1, "needs root")
 		}

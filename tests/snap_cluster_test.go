@@ -21,7 +21,7 @@ func TestSnapCluster(t *testing.T) {
 	nodes := snapGuests(t, packSnap(t, "1"), options...)
 	must(t, guest.FormCluster(ctx, nodes...))
 	one, two, three := nodes[0], nodes[1], nodes[2]
-	waitVoters(t, one, 3)
+	waitThreeVoters(t, one)
 	for _, g := range nodes {
 		inGuest(t, g, "lxd-recover", "frontend", "install")
 		wantFrontEnd(t, g)
@@ -55,7 +55,7 @@ func TestSnapCluster(t *testing.T) {
 	}
 
 	t.Run("quorum loss", func(t *testing.T) {
-		waitVoters(t, one, 3)
+		waitThreeVoters(t, one)
 		must(t, three.Close())
 		stopSnaps(t, nodes[:2])
 		inGuest(t, one, "sh", "-c", "lxd cluster show | sed '/name: node3/,/role:/ s/role: .*/role: spare/' | lxd cluster edit")

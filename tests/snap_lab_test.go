@@ -141,15 +141,15 @@ func (b *background) signal(name string) {
 	inGuest(b.t, b.g, "sh", "-c", "kill -"+name+" $(cat "+backgroundPID+")")
 }
 
-// end waits for its end, and returns its exit status and what it wrote to standard error.
-func (b *background) end() (int, string) {
+// end waits for its end, and returns its exit status.
+func (b *background) end() int {
 	b.t.Helper()
 	rest, err := io.ReadAll(b.lines)
 	must(b.t, err)
 	_ = b.cmd.Wait()
 	b.said = append(b.said, rest...)
 	b.t.Logf("exit status %d: %s", b.cmd.ProcessState.ExitCode(), b.said)
-	return b.cmd.ProcessState.ExitCode(), string(b.said)
+	return b.cmd.ProcessState.ExitCode()
 }
 
 // importBesideFrozen starts an import while LXD is frozen, and returns when it waits for LXD to stop. LXD must be thawed.

@@ -151,7 +151,7 @@ func testRefreshBeside(t *testing.T, g *guest.Guest, next string) {
 		t.Errorf("version %s", now)
 	}
 	thaw()
-	if status, _ := b.end(); status != 0 {
+	if status := b.end(); status != 0 {
 		t.Errorf("the import: exit status %d", status)
 	}
 	wantFree(t, g)

@@ -153,7 +153,7 @@ func testHold(t *testing.T, g *guest.Guest) {
 			t.Errorf("snap list does not show it: %s", list)
 		}
 		thaw()
-		if status, _ := b.end(); status != 0 {
+		if status := b.end(); status != 0 {
 			t.Errorf("hold %q: exit status %d", theirs, status)
 		}
 		if after := heldUntil(t, g); !sameTime(before, after) {
@@ -184,7 +184,7 @@ func testSignal(t *testing.T, g *guest.Guest, signal string) {
 	b, thaw := importBesideFrozen(t, g)
 	b.signal(signal)
 	thaw()
-	if status, _ := b.end(); status == 0 {
+	if status := b.end(); status == 0 {
 		t.Error("exit status 0")
 	}
 	wantState(t, g, "active", snapService, snapSocket)

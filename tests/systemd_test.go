@@ -204,7 +204,7 @@ func TestSystemdQuorumLoss(t *testing.T) {
 	}
 	must(t, guest.FormCluster(ctx, nodes...))
 	one, two, three := nodes[0], nodes[1], nodes[2]
-	waitVoters(t, one, 3)
+	waitThreeVoters(t, one)
 	inGuest(t, one, "lxc", "profile", "create", "exported")
 
 	inGuest(t, three, "systemctl", "stop", "lxd.service", "lxd.socket")
@@ -240,18 +240,18 @@ func TestSystemdQuorumLoss(t *testing.T) {
 	wantProfiles(t, one, "default", "exported", "written-since")
 }
 
-// waitVoters waits until so many members of the cluster are voters. LXD promotes them one after the other.
-func waitVoters(t testing.TB, g *guest.Guest, want int) {
+// waitThreeVoters waits until three members of the cluster are voters. LXD promotes them one after the other.
+func waitThreeVoters(t testing.TB, g *guest.Guest) {
 	t.Helper()
 	ctx := within(t, time.Minute)
 	for {
 		show := inGuest(t, g, "lxd", "sql", "local", "SELECT count(*) AS voters FROM raft_nodes WHERE role = 0")
-		if strings.Contains(show, "| "+strconv.Itoa(want)+" ") {
+		if strings.Contains(show, "| 3 ") {
 			return
 		}
 		select {
 		case <-ctx.Done():
-			t.Fatalf("never %d voters: %s", want, show)
+			t.Fatalf("never three voters: %s", show)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

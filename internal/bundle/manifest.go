@@ -110,7 +110,8 @@ func parseManifest(data []byte) (*Manifest, error) {
 	}
 
 	if version.Format != manifestFormat {
-		return nil, fmt.Errorf("%w: %s has format %d, this lxd-recover reads format %d: use the version that wrote it", ErrDamaged, ManifestName, version.Format, manifestFormat)
+		return nil, fmt.Errorf("%w: %s has format %d, this lxd-recover reads format %d: use the version that wrote it",
+			ErrDamaged, ManifestName, version.Format, manifestFormat)
 	}
 
 	m := &Manifest{}

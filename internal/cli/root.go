@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/engine"
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -68,12 +67,6 @@ func Main(argv []string) int {
 
 	boundMemory()
 
-	err := engine.UseThreads()
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "Error: "+err.Error())
-		return exitFailed
-	}
-
 	cmd := newRootCmd()
 	if frontend.Called(name) {
 		speakAsLXD(cmd)
@@ -81,7 +74,7 @@ func Main(argv []string) int {
 
 	cmd.SetArgs(args)
 	logged, log := withEventLog(ctx)
-	err = cmd.ExecuteContext(logged)
+	err := cmd.ExecuteContext(logged)
 	log.end(err)
 	if err == nil {
 		return exitDone

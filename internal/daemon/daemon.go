@@ -31,20 +31,20 @@ type Service interface {
 	// Stoppable tells whether Stop may be called: an error says what to do instead.
 	Stoppable() error
 
-	// Before returns how the service stands, to be noted before it is stopped.
-	Before(ctx context.Context) (*Before, error)
+	// PriorState returns the service's state, to be noted before it is stopped.
+	PriorState(ctx context.Context) (*PriorState, error)
 
-	// Hold keeps the service from being updated until Release, where before says so.
-	Hold(ctx context.Context, before *Before) error
+	// Hold keeps the service from being updated until Release, where prior says so.
+	Hold(ctx context.Context, prior *PriorState) error
 
 	// Stop stops the service and everything that could wake it, and returns when they are down.
 	Stop(ctx context.Context) error
 
 	// Start starts what was up before. It does not wait for LXD to answer. What runs already is left alone.
-	Start(ctx context.Context, before *Before) error
+	Start(ctx context.Context, prior *PriorState) error
 
 	// Release ends what Hold began.
-	Release(ctx context.Context, before *Before) error
+	Release(ctx context.Context, prior *PriorState) error
 
 	// Failed returns an error when the service has given up since it was started.
 	Failed(ctx context.Context) error
@@ -159,11 +159,18 @@ var ErrStillRunning = errors.New("LXD still runs")
 
 // WaitGone waits until nothing holds the database any more and nothing answers on the socket.
 func WaitGone(ctx context.Context, lxdDir string) error {
+	var last *Status
 	for {
 		status, err := Inspect(ctx, lxdDir)
+		if err != nil && ctx.Err() != nil && last != nil { // the time ended while it was looked at once more
+			return fmt.Errorf("%w: %s", ErrStillRunning, last)
+		}
+
 		if err != nil {
 			return err
 		}
+
+		last = status
 
 		if !status.Running() {
 			return nil

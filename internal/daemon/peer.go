@@ -19,6 +19,7 @@ import (
 	"time"
 
 	lxd "github.com/canonical/lxd/client"
+	"github.com/canonical/lxd/shared/api"
 )
 
 // peerTimeout bounds what asking one other member may take. A daemon without a quorum does not answer at all.
@@ -72,21 +73,28 @@ func askPeer(ctx context.Context, address string, args lxd.ConnectionArgs, query
 	defer cancel()
 
 	args.HTTPClient = &http.Client{Timeout: peerTimeout}
-	server, err := lxd.ConnectLXDWithContext(ctx, "https://"+address, &args)
+	var server lxd.InstanceServer
+	err := askedAgain(ctx, func(ctx context.Context) (err error) {
+		server, err = lxd.ConnectLXDWithContext(ctx, "https://"+address, &args)
+		if err == nil {
+			// The list of members comes out of the global database: only a working cluster has one to give.
+			_, err = server.GetClusterMemberNames()
+		}
+
+		return err
+	})
 	if err != nil {
 		return nil
 	}
 
 	defer server.Disconnect()
 
-	// The list of members comes out of the global database: only a working cluster has one to give.
-	_, err = server.GetClusterMemberNames()
-	if err != nil {
-		return nil
-	}
-
 	peer := &Peer{Address: address}
-	answer, _, err := server.RawQuery(http.MethodPost, "/internal/sql", map[string]string{"database": "local", "query": query}, "")
+	var answer *api.Response
+	err = askedAgain(ctx, func(context.Context) (err error) {
+		answer, _, err = server.RawQuery(http.MethodPost, "/internal/sql", map[string]string{"database": "local", "query": query}, "")
+		return err
+	})
 	if err != nil {
 		return peer
 	}
@@ -102,6 +110,25 @@ func askPeer(ctx context.Context, address string, args lxd.ConnectionArgs, query
 	}
 
 	return peer
+}
+
+// askedAgain asks another member's daemon, again where the connection breaks. That nobody listens is an answer.
+func askedAgain(ctx context.Context, question func(ctx context.Context) error) error {
+	var refused error
+	err := again(ctx, peerTries, func(ctx context.Context) error {
+		err := question(ctx)
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			refused = err
+			return nil
+		}
+
+		return err
+	})
+	if err == nil {
+		return refused
+	}
+
+	return err
 }
 
 // Reach is what was found of another member's daemon at its address.
@@ -143,7 +170,11 @@ func reach(ctx context.Context, address string, certificate []byte) Reach {
 
 	// The certificate itself is what is compared, so there is nothing else to verify.
 	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
-	conn, err := dialer.DialContext(ctx, "tcp", address)
+	var conn net.Conn
+	err := askedAgain(ctx, func(ctx context.Context) (err error) {
+		conn, err = dialer.DialContext(ctx, "tcp", address)
+		return err
+	})
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return Refused

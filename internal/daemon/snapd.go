@@ -94,56 +94,56 @@ func (s *snapd) Stoppable() error { return nil }
 
 // Activity implements Service.
 func (s *snapd) Activity(context.Context) (Activity, error) {
-	before, err := s.up()
+	prior, err := s.up()
 	if err != nil {
 		return Down, err
 	}
 
-	return before.activity(), nil
+	return prior.activity(), nil
 }
 
 // up is what is up, without a look at the hold of refreshes, which takes another request.
-func (s *snapd) up() (*Before, error) {
+func (s *snapd) up() (*PriorState, error) {
 	services, err := s.services()
 	if err != nil {
 		return nil, err
 	}
 
-	before := &Before{Kind: kindSnapd, Name: s.snap}
+	prior := &PriorState{Kind: kindSnapd, Name: s.snap}
 	for _, a := range services {
 		if a.Active || listens(a) {
-			before.Up = append(before.Up, s.snap+"."+a.Name)
+			prior.Up = append(prior.Up, s.snap+"."+a.Name)
 		}
 
 		if a.Name == mainService && a.Active {
-			before.Daemon = true
+			prior.Daemon = true
 		}
 	}
 
-	return before, nil
+	return prior, nil
 }
 
-// Before implements Service.
-func (s *snapd) Before(ctx context.Context) (*Before, error) {
-	before, err := s.up()
+// PriorState implements Service.
+func (s *snapd) PriorState(ctx context.Context) (*PriorState, error) {
+	prior, err := s.up()
 	if err != nil {
 		return nil, err
 	}
 
-	before.HeldUntil, err = s.heldUntil(ctx)
+	prior.HeldUntil, err = s.heldUntil(ctx)
 	if err != nil {
 		return nil, err
 	}
 
 	// A hold of the administrator's that lasts longer than ours is left alone.
-	theirs, err := time.Parse(time.RFC3339, before.HeldUntil)
-	before.Held = err != nil || theirs.Before(time.Now().Add(holdTime))
-	return before, nil
+	theirs, err := time.Parse(time.RFC3339, prior.HeldUntil)
+	prior.Held = err != nil || theirs.Before(time.Now().Add(holdTime))
+	return prior, nil
 }
 
 // Hold implements Service.
-func (s *snapd) Hold(ctx context.Context, before *Before) error {
-	if !before.Held {
+func (s *snapd) Hold(ctx context.Context, prior *PriorState) error {
+	if !prior.Held {
 		return nil
 	}
 
@@ -157,14 +157,14 @@ func (s *snapd) hold(ctx context.Context, until string) error {
 }
 
 // Release implements Service.
-func (s *snapd) Release(ctx context.Context, before *Before) error {
-	if !before.Held {
+func (s *snapd) Release(ctx context.Context, prior *PriorState) error {
+	if !prior.Held {
 		return nil
 	}
 
-	theirs, err := time.Parse(time.RFC3339, before.HeldUntil)
+	theirs, err := time.Parse(time.RFC3339, prior.HeldUntil)
 	if err == nil && theirs.After(time.Now()) {
-		return s.hold(ctx, before.HeldUntil)
+		return s.hold(ctx, prior.HeldUntil)
 	}
 
 	return s.change(ctx, "allow refreshes again of", func() (string, error) { return s.client.UnholdRefreshesMany([]string{s.snap}, nil) })
@@ -177,13 +177,13 @@ func (s *snapd) Stop(ctx context.Context) error {
 
 // Start implements Service. snapd starts the sockets of a service that has some, and leaves the service to the first client:
 // that is us where it was up before.
-func (s *snapd) Start(ctx context.Context, before *Before) error {
-	if len(before.Up) == 0 {
+func (s *snapd) Start(ctx context.Context, prior *PriorState) error {
+	if len(prior.Up) == 0 {
 		return nil
 	}
 
-	err := s.change(ctx, "start", func() (string, error) { return s.client.Start(before.Up, client.StartOptions{}) })
-	if err == nil && before.Daemon {
+	err := s.change(ctx, "start", func() (string, error) { return s.client.Start(prior.Up, client.StartOptions{}) })
+	if err == nil && prior.Daemon {
 		_ = dial(ctx, filepath.Join("/var/snap", s.snap, "common/lxd", SocketName)) // whether it answers is for WaitReady
 	}
 
@@ -201,12 +201,21 @@ func (s *snapd) Failed(ctx context.Context) error {
 }
 
 // change has snapd begin a change and waits for it. While another change of the snap is under way, such as a stop that we did not
-// wait for to the end, or a refresh, snapd begins none, and is asked again. A change that has begun goes on when ctx ends.
+// wait for to the end, or a refresh, snapd begins none, and is asked again; so it is where the connection breaks, after which the
+// change may have begun. A change that has begun goes on when ctx ends.
 func (s *snapd) change(ctx context.Context, verb string, begin func() (string, error)) error {
-	id, err := begin()
+	var id string
+	try := func() error {
+		return again(ctx, daemonTries, func(context.Context) (err error) {
+			id, err = begin()
+			return err
+		})
+	}
+
+	err := try()
 	for busy := true; err != nil && busy && pause(ctx) == nil; {
 		busy = s.busy()
-		id, err = begin() // also where nothing is under way any more
+		err = try() // also where nothing is under way any more
 	}
 
 	for err == nil {
@@ -236,6 +245,19 @@ func (s *snapd) busy() bool {
 // heldUntil is until when the administrator has held refreshes of the snap, in RFC 3339; empty for not at all. snapd's client
 // does not know this field yet.
 func (s *snapd) heldUntil(ctx context.Context) (string, error) {
+	var hold string
+	err := again(ctx, daemonTries, func(ctx context.Context) (err error) {
+		hold, err = s.askHold(ctx)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("ask snapd for the snap %s: %w", s.snap, err)
+	}
+
+	return hold, nil
+}
+
+func (s *snapd) askHold(ctx context.Context) (string, error) {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return (&net.Dialer{}).DialContext(ctx, "unix", snapdSocket)
 	}}
@@ -248,7 +270,7 @@ func (s *snapd) heldUntil(ctx context.Context) (string, error) {
 
 	response, err := (&http.Client{Transport: transport}).Do(request)
 	if err != nil {
-		return "", fmt.Errorf("ask snapd for the snap %s: %w", s.snap, err)
+		return "", err
 	}
 
 	defer response.Body.Close()
@@ -260,9 +282,5 @@ func (s *snapd) heldUntil(ctx context.Context) (string, error) {
 	}
 
 	err = json.NewDecoder(response.Body).Decode(&answer)
-	if err != nil {
-		return "", fmt.Errorf("ask snapd for the snap %s: %w", s.snap, err)
-	}
-
-	return answer.Result.Hold, nil
+	return answer.Result.Hold, err
 }

@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+	godbus "github.com/godbus/dbus/v5"
 )
 
-// systemdSocket is systemd's own D-Bus socket; where it is missing, systemd does not run here.
-const systemdSocket = "/run/systemd/private"
+// systemdSocket is systemd's own D-Bus socket; where it is missing, systemd does not run here. Tests put another one there.
+var systemdSocket = "/run/systemd/private"
 
 // systemd is a Service: a unit and the units that can start it.
 type systemd struct {
@@ -23,14 +25,13 @@ type systemd struct {
 
 // systemdUnit returns a unit with what triggers it.
 func systemdUnit(ctx context.Context, unit string) (*systemd, error) {
-	conn, err := dbus.NewSystemdConnectionContext(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("connect to systemd: %w", err)
-	}
+	var service *systemd
+	err := withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) (err error) {
+		service, err = newSystemd(ctx, conn, unit)
+		return err
+	})
 
-	defer conn.Close()
-
-	return newSystemd(ctx, conn, unit)
+	return service, err
 }
 
 func newSystemd(ctx context.Context, conn *dbus.Conn, unit string) (*systemd, error) {
@@ -51,43 +52,52 @@ func findSystemd(ctx context.Context, socket string, holders []Process) (Service
 		return nil, false, nil
 	}
 
-	conn, err := dbus.NewSystemdConnectionContext(ctx)
-	if err != nil {
-		return nil, false, fmt.Errorf("connect to systemd: %w", err)
+	var service *systemd
+	var owns bool
+	err = withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
+		service, owns, err = systemdOf(ctx, conn, socket, holders)
+		return err
+	})
+
+	if err != nil || service == nil { // a nil *systemd is no nil Service
+		return nil, owns, err
 	}
 
-	defer conn.Close()
+	return service, owns, nil
+}
 
+// systemdOf is findSystemd on a connection.
+func systemdOf(ctx context.Context, conn *dbus.Conn, socket string, holders []Process) (*systemd, bool, error) {
 	unit, owns, err := unitOfSocket(ctx, conn, socket)
 	if err != nil {
 		return nil, false, fmt.Errorf("ask systemd for its socket units: %w", err)
 	}
 
 	if unit == "" {
-		unit = unitOfProcess(ctx, conn, holders)
+		unit, err = unitOfProcess(ctx, conn, holders)
 	}
 
-	if unit == "" {
-		return nil, owns, nil
+	if err != nil || unit == "" {
+		return nil, owns, err
 	}
 
 	service, err := newSystemd(ctx, conn, unit)
-	if err != nil {
-		return nil, false, err
-	}
-
-	return service, owns, nil
+	return service, owns, err
 }
 
 // unitOfSocket returns the unit that is started by connections to a socket, and whether the socket unit listens now.
 func unitOfSocket(ctx context.Context, conn *dbus.Conn, socket string) (string, bool, error) {
-	units, err := conn.ListUnitsByPatternsContext(ctx, nil, []string{"*.socket"})
+	units, err := inTime(ctx, func(ctx context.Context) ([]dbus.UnitStatus, error) {
+		return conn.ListUnitsByPatternsContext(ctx, nil, []string{"*.socket"})
+	})
 	if err != nil {
 		return "", false, err
 	}
 
 	for _, u := range units {
-		p, err := conn.GetUnitTypePropertyContext(ctx, u.Name, "Socket", "Listen")
+		p, err := inTime(ctx, func(ctx context.Context) (*dbus.Property, error) {
+			return conn.GetUnitTypePropertyContext(ctx, u.Name, "Socket", "Listen")
+		})
 		if err != nil {
 			return "", false, err
 		}
@@ -109,22 +119,33 @@ func unitOfSocket(ctx context.Context, conn *dbus.Conn, socket string) (string, 
 	return "", false, nil
 }
 
-// unitOfProcess returns the service whose main process is among the holders. That a holder merely belongs to a unit says
-// nothing: it may be the administrator's session, or a test's runner.
-func unitOfProcess(ctx context.Context, conn *dbus.Conn, holders []Process) string {
+// unitOfProcess returns the service whose main process is among the holders; empty for none. That a holder merely belongs to a unit
+// says nothing: it may be the administrator's session, or a test's runner. A process of no unit, or of one that is gone by now, is
+// an error of systemd's and no reason to stop; a connection that breaks is one.
+func unitOfProcess(ctx context.Context, conn *dbus.Conn, holders []Process) (string, error) {
 	for _, h := range holders {
-		unit, err := conn.GetUnitNameByPID(ctx, uint32(h.PID))
+		unit, err := inTime(ctx, func(ctx context.Context) (string, error) { return conn.GetUnitNameByPID(ctx, uint32(h.PID)) })
+		if broken(err) {
+			return "", fmt.Errorf("ask systemd for the unit of %s: %w", h, err)
+		}
+
 		if err != nil || !strings.HasSuffix(unit, ".service") {
 			continue
 		}
 
-		p, err := conn.GetServicePropertyContext(ctx, unit, "MainPID")
+		p, err := inTime(ctx, func(ctx context.Context) (*dbus.Property, error) {
+			return conn.GetServicePropertyContext(ctx, unit, "MainPID")
+		})
+		if broken(err) {
+			return "", fmt.Errorf("ask systemd for the main process of %s: %w", unit, err)
+		}
+
 		if err == nil && p.Value.Value() == uint32(h.PID) {
-			return unit
+			return unit, nil
 		}
 	}
 
-	return ""
+	return "", nil
 }
 
 // Name implements Service.
@@ -144,36 +165,36 @@ func (s *systemd) Stoppable() error {
 
 // Activity implements Service.
 func (s *systemd) Activity(ctx context.Context) (Activity, error) {
-	before, err := s.Before(ctx)
+	prior, err := s.PriorState(ctx)
 	if err != nil {
 		return Down, err
 	}
 
-	return before.activity(), nil
+	return prior.activity(), nil
 }
 
-// Before implements Service.
-func (s *systemd) Before(ctx context.Context) (*Before, error) {
-	before := &Before{Kind: kindSystemd, Name: s.unit}
-	err := s.with(ctx, func(conn *dbus.Conn) error {
+// PriorState implements Service.
+func (s *systemd) PriorState(ctx context.Context) (*PriorState, error) {
+	prior := &PriorState{Kind: kindSystemd, Name: s.unit}
+	err := withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
 		names, err := s.active(ctx, conn)
-		before.Up, before.Daemon = names, slices.Contains(names, s.unit)
+		prior.Up, prior.Daemon = names, slices.Contains(names, s.unit)
 		return err
 	})
 
-	return before, err
+	return prior, err
 }
 
 // Hold implements Service: a package has no refreshes that could be held.
-func (s *systemd) Hold(context.Context, *Before) error { return nil }
+func (s *systemd) Hold(context.Context, *PriorState) error { return nil }
 
 // Release implements Service.
-func (s *systemd) Release(context.Context, *Before) error { return nil }
+func (s *systemd) Release(context.Context, *PriorState) error { return nil }
 
 // Stop implements Service: first what could start the unit again, then the unit. Only these: what requires them is left as it
 // is, above all Debian's lxd-containers.service, which requires the socket and shuts down all instances when it is stopped.
 func (s *systemd) Stop(ctx context.Context) error {
-	return s.with(ctx, func(conn *dbus.Conn) error {
+	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
 		names, err := s.active(ctx, conn)
 		if err != nil {
 			return err
@@ -181,14 +202,16 @@ func (s *systemd) Stop(ctx context.Context) error {
 
 		for _, name := range names {
 			result := make(chan string, 1)
-			_, err = conn.StopUnitContext(ctx, name, "ignore-dependencies", result)
+			_, err = inTime(ctx, func(ctx context.Context) (int, error) {
+				return conn.StopUnitContext(ctx, name, "ignore-dependencies", result)
+			})
 			if err != nil {
 				return fmt.Errorf("stop %s: %w", name, err)
 			}
 
-			err = wait(ctx, "stop", name, result)
+			err = wait(ctx, conn, result)
 			if err != nil {
-				return err
+				return fmt.Errorf("stop %s: %w; see `systemctl status %[1]s`", name, err)
 			}
 		}
 
@@ -199,24 +222,27 @@ func (s *systemd) Stop(ctx context.Context) error {
 // Start implements Service. It does not wait for the unit's own start-up, which for LXD can mean waiting for other members.
 // Failures from before do not count, neither for Failed nor for systemd's limit on starts: a unit is left failed by stopping
 // it while its ExecStartPost still waits.
-func (s *systemd) Start(ctx context.Context, before *Before) error {
-	return s.with(ctx, func(conn *dbus.Conn) error {
+func (s *systemd) Start(ctx context.Context, prior *PriorState) error {
+	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
 		err := s.waitStopped(ctx, conn)
 		if err != nil {
 			return err
 		}
 
-		for _, name := range before.Up {
-			_ = conn.ResetFailedUnitContext(ctx, name) // an error only means that there is nothing to forget
+		for _, name := range prior.Up {
+			_, err = inTime(ctx, func(ctx context.Context) (any, error) { return nil, conn.ResetFailedUnitContext(ctx, name) })
+			if broken(err) { // any other error only means that there is nothing to forget
+				return fmt.Errorf("forget failures of %s: %w", name, err)
+			}
 		}
 
-		for _, name := range before.Up {
+		for _, name := range prior.Up {
 			var result chan string
 			if name != s.unit { // a socket is up at once
 				result = make(chan string, 1)
 			}
 
-			_, err := conn.StartUnitContext(ctx, name, "replace", result)
+			_, err = inTime(ctx, func(ctx context.Context) (int, error) { return conn.StartUnitContext(ctx, name, "replace", result) })
 			if err != nil {
 				return fmt.Errorf("start %s: %w", name, err)
 			}
@@ -225,9 +251,9 @@ func (s *systemd) Start(ctx context.Context, before *Before) error {
 				continue
 			}
 
-			err = wait(ctx, "start", name, result)
+			err = wait(ctx, conn, result)
 			if err != nil {
-				return err
+				return fmt.Errorf("start %s: %w; see `systemctl status %[1]s`", name, err)
 			}
 		}
 
@@ -254,25 +280,33 @@ func (s *systemd) waitStopped(ctx context.Context, conn *dbus.Conn) error {
 // stopPause is how often waitStopped looks.
 const stopPause = 50 * time.Millisecond
 
-// wait waits for the end of a job that starts or stops a unit.
-func wait(ctx context.Context, verb string, unit string, result <-chan string) error {
-	select {
-	case r := <-result:
-		if r != "done" {
-			return fmt.Errorf("%s %s: systemd says %q; see `systemctl status %s`", verb, unit, r, unit)
-		}
+// wait waits for the end of a job that starts or stops a unit. Where the connection breaks meanwhile, nobody would tell.
+func wait(ctx context.Context, conn *dbus.Conn, result <-chan string) error {
+	for {
+		select {
+		case r := <-result:
+			if r != "done" {
+				return fmt.Errorf("systemd says %q", r)
+			}
 
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("%s %s: %w", verb, unit, ctx.Err())
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(pollInterval):
+			if !conn.Connected() {
+				return godbus.ErrClosed
+			}
+		}
 	}
 }
 
 // Failed implements Service. A unit that waits for LXD in ExecStartPost, as Debian's does for ten minutes, is still starting
 // when LXD has long ended.
 func (s *systemd) Failed(ctx context.Context) error {
-	return s.with(ctx, func(conn *dbus.Conn) error {
-		properties, err := conn.GetAllPropertiesContext(ctx, s.unit)
+	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
+		properties, err := inTime(ctx, func(ctx context.Context) (map[string]any, error) {
+			return conn.GetAllPropertiesContext(ctx, s.unit)
+		})
 		if err != nil {
 			return err
 		}
@@ -312,19 +346,55 @@ func (s *systemd) active(ctx context.Context, conn *dbus.Conn) ([]string, error)
 // up tells whether a unit in that state runs, listens, or is about to.
 func up(activeState string) bool { return activeState != "inactive" && activeState != "failed" }
 
-func (s *systemd) with(ctx context.Context, do func(*dbus.Conn) error) error {
-	conn, err := dbus.NewSystemdConnectionContext(ctx)
+// withSystemd does something through a connection to systemd, and does it again through another one while that breaks: it must be
+// safe to do twice. Reading is; and so is to start or stop a unit, as systemd makes one job of two.
+func withSystemd(ctx context.Context, do func(ctx context.Context, conn *dbus.Conn) error) error {
+	return again(ctx, daemonTries, func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx) // closes the connection
+		defer cancel()
+
+		conn, err := inTime(ctx, func(answer context.Context) (*dbus.Conn, error) {
+			stop := context.AfterFunc(answer, cancel)
+			defer stop()
+
+			return dbus.NewConnection(func() (*godbus.Conn, error) { return authenticated(ctx) })
+		})
+		if err != nil {
+			return fmt.Errorf("connect to systemd: %w", err)
+		}
+
+		defer conn.Close()
+
+		return do(ctx, conn)
+	})
+}
+
+// authenticated returns a connection to systemd's own socket, on which nobody says hello. It ends with ctx.
+func authenticated(ctx context.Context) (*godbus.Conn, error) {
+	conn, err := godbus.Dial("unix:path="+systemdSocket, godbus.WithContext(ctx))
 	if err != nil {
-		return fmt.Errorf("connect to systemd: %w", err)
+		return nil, err
 	}
 
-	defer conn.Close()
+	err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Getuid()))})
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
 
-	return do(conn)
+	return conn, nil
+}
+
+// inTime asks systemd one question, for so long as that may take.
+func inTime[T any](ctx context.Context, question func(ctx context.Context) (T, error)) (T, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+
+	return question(ctx)
 }
 
 func stringProperty(ctx context.Context, conn *dbus.Conn, unit string, name string) (string, error) {
-	p, err := conn.GetUnitPropertyContext(ctx, unit, name)
+	p, err := inTime(ctx, func(ctx context.Context) (*dbus.Property, error) { return conn.GetUnitPropertyContext(ctx, unit, name) })
 	if err != nil {
 		return "", err
 	}
@@ -334,7 +404,7 @@ func stringProperty(ctx context.Context, conn *dbus.Conn, unit string, name stri
 }
 
 func stringsProperty(ctx context.Context, conn *dbus.Conn, unit string, name string) ([]string, error) {
-	p, err := conn.GetUnitPropertyContext(ctx, unit, name)
+	p, err := inTime(ctx, func(ctx context.Context) (*dbus.Property, error) { return conn.GetUnitPropertyContext(ctx, unit, name) })
 	if err != nil {
 		return nil, err
 	}

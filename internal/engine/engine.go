@@ -1,8 +1,8 @@
 // Package engine runs the real libdqlite, to see what it makes of a raft directory.
 //
-// libdqlite deletes, renames and truncates files while it loads a directory, and it can take the process down. So it must
-// never see the only copy, and never run in a process that matters: Run starts this very program again as a child, and
-// Serve is what that child does, on a scratch copy that is worthless afterwards.
+// libdqlite deletes, renames and truncates files while it loads a directory, and it can take the process down. So it must never see the
+// only copy, and never run in a process that matters: Run starts this very program again as a child, and Serve is what that child does,
+// on a scratch copy that is worthless afterwards.
 package engine
 
 import (
@@ -18,10 +18,8 @@ import (
 	"syscall"
 	"time"
 
-	dqlite "github.com/canonical/go-dqlite/v3"
 	"github.com/canonical/go-dqlite/v3/client"
 	"github.com/canonical/go-dqlite/v3/driver"
-	"golang.org/x/sys/unix"
 )
 
 // ErrCrashed says that libdqlite took its process down.
@@ -30,12 +28,8 @@ var ErrCrashed = errors.New("libdqlite crashed")
 // ErrKilled says that somebody killed the child: the kernel, in most cases, because memory ran out.
 var ErrKilled = errors.New("libdqlite was killed, as the kernel does where memory runs out: it holds the whole database in memory")
 
-// UseThreads lets this process use SQLite from several threads, which go-dqlite forbids by default when it is linked in. Call
-// it before the first use of SQLite.
-func UseThreads() error { return dqlite.ConfigMultiThread() }
-
-// Run runs this program with args as a child and returns what it wrote to standard output. When it fails, the error is what
-// it wrote to standard error; ErrCrashed when a signal ended it, ErrKilled when that was SIGKILL.
+// Run runs this program with args as a child and returns what it wrote to standard output. When it fails, the error is what it wrote to
+// standard error; ErrCrashed when a signal ended it, ErrKilled when that was SIGKILL.
 func Run(ctx context.Context, args ...string) ([]byte, error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -95,37 +89,24 @@ const serveTimeout = 30 * time.Second
 // ServeID is the raft id of the single voter that Serve is.
 const ServeID = 1
 
-// Serve starts libdqlite on the raft directory dir and hands its database of that name to use. The log must end in a
-// configuration with a single voter, with the id ServeID and that address: "@" and a name, an abstract socket, of which nothing is
-// left to clean up. The directory is changed: it must be a scratch copy. Call it in a child process only.
+// Serve starts libdqlite on the raft directory dir and hands its database of that name to use. The log must end in a configuration with
+// a single voter, with the id ServeID and that address: "@" and a name, an abstract socket, of which nothing is left to clean up. The
+// directory is changed: it must be a scratch copy. Call it in a child process only.
 func Serve(ctx context.Context, dir string, address string, database string, use func(context.Context, *sql.DB) error) error {
 	offerToKernel()
-	self := dqlite.NodeInfo{ID: ServeID, Address: address, Role: client.Voter}
-	node, err := dqlite.New(self.ID, self.Address, dir, dqlite.WithBindAddress(self.Address))
+	server, err := Open(ServeID, address, dir)
 	if err != nil {
 		return fmt.Errorf("libdqlite refuses the directory: %w", err)
 	}
 
-	err = startFirst(node)
+	defer server.Close()
+
+	err = server.Start(address)
 	if err != nil {
 		return fmt.Errorf("libdqlite does not start on the directory: %w", err)
 	}
 
-	defer node.Close()
-
-	store := client.NewInmemNodeStore()
-	err = store.Set(ctx, []client.NodeInfo{self})
-	if err != nil {
-		return err
-	}
-
-	d, err := driver.New(store)
-	if err != nil {
-		return err
-	}
-
-	sql.Register("dqlite", d)
-	db, err := sql.Open("dqlite", database)
+	db, err := Connect(ctx, address, database)
 	if err != nil {
 		return err
 	}
@@ -143,45 +124,47 @@ func Serve(ctx context.Context, dir string, address string, database string, use
 	return use(ctx, db)
 }
 
+// Connect returns the database of that name of a cluster with a single voter, which serves address in this process. It waits for
+// nothing.
+func Connect(ctx context.Context, address string, database string) (*sql.DB, error) {
+	store := client.NewInmemNodeStore()
+	err := store.Set(ctx, []client.NodeInfo{NewNode(ServeID, address, 0)})
+	if err != nil {
+		return nil, err
+	}
+
+	d, err := driver.New(store)
+	if err != nil {
+		return nil, err
+	}
+
+	connector, err := d.OpenConnector(database)
+	if err != nil {
+		return nil, err
+	}
+
+	return sql.OpenDB(connector), nil
+}
+
 // offerToKernel makes this process the first to be killed where memory runs out: libdqlite holds the whole database in memory, and
 // beside it there may be instances that work.
 func offerToKernel() {
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("1000"), 0)
 }
 
-// servePriority is a nice value, and usualPriority is what the system call returns for one of 0.
-const servePriority, usualPriority = -10, 20
-
-// startFirst starts a node whose thread, it has one that does all, goes before others where root asks for that, and has not asked for
-// something else: it has the most to do of all that an export waits for, and nobody can help it.
-func startFirst(node *dqlite.Node) error {
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // and never unlocked: this thread ends here, the node's has taken over its priority
-		priority, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
-		if err == nil && priority == usualPriority {
-			_ = unix.Setpriority(unix.PRIO_PROCESS, 0, servePriority)
-		}
-
-		started <- node.Start()
-	}()
-	return <-started
-}
-
-// Node is a raft node as go-dqlite and LXD describe it: roles are 0 voter, 1 stand-by, 2 spare.
-type Node = dqlite.NodeInfo
-
-// NewNode returns a node with a role in that numbering.
-func NewNode(id uint64, address string, role int) Node {
-	return Node{ID: id, Address: address, Role: client.NodeRole(role)}
-}
-
-// Reconfigure makes nodes the configuration of the raft directory dir, the way LXD's own edit does: it appends a
-// configuration entry, with term 1, to the log. The directory is changed, and repaired the way libdqlite does that: it must be
-// a scratch copy. Call it in a child process only.
+// Reconfigure makes nodes the configuration of the raft directory dir, the way LXD's own edit does: it appends a configuration entry,
+// with term 1, to the log. The directory is changed, and repaired the way libdqlite does that: it must be a scratch copy. Call it in a
+// child process only.
 func Reconfigure(dir string, nodes []Node) error {
 	offerToKernel()
-	err := dqlite.ReconfigureMembershipExt(dir, nodes)
+	server, err := Open(ServeID, "1", dir) // neither of them gets anywhere
+	if err != nil {
+		return fmt.Errorf("libdqlite refuses the directory: %w", err)
+	}
+
+	defer server.Close()
+
+	err = server.reconfigure(nodes)
 	if err != nil {
 		return fmt.Errorf("libdqlite refuses the directory: %w", err)
 	}

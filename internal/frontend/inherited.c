@@ -1,6 +1,6 @@
 // What this process inherited, noted before Go's run-time changes it: that installs a handler for every signal but an ignored
 // SIGHUP or SIGINT, unblocks some, opens /dev/null in place of closed standard files, and drops variables that occur twice
-// from the environment; then go-dqlite, which is linked in, ignores SIGPIPE. Only a constructor of C's runs before that.
+// from the environment. Only a constructor of C's runs before that.
 
 #include "inherited.h"
 

@@ -35,7 +35,8 @@ type Report struct {
 type ForeignError struct{ Path string }
 
 func (e *ForeignError) Error() string {
-	return fmt.Sprintf("%s is there already, and is not a link to %s: see what it is, and move it away (mv %s %s.old) if it is not needed", e.Path, programName, e.Path, e.Path)
+	return fmt.Sprintf("%s is there already, and is not a link to %s: see what it is, and move it away (mv %s %s.old) if it is not needed",
+		e.Path, programName, e.Path, e.Path)
 }
 
 // Install makes the link in dir. One that points to another copy of lxd-recover is pointed to this one.
@@ -82,7 +83,8 @@ func Install(dir string) (*Report, error) {
 
 	weak := exposed(target)
 	if weak != "" {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%s can be changed by others than root, and root runs it as `lxd`: move %s to /usr/local/bin, owned by root, and install again", weak, programName))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s can be changed by others than root, and root runs it as `lxd`: "+
+			"move %s to /usr/local/bin, owned by root, and install again", weak, programName))
 	}
 
 	return r, nil
@@ -160,7 +162,8 @@ func Status(dir string) (*Report, error) {
 
 	r.Installed = r.Target != ""
 	if r.Installed && !isOurs(r.Link) {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%s points to %s, which is no %s: shells skip it if nothing is there; install it again, or remove it", r.Link, r.Target, programName))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s points to %s, which is no %s: shells skip it if nothing is there; "+
+			"install it again, or remove it", r.Link, r.Target, programName))
 	}
 
 	r.Found = find(os.Getenv("PATH"), nil, func(string) bool { return true })

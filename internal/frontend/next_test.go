@@ -38,7 +38,8 @@ func TestNextSkipsOurs(t *testing.T) {
 	must(t, os.MkdirAll(in("directory"), 0o755))
 	must(t, os.WriteFile(in("not-executable"), []byte("#!/bin/sh\n"), 0o644))
 
-	ours := []string{"link", "chain", "longer-chain", "link-to-copy", "hard-link-of-copy", "copy", "dangling", "endless", "directory", "not-executable", "missing"}
+	ours := []string{"link", "chain", "longer-chain", "link-to-copy", "hard-link-of-copy", "copy",
+		"dangling", "endless", "directory", "not-executable", "missing"}
 	var path []string
 	for _, dir := range ours {
 		path = append(path, filepath.Join(top, dir))

@@ -45,7 +45,8 @@ func Base(ctx context.Context, log *raftlog.Log, upTo uint64) (*raftlog.Snapshot
 	}
 
 	if snapshot == nil && log.FirstIndex != 1 {
-		return nil, fmt.Errorf("index %d is before the snapshot at index %d, and no older one is of the log's own history: the log reaches no further back", upTo, newest.Index)
+		return nil, fmt.Errorf("index %d is before the snapshot at index %d, and no older one is of the log's own history: the log reaches no further back",
+			upTo, newest.Index)
 	}
 
 	return snapshot, nil

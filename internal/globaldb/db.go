@@ -221,7 +221,8 @@ func integrityOf(ctx context.Context, file string) (string, error) {
 func (db *DB) counted(ctx context.Context, count func(tables []string) (map[string]int, error)) (*Summary, error) {
 	s := &Summary{}
 	var err error
-	s.ForeignKeys, err = stringsOf(ctx, db.sql, fmt.Sprintf(`SELECT "table" || ' row ' || coalesce(rowid, '?') || ' points to no row of ' || parent FROM pragma_foreign_key_check LIMIT %d`, maxFindings))
+	s.ForeignKeys, err = stringsOf(ctx, db.sql, fmt.Sprintf(`SELECT "table" || ' row ' || coalesce(rowid, '?') || ' points to no row of ' || parent `+
+		`FROM pragma_foreign_key_check LIMIT %d`, maxFindings))
 	if err != nil {
 		return nil, fmt.Errorf("check the foreign keys: %w", err)
 	}

@@ -49,7 +49,8 @@ const maxCompound = 250
 // tableSums are queries for the name of a table, how many rows it has, and their sum; several of them for a table with many
 // columns.
 func tableSums(ctx context.Context, db *sql.DB) ([]string, error) {
-	rows, err := db.QueryContext(ctx, `SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' ORDER BY m.name, c.cid`)
+	rows, err := db.QueryContext(ctx, `SELECT m.name, c.name FROM sqlite_master AS m, pragma_table_info(m.name) AS c `+
+		`WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite_%' ORDER BY m.name, c.cid`)
 	if err != nil {
 		return nil, err
 	}

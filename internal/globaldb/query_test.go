@@ -63,7 +63,8 @@ func TestQueryValues(t *testing.T) {
 
 // SQLite itself refuses everything that is not reading, and nothing that is.
 func TestQueryOnlyReads(t *testing.T) {
-	db := openMade(t, "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT)", "INSERT INTO t VALUES (1, 'one')", "CREATE VIEW v AS SELECT * FROM t", "CREATE INDEX byname ON t (name)")
+	db := openMade(t, "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT)", "INSERT INTO t VALUES (1, 'one')",
+		"CREATE VIEW v AS SELECT * FROM t", "CREATE INDEX byname ON t (name)")
 	before, err := os.ReadFile(db.File)
 	must(t, err)
 	target := filepath.Join(t.TempDir(), "written")
@@ -74,7 +75,8 @@ func TestQueryOnlyReads(t *testing.T) {
 		"VACUUM INTO '" + target + "'", "ATTACH '" + target + "' AS x", "DETACH main", "PRAGMA writable_schema = 1", "PRAGMA journal_mode = WAL",
 		"PRAGMA user_version = 7", "PRAGMA query_only = 0", "PRAGMA foreign_keys = OFF", "PRAGMA temp_store_directory = '/tmp'", "PRAGMA optimize",
 		"PRAGMA wal_checkpoint", "SELECT load_extension('" + target + "')", "select LOAD_EXTENSION('x', 'y')", "EXPLAIN DELETE FROM t",
-		"WITH x AS (SELECT 1) DELETE FROM t", "CREATE VIRTUAL TABLE f USING fts5(x)", "SAVEPOINT a", "UPDATE sqlite_master SET sql = ''", "INSERT INTO t SELECT * FROM t RETURNING id",
+		"WITH x AS (SELECT 1) DELETE FROM t", "CREATE VIRTUAL TABLE f USING fts5(x)", "SAVEPOINT a",
+		"UPDATE sqlite_master SET sql = ''", "INSERT INTO t SELECT * FROM t RETURNING id",
 	} {
 		err := db.Query(t.Context(), statement, nothing)
 		if !errors.Is(err, ErrReadOnly) {
@@ -83,7 +85,8 @@ func TestQueryOnlyReads(t *testing.T) {
 	}
 
 	for _, statement := range []string{
-		"SELECT name FROM pragma_table_info('t') ORDER BY cid", "SELECT * FROM v", "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT * FROM n", "EXPLAIN SELECT 1", "PRAGMA table_info(t)",
+		"SELECT name FROM pragma_table_info('t') ORDER BY cid", "SELECT * FROM v",
+		"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9) SELECT * FROM n", "EXPLAIN SELECT 1", "PRAGMA table_info(t)",
 		"PRAGMA integrity_check", "SELECT * FROM pragma_table_info('t')", "SELECT * FROM json_each('[1]')", "BEGIN", "VALUES (1), (2)", "PRAGMA user_version",
 	} {
 		first := &DB{}
@@ -159,10 +162,12 @@ var nasty = []string{
 	"INSERT INTO child VALUES (7, 2, 9), (9, 1, 7), (100, 1, NULL)", "DELETE FROM child WHERE id = 100",
 	"INSERT INTO parent VALUES (1, 'one'), (2, NULL)",
 	`CREATE TABLE "we""ird 'name';" ("col umn" TEXT, "sel""ect", "order" REAL, at DATETIME, yes BOOLEAN, PRIMARY KEY ("sel""ect")) WITHOUT ROWID`,
-	`INSERT INTO "we""ird 'name';" VALUES ('it''s; "x"', x'', 3.0, '2026-01-01', 'yes'), ('', 'text', 1e300, 'nonsense', 5), (NULL, x'00ff27', -0.5, NULL, 1), (NULL, -9223372036854775808, 0, 17, 0)`,
+	`INSERT INTO "we""ird 'name';" VALUES ('it''s; "x"', x'', 3.0, '2026-01-01', 'yes'), ('', 'text', 1e300, 'nonsense', 5), ` +
+		`(NULL, x'00ff27', -0.5, NULL, 1), (NULL, -9223372036854775808, 0, 17, 0)`,
 	"CREATE TABLE bag (v, g INTEGER GENERATED ALWAYS AS (length(v)) VIRTUAL, s TEXT GENERATED ALWAYS AS (v || '!') STORED)",
 	"INSERT INTO bag (v) VALUES ('same'), ('same'), (9223372036854775807), (9e999), (-9e999), (3.0), ('3.0'), ('3'), (3), (CAST(x'ff00fe' AS TEXT))",
-	"INSERT INTO bag (v) VALUES ('line' || char(10) || 'two'), ('cr' || char(13) || char(10) || '.dump'), ('nul' || char(0) || 'behind'), (char(10) || ';' || char(10) || '/' || char(10) || 'go' || char(10)), ('héé€𝄞'), (char(27) || '[2J')",
+	"INSERT INTO bag (v) VALUES ('line' || char(10) || 'two'), ('cr' || char(13) || char(10) || '.dump'), ('nul' || char(0) || 'behind'), " +
+		"(char(10) || ';' || char(10) || '/' || char(10) || 'go' || char(10)), ('héé€𝄞'), (char(27) || '[2J')",
 	"CREATE INDEX byname ON parent (name DESC) WHERE name IS NOT NULL", "CREATE UNIQUE INDEX expr ON bag (v, length(v)) WHERE 0",
 	"CREATE TABLE audit (what TEXT)",
 	"CREATE VIEW names AS SELECT name, ';' AS semicolon FROM parent",

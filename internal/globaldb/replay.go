@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -160,7 +161,7 @@ func (r *replayer) snapshot(ctx context.Context, s *raftlog.Snapshot) error {
 		}
 
 		hasWAL = true
-		return writeAll(r.target+"-wal", db.WAL)
+		return newfile.Write(r.target+"-wal", db.WAL)
 	})
 	if err != nil {
 		return err
@@ -255,21 +256,6 @@ func (r *replayer) finish() error {
 
 	_, err = r.file.WriteAt([]byte{1, 1}, offVersions)
 	return err
-}
-
-func writeAll(path string, src io.Reader) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	_, err = io.Copy(f, src)
-	closeErr := f.Close()
-	if err != nil {
-		return err
-	}
-
-	return closeErr
 }
 
 // pageSet is a set of page numbers, one bit each.

@@ -119,7 +119,8 @@ func (d *stepDiff) look(ctx context.Context, written []uint32) error {
 
 // schema returns the tables of the file after. SQLite's own are left out but for the schema itself.
 func (d *stepDiff) schema(ctx context.Context) (map[string]stepTable, error) {
-	rows, err := d.db.QueryContext(ctx, "SELECT name, rootpage, coalesce(sql, '') FROM new.sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND rootpage > 0")
+	rows, err := d.db.QueryContext(ctx, "SELECT name, rootpage, coalesce(sql, '') FROM new.sqlite_master "+
+		"WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND rootpage > 0")
 	if err != nil {
 		return nil, err
 	}
@@ -397,7 +398,8 @@ func (r rowsByID) read(ctx context.Context, db *sql.DB, schema string) (map[int6
 		quoted[i] = "quote(" + quote(c) + ")"
 	}
 
-	rows, err := db.QueryContext(ctx, fmt.Sprintf("SELECT %s, %s FROM %s.%s WHERE %s IN (SELECT value FROM json_each(?))", r.rowid, strings.Join(quoted, ", "), schema, quote(r.table), r.rowid), r.wanted)
+	rows, err := db.QueryContext(ctx, fmt.Sprintf("SELECT %s, %s FROM %s.%s WHERE %s IN (SELECT value FROM json_each(?))",
+		r.rowid, strings.Join(quoted, ", "), schema, quote(r.table), r.rowid), r.wanted)
 	if err != nil {
 		return nil, err
 	}

@@ -169,7 +169,8 @@ func randomStatement(random *rand.Rand, n int) string {
 	case 0, 1:
 		return fmt.Sprintf("INSERT OR IGNORE INTO plain (name, data) VALUES ('n%d', '%s')", id, text)
 	case 2:
-		return fmt.Sprintf("WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 60) INSERT OR IGNORE INTO keyed SELECT 'k' || (n * 7 + %d), '%s' FROM i", id, text[:min(len(text), 900)])
+		return fmt.Sprintf("WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 60) "+
+			"INSERT OR IGNORE INTO keyed SELECT 'k' || (n * 7 + %d), '%s' FROM i", id, text[:min(len(text), 900)])
 	case 3:
 		return fmt.Sprintf("DELETE FROM keyed WHERE rowid %% 5 = %d", n%5)
 	case 4:

@@ -32,7 +32,8 @@ var wordsContent = []string{
 	"INSERT INTO storage_volumes (id, name, storage_pool_id, node_id, type, project_id, description) VALUES (50, 'vol', 50, 1, 2, 1, '')",
 	"INSERT INTO storage_volumes_snapshots (id, storage_volume_id, name, creation_date, description) VALUES (51, 50, 's0', " + wordsTime + ", '')",
 	"INSERT INTO storage_volumes_config (storage_volume_id, key, value) VALUES (50, 'size', '1GiB')",
-	"INSERT INTO images (id, fingerprint, filename, size, architecture, upload_date, project_id) VALUES (50, '0123456789abcdef0123456789abcdef', 'f', 1, 2, " + wordsTime + ", 1)",
+	"INSERT INTO images (id, fingerprint, filename, size, architecture, upload_date, project_id) VALUES (50, '0123456789abcdef0123456789abcdef', " +
+		"'f', 1, 2, " + wordsTime + ", 1)",
 	"INSERT INTO images_aliases (name, image_id, project_id, description) VALUES ('small', 50, 1, '')",
 	"INSERT INTO images_nodes (image_id, node_id) VALUES (50, 3)",
 	"INSERT INTO images_properties (image_id, type, key, value) VALUES (50, 0, 'os', 'none')",
@@ -98,7 +99,8 @@ func TestWords(t *testing.T) {
 	data, err = os.ReadFile(full)
 	must(t, err)
 	must(t, os.WriteFile(moved, data, 0o600))
-	execute(t, moved, "UPDATE instances SET node_id = 3 WHERE id = 50", "UPDATE instances_config SET value = '4' WHERE instance_id = 50", "UPDATE nodes SET heartbeat = 'x' WHERE id = 1",
+	execute(t, moved, "UPDATE instances SET node_id = 3 WHERE id = 50", "UPDATE instances_config SET value = '4' WHERE instance_id = 50",
+		"UPDATE nodes SET heartbeat = 'x' WHERE id = 1",
 		"UPDATE nodes SET address = '10.0.0.1:8443' WHERE id = 2")
 	sameLines(t, wordsOf(t, full, moved, "update "), []string{
 		"instance web1 in project blue on member node3 (node_id: member node2 -> member node3)",

@@ -1,9 +1,10 @@
-// Package lz4frame reads LZ4 frames with liblz4, the library that libdqlite writes and reads its snapshots with. The blocks of
-// those frames build on each other, for which the reader written in Go that there is takes a new buffer every other block:
-// several times a database in garbage.
+// Package lz4frame reads LZ4 frames with liblz4, the library that libdqlite writes and reads its snapshots with. The blocks of those
+// frames build on each other, for which the reader written in Go that there is takes a new buffer every other block: several times a
+// database in garbage.
 package lz4frame
 
 /*
+#cgo LDFLAGS: -llz4
 #include <lz4frame.h>
 */
 import "C"
@@ -23,9 +24,9 @@ var ErrTrailing = errors.New("bytes behind the frame")
 
 const inputSize = 256 << 10 // bytes read from the source at once
 
-// Reader reads the content of one frame. It returns io.EOF only when the frame's end mark, its content size and its checksum, where
-// it has them, are right, and the source ends behind it. Errors of the source are returned as they are; a source that ends early
-// is io.ErrUnexpectedEOF.
+// Reader reads the content of one frame. It returns io.EOF only when the frame's end mark, its content size and its checksum, where it
+// has them, are right, and the source ends behind it. Errors of the source are returned as they are; a source that ends early is
+// io.ErrUnexpectedEOF.
 type Reader struct {
 	src      io.Reader
 	dctx     *C.LZ4F_dctx
@@ -79,7 +80,7 @@ func (r *Reader) step(p []byte) (int, error) {
 	case len(r.input) > 0 && r.ended:
 		return 0, ErrTrailing
 	case len(r.input) > 0:
-	case r.inputErr == io.EOF && !r.ended:
+	case errors.Is(r.inputErr, io.EOF) && !r.ended:
 		return 0, io.ErrUnexpectedEOF
 	default:
 		return 0, r.inputErr

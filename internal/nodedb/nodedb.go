@@ -11,13 +11,13 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
 	sqlite "github.com/mattn/go-sqlite3"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -241,7 +241,9 @@ func read(ctx context.Context, db *sql.DB) (*Node, error) {
 
 	if node.ClusterAddress != "" && len(node.Members) > 1 {
 		// What LXD's own loader leaves when it is killed half way.
-		return node, fmt.Errorf("%w: none of the %d members in its node database has the address %s, which is its cluster.https_address; an interrupted loader of LXD leaves it so, and `lxd-recover global-db-import` of another member's tarball repairs it", ErrNotClustered, len(node.Members), node.ClusterAddress)
+		return node, fmt.Errorf("%w: none of the %d members in its node database has the address %s, which is its cluster.https_address; "+
+			"an interrupted loader of LXD leaves it so, and `lxd-recover global-db-import` of another member's tarball repairs it",
+			ErrNotClustered, len(node.Members), node.ClusterAddress)
 	}
 
 	return node, ErrNotClustered
@@ -256,7 +258,7 @@ func copyToScratch(databaseDir string) (string, func(), error) {
 
 	remove := func() { _ = os.RemoveAll(dir) }
 	for _, suffix := range []string{"", "-journal", "-wal"} {
-		err = copyFile(filepath.Join(databaseDir, File+suffix), filepath.Join(dir, File+suffix))
+		err = newfile.Copy(filepath.Join(databaseDir, File+suffix), filepath.Join(dir, File+suffix))
 		if suffix != "" && errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -268,28 +270,6 @@ func copyToScratch(databaseDir string) (string, func(), error) {
 	}
 
 	return filepath.Join(dir, File), remove, nil
-}
-
-func copyFile(from string, to string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-
-	defer src.Close()
-
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	_, err = io.Copy(dst, src)
-	if err != nil {
-		_ = dst.Close()
-		return fmt.Errorf("copy %s: %w", from, err)
-	}
-
-	return dst.Close()
 }
 
 // open opens an SQLite file on a single connection.

@@ -14,7 +14,8 @@ import (
 // schema is what LXD 5.0.2 has of the two tables.
 const schema = `
 CREATE TABLE config (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, key VARCHAR(255) NOT NULL, value TEXT, UNIQUE (key));
-CREATE TABLE raft_nodes (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, address TEXT NOT NULL, role INTEGER NOT NULL DEFAULT 0, name TEXT NOT NULL DEFAULT "", UNIQUE (address));
+CREATE TABLE raft_nodes (id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, address TEXT NOT NULL, role INTEGER NOT NULL DEFAULT 0,
+ name TEXT NOT NULL DEFAULT "", UNIQUE (address));
 INSERT INTO raft_nodes VALUES (1, 'a:1', 0, 'one'), (2, 'b:1', 1, 'two'), (3, 'c:1', 2, 'three');
 INSERT INTO config (key, value) VALUES ('cluster.https_address', 'b:1'), ('core.https_address', 'b:1'), ('other', 'kept');
 CREATE TABLE other (v TEXT);

@@ -15,10 +15,9 @@ const (
 	maxBatchEntries = segmentSize / 32
 )
 
-// AppendBatch appends one batch to dst: both checksums, the entry headers, the
-// payloads. Only Term, Type and Data of the entries are used. Every payload
-// must be a multiple of 8 bytes and smaller than 4 GiB. A segment is 8 bytes
-// from [SegmentHeader] and batches behind each other.
+// AppendBatch appends one batch to dst: both checksums, the entry headers, the payloads. Only Term, Type and Data of the entries are
+// used. Every payload must be a multiple of 8 bytes and smaller than 4 GiB. A segment is 8 bytes from [SegmentHeader] and batches
+// behind each other.
 func AppendBatch(dst []byte, entries ...Entry) []byte {
 	start := len(dst)
 	dst = append(dst, make([]byte, 8)...) // the checksums, filled in below
@@ -28,10 +27,12 @@ func AppendBatch(dst []byte, entries ...Entry) []byte {
 		dst = append(dst, byte(e.Type), 0, 0, 0)
 		dst = binary.LittleEndian.AppendUint32(dst, uint32(len(e.Data)))
 	}
+
 	dataStart := len(dst)
 	for _, e := range entries {
 		dst = append(dst, e.Data...)
 	}
+
 	binary.LittleEndian.PutUint32(dst[start:], Checksum(0, dst[start+8:dataStart]))
 	binary.LittleEndian.PutUint32(dst[start+4:], Checksum(0, dst[dataStart:]))
 	return dst
@@ -61,6 +62,7 @@ func (c faultClass) String() string {
 	case faultMalformed:
 		return "malformed"
 	}
+
 	return "none"
 }
 
@@ -92,14 +94,13 @@ func (b *batch) entryHeader(i int) (term uint64, typ EntryType, size int) {
 	return binary.LittleEndian.Uint64(h), EntryType(h[8]), int(binary.LittleEndian.Uint32(h[12:]))
 }
 
-// batchBuffer is how much of a segment is read at once, bytes: a second-level
-// cacheful, as every byte is looked at again for the checksum.
+// batchBuffer is how much of a segment is read at once, bytes: a second-level cacheful, as every byte is looked at again for the
+// checksum.
 const batchBuffer = 256 << 10
 
-// batchReader reads the batches of a segment one after the other. It checks
-// both checksums, and every length against what is left of the file before it
-// takes memory for it. Batches are decoded where they lie in its buffer, which
-// grows to the largest batch and is used again.
+// batchReader reads the batches of a segment one after the other. It checks both checksums, and every length against what is left of
+// the file before it takes memory for it. Batches are decoded where they lie in its buffer, which grows to the largest batch and is
+// used again.
 type batchReader struct {
 	r      io.Reader
 	offset int64  // of the next batch
@@ -109,37 +110,41 @@ type batchReader struct {
 	cur    batch
 }
 
-// newBatchReader reads from offset, where r stands, to size. Its buffers are
-// those of the directory's last batch reader, which must not be used any more.
+// newBatchReader reads from offset, where r stands, to size. Its buffers are those of the directory's last batch reader, which must not
+// be used any more.
 func (d *directory) newBatchReader(r io.Reader, offset, size int64) *batchReader {
 	if d.batches == nil {
 		d.batches = &batchReader{buf: make([]byte, batchBuffer)}
 	}
+
 	br := d.batches
 	br.r, br.lo, br.hi = r, 0, 0
 	br.offset, br.size = offset, size
 	return br
 }
 
-// next reads the batch at the reader's offset. At the exact end of the file it
-// returns io.EOF. A *batchFault says that there is no sound batch here; any
-// other error is one of the file system.
+// next reads the batch at the reader's offset. At the exact end of the file it returns io.EOF. A *batchFault says that there is no
+// sound batch here; any other error is one of the file system.
 func (br *batchReader) next() (*batch, error) {
 	start := br.offset
 	left := br.size - start
 	if left == 0 {
 		return nil, io.EOF
 	}
+
 	fault := func(class faultClass, at int64, format string, args ...any) (*batch, error) {
 		return nil, &batchFault{class: class, offset: start, at: at, text: fmt.Sprintf(format, args...)}
 	}
+
 	if left < preambleSize {
 		return fault(faultShort, start, "only %d bytes are left where a batch should begin", left)
 	}
+
 	p, err := br.peek(preambleSize)
 	if err != nil {
 		return nil, err
 	}
+
 	headerCRC := binary.LittleEndian.Uint32(p[0:])
 	dataCRC := binary.LittleEndian.Uint32(p[4:])
 	n := binary.LittleEndian.Uint64(p[8:])
@@ -154,12 +159,16 @@ func (br *batchReader) next() (*batch, error) {
 	case int64(n)*entryHeaderSize > left:
 		return fault(faultShort, start+8, "the file ends within the header of a batch of %d entries", n)
 	}
+
 	dataStart := preambleSize + int(n)*entryHeaderSize
-	if p, err = br.peek(dataStart); err != nil {
+	p, err = br.peek(dataStart)
+	if err != nil {
 		return nil, err
 	}
+
 	left -= int64(n) * entryHeaderSize
-	if got := Checksum(0, p[8:]); got != headerCRC { // the count is part of what it covers
+	got := Checksum(0, p[8:])
+	if got != headerCRC { // the count is part of what it covers
 		return fault(faultCorrupt, start, "the header of the batch has checksum %08x instead of %08x", got, headerCRC)
 	}
 
@@ -172,39 +181,45 @@ func (br *batchReader) next() (*batch, error) {
 			return fault(faultMalformed, start+preambleSize+int64(i)*entryHeaderSize+8,
 				"entry %d of the batch has the unknown type %d", i+1, uint8(typ))
 		}
+
 		dataSize += int64(size)
 	}
+
 	if dataSize > left {
 		return fault(faultShort, start, "the file ends within the %d bytes of data of a batch", dataSize)
 	}
+
 	size := dataStart + int(dataSize)
-	if p, err = br.peek(size); err != nil {
+	p, err = br.peek(size)
+	if err != nil {
 		return nil, err
 	}
+
 	b.raw, b.header, b.data = p, p[preambleSize:dataStart], p[dataStart:]
 	if got := Checksum(0, b.data); got != dataCRC {
 		return nil, &batchFault{class: faultCorrupt, offset: start, at: start + 4, n: b.n,
 			text: fmt.Sprintf("the data of the batch has checksum %08x instead of %08x", got, dataCRC)}
 	}
+
 	b.end = start + int64(size)
 	br.offset = b.end
 	br.lo += size
 	return b, nil
 }
 
-// peek returns the next n bytes without consuming them. They are valid until
-// the next call.
+// peek returns the next n bytes without consuming them. They are valid until the next call.
 func (br *batchReader) peek(n int) ([]byte, error) {
-	if have := br.hi - br.lo; have < n {
+	have := br.hi - br.lo
+	if have < n {
 		if n > len(br.buf) {
-			// Somewhat more, so that slowly growing batches do not each
-			// take new memory.
+			// Somewhat more, so that slowly growing batches do not each take new memory.
 			buf := make([]byte, n+n/8)
 			copy(buf, br.buf[br.lo:br.hi])
 			br.buf = buf
 		} else {
 			copy(br.buf, br.buf[br.lo:br.hi])
 		}
+
 		br.lo, br.hi = 0, have
 		got, err := io.ReadAtLeast(br.r, br.buf[have:], n-have)
 		br.hi += got
@@ -212,6 +227,7 @@ func (br *batchReader) peek(n int) ([]byte, error) {
 			return nil, shortIsShrunk(err)
 		}
 	}
+
 	return br.buf[br.lo : br.lo+n : br.lo+n], nil
 }
 

@@ -5,9 +5,8 @@ import (
 	"strings"
 )
 
-// checkNames reports what the names alone say: strays, leftovers, names that
-// libdqlite misreads or dies of, and what its maintenance deletes whenever a
-// node is constructed on the directory.
+// checkNames reports what the names alone say: strays, leftovers, names that libdqlite misreads or dies of, and what its maintenance
+// deletes whenever a node is constructed on the directory.
 func (l *Log) checkNames(pl *problemList) {
 	for _, f := range l.Files {
 		p := Problem{Severity: Info, File: f.Name, Offset: -1, Libdqlite: "ignores it", Advice: "nothing"}
@@ -49,36 +48,39 @@ func (l *Log) checkNames(pl *problemList) {
 			p.Text = "this is not a file of dqlite, but libdqlite takes it for one"
 			p.Libdqlite = "takes it for a segment or a snapshot: deletes it, refuses or crashes"
 			p.Advice = "move it out of the directory"
-			if parts := looseSnapshotName.FindStringSubmatch(f.Name); parts != nil {
+			parts := looseSnapshotName.FindStringSubmatch(f.Name)
+			if parts != nil {
 				l.misreadSnapshot(f)
 			}
 		case f.Kind == StrayFile:
 			p.Text = "not a file of dqlite or LXD"
 		}
+
 		if p.Text != "" {
 			pl.add(p)
 		}
 	}
 }
 
-// misreadSnapshot follows the maintenance for a snapshot name that libdqlite
-// would have written differently: it looks for the partner under the name that
-// it would have written, and deletes the file when there is none.
+// misreadSnapshot follows the maintenance for a snapshot name that libdqlite would have written differently: it looks for the partner
+// under the name that it would have written, and deletes the file when there is none.
 func (l *Log) misreadSnapshot(f File) {
 	term, index, timestamp, _ := parseSnapshotName(f.Name)
 	partner := fmt.Sprintf("snapshot-%d-%d-%d", term, index, timestamp)
 	if !strings.HasSuffix(f.Name, ".meta") {
 		partner += ".meta"
 	}
+
 	if l.file(partner) == nil {
 		l.Actions = append(l.Actions, Action{Kind: Delete, File: f.Name})
 		return
 	}
+
 	l.Load = max(l.Load, Refuses) // it may become the newest snapshot
 }
 
-// checkMetadata reports what is wrong with metadata1 and metadata2. It follows
-// libdqlite's rules, which surface when a node is constructed.
+// checkMetadata reports what is wrong with metadata1 and metadata2. It follows libdqlite's rules, which surface when a node is
+// constructed.
 func (l *Log) checkMetadata(pl *problemList) {
 	names := [2]string{"metadata1", "metadata2"}
 	refuse := func(name, text string) {
@@ -87,26 +89,32 @@ func (l *Log) checkMetadata(pl *problemList) {
 			Libdqlite: "refuses to construct a node on the directory (go-dqlite 1.11 crashes instead)",
 			Advice:    "recover from another member; or, if that is impossible, move the file away: the other one then counts"})
 	}
+
 	for i, name := range names {
-		if err := l.metadataErrors[i]; err != nil {
+		err := l.metadataErrors[i]
+		if err != nil {
 			f := l.file(name)
 			if f.Size >= metadataSize {
 				refuse(name, err.Error())
 				continue
 			}
+
 			l.Actions = append(l.Actions, Action{Kind: Delete, File: name})
 			pl.add(Problem{Severity: Warning, File: name, Offset: 0, Text: err.Error(),
 				Libdqlite: "deletes it and takes the other one",
 				Advice:    "normal after a power cut on a new member; otherwise the vote of this term may be forgotten"})
 			continue
 		}
-		if m := l.Metadata[i]; m != nil && m.FileName() != name {
+
+		m := l.Metadata[i]
+		if m != nil && m.FileName() != name {
 			pl.add(Problem{Severity: Warning, File: name, Offset: 8,
 				Text:      fmt.Sprintf("version %d belongs into %s", m.Version, m.FileName()),
 				Libdqlite: "does not check that; the higher version counts",
 				Advice:    "dqlite never wrote it like this: find out who did"})
 		}
 	}
+
 	a, b := l.Metadata[0], l.Metadata[1]
 	switch {
 	case a == nil && b == nil:
@@ -116,6 +124,7 @@ func (l *Log) checkMetadata(pl *problemList) {
 				Libdqlite: "loads the log with term 0 and takes the member for a new one: it may vote twice in one term, or bootstrap over the log",
 				Advice:    "recover from another member, or export from this one with --accept-damage: the export writes new metadata"})
 		}
+
 		return
 	case a != nil && b != nil:
 		if a.Version == b.Version {
@@ -127,14 +136,17 @@ func (l *Log) checkMetadata(pl *problemList) {
 				Advice:    "one of the files is not as dqlite left it: compare the terms with the other members"})
 		}
 	default:
-		if m := cmpPointer(a, b); m.Version > 1 {
+		m := cmpPointer(a, b)
+		if m.Version > 1 {
 			pl.add(Problem{Severity: Warning, File: m.FileName(), Offset: -1,
 				Text:      fmt.Sprintf("only one metadata file is usable, with version %d", m.Version),
 				Libdqlite: "takes it; if the lost one was newer, the member falls back by one term or forgets a vote",
 				Advice:    "compare the terms with the other members"})
 		}
 	}
-	if highest := l.logTerm(); highest > l.Term {
+
+	highest := l.logTerm()
+	if highest > l.Term {
 		pl.add(Problem{Severity: Warning, File: "metadata1", Offset: 16,
 			Text:      fmt.Sprintf("the metadata say term %d, but the log has entries of term %d", l.Term, highest),
 			Libdqlite: "starts with the lower term and may vote again in a term that is over",
@@ -147,6 +159,7 @@ func cmpPointer(a, b *Metadata) *Metadata {
 	if a != nil {
 		return a
 	}
+
 	return b
 }
 
@@ -156,9 +169,11 @@ func (l *Log) logTerm() uint64 {
 	for _, s := range l.Segments {
 		t = max(t, s.MaxTerm)
 	}
+
 	for _, s := range l.Snapshots {
 		t = max(t, s.Term)
 	}
+
 	return t
 }
 
@@ -169,6 +184,7 @@ func (l *Log) checkSegments(pl *problemList) {
 		if a.Open || b.Open || b.First > a.Last {
 			continue
 		}
+
 		l.Load = max(l.Load, LoadsButLoses)
 		pl.add(Problem{Severity: Error, File: b.File, Offset: -1, Index: b.First,
 			Text:      fmt.Sprintf("overlaps with %s", a.File),

@@ -7,24 +7,20 @@ import (
 	"sync"
 )
 
-// checksumBlock is how many bytes are bit-reversed at a time: small enough that
-// the reversed copy is still in the first-level cache when crc32 reads it.
+// checksumBlock is how many bytes are bit-reversed at a time: small enough that the reversed copy is still in the first-level cache
+// when crc32 reads it.
 const checksumBlock = 8 << 10
 
-// checksumBlocks holds blocks to use again: crc32 reads through a function
-// pointer, so a block on the stack would be allocated anew for every call.
+// checksumBlocks holds blocks to use again: crc32 reads through a function pointer, so a block on the stack would be allocated anew for
+// every call.
 var checksumBlocks = sync.Pool{New: func() any { return new([checksumBlock]byte) }}
 
-// Checksum continues a dqlite checksum over p and returns the new value; start
-// with 0. It is the CRC-32 with polynomial 0x04C11DB7, most significant bit
-// first, no initial value and no final xor. The check value, over the ASCII
-// digits 1 to 9, is 0x89A1897F.
+// Checksum continues a dqlite checksum over p and returns the new value; start with 0. It is the CRC-32 with polynomial 0x04C11DB7,
+// most significant bit first, no initial value and no final xor. The check value, over the ASCII digits 1 to 9, is 0x89A1897F.
 //
-// hash/crc32 has only the reflected form of that polynomial, but that one with
-// the processor's carry-less multiplication. Reflected means that the bits of
-// every byte, and of the register, are in the opposite order. So we reverse the
-// bits of every byte, a cacheful at a time, and of the register before and
-// after.
+// hash/crc32 has only the reflected form of that polynomial, but that one with the processor's carry-less multiplication. Reflected
+// means that the bits of every byte, and of the register, are in the opposite order. So we reverse the bits of every byte, a cacheful
+// at a time, and of the register before and after.
 func Checksum(crc uint32, p []byte) uint32 {
 	block := checksumBlocks.Get().(*[checksumBlock]byte)
 	defer checksumBlocks.Put(block)
@@ -36,11 +32,12 @@ func Checksum(crc uint32, p []byte) uint32 {
 		reg = crc32.Update(reg, crc32.IEEETable, block[:n])
 		p = p[n:]
 	}
+
 	return bits.Reverse32(^reg)
 }
 
-// reverseWords writes every byte of src, its bits in opposite order, to dst of
-// the same length, eight bytes at a time in ordinary arithmetic.
+// reverseWords writes every byte of src, its bits in opposite order, to dst of the same length, eight bytes at a time in ordinary
+// arithmetic.
 func reverseWords(dst, src []byte) {
 	const m1, m2, m4 = 0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F
 	dst = dst[:len(src)]
@@ -58,6 +55,7 @@ func reverseWords(dst, src []byte) {
 		binary.LittleEndian.PutUint64(dst[24:], d)
 		dst, src = dst[32:], src[32:]
 	}
+
 	for i, b := range src {
 		dst[i] = bits.Reverse8(b)
 	}

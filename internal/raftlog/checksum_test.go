@@ -20,6 +20,7 @@ func tableChecksum(crc uint32, p []byte) uint32 {
 			}
 		}
 	}
+
 	return crc
 }
 
@@ -27,16 +28,19 @@ func TestChecksum(t *testing.T) {
 	if got := Checksum(0, []byte("123456789")); got != 0x89A1897F {
 		t.Fatalf("check value is %#x, want 0x89A1897F", got)
 	}
+
 	rnd := rand.New(rand.NewPCG(1, 2))
 	data := make([]byte, 3*checksumBlock+7)
 	for i := range data {
 		data[i] = byte(rnd.Uint32())
 	}
+
 	for _, n := range []int{0, 1, 7, 8, 31, 32, 33, 4096, checksumBlock, checksumBlock + 1, len(data)} {
 		want := tableChecksum(0, data[:n])
 		if got := Checksum(0, data[:n]); got != want {
 			t.Errorf("%d bytes: %#x, want %#x", n, got, want)
 		}
+
 		if cut := n / 3; Checksum(Checksum(0, data[:cut]), data[cut:n]) != want {
 			t.Errorf("%d bytes in two parts differ", n)
 		}
@@ -48,6 +52,7 @@ func TestReverse(t *testing.T) {
 	for i := range src {
 		src[i] = byte(i * 37)
 	}
+
 	for n := range src {
 		fast, plain := make([]byte, n), make([]byte, n)
 		reverseBits(fast, src[:n])
@@ -55,6 +60,7 @@ func TestReverse(t *testing.T) {
 		if !bytes.Equal(fast, plain) {
 			t.Fatalf("%d bytes: the two ways differ", n)
 		}
+
 		for i := range plain {
 			if plain[i] != bits.Reverse8(src[i]) {
 				t.Fatalf("%d bytes: byte %d is wrong", n, i)
@@ -69,6 +75,7 @@ func BenchmarkChecksum(b *testing.B) {
 	for i := range data {
 		data[i] = byte(rnd.Uint32())
 	}
+
 	b.Run("dqlite", func(b *testing.B) {
 		b.SetBytes(int64(len(data)))
 		for b.Loop() {

@@ -28,11 +28,11 @@ func (k CommandKind) String() string {
 	case Checkpoint:
 		return "checkpoint"
 	}
+
 	return fmt.Sprintf("command %d", uint8(k))
 }
 
-// Command is the decoded payload of a type-1 entry. It points into the payload
-// and copies nothing, so it lives as long as that.
+// Command is the decoded payload of a type-1 entry. It points into the payload and copies nothing, so it lives as long as that.
 type Command struct {
 	Kind     CommandKind
 	Database string // file name, such as "db.bin"; empty for Undo
@@ -46,8 +46,7 @@ type Command struct {
 // Len is the number of pages of a frames command.
 func (c *Command) Len() int { return len(c.numbers) / 8 }
 
-// Page returns the page number (from 1) and image of the i'th page. A page
-// number may come twice in one command; the later one counts.
+// Page returns the page number (from 1) and image of the i'th page. A page number may come twice in one command; the later one counts.
 func (c *Command) Page(i int) (number uint64, image []byte) {
 	return binary.LittleEndian.Uint64(c.numbers[8*i:]), c.pages[i*c.PageSize : (i+1)*c.PageSize]
 }
@@ -58,17 +57,18 @@ const (
 	maxPageNumber     = 1<<31 - 1
 )
 
-// ParseCommand decodes the payload of a command entry. Text is NUL-terminated
-// and padded to a multiple of 8; the length of a frames command must be exactly
-// what its page count and page size ask for.
+// ParseCommand decodes the payload of a command entry. Text is NUL-terminated and padded to a multiple of 8; the length of a frames
+// command must be exactly what its page count and page size ask for.
 func ParseCommand(data []byte) (Command, error) {
 	var c Command
 	if len(data) < commandHeaderSize {
 		return c, fmt.Errorf("command has only %d bytes", len(data))
 	}
+
 	if data[0] != diskFormat {
 		return c, fmt.Errorf("command has format %d instead of %d", data[0], diskFormat)
 	}
+
 	c.Kind = CommandKind(data[1])
 	rest := data[commandHeaderSize:]
 	var err error
@@ -77,12 +77,14 @@ func ParseCommand(data []byte) (Command, error) {
 		if len(rest) < 8 {
 			return c, fmt.Errorf("undo command has only %d bytes", len(data))
 		}
+
 		return c, nil
 	case OpenDatabase, Checkpoint:
 		c.Database, _, err = parseText(rest)
 		if err != nil {
 			return c, fmt.Errorf("%s command: %w", c.Kind, err)
 		}
+
 		return c, nil
 	case Frames:
 	default:
@@ -93,23 +95,29 @@ func ParseCommand(data []byte) (Command, error) {
 	if err != nil {
 		return c, fmt.Errorf("frames command: %w", err)
 	}
+
 	if len(rest) < framesHeaderSize {
 		return c, fmt.Errorf("frames command ends within its header")
 	}
+
 	c.IsCommit = rest[12] != 0
 	pages := uint64(binary.LittleEndian.Uint32(rest[16:]))
 	c.PageSize = int(binary.LittleEndian.Uint16(rest[20:]))
 	rest = rest[framesHeaderSize:]
-	if want := pages * uint64(8+c.PageSize); uint64(len(rest)) != want {
+	want := pages * uint64(8+c.PageSize)
+	if uint64(len(rest)) != want {
 		return c, fmt.Errorf("frames command with %d pages of %d bytes has %d bytes of pages instead of %d",
 			pages, c.PageSize, len(rest), want)
 	}
+
 	c.numbers, c.pages = rest[:8*pages], rest[8*pages:]
 	for i := range c.Len() {
-		if n := binary.LittleEndian.Uint64(c.numbers[8*i:]); n == 0 || n > maxPageNumber {
+		n := binary.LittleEndian.Uint64(c.numbers[8*i:])
+		if n == 0 || n > maxPageNumber {
 			return c, fmt.Errorf("frames command has page number %d", n)
 		}
 	}
+
 	return c, nil
 }
 
@@ -119,9 +127,11 @@ func parseText(p []byte) (text string, rest []byte, err error) {
 	if end < 0 {
 		return "", nil, fmt.Errorf("text without an end")
 	}
+
 	size := (end + 8) / 8 * 8
 	if size > len(p) {
 		return "", nil, fmt.Errorf("text of %d bytes without its padding", end)
 	}
+
 	return string(p[:end]), p[size:], nil
 }

@@ -14,13 +14,16 @@ import (
 func damaged(t *testing.T, c raftlogtest.Case) (string, *raftlog.Log) {
 	t.Helper()
 	dir := raftlogtest.Make(t, c.Base)
-	if err := c.Damage(dir); err != nil {
+	err := c.Damage(dir)
+	if err != nil {
 		t.Fatal(err)
 	}
+
 	log, err := raftlog.Open(context.Background(), os.DirFS(dir), raftlog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	return dir, log
 }
 
@@ -30,43 +33,54 @@ func TestDamage(t *testing.T) {
 		if names[c.Name] {
 			t.Errorf("two cases are called %q", c.Name)
 		}
+
 		names[c.Name] = true
 		t.Run(c.Name, func(t *testing.T) {
 			_, log := damaged(t, c)
 			if log.Load != c.Load {
 				t.Errorf("libdqlite %s, want: %s", log.Load, c.Load)
 			}
+
 			if want := max(c.Start, c.Load); log.Start != want {
 				t.Errorf("a member that starts: %s, want: %s", log.Start, want)
 			}
+
 			if c.Load <= raftlog.LoadsButLoses && log.LastIndex != c.Last && c.Last != 0 {
 				t.Errorf("last index %d, want %d", log.LastIndex, c.Last)
 			}
+
 			if log.Healthy() != c.Healthy {
 				t.Errorf("healthy: %v, want %v", log.Healthy(), c.Healthy)
 			}
+
 			count := uint64(0)
 			for e, err := range log.Entries(context.Background(), 0) {
 				if err != nil {
 					t.Fatal(err)
 				}
+
 				if e.Index != log.FirstIndex+count {
 					t.Fatalf("entry %d has index %d", count, e.Index)
 				}
+
 				count++
 			}
+
 			errors := 0
 			for _, p := range log.Problems {
 				if p.Severity == raftlog.Error {
 					errors++
 				}
+
 				if p.Text == "" || p.Libdqlite == "" || p.Advice == "" || strings.Contains(p.Text, "%!") {
 					t.Errorf("incomplete problem %+v", p)
 				}
 			}
+
 			if !c.Healthy && errors == 0 {
 				t.Error("unhealthy without an error")
 			}
+
 			if t.Failed() {
 				for _, p := range log.Problems {
 					t.Logf("%v; libdqlite %s", p, p.Libdqlite)
@@ -74,5 +88,6 @@ func TestDamage(t *testing.T) {
 			}
 		})
 	}
+
 	t.Logf("%d damage cases", len(names))
 }

@@ -1,26 +1,19 @@
-// Package raftlog reads the raft directory of dqlite (LXD's database/global):
-// metadata, segments, snapshots, configurations and commands, with every
-// checksum, and says what libdqlite would make of it.
+// Package raftlog reads the raft directory of dqlite (LXD's database/global): metadata, segments, snapshots, configurations and
+// commands, with every checksum, and says what libdqlite would make of it.
 //
-// It exists because libdqlite cannot be asked: merely looking at a directory
-// with it deletes, renames and truncates files, drops good entries behind a
-// damaged one, reports success, and on some inputs crashes the process. So the
-// first rule here is that reading changes nothing: the package works on an
-// [io/fs.FS], never opens anything for writing, and never calls libdqlite.
+// It exists because libdqlite cannot be asked: merely looking at a directory with it deletes, renames and truncates files, drops good
+// entries behind a damaged one, reports success, and on some inputs crashes the process. So the first rule here is that reading changes
+// nothing: the package works on an [io/fs.FS], never opens anything for writing, and never calls libdqlite.
 //
-// The second rule is that input is hostile. Every length is compared with what
-// the file can hold before memory is allocated for it, memory is bounded by one
-// batch of entries whatever the size of the directory, and damage is never an
-// error or a panic but a [Problem] with the place, the reason, what libdqlite
-// would do about it and what the operator can do.
+// The second rule is that input is hostile. Every length is compared with what the file can hold before memory is allocated for it,
+// memory is bounded by one batch of entries whatever the size of the directory, and damage is never an error or a panic but a [Problem]
+// with the place, the reason, what libdqlite would do about it and what the operator can do.
 //
-// The third rule is caution: [Log.Healthy] is true only when every version of
-// libdqlite from 1.11 to 1.18 would load the directory and lose nothing.
+// The third rule is caution: [Log.Healthy] is true only when every version of libdqlite from 1.11 to 1.18 would load the directory and
+// lose nothing.
 //
-// What cannot be seen from the files alone: entries that were in a file which
-// is gone without leaving a hole (the last closed segment, a whole open
-// segment), and which entries were committed, as dqlite stores no commit index.
+// What cannot be seen from the files alone: entries that were in a file which is gone without leaving a hole (the last closed segment,
+// a whole open segment), and which entries were committed, as dqlite stores no commit index.
 //
-// All integers on disk are unsigned and little endian, except inside SQLite's
-// own pages. Nothing in this package knows about LXD.
+// All integers on disk are unsigned and little endian, except inside SQLite's own pages. Nothing in this package knows about LXD.
 package raftlog

@@ -18,19 +18,24 @@ func TestConfigurationRoundTrip(t *testing.T) {
 		for i := range n {
 			c = append(c, raftlog.Server{ID: uint64(i + 1), Address: fmt.Sprintf("10.0.0.%d:8443", i*i), Role: raftlog.Role(i % 3)})
 		}
+
 		p := raftlog.EncodeConfiguration(c)
 		if len(p)%8 != 0 {
 			t.Errorf("%d servers take %d bytes", n, len(p))
 		}
+
 		got, err := raftlog.ParseConfiguration(append(p, 0xFF, 0x17)) // garbage behind is allowed
 		if err != nil || !slices.Equal(got, c) {
 			t.Errorf("%d servers: %v, %v", n, got, err)
 		}
+
 		if n == 0 {
 			continue
 		}
+
 		for size := range len(p) - 7 {
-			if got, err := raftlog.ParseConfiguration(p[:size]); err == nil && !slices.Equal(got, c) {
+			got, err = raftlog.ParseConfiguration(p[:size])
+			if err == nil && !slices.Equal(got, c) {
 				t.Errorf("%d servers cut to %d bytes: %v", n, size, got)
 			}
 		}
@@ -44,10 +49,13 @@ func TestRoles(t *testing.T) {
 			t.Errorf("%d: %v, %v, back %d", api, role, err, role.API())
 		}
 	}
+
 	if raftlog.StandBy != 0 || raftlog.Voter != 1 || raftlog.Spare != 2 {
 		t.Error("raft numbers its roles differently")
 	}
-	if _, err := raftlog.RoleFromAPI(3); err == nil {
+
+	_, err := raftlog.RoleFromAPI(3)
+	if err == nil {
 		t.Error("role 3 exists")
 	}
 }
@@ -77,37 +85,47 @@ func TestSegmentRoundTrip(t *testing.T) {
 					e.Type = raftlog.ChangeEntry
 					e.Data = raftlog.EncodeConfiguration(raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}})
 				}
+
 				batch = append(batch, e)
 				index++
 			}
+
 			want = append(want, batch...)
 			content = raftlog.AppendBatch(content, batch...)
 		}
+
 		name := raftlog.SegmentName(first, index-1)
 		if segment >= 10 { // the open ones
 			name = fmt.Sprintf("open-%d", segment-9)
 		}
+
 		fsys[name] = &fstest.MapFile{Data: content}
 	}
+
 	log := open(t, fsys)
 	if !log.Healthy() || log.LastIndex != index-1 {
 		t.Fatalf("last index %d of %d: %v", log.LastIndex, index-1, log.Problems)
 	}
+
 	for _, from := range []uint64{0, 1, 7, index / 2, index - 1, index} {
 		rest := want[min(max(from, 1), index)-1:]
 		for e, err := range log.Entries(context.Background(), from) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			w := rest[0]
 			if e.Index != w.Index || e.Term != w.Term || e.Type != w.Type || !bytes.Equal(e.Data, w.Data) {
 				t.Fatalf("from %d: entry %d differs", from, e.Index)
 			}
+
 			if !bytes.Equal(fsys[e.File].Data[e.Offset:e.Offset+int64(len(e.Data))], e.Data) {
 				t.Fatalf("entry %d is not at byte %d of %s", e.Index, e.Offset, e.File)
 			}
+
 			rest = rest[1:]
 		}
+
 		if len(rest) != 0 {
 			t.Fatalf("from %d: %d entries are missing", from, len(rest))
 		}

@@ -6,10 +6,8 @@ import (
 	"iter"
 )
 
-// Entries returns the entries of the effective log from index from on, read
-// again from the files; memory is bounded by one batch. An error ends the
-// iteration: of the file system, of the context, or because a file is no longer
-// what it was when the log was opened.
+// Entries returns the entries of the effective log from index from on, read again from the files; memory is bounded by one batch. An
+// error ends the iteration: of the file system, of the context, or because a file is no longer what it was when the log was opened.
 func (l *Log) Entries(ctx context.Context, from uint64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		d := &directory{ctx: ctx, fsys: l.fsys}
@@ -17,11 +15,13 @@ func (l *Log) Entries(ctx context.Context, from uint64) iter.Seq2[Entry, error] 
 			if p.first+p.count <= from {
 				continue
 			}
+
 			ok, err := d.entries(p, from, yield)
 			if err != nil {
 				yield(Entry{}, fmt.Errorf("read %s: %w", p.segment.File, err))
 				return
 			}
+
 			if !ok {
 				return
 			}
@@ -29,13 +29,13 @@ func (l *Log) Entries(ctx context.Context, from uint64) iter.Seq2[Entry, error] 
 	}
 }
 
-// entries yields the entries of one run; ok is false when the caller has had
-// enough.
+// entries yields the entries of one run; ok is false when the caller has had enough.
 func (d *directory) entries(p placed, from uint64, yield func(Entry, error) bool) (ok bool, err error) {
 	file, size, err := d.openAt(p.segment.File, segmentHeader)
 	if err != nil {
 		return false, err
 	}
+
 	defer file.Close()
 	br := d.newBatchReader(file, segmentHeader, min(size, p.segment.End))
 	index, end := p.first, p.first+p.count
@@ -44,6 +44,7 @@ func (d *directory) entries(p placed, from uint64, yield func(Entry, error) bool
 		if err != nil {
 			return false, fmt.Errorf("changed since it was verified: %w", err)
 		}
+
 		at := b.end - int64(len(b.data))
 		rest := b.data
 		for i := range b.n {
@@ -53,8 +54,10 @@ func (d *directory) entries(p placed, from uint64, yield func(Entry, error) bool
 			if index >= from && index < end && !yield(e, nil) {
 				return false, nil
 			}
+
 			index++
 		}
 	}
+
 	return true, nil
 }

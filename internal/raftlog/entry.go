@@ -21,6 +21,7 @@ func (t EntryType) String() string {
 	case ChangeEntry:
 		return "change"
 	}
+
 	return fmt.Sprintf("type %d", uint8(t))
 }
 

@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// errShrunk says that a file ended before the size it had when it was opened:
-// somebody else is writing.
+// errShrunk says that a file ended before the size it had when it was opened: somebody else is writing.
 var errShrunk = errors.New("file became shorter while it was read")
 
 // File is one name in the directory.
@@ -32,8 +31,7 @@ type File struct {
 // MarshalText makes file kinds readable in JSON and YAML.
 func (k FileKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// directory reads files of a raft directory for one caller: bounded, counted,
-// and interrupted with its context.
+// directory reads files of a raft directory for one caller: bounded, counted, and interrupted with its context.
 type directory struct {
 	ctx      context.Context
 	fsys     fs.FS
@@ -47,8 +45,7 @@ type directory struct {
 	window  []byte       // of the search behind damage
 }
 
-// newDirectory returns a directory whose progress may be reported from several
-// goroutines.
+// newDirectory returns a directory whose progress may be reported from several goroutines.
 func newDirectory(ctx context.Context, fsys fs.FS, opts Options) *directory {
 	d := &directory{ctx: ctx, fsys: fsys, sums: opts.Sums || opts.AllSums, allSums: opts.AllSums, later: opts.Later, known: opts.Known}
 	if opts.Progress != nil {
@@ -59,16 +56,15 @@ func newDirectory(ctx context.Context, fsys fs.FS, opts Options) *directory {
 			opts.Progress(bytes)
 		}
 	}
+
 	return d
 }
 
-// maxReaders bounds how many files are read at the same time, and so how many
-// batches, the largest things in memory, there are at once.
+// maxReaders bounds how many files are read at the same time, and so how many batches, the largest things in memory, there are at once.
 const maxReaders = 4
 
-// each calls do for 0 to n-1, on as many processors as there are: files are
-// verified each for itself. A caller of do has buffers of its own. The error is
-// that of the lowest number.
+// each calls do for 0 to n-1, on as many processors as there are: files are verified each for itself. A caller of do has buffers of its
+// own. The error is that of the lowest number.
 func (d *directory) each(n int, do func(d *directory, i int) error) error {
 	errs := make([]error, n)
 	var next atomic.Int64
@@ -77,46 +73,55 @@ func (d *directory) each(n int, do func(d *directory, i int) error) error {
 		own := &directory{ctx: d.ctx, fsys: d.fsys, progress: d.progress, sums: d.sums, allSums: d.allSums, later: d.later, known: d.known}
 		group.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
-				if errs[i] = do(own, i); errs[i] != nil {
+				errs[i] = do(own, i)
+				if errs[i] != nil {
 					next.Store(int64(n))
 				}
 			}
 		})
 	}
+
 	group.Wait()
 	for _, err := range errs {
 		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
-// list names and classifies everything in the directory, sorted by name. Names
-// that vanish while we look are left out.
+// list names and classifies everything in the directory, sorted by name. Names that vanish while we look are left out.
 func (d *directory) list() ([]File, error) {
 	entries, err := fs.ReadDir(d.fsys, ".")
 	if err != nil {
 		return nil, fmt.Errorf("read raft directory: %w", err)
 	}
+
 	files := make([]File, 0, len(entries))
 	for _, e := range entries {
-		if err := d.ctx.Err(); err != nil {
+		err = d.ctx.Err()
+		if err != nil {
 			return nil, err
 		}
+
 		info, err := e.Info()
 		if err == nil && info.Mode()&fs.ModeSymlink != 0 {
 			// libdqlite follows links, so do we, as far as fsys lets us.
-			if target, err := fs.Stat(d.fsys, e.Name()); err == nil {
+			target, err := fs.Stat(d.fsys, e.Name())
+			if err == nil {
 				info = target
 			}
 		}
+
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
+
 		if err != nil {
 			return nil, fmt.Errorf("read raft directory: %w", err)
 		}
+
 		f := File{Name: e.Name(), Size: info.Size(), Mode: info.Mode(), ModTime: info.ModTime()}
 		switch {
 		case info.IsDir():
@@ -126,8 +131,10 @@ func (d *directory) list() ([]File, error) {
 		default:
 			f.Kind = classifyName(f.Name)
 		}
+
 		files = append(files, f)
 	}
+
 	return files, nil
 }
 
@@ -137,14 +144,17 @@ func (d *directory) open(name string) (*countedFile, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
+
 	info, err := f.Stat()
 	if err == nil && !info.Mode().IsRegular() {
 		err = fmt.Errorf("%s is not a regular file", name)
 	}
+
 	if err != nil {
 		_ = f.Close()
 		return nil, 0, err
 	}
+
 	return &countedFile{File: f, d: d}, info.Size(), nil
 }
 
@@ -154,18 +164,22 @@ func (d *directory) openAt(name string, offset int64) (*countedFile, int64, erro
 	if err != nil {
 		return nil, 0, err
 	}
+
 	if offset == 0 {
 		return f, size, nil
 	}
+
 	if s, ok := f.File.(io.Seeker); ok {
 		_, err = s.Seek(offset, io.SeekStart)
 	} else {
 		_, err = io.CopyN(io.Discard, f.File, offset)
 	}
+
 	if err != nil {
 		_ = f.Close()
 		return nil, 0, err
 	}
+
 	return f, size, nil
 }
 
@@ -175,11 +189,14 @@ func (d *directory) readAll(name string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	defer f.Close()
 	b := make([]byte, min(size, limit))
-	if _, err := io.ReadFull(f, b); err != nil {
+	_, err = io.ReadFull(f, b)
+	if err != nil {
 		return nil, shortIsShrunk(err)
 	}
+
 	return b, nil
 }
 
@@ -190,12 +207,15 @@ type countedFile struct {
 }
 
 func (f *countedFile) Read(p []byte) (int, error) {
-	if err := f.d.ctx.Err(); err != nil {
+	err := f.d.ctx.Err()
+	if err != nil {
 		return 0, err
 	}
+
 	n, err := f.File.Read(p)
 	if n > 0 && f.d.progress != nil {
 		f.d.progress(int64(n))
 	}
+
 	return n, err
 }

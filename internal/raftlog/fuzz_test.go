@@ -16,8 +16,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
-// bounded runs fn and fails when it allocates more than factor times the size
-// of its input, and something.
+// bounded runs fn and fails when it allocates more than factor times the size of its input, and something.
 func bounded(t *testing.T, size, factor, something int, fn func()) {
 	t.Helper()
 	var before, after runtime.MemStats
@@ -33,7 +32,8 @@ func FuzzMetadata(f *testing.F) {
 	f.Add(raftlog.Metadata{Version: 3, Term: 2, Vote: 1}.Encode())
 	f.Add(make([]byte, 32))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		if m, err := raftlog.ParseMetadata(p); err == nil && !bytes.Equal(m.Encode(), p) {
+		m, err := raftlog.ParseMetadata(p)
+		if err == nil && !bytes.Equal(m.Encode(), p) {
 			t.Errorf("%x became %x", p, m.Encode())
 		}
 	})
@@ -49,6 +49,7 @@ func FuzzConfiguration(f *testing.F) {
 			if err != nil {
 				return
 			}
+
 			again, err := raftlog.ParseConfiguration(raftlog.EncodeConfiguration(c))
 			if err != nil || !slices.Equal(c, again) {
 				t.Errorf("%v became %v, %v", c, again, err)
@@ -67,6 +68,7 @@ func frames(pages, size int) []byte {
 	for i := range pages {
 		p = binary.LittleEndian.AppendUint64(p, uint64(i+1))
 	}
+
 	return append(p, make([]byte, pages*size)...)
 }
 
@@ -82,6 +84,7 @@ func FuzzCommand(f *testing.F) {
 			if err != nil {
 				return
 			}
+
 			for i := range c.Len() {
 				if number, image := c.Page(i); number == 0 || len(image) != c.PageSize {
 					t.Errorf("page %d: number %d, %d bytes", i, number, len(image))
@@ -97,6 +100,7 @@ func openFuzzed(t *testing.T, fsys fstest.MapFS) *raftlog.Log {
 	for _, f := range fsys {
 		size += len(f.Data)
 	}
+
 	var log *raftlog.Log
 	// Readers and windows take their part whatever the input.
 	bounded(t, size, 64, 8<<20, func() {
@@ -105,16 +109,20 @@ func openFuzzed(t *testing.T, fsys fstest.MapFS) *raftlog.Log {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		var last uint64
 		for e, err := range log.Entries(context.Background(), 0) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			last = e.Index
 		}
+
 		if last > log.LastIndex {
 			t.Errorf("entry %d, but the log ends at %d", last, log.LastIndex)
 		}
+
 		if log.Healthy() {
 			for _, p := range log.Problems {
 				if p.Severity == raftlog.Error {
@@ -126,8 +134,8 @@ func openFuzzed(t *testing.T, fsys fstest.MapFS) *raftlog.Log {
 	return log
 }
 
-// FuzzSegments reads a closed and an open segment. With sealed, the checksums of
-// the first batches are made right, so that the fuzzer gets behind them.
+// FuzzSegments reads a closed and an open segment. With sealed, the checksums of the first batches are made right, so that the fuzzer
+// gets behind them.
 func FuzzSegments(f *testing.F) {
 	change := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}})}
 	command := raftlog.Entry{Term: 2, Type: raftlog.CommandEntry, Data: frames(1, 32)}
@@ -139,6 +147,7 @@ func FuzzSegments(f *testing.F) {
 		if sealed {
 			closed, open = raftlogtest.Seal(closed), raftlogtest.Seal(open)
 		}
+
 		openFuzzed(t, fstest.MapFS{
 			"metadata1":               {Data: raftlog.Metadata{Version: 1, Term: 2}.Encode()},
 			raftlog.SegmentName(1, 1): {Data: closed},
@@ -147,8 +156,7 @@ func FuzzSegments(f *testing.F) {
 	})
 }
 
-// FuzzSnapshot reads a pair of snapshot files. With packed, the content is put
-// into a right LZ4 frame first.
+// FuzzSnapshot reads a pair of snapshot files. With packed, the content is put into a right LZ4 frame first.
 func FuzzSnapshot(f *testing.F) {
 	c := raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}}
 	meta := raftlog.EncodeSnapshotMeta(1, c)
@@ -163,6 +171,7 @@ func FuzzSnapshot(f *testing.F) {
 		if packed {
 			data = raftlogtest.Compress(data)
 		}
+
 		log := openFuzzed(t, fstest.MapFS{
 			"metadata1":             {Data: raftlog.Metadata{Version: 1, Term: 2}.Encode()},
 			"snapshot-2-9-100":      {Data: data},
@@ -172,11 +181,13 @@ func FuzzSnapshot(f *testing.F) {
 		if s == nil {
 			return
 		}
+
 		err := log.SnapshotDatabases(context.Background(), s, func(db raftlog.SnapshotDatabase) error {
 			n, err := io.Copy(io.Discard, db.Main)
 			if err == nil && n != db.MainSize {
 				t.Errorf("%d bytes of %d", n, db.MainSize)
 			}
+
 			return err
 		})
 		if err != nil {
@@ -191,10 +202,12 @@ func FuzzNames(f *testing.F) {
 		f.Add(name, []byte("x"))
 		f.Add(name, raftlogtest.Segment(0, []raftlog.Entry{{Term: 1, Type: raftlog.BarrierEntry, Data: make([]byte, 8)}}))
 	}
+
 	f.Fuzz(func(t *testing.T, name string, data []byte) {
 		if filepath.Base(name) != name || name == "." || name == ".." || name == "" || name == "metadata1" {
 			return
 		}
+
 		change := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}})}
 		openFuzzed(t, fstest.MapFS{
 			"metadata1":               {Data: raftlog.Metadata{Version: 1, Term: 2}.Encode()},
@@ -211,10 +224,12 @@ func BenchmarkOpen(b *testing.B) {
 	size := 0
 	write := func(name string, p []byte) {
 		size += len(p)
-		if err := os.WriteFile(filepath.Join(dir, name), p, 0o600); err != nil {
+		err := os.WriteFile(filepath.Join(dir, name), p, 0o600)
+		if err != nil {
 			b.Fatal(err)
 		}
 	}
+
 	write("metadata1", raftlog.Metadata{Version: 1, Term: 2}.Encode())
 	change := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}})}
 	write(raftlog.SegmentName(1, 1), raftlogtest.Segment(0, []raftlog.Entry{change}))
@@ -222,6 +237,7 @@ func BenchmarkOpen(b *testing.B) {
 	for i := range uint64(8) {
 		write(raftlog.SegmentName(2+5*i, 6+5*i), segment)
 	}
+
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
 	for b.Loop() {

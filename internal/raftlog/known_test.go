@@ -16,6 +16,7 @@ func describe(l *raftlog.Log) string {
 	for _, snapshot := range l.Snapshots {
 		s += fmt.Sprintf(" %+v", snapshot)
 	}
+
 	return s
 }
 
@@ -32,6 +33,7 @@ func TestKnown(t *testing.T) {
 		if describe(log) != describe(fresh) {
 			t.Errorf("found\n%s\nfrom the beginning\n%s", describe(log), describe(fresh))
 		}
+
 		return log, read
 	}
 
@@ -44,6 +46,7 @@ func TestKnown(t *testing.T) {
 			open += f.Size
 		}
 	}
+
 	log, read := again()
 	if read > small+open || log.UnchangedUpTo(known) != log.LastIndex {
 		t.Errorf("read %d bytes, unchanged up to %d of %d", read, log.UnchangedUpTo(known), log.LastIndex)
@@ -62,6 +65,7 @@ func TestKnown(t *testing.T) {
 	if log.Healthy() || log.UnchangedUpTo(known) != last.First-1 {
 		t.Errorf("healthy %v, unchanged up to %d", log.Healthy(), log.UnchangedUpTo(known))
 	}
+
 	if read < int64(len(data)) {
 		t.Errorf("read %d bytes", read)
 	}
@@ -85,27 +89,34 @@ func TestLater(t *testing.T) {
 			if whole.Healthy() != once.Healthy() || describe(whole) != describe(once) {
 				t.Errorf("in two steps\n%s\nin one\n%s", describe(whole), describe(once))
 			}
+
 			if once.Healthy() && !outline.HealthySoFar() {
 				t.Errorf("healthy, but not before the end: %v", outline.Problems)
 			}
+
 			if len(outline.Snapshots) == 0 {
 				return
 			}
+
 			if outline.Healthy() {
 				t.Error("healthy, although the data of snapshots is unread")
 			}
+
 			data := int64(0)
 			for _, s := range once.Snapshots {
 				data += s.Size
 			}
+
 			if first > read-data {
 				t.Errorf("read %d bytes at first, of %d, of which %d are the data of snapshots", first, read, data)
 			}
+
 			if outline.HealthySoFar() && !once.Healthy() {
 				damagedLater++
 			}
 		})
 	}
+
 	if damagedLater == 0 {
 		t.Error("no case has its damage in what is read later")
 	}

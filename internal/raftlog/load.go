@@ -6,10 +6,9 @@ import (
 	"slices"
 )
 
-// loader follows libdqlite through the loading of a directory: the same steps
-// in the same order (dqlite-format.md, 8.1), on what the scan found, without
-// touching a file. It keeps a picture of the directory as libdqlite would have
-// left it, as a second attempt after auto-recovery begins from there.
+// loader follows libdqlite through the loading of a directory: the same steps in the same order (dqlite-format.md, 8.1), on what the
+// scan found, without touching a file. It keeps a picture of the directory as libdqlite would have left it, as a second attempt after
+// auto-recovery begins from there.
 type loader struct {
 	l        *Log
 	pl       *problemList
@@ -54,39 +53,46 @@ func (l *Log) load(pl *problemList) {
 		s := &l.Segments[i]
 		ld.pieces = append(ld.pieces, &piece{name: s.File, segment: s, open: s.Open, first: s.First, last: s.Last})
 	}
+
 	v := ld.attempt()
 	if v == corrupt {
 		ld.placed, ld.doubt = nil, false
-		if v = ld.attempt(); v == corrupt {
+		v = ld.attempt()
+		if v == corrupt {
 			v = refused
 		}
 	}
+
 	switch v {
 	case refused:
 		ld.worst(Refuses)
 	case crashed:
 		ld.worst(Crashes)
 	}
+
 	l.Dropped = ld.dropped
-	if n := len(l.Snapshots); n > 0 && l.Snapshots[n-1].load != LoadsClean {
+	n := len(l.Snapshots)
+	if n > 0 && l.Snapshots[n-1].load != LoadsClean {
 		// The effective log is what remains without the unusable snapshots.
 		l.Load = max(l.Load, l.Snapshots[n-1].load)
 	}
+
 	if l.Load < Refuses { // otherwise libdqlite never comes as far as the segments
 		l.Load = max(l.Load, ld.outcome)
 		l.Actions = append(l.Actions, ld.actions...)
 	}
+
 	l.settle(ld)
 }
 
-// loadable is the newest snapshot that libdqlite can load. It does not look at
-// the databases in it until a member starts.
+// loadable is the newest snapshot that libdqlite can load. It does not look at the databases in it until a member starts.
 func (l *Log) loadable() *Snapshot {
 	for i := len(l.Snapshots) - 1; i >= 0; i-- {
 		if l.Snapshots[i].load < Crashes && l.Snapshots[i].readable {
 			return &l.Snapshots[i]
 		}
 	}
+
 	return nil
 }
 
@@ -108,6 +114,7 @@ func (ld *loader) base() uint64 {
 	if ld.snapshot == nil {
 		return 0
 	}
+
 	return ld.snapshot.Index
 }
 
@@ -115,27 +122,33 @@ func (ld *loader) base() uint64 {
 func (ld *loader) attempt() verdict {
 	ld.pieces = slices.DeleteFunc(ld.pieces, func(p *piece) bool { return p.gone })
 	slices.SortFunc(ld.pieces, func(a, b *piece) int { return cmp.Compare(a.name, b.name) }) // libuv's scandir sorts
-	if a, b, found := sameCounter(ld.pieces); found {
+	a, b, found := sameCounter(ld.pieces)
+	if found {
 		ld.say(Problem{Severity: Error, File: b, Offset: -1,
 			Text:      fmt.Sprintf("names the same open segment as %s", a),
 			Libdqlite: "aborts the process (assertion)",
 			Advice:    "move the file that is not dqlite's away"})
 		return crashed
 	}
+
 	pieces := mergeSort(ld.pieces)
 	start := ld.base() + 1
 	if ld.snapshot != nil {
 		var v verdict
-		if pieces, v = ld.filter(pieces); v != loaded {
+		pieces, v = ld.filter(pieces)
+		if v != loaded {
 			return v
 		}
+
 		if len(pieces) > 0 && !pieces[0].open {
 			start = pieces[0].first
 		}
 	}
+
 	if start == 0 {
 		return ld.assertFails(pieces[0])
 	}
+
 	return ld.loadAll(pieces, start)
 }
 
@@ -145,9 +158,11 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 	for closed < len(pieces) && !pieces[closed].open {
 		closed++
 	}
+
 	if closed == 0 {
 		return pieces, loaded
 	}
+
 	last := pieces[closed-1]
 	if last.last < ld.base() {
 		p := Problem{Severity: Warning, File: last.name, Offset: -1, Index: last.last,
@@ -158,13 +173,16 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 			ld.say(p)
 			return nil, loaded
 		}
+
 		p.Libdqlite = "takes the open segments as the continuation of the closed ones, and refuses if that does not reach the snapshot"
 		ld.say(p)
 	}
+
 	i := closed - 1
 	for i > 0 && pieces[i-1].last == pieces[i].first-1 {
 		i--
 	}
+
 	if pieces[i].first > ld.base()+1 {
 		ld.say(Problem{Severity: Error, File: pieces[i].name, Offset: -1, Index: ld.base() + 1,
 			Text:      fmt.Sprintf("entries %d to %d are missing between the snapshot and this segment", ld.base()+1, pieces[i].first-1),
@@ -173,8 +191,10 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 		for _, p := range pieces[i:closed] {
 			ld.dropped += p.segment.Entries + p.segment.Behind
 		}
+
 		return nil, refused
 	}
+
 	for _, p := range pieces[:i] {
 		ld.say(Problem{Severity: Info, File: p.name, Offset: -1, Index: p.first,
 			Text:      "there is a hole between this segment and the newer ones, before the snapshot",
@@ -185,6 +205,7 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 			ld.worst(LoadsButLoses)
 		}
 	}
+
 	return pieces[i:], loaded
 }
 
@@ -206,6 +227,7 @@ func (ld *loader) loadAll(pieces []*piece, start uint64) verdict {
 			used = p
 		}
 	}
+
 	next := start
 	ld.sound = start - 1
 	for i := range pieces {
@@ -216,22 +238,26 @@ func (ld *loader) loadAll(pieces []*piece, start uint64) verdict {
 		} else {
 			next, v = ld.loadClosed(pieces, i, start, next)
 		}
+
 		if v == corrupt {
 			ld.autoRecover(pieces, i)
 		}
+
 		if v != loaded {
 			return v
 		}
 	}
-	if last := next - 1; len(pieces) > 0 && last < ld.base() {
+
+	last := next - 1
+	if len(pieces) > 0 && last < ld.base() {
 		return ld.behindSnapshot(pieces, last)
 	}
+
 	return loaded
 }
 
-// behindSnapshot reports a log that ends before the snapshot although there are
-// open segments. libdqlite calls that corrupt, but by now every segment is
-// closed, and its second attempt drops them all.
+// behindSnapshot reports a log that ends before the snapshot although there are open segments. libdqlite calls that corrupt, but by now
+// every segment is closed, and its second attempt drops them all.
 func (ld *loader) behindSnapshot(pieces []*piece, last uint64) verdict {
 	p := Problem{Severity: Warning, Offset: -1, Index: last,
 		Text:      fmt.Sprintf("the log ends at index %d, before the snapshot's index %d", last, ld.base()),
@@ -246,6 +272,7 @@ func (ld *loader) behindSnapshot(pieces []*piece, last uint64) verdict {
 			ld.worst(LoadsButLoses)
 		}
 	}
+
 	ld.say(p)
 	return corrupt
 }
@@ -255,6 +282,7 @@ func (ld *loader) take(p *piece, first, count uint64) {
 	if count == 0 {
 		return
 	}
+
 	ld.placed = append(ld.placed, placed{p.segment, first, count})
 	if !ld.doubt {
 		ld.sound = first + count - 1
@@ -267,19 +295,23 @@ func (ld *loader) loadClosed(pieces []*piece, i int, start, next uint64) (uint64
 	if p.first < start || p.first > p.last {
 		return next, ld.assertFails(p)
 	}
+
 	if p.first != next {
 		text := fmt.Sprintf("entries %d to %d are missing before this segment", next, p.first-1)
 		if p.first < next {
 			text = fmt.Sprintf("the segment begins at index %d again, which an earlier one has reached", p.first)
 		}
+
 		ld.say(Problem{Severity: Error, File: p.name, Offset: -1, Index: next, Text: text,
 			Libdqlite: fmt.Sprintf("refuses: \"unexpected closed segment %s: first index should have been %d\"", p.name, next),
 			Advice:    "recover from another member, or go on with what is before the hole"})
 		for _, q := range pieces[i:] {
 			ld.dropped += q.segment.Entries + q.segment.Behind
 		}
+
 		return next, refused // corrupt to libdqlite, but nothing is moved and the second attempt ends the same
 	}
+
 	s := p.segment
 	want := p.last - p.first + 1
 	if (s.fault == nil || p.cut) && s.Entries == want {
@@ -293,6 +325,7 @@ func (ld *loader) loadClosed(pieces []*piece, i int, start, next uint64) (uint64
 	if s.fault != nil {
 		class, offset, text = s.fault.class, s.fault.at, s.fault.text
 	}
+
 	problem := Problem{Severity: Error, File: p.name, Offset: offset, Index: next + min(s.Entries, want), Text: text,
 		Advice: fmt.Sprintf("recover from another member; the %d entries before the damage are sound, %d behind it", min(s.Entries, want), s.Behind)}
 	lastClosed := i+1 == len(pieces) || pieces[i+1].open
@@ -310,6 +343,7 @@ func (ld *loader) loadClosed(pieces []*piece, i int, start, next uint64) (uint64
 	default:
 		problem.Libdqlite = fmt.Sprintf("renames it and every open segment to corrupt-…, drops its %d entries, and reports success", want)
 	}
+
 	ld.say(problem)
 	return next, corrupt
 }
@@ -319,6 +353,7 @@ func (ld *loader) autoRecover(pieces []*piece, i int) {
 	if !pieces[i].open && i+1 < len(pieces) && !pieces[i+1].open {
 		return
 	}
+
 	for _, p := range pieces[i:] {
 		ld.act(Action{Kind: Rename, File: p.name, To: "corrupt-<ns>-" + p.name})
 		if p.open {
@@ -326,6 +361,7 @@ func (ld *loader) autoRecover(pieces []*piece, i int) {
 		} else {
 			ld.dropped += p.last - p.first + 1
 		}
+
 		ld.worst(LoadsButLoses)
 		p.gone = true
 	}

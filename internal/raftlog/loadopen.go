@@ -2,9 +2,8 @@ package raftlog
 
 import "fmt"
 
-// loadOpen reads an open segment, which libdqlite finalises on the way: it cuts
-// the file behind the last sound batch and renames it to a closed one, or
-// deletes it when it has none.
+// loadOpen reads an open segment, which libdqlite finalises on the way: it cuts the file behind the last sound batch and renames it to
+// a closed one, or deletes it when it has none.
 func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict) {
 	p := pieces[i]
 	s := p.segment
@@ -17,8 +16,10 @@ func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict
 				Libdqlite: "deletes it and gives the entries of the later one its indexes; reports success",
 				Advice:    "recover from another member, or go on with what is before this segment"})
 		}
+
 		return next, loaded
 	}
+
 	if s.End == 0 { // the first 8 bytes are wrong
 		problem := Problem{Severity: Error, File: p.name, Offset: 0, Index: next, Text: s.fault.text,
 			Advice: fmt.Sprintf("recover from another member; %d sound entries are in the file", s.Behind)}
@@ -27,6 +28,7 @@ func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict
 			ld.say(problem)
 			return next, refused
 		}
+
 		problem.Libdqlite = "renames it and every later open segment to corrupt-…, and reports success without their entries"
 		ld.say(problem)
 		return next, corrupt
@@ -42,6 +44,7 @@ func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict
 			ld.say(problem)
 			return next, refused
 		}
+
 		problem.Libdqlite = "crashes: it frees the file's content twice"
 		ld.say(problem)
 		return next, crashed
@@ -55,6 +58,7 @@ func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict
 		if lost == 0 {
 			libdqlite = "cuts the segment here and reports success"
 		}
+
 		ld.hole(next+s.Entries, Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: next + s.Entries, Text: s.fault.text,
 			Libdqlite: libdqlite,
 			Advice:    "compare with the other members: an unfinished last write of a member that was killed is harmless, entries that others have are not"})
@@ -71,11 +75,13 @@ func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict
 		p.gone = true
 		return next, loaded
 	}
+
 	last := next + s.Entries - 1
 	closed := SegmentName(next, last)
 	if s.End != s.Size {
 		ld.act(Action{Kind: Truncate, File: p.name, Size: s.End})
 	}
+
 	ld.act(Action{Kind: Rename, File: p.name, To: closed})
 	p.name, p.open, p.cut, p.first, p.last = closed, false, true, next, last
 	return last + 1, loaded
@@ -96,21 +102,24 @@ func sameCounter(pieces []*piece) (a, b string, found bool) {
 		if !p.open {
 			continue
 		}
+
 		if a, found := seen[p.segment.Counter]; found {
 			return a, p.name, true
 		}
+
 		seen[p.segment.Counter] = p.name
 	}
+
 	return "", "", false
 }
 
-// mergeSort sorts as glibc's qsort does with libdqlite's comparison, which
-// contradicts itself when closed segments overlap; only the same algorithm then
-// ends in the same order.
+// mergeSort sorts as glibc's qsort does with libdqlite's comparison, which contradicts itself when closed segments overlap; only the
+// same algorithm then ends in the same order.
 func mergeSort(list []*piece) []*piece {
 	if len(list) < 2 {
 		return list
 	}
+
 	a, b := mergeSort(list[:len(list)/2]), mergeSort(list[len(list)/2:])
 	sorted := make([]*piece, 0, len(list))
 	for len(a) > 0 && len(b) > 0 {
@@ -120,6 +129,7 @@ func mergeSort(list []*piece) []*piece {
 			sorted, b = append(sorted, b[0]), b[1:]
 		}
 	}
+
 	return append(append(sorted, a...), b...)
 }
 
@@ -131,5 +141,6 @@ func before(a, b *piece) bool {
 	case a.open:
 		return a.segment.Counter < b.segment.Counter
 	}
+
 	return b.first > a.last
 }

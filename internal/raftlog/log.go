@@ -12,23 +12,19 @@ import (
 
 // Options for [Open].
 type Options struct {
-	// Progress, if not nil, is called with the number of bytes read since the
-	// last call.
+	// Progress, if not nil, is called with the number of bytes read since the last call.
 	Progress func(bytes int64)
 
-	// Sums has the SHA-256 of the files taken that the effective log and its
-	// snapshot are in, from the very bytes that are verified: [Run], [Snapshot].
-	// AllSums takes those of what the newest snapshot makes superfluous, too.
+	// Sums has the SHA-256 of the files taken that the effective log and its snapshot are in, from the very bytes that are verified:
+	// [Run], [Snapshot]. AllSums takes those of what the newest snapshot makes superfluous, too.
 	Sums, AllSums bool
 
-	// Later leaves the data of snapshots unread. It counts as sound then, but
-	// the log is not Healthy: Open with it as Known reads what was left.
+	// Later leaves the data of snapshots unread. It counts as sound then, but the log is not Healthy: Open with it as Known reads what
+	// was left.
 	Later bool
 
-	// Known is what an earlier look at the same directory found, or nil. Closed
-	// segments and snapshots whose files have the sizes and times that they had
-	// then are not read again: what was found in them still counts. libdqlite
-	// never writes to such files.
+	// Known is what an earlier look at the same directory found, or nil. Closed segments and snapshots whose files have the sizes and
+	// times that they had then are not read again: what was found in them still counts. libdqlite never writes to such files.
 	Known *Log
 }
 
@@ -42,16 +38,13 @@ type Log struct {
 	Snapshots []Snapshot // pairs, in libdqlite's order: it uses the last
 	Segments  []Segment  // closed by first index, then open by counter
 
-	// The effective log: what libdqlite would hold after loading the directory
-	// (or, when it refuses or crashes, what it had read until then). FirstIndex
-	// is that of its first entry, 0 when it has none; entries up to the
-	// snapshot's index are there for slow followers only. LastIndex and
-	// LastTerm are the snapshot's when no entry is behind it.
+	// The effective log: what libdqlite would hold after loading the directory (or, when it refuses or crashes, what it had read until
+	// then). FirstIndex is that of its first entry, 0 when it has none; entries up to the snapshot's index are there for slow followers
+	// only. LastIndex and LastTerm are the snapshot's when no entry is behind it.
 	FirstIndex, LastIndex, LastTerm uint64
 
-	// SoundIndex is the last index up to which snapshot and effective log are
-	// beyond doubt. It is lower than LastIndex when libdqlite would put entries
-	// behind a hole, with indexes that were never theirs.
+	// SoundIndex is the last index up to which snapshot and effective log are beyond doubt. It is lower than LastIndex when libdqlite
+	// would put entries behind a hole, with indexes that were never theirs.
 	SoundIndex uint64
 
 	MaxTerm            uint64 // highest term in metadata, snapshots and segments, sound or not in the effective log
@@ -74,26 +67,24 @@ type Log struct {
 	unread         bool // the data of snapshots, see Options.Later
 }
 
-// placed is a run of entries of the effective log: the first count entries of a
-// segment, the first of them at index first.
+// placed is a run of entries of the effective log: the first count entries of a segment, the first of them at index first.
 type placed struct {
 	segment      *Segment
 	first, count uint64
 }
 
-// Snapshot is the newest usable snapshot, or nil. Unless Load says that
-// libdqlite refuses, it is the one that libdqlite would use.
+// Snapshot is the newest usable snapshot, or nil. Unless Load says that libdqlite refuses, it is the one that libdqlite would use.
 func (l *Log) Snapshot() *Snapshot {
 	for i := len(l.Snapshots) - 1; i >= 0; i-- {
 		if l.Snapshots[i].Usable {
 			return &l.Snapshots[i]
 		}
 	}
+
 	return nil
 }
 
-// Healthy is true when every libdqlite from 1.11 to 1.18 would load and start
-// on the directory and lose nothing.
+// Healthy is true when every libdqlite from 1.11 to 1.18 would load and start on the directory and lose nothing.
 func (l *Log) Healthy() bool { return l.HealthySoFar() && !l.unread }
 
 // HealthySoFar is Healthy as far as the directory was read, see Options.Later.
@@ -101,13 +92,11 @@ func (l *Log) HealthySoFar() bool {
 	return l.Load == LoadsClean && l.Start == LoadsClean && l.errors == 0
 }
 
-// ErrChanging says that files came and went while the directory was read: a
-// daemon is running on it.
+// ErrChanging says that files came and went while the directory was read: a daemon is running on it.
 var ErrChanging = errors.New("the raft directory is changing while it is read")
 
-// Open reads and verifies every file of a raft directory, once. It fails only
-// when the directory cannot be read; what is wrong with its content is in
-// Problems, Load and Start.
+// Open reads and verifies every file of a raft directory, once. It fails only when the directory cannot be read; what is wrong with its
+// content is in Problems, Load and Start.
 func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
 	const attempts = 3
 	var err error
@@ -117,15 +106,18 @@ func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
 		if err == nil {
 			return l, nil
 		}
-		// A running daemon closes its open segments: they become shorter and
-		// get another name.
+
+		// A running daemon closes its open segments: they become shorter and get another name.
 		if ctx.Err() != nil || !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errShrunk) {
 			return nil, err
 		}
-		if _, listErr := fs.ReadDir(fsys, "."); listErr != nil {
+
+		_, listErr := fs.ReadDir(fsys, ".")
+		if listErr != nil {
 			return nil, err
 		}
 	}
+
 	return nil, fmt.Errorf("%w: %w", ErrChanging, err)
 }
 
@@ -133,22 +125,32 @@ func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
 func (l *Log) read(d *directory) error {
 	var pl problemList
 	var err error
-	if l.Files, err = d.list(); err != nil {
+	l.Files, err = d.list()
+	if err != nil {
 		return err
 	}
-	if err := l.readMetadata(d); err != nil {
+
+	err = l.readMetadata(d)
+	if err != nil {
 		return err
 	}
+
 	l.checkNames(&pl)
-	if err := l.readSnapshots(d, &pl); err != nil {
+	err = l.readSnapshots(d, &pl)
+	if err != nil {
 		return err
 	}
-	if err := l.readSegments(d); err != nil {
+
+	err = l.readSegments(d)
+	if err != nil {
 		return err
 	}
-	if err := l.checkUnchanged(d, &pl); err != nil {
+
+	err = l.checkUnchanged(d, &pl)
+	if err != nil {
 		return err
 	}
+
 	l.checkMetadata(&pl)
 	l.checkSegments(&pl)
 	l.load(&pl)
@@ -164,10 +166,12 @@ func (l *Log) checkUnchanged(d *directory, pl *problemList) error {
 	if err != nil {
 		return err
 	}
+
 	same := func(a, b File) bool { return a.Name == b.Name && a.Size == b.Size && a.ModTime.Equal(b.ModTime) }
 	if slices.EqualFunc(l.Files, files, same) {
 		return nil
 	}
+
 	l.Changed = true
 	pl.add(Problem{Severity: Warning, Offset: -1,
 		Text:      "the directory changed while it was read: the picture may be torn",
@@ -187,10 +191,12 @@ func (l *Log) knownSegment(known *Log, f File) *Segment {
 	if known == nil || f.Kind != ClosedSegmentFile || !l.unchanged(known, f.Name) {
 		return nil
 	}
+
 	i := slices.IndexFunc(known.Segments, func(s Segment) bool { return s.File == f.Name })
 	if i < 0 {
 		return nil
 	}
+
 	return &known.Segments[i]
 }
 
@@ -199,27 +205,32 @@ func (l *Log) knownSnapshot(known *Log, pair Snapshot) *Snapshot {
 	if known == nil || !l.unchanged(known, pair.File) || !l.unchanged(known, pair.Meta) {
 		return nil
 	}
+
 	i := slices.IndexFunc(known.Snapshots, func(s Snapshot) bool { return s.File == pair.File })
 	if i < 0 || known.Snapshots[i].unread {
 		return nil
 	}
+
 	return &known.Snapshots[i]
 }
 
-// UnchangedUpTo is the index up to which the effective log lies in the files
-// that it lay in when an earlier log of the same directory was taken.
+// UnchangedUpTo is the index up to which the effective log lies in the files that it lay in when an earlier log of the same directory
+// was taken.
 func (l *Log) UnchangedUpTo(known *Log) uint64 {
 	then := map[string]Run{}
 	for _, run := range known.Runs() {
 		then[run.File] = run
 	}
+
 	last := uint64(0)
 	for _, run := range l.Runs() {
 		if then[run.File] != run || !l.unchanged(known, run.File) {
 			break
 		}
+
 		last = run.Last
 	}
+
 	return last
 }
 
@@ -229,6 +240,7 @@ func (l *Log) file(name string) *File {
 	if !found {
 		return nil
 	}
+
 	return &l.Files[i]
 }
 
@@ -238,21 +250,25 @@ func (l *Log) readMetadata(d *directory) error {
 		if f == nil || f.Kind != MetadataFile {
 			continue
 		}
+
 		raw, err := d.readAll(name, metadataSize+1)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", name, err)
 		}
+
 		m, err := ParseMetadata(raw)
 		if err != nil {
 			l.metadataErrors[i] = err
 			continue
 		}
+
 		f.Needed = true
 		l.Metadata[i] = &m
 		if l.Metadata[1-i] == nil || m.Version > l.Metadata[1-i].Version {
 			l.Term, l.Vote = m.Term, m.Vote
 		}
 	}
+
 	l.MaxTerm = l.Term
 	return nil
 }
@@ -264,36 +280,45 @@ func (l *Log) readSegments(d *directory) error {
 			files = append(files, f)
 		}
 	}
+
 	l.Segments = make([]Segment, len(files))
 	base := uint64(0)
-	if snapshot := l.Snapshot(); snapshot != nil {
+	snapshot := l.Snapshot()
+	if snapshot != nil {
 		base = snapshot.Index
 	}
+
 	err := d.each(len(files), func(d *directory, i int) error {
 		if s := l.knownSegment(d.known, files[i]); s != nil && (s.SHA256 != "" || !d.wantsSum(s, base)) {
 			l.Segments[i] = *s
 			return nil
 		}
+
 		s, err := d.scanSegment(files[i], base)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", files[i].Name, err)
 		}
+
 		l.Segments[i] = *s
 		return nil
 	})
 	if err != nil {
 		return err
 	}
+
 	for _, s := range l.Segments {
 		l.MaxTerm = max(l.MaxTerm, s.MaxTerm)
 	}
+
 	slices.SortFunc(l.Segments, func(a, b Segment) int {
 		if a.Open != b.Open {
 			if b.Open {
 				return -1
 			}
+
 			return 1
 		}
+
 		return cmp.Or(cmp.Compare(a.Counter, b.Counter), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
 	})
 	for i := range l.Segments {
@@ -301,46 +326,47 @@ func (l *Log) readSegments(d *directory) error {
 		f := l.file(s.File)
 		f.Unused, f.End = s.Unused, s.End
 	}
+
 	return nil
 }
 
-// edited says whether the last entry of the effective log is one that a
-// recovery wrote, `lxd cluster edit` or our fence, and not one that a running
-// cluster agreed on.
+// edited says whether the last entry of the effective log is one that a recovery wrote, `lxd cluster edit` or our fence, and not one
+// that a running cluster agreed on.
 //
-// libdqlite's recovery writes one configuration entry with term 1 as the only
-// batch of a closed segment of its own, N-N. A running leader's configuration
-// entry has the leader's term, which is above 1 once there was any election,
-// and lands in an open segment, next to at least the barrier that begins the
-// leader's term. Index 1 is the bootstrap entry, which looks the same and is
-// none. What remains is a cluster in its very first term whose only entry since
-// the last restart or snapshot was a change of members; nothing on disk tells
-// that one from a recovery.
+// libdqlite's recovery writes one configuration entry with term 1 as the only batch of a closed segment of its own, N-N. A running
+// leader's configuration entry has the leader's term, which is above 1 once there was any election, and lands in an open segment, next
+// to at least the barrier that begins the leader's term. Index 1 is the bootstrap entry, which looks the same and is none. What remains
+// is a cluster in its very first term whose only entry since the last restart or snapshot was a change of members; nothing on disk
+// tells that one from a recovery.
 //
-// A fenced entry is the same with a term that is above every term before it.
-// An entry that begins an elected leader's term is a barrier, so a
-// configuration entry is never the first with its term in a running cluster.
-// The metadata say nothing: a member that was started without a majority has
-// gone on to later terms.
+// A fenced entry is the same with a term that is above every term before it. An entry that begins an elected leader's term is a
+// barrier, so a configuration entry is never the first with its term in a running cluster. The metadata say nothing: a member that was
+// started without a majority has gone on to later terms.
 func (l *Log) edited() bool {
 	if len(l.placed) == 0 {
 		return false
 	}
+
 	last := l.placed[len(l.placed)-1]
 	s := last.segment
 	if s.Open || s.Entries != 1 || last.count != 1 || s.First != s.Last || s.First <= 1 || last.first != s.First ||
 		s.lastType != ChangeEntry || s.fault != nil {
 		return false
 	}
+
 	if s.LastTerm == 1 {
 		return true
 	}
+
 	earlier := uint64(0)
-	if snap := l.Snapshot(); snap != nil {
+	snap := l.Snapshot()
+	if snap != nil {
 		earlier = snap.Term
 	}
+
 	for _, p := range l.placed[:len(l.placed)-1] {
 		earlier = max(earlier, p.segment.MaxTerm)
 	}
+
 	return s.LastTerm > earlier
 }

@@ -22,6 +22,7 @@ func open(t testing.TB, fsys fs.FS) *raftlog.Log {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	return log
 }
 
@@ -46,44 +47,56 @@ func TestMembers(t *testing.T) {
 			if !log.Healthy() {
 				t.Errorf("not healthy: %v", log.Problems)
 			}
+
 			if log.FirstIndex != 1 || log.LastIndex != c.last || log.LastTerm != c.term || log.SoundIndex != c.last {
 				t.Errorf("log goes from %d to %d (term %d), sound to %d", log.FirstIndex, log.LastIndex, log.LastTerm, log.SoundIndex)
 			}
+
 			if log.Term != c.metadata || log.MaxTerm != c.metadata {
 				t.Errorf("metadata term %d, highest term %d", log.Term, log.MaxTerm)
 			}
+
 			if log.Edited != c.edited || log.ConfigurationIndex != c.changed {
 				t.Errorf("edited %v, configuration at %d", log.Edited, log.ConfigurationIndex)
 			}
+
 			if len(log.Configuration) != 3 || log.Configuration[0] != (raftlog.Server{ID: 1, Address: c.address, Role: raftlog.Voter}) {
 				t.Errorf("configuration %v", log.Configuration)
 			}
+
 			next, frames := uint64(1), 0
 			for e, err := range log.Entries(context.Background(), 0) {
 				if err != nil {
 					t.Fatal(err)
 				}
+
 				if e.Index != next {
 					t.Fatalf("entry %d follows %d", e.Index, next-1)
 				}
+
 				next++
 				if e.Type != raftlog.CommandEntry {
 					continue
 				}
+
 				cmd, err := raftlog.ParseCommand(e.Data)
 				if err != nil {
 					t.Fatalf("entry %d: %v", e.Index, err)
 				}
+
 				for i := range cmd.Len() {
 					if number, image := cmd.Page(i); number == 0 || len(image) != 4096 {
 						t.Fatalf("entry %d: page %d has number %d and %d bytes", e.Index, i, number, len(image))
 					}
+
 					frames++
 				}
 			}
+
 			if next != c.last+1 || frames == 0 {
 				t.Errorf("%d entries with %d pages", next-1, frames)
 			}
+
 			if prefix := countEntries(t, log, c.last-3); prefix != 4 {
 				t.Errorf("%d entries from %d on", prefix, c.last-3)
 			}
@@ -96,8 +109,10 @@ func countEntries(t *testing.T, log *raftlog.Log, from uint64) (n int) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		n++
 	}
+
 	return n
 }
 
@@ -107,9 +122,11 @@ func TestEdited(t *testing.T) {
 	change := func(term uint64) raftlog.Entry {
 		return raftlog.Entry{Term: term, Type: raftlog.ChangeEntry, Data: server}
 	}
+
 	barrier := func(term uint64) raftlog.Entry {
 		return raftlog.Entry{Term: term, Type: raftlog.BarrierEntry, Data: make([]byte, 8)}
 	}
+
 	type entries = []raftlog.Entry
 	for _, c := range []struct {
 		name     string
@@ -138,8 +155,10 @@ func TestEdited(t *testing.T) {
 				if n, _ := fmt.Sscanf(name, "%d-%d", &first, &last); n == 2 {
 					name = raftlog.SegmentName(first, last)
 				}
+
 				fsys[name] = &fstest.MapFile{Data: raftlogtest.Segment(0, batches...)}
 			}
+
 			if got := open(t, fsys).Edited; got != c.want {
 				t.Errorf("edited: %v", got)
 			}
@@ -150,9 +169,11 @@ func TestEdited(t *testing.T) {
 // TestFiles checks which files belong in an export.
 func TestFiles(t *testing.T) {
 	dir := raftlogtest.Make(t, raftlogtest.Snapshot)
-	if err := os.WriteFile(filepath.Join(dir, "tmp-x"), nil, 0o600); err != nil {
+	err := os.WriteFile(filepath.Join(dir, "tmp-x"), nil, 0o600)
+	if err != nil {
 		t.Fatal(err)
 	}
+
 	log := open(t, os.DirFS(dir))
 	needed := map[string]bool{"metadata1": true, "metadata2": true, raftlogtest.NewerSnapshot: true, raftlogtest.NewerSnapshot + ".meta": true,
 		raftlog.SegmentName(62, 126): true, raftlog.SegmentName(127, 130): true, raftlog.SegmentName(131, 135): true, "open-1": true, "open-2": true}
@@ -160,13 +181,16 @@ func TestFiles(t *testing.T) {
 		if f.Needed != needed[f.Name] {
 			t.Errorf("%s: needed %v", f.Name, f.Needed)
 		}
+
 		if unused := f.Name == "open-3" || f.Name == "open-4"; f.Unused != unused {
 			t.Errorf("%s: unused %v", f.Name, f.Unused)
 		}
 	}
+
 	if s := log.Snapshot(); s == nil || s.File != raftlogtest.NewerSnapshot || len(s.Databases) != 1 || !s.Compressed {
 		t.Fatalf("snapshot %+v", s)
 	}
+
 	if log.FirstIndex != 62 || log.LastIndex != raftlogtest.SnapshotLast {
 		t.Errorf("log goes from %d to %d", log.FirstIndex, log.LastIndex)
 	}
@@ -179,6 +203,7 @@ func TestSnapshotDatabases(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	for _, limit := range []int64{0, 100, 1 << 40} {
 		calls := 0
 		err := log.SnapshotDatabases(context.Background(), log.Snapshot(), func(db raftlog.SnapshotDatabase) error {
@@ -186,27 +211,31 @@ func TestSnapshotDatabases(t *testing.T) {
 			if db.Name != "db.bin" || db.MainSize != int64(len(want)) || db.WALSize != 32+24+4096 {
 				t.Errorf("%s has %d and %d bytes", db.Name, db.MainSize, db.WALSize)
 			}
+
 			got, err := io.ReadAll(io.LimitReader(db.Main, limit))
 			if err != nil {
 				return err
 			}
+
 			if string(got) != string(want[:min(limit, int64(len(want)))]) {
 				t.Error("another database came out")
 			}
+
 			return nil
 		})
 		if err != nil || calls != 1 {
 			t.Errorf("%d calls, %v", calls, err)
 		}
 	}
+
 	stop := errors.New("stop")
-	if err := log.SnapshotDatabases(context.Background(), log.Snapshot(), func(raftlog.SnapshotDatabase) error { return stop }); !errors.Is(err, stop) {
+	err = log.SnapshotDatabases(context.Background(), log.Snapshot(), func(raftlog.SnapshotDatabase) error { return stop })
+	if !errors.Is(err, stop) {
 		t.Errorf("the callback's error became %v", err)
 	}
 }
 
-// TestNothingChanges compares the directory before and after: bytes, names,
-// sizes, times.
+// TestNothingChanges compares the directory before and after: bytes, names, sizes, times.
 func TestNothingChanges(t *testing.T) {
 	fixtures := raftlogtest.Fixtures(t)
 	before := picture(t, fixtures)
@@ -214,6 +243,7 @@ func TestNothingChanges(t *testing.T) {
 		log := open(t, os.DirFS(raftlogtest.Global(t, member)))
 		countEntries(t, log, 0)
 	}
+
 	if after := picture(t, fixtures); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
@@ -224,23 +254,28 @@ func picture(t *testing.T, dir string) (s string) {
 		if err != nil {
 			return err
 		}
+
 		info, err := e.Info()
 		if err != nil {
 			return err
 		}
+
 		s += fmt.Sprintln(path, info.Mode(), info.Size(), info.ModTime().UnixNano())
 		if e.Type().IsRegular() {
 			data, err := os.ReadFile(path)
 			if err != nil {
 				return err
 			}
+
 			s += fmt.Sprintf("%x\n", sha256.Sum256(data))
 		}
+
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	return s
 }
 
@@ -252,21 +287,26 @@ func TestContext(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var size int64
 	for _, f := range log.Files {
 		if f.Kind == raftlog.ClosedSegmentFile || f.Kind == raftlog.OpenSegmentFile || f.Kind == raftlog.MetadataFile {
 			size += f.Size
 		}
 	}
+
 	if read != size {
 		t.Errorf("%d bytes reported, the files have %d", read, size)
 	}
+
 	ctx, cancel := context.WithCancel(context.Background())
 	_, err = raftlog.Open(ctx, fsys, raftlog.Options{Progress: func(int64) { cancel() }})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	if _, err := raftlog.Open(context.Background(), os.DirFS(filepath.Join(t.TempDir(), "none")), raftlog.Options{}); !errors.Is(err, fs.ErrNotExist) {
+
+	_, err = raftlog.Open(context.Background(), os.DirFS(filepath.Join(t.TempDir(), "none")), raftlog.Options{})
+	if !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no directory: %v", err)
 	}
 }
@@ -278,10 +318,13 @@ func TestChanging(t *testing.T) {
 	log, err := raftlog.Open(context.Background(), os.DirFS(dir), raftlog.Options{Progress: func(int64) {
 		if !once {
 			once = true
-			if err := os.Rename(filepath.Join(dir, "open-1"), filepath.Join(dir, raftlog.SegmentName(127, 188))); err != nil {
+			err := os.Rename(filepath.Join(dir, "open-1"), filepath.Join(dir, raftlog.SegmentName(127, 188)))
+			if err != nil {
 				t.Error(err)
 			}
-			if err := os.Truncate(filepath.Join(dir, raftlog.SegmentName(127, 188)), 566688); err != nil {
+
+			err = os.Truncate(filepath.Join(dir, raftlog.SegmentName(127, 188)), 566688)
+			if err != nil {
 				t.Error(err)
 			}
 		}
@@ -289,14 +332,17 @@ func TestChanging(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if log.LastIndex != 188 || !log.Healthy() {
 		t.Errorf("last index %d, %v", log.LastIndex, log.Problems)
 	}
+
 	once = false
 	log, err = raftlog.Open(context.Background(), os.DirFS(dir), raftlog.Options{Progress: func(int64) {
 		if !once {
 			once = true
-			if err := os.WriteFile(filepath.Join(dir, "open-9"), nil, 0o600); err != nil {
+			err := os.WriteFile(filepath.Join(dir, "open-9"), nil, 0o600)
+			if err != nil {
 				t.Error(err)
 			}
 		}
@@ -304,6 +350,7 @@ func TestChanging(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	if !log.Changed {
 		t.Error("nothing noticed")
 	}

@@ -10,8 +10,7 @@ const (
 	metadataSize = 32 // bytes: format, version, term, vote
 )
 
-// Metadata is the content of metadata1 or metadata2: raft's current term, and
-// whom this member voted for in it. It carries no checksum.
+// Metadata is the content of metadata1 or metadata2: raft's current term, and whom this member voted for in it. It carries no checksum.
 type Metadata struct {
 	Version uint64 // counts stores; odd versions go to metadata1, even ones to metadata2
 	Term    uint64
@@ -24,6 +23,7 @@ func (m Metadata) Encode() []byte {
 	for _, v := range []uint64{diskFormat, m.Version, m.Term, m.Vote} {
 		b = binary.LittleEndian.AppendUint64(b, v)
 	}
+
 	return b
 }
 
@@ -32,6 +32,7 @@ func (m Metadata) FileName() string {
 	if m.Version%2 == 1 {
 		return "metadata1"
 	}
+
 	return "metadata2"
 }
 
@@ -40,9 +41,12 @@ func ParseMetadata(p []byte) (Metadata, error) {
 	if len(p) != metadataSize {
 		return Metadata{}, fmt.Errorf("metadata has %d bytes instead of %d", len(p), metadataSize)
 	}
-	if f := binary.LittleEndian.Uint64(p); f != diskFormat {
+
+	f := binary.LittleEndian.Uint64(p)
+	if f != diskFormat {
 		return Metadata{}, fmt.Errorf("metadata has format %d instead of %d", f, diskFormat)
 	}
+
 	m := Metadata{
 		Version: binary.LittleEndian.Uint64(p[8:]),
 		Term:    binary.LittleEndian.Uint64(p[16:]),
@@ -51,5 +55,6 @@ func ParseMetadata(p []byte) (Metadata, error) {
 	if m.Version == 0 {
 		return Metadata{}, fmt.Errorf("metadata has version 0")
 	}
+
 	return m, nil
 }

@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// maxName is the length, in bytes, from which libdqlite's lister ignores a
-// name, and from which libdqlite 1.18 aborts in its maintenance.
+// maxName is the length, in bytes, from which libdqlite's lister ignores a name, and from which libdqlite 1.18 aborts in its
+// maintenance.
 const maxName = 128
 
 // FileKind classifies a name in a raft directory.
 type FileKind uint8
 
-// The kinds of file. Only metadata, segments and snapshots are the database;
-// libdqlite ignores the rest, except that it deletes TemporaryFile.
+// The kinds of file. Only metadata, segments and snapshots are the database; libdqlite ignores the rest, except that it deletes
+// TemporaryFile.
 const (
 	StrayFile         FileKind = iota // not ours
 	MetadataFile                      // metadata1, metadata2
@@ -44,8 +44,8 @@ var (
 	openName     = regexp.MustCompile(`^open-[1-9][0-9]*$`)
 	snapshotName = regexp.MustCompile(`^snapshot-(0|[1-9][0-9]*)-(0|[1-9][0-9]*)-(0|[1-9][0-9]*)(\.meta)?$`)
 
-	// What libdqlite's sscanf accepts: numbers with leading blanks and a sign;
-	// those of closed segments at most 16 characters wide, sign included.
+	// What libdqlite's sscanf accepts: numbers with leading blanks and a sign; those of closed segments at most 16 characters wide,
+	// sign included.
 	looseClosedName   = regexp.MustCompile(`^[ \t-\r]*([+-]?[0-9]+)-[ \t-\r]*([+-]?[0-9]+)$`)
 	looseOpenName     = regexp.MustCompile(`^open-[ \t-\r]*([+-]?[0-9]+)$`)
 	looseSnapshotName = regexp.MustCompile(`^snapshot-[ \t-\r]*([+-]?[0-9]+)-[ \t-\r]*([+-]?[0-9]+)-[ \t-\r]*([+-]?[0-9]+)(\.meta)?$`)
@@ -85,20 +85,26 @@ func classifyName(name string) FileKind {
 		if _, _, _, fits := parseSnapshotName(name); !fits {
 			return MisreadFile
 		}
+
 		if strings.HasSuffix(name, ".meta") {
 			return SnapshotMetaFile
 		}
+
 		return SnapshotFile
 	}
+
 	if _, _, ok := parseLooseClosed(name); ok {
 		return MisreadFile
 	}
+
 	if _, ok := parseLooseOpen(name); ok {
 		return MisreadFile
 	}
+
 	if looseSnapshotName.MatchString(name) {
 		return MisreadFile
 	}
+
 	return StrayFile
 }
 
@@ -108,6 +114,7 @@ func parseLooseClosed(name string) (first, last uint64, ok bool) {
 	if m == nil || len(m[1]) > 16 || len(m[2]) > 16 {
 		return 0, 0, false
 	}
+
 	first, _ = scanNumber(m[1])
 	last, _ = scanNumber(m[2])
 	return first, last, true
@@ -119,25 +126,26 @@ func parseLooseOpen(name string) (counter uint64, ok bool) {
 	if m == nil {
 		return 0, false
 	}
+
 	counter, _ = scanNumber(m[1])
 	return counter, true
 }
 
-// parseSnapshotName reads a name as libdqlite does to find snapshots and their
-// metadata; fits is false when the name is none or a number had to be clipped.
+// parseSnapshotName reads a name as libdqlite does to find snapshots and their metadata; fits is false when the name is none or a
+// number had to be clipped.
 func parseSnapshotName(name string) (term, index, timestamp uint64, fits bool) {
 	m := looseSnapshotName.FindStringSubmatch(name)
 	if m == nil {
 		return 0, 0, 0, false
 	}
+
 	term, ok1 := scanNumber(m[1])
 	index, ok2 := scanNumber(m[2])
 	timestamp, ok3 := scanNumber(m[3])
 	return term, index, timestamp, ok1 && ok2 && ok3
 }
 
-// scanNumber converts as C's strtoul: a minus sign negates modulo 2^64, and
-// what does not fit becomes the largest number.
+// scanNumber converts as C's strtoul: a minus sign negates modulo 2^64, and what does not fit becomes the largest number.
 func scanNumber(s string) (n uint64, fits bool) {
 	digits := strings.TrimLeft(s, "+-")
 	for _, d := range []byte(digits) {
@@ -145,11 +153,14 @@ func scanNumber(s string) (n uint64, fits bool) {
 		if n > (math.MaxUint64-v)/10 {
 			return math.MaxUint64, false
 		}
+
 		n = n*10 + v
 	}
+
 	if s[0] == '-' {
 		n = -n
 	}
+
 	return n, true
 }
 

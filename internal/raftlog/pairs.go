@@ -6,18 +6,20 @@ import (
 	"strings"
 )
 
-// readSnapshots finds the pairs of snapshot data and metadata, and verifies
-// each of them.
+// readSnapshots finds the pairs of snapshot data and metadata, and verifies each of them.
 func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 	for _, f := range l.Files {
 		if f.Kind != SnapshotFile && f.Kind != SnapshotMetaFile {
 			continue
 		}
+
 		partner := f.Name + ".meta"
 		if f.Kind == SnapshotMetaFile {
 			partner = strings.TrimSuffix(f.Name, ".meta")
 		}
-		if other := l.file(partner); other == nil {
+
+		other := l.file(partner)
+		if other == nil {
 			l.Actions = append(l.Actions, Action{Kind: Delete, File: f.Name})
 			pl.add(Problem{Severity: Warning, File: f.Name, Offset: -1,
 				Text:      fmt.Sprintf("there is no %s beside it", partner),
@@ -27,6 +29,7 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 		} else if f.Kind == SnapshotMetaFile || other.Kind != SnapshotMetaFile {
 			continue
 		}
+
 		if f.Size == 0 {
 			pl.add(Problem{Severity: Warning, File: f.Name, Offset: -1,
 				Text:      "the snapshot is empty",
@@ -34,22 +37,27 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 				Advice:    "normal after a crash in the middle of a snapshot; the log then still has the entries"})
 			continue
 		}
+
 		s := Snapshot{File: f.Name, Meta: partner}
 		s.Term, s.Index, s.Timestamp, _ = parseSnapshotName(f.Name)
 		l.MaxTerm = max(l.MaxTerm, s.Term)
 		l.Snapshots = append(l.Snapshots, s)
 	}
+
 	slices.SortFunc(l.Snapshots, compareSnapshots)
 	err := d.each(len(l.Snapshots), func(d *directory, i int) error {
-		if s := l.knownSnapshot(d.known, l.Snapshots[i]); s != nil {
+		s := l.knownSnapshot(d.known, l.Snapshots[i])
+		if s != nil {
 			l.Snapshots[i] = *s
 			return nil
 		}
+
 		return d.scanSnapshot(&l.Snapshots[i], d.allSums || d.sums && i == len(l.Snapshots)-1)
 	})
 	if err != nil {
 		return err
 	}
+
 	l.unread = slices.ContainsFunc(l.Snapshots, func(s Snapshot) bool { return s.unread })
 	newest := len(l.Snapshots) - 1
 	for i := range l.Snapshots {
@@ -59,8 +67,10 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 				p.Severity = Warning
 				p.Libdqlite = "nothing, as it uses the newer snapshot; if that were gone: " + p.Libdqlite
 			}
+
 			pl.add(p)
 		}
+
 		if newest >= 0 && s.Index > l.Snapshots[newest].Index {
 			pl.add(Problem{Severity: Warning, File: s.File, Offset: -1, Index: s.Index,
 				Text:      fmt.Sprintf("reaches index %d, but %s has the higher term", s.Index, l.Snapshots[newest].File),
@@ -68,5 +78,6 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 				Advice:    "make sure that the log reaches back to the older one; otherwise move the pair with the lower index away"})
 		}
 	}
+
 	return nil
 }

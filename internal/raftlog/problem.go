@@ -35,13 +35,14 @@ func (p Problem) String() string {
 		if p.Offset >= 0 {
 			s += fmt.Sprintf(" at byte %d", p.Offset)
 		}
+
 		s += ": "
 	}
+
 	return s + p.Text
 }
 
-// Outcome is what libdqlite makes of the directory, the worst over the versions
-// 1.11 to 1.18.
+// Outcome is what libdqlite makes of the directory, the worst over the versions 1.11 to 1.18.
 type Outcome uint8
 
 // The outcomes, from good to bad.
@@ -74,8 +75,7 @@ func (k ActionKind) String() string { return [...]string{"delete", "rename", "tr
 // MarshalText makes action kinds readable in JSON and YAML.
 func (k ActionKind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// Action is one change that libdqlite would make to the directory while loading
-// it, in order.
+// Action is one change that libdqlite would make to the directory while loading it, in order.
 type Action struct {
 	Kind ActionKind `json:"kind" yaml:"kind"`
 	File string     `json:"file" yaml:"file"`
@@ -90,14 +90,15 @@ func (a Action) String() string {
 	case Truncate:
 		return fmt.Sprintf("truncate %s to %d bytes", a.File, a.Size)
 	}
+
 	return "delete " + a.File
 }
 
 // maxProblems bounds the list: a hostile directory can hold a million of them.
 const maxProblems = 1000
 
-// problemList collects problems up to that bound. It also keeps count of the
-// errors it had to leave out, so that health does not depend on the bound.
+// problemList collects problems up to that bound. It also keeps count of the errors it had to leave out, so that health does not depend
+// on the bound.
 type problemList struct {
 	list    []Problem
 	errors  int
@@ -108,10 +109,12 @@ func (pl *problemList) add(p Problem) {
 	if p.Severity == Error {
 		pl.errors++
 	}
+
 	if len(pl.list) >= maxProblems {
 		pl.dropped++
 		return
 	}
+
 	pl.list = append(pl.list, p)
 }
 
@@ -122,5 +125,6 @@ func (pl *problemList) result() []Problem {
 			Text:      fmt.Sprintf("%d more problems", pl.dropped),
 			Libdqlite: "as above", Advice: "as above"})
 	}
+
 	return pl.list
 }

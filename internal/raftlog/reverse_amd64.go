@@ -2,13 +2,14 @@ package raftlog
 
 import "golang.org/x/sys/cpu"
 
-// reverseBits writes every byte of src, its bits in opposite order, to dst of
-// the same length.
+// reverseBits writes every byte of src, its bits in opposite order, to dst of the same length.
 func reverseBits(dst, src []byte) {
-	if n := len(src) &^ 63; n > 0 && cpu.X86.HasAVX2 {
+	n := len(src) &^ 63
+	if n > 0 && cpu.X86.HasAVX2 {
 		reverseBlocks(&dst[0], &src[0], n)
 		dst, src = dst[n:], src[n:]
 	}
+
 	reverseWords(dst, src)
 }
 

@@ -2,6 +2,5 @@
 
 package raftlog
 
-// reverseBits writes every byte of src, its bits in opposite order, to dst of
-// the same length.
+// reverseBits writes every byte of src, its bits in opposite order, to dst of the same length.
 func reverseBits(dst, src []byte) { reverseWords(dst, src) }

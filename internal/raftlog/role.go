@@ -2,9 +2,8 @@ package raftlog
 
 import "fmt"
 
-// Role says what part a server takes, in raft's own numbering as it is stored
-// in log entries and snapshots. LXD and go-dqlite number the roles differently:
-// see [Role.API].
+// Role says what part a server takes, in raft's own numbering as it is stored in log entries and snapshots. LXD and go-dqlite number
+// the roles differently: see [Role.API].
 type Role uint8
 
 // The roles, as raft stores them.
@@ -24,11 +23,11 @@ func (r Role) String() string {
 	case Spare:
 		return "spare"
 	}
+
 	return fmt.Sprintf("role %d", uint8(r))
 }
 
-// API returns the number that go-dqlite, LXD's raft_nodes table and its
-// recovery tarball use: 0 voter, 1 stand-by, 2 spare.
+// API returns the number that go-dqlite, LXD's raft_nodes table and its recovery tarball use: 0 voter, 1 stand-by, 2 spare.
 func (r Role) API() int {
 	switch r {
 	case Voter:
@@ -36,6 +35,7 @@ func (r Role) API() int {
 	case StandBy:
 		return 1
 	}
+
 	return int(r)
 }
 
@@ -49,6 +49,7 @@ func RoleFromAPI(n int) (Role, error) {
 	case 2:
 		return Spare, nil
 	}
+
 	return 0, fmt.Errorf("unknown role number %d", n)
 }
 
@@ -59,6 +60,7 @@ func ParseRole(word string) (Role, error) {
 			return r, nil
 		}
 	}
+
 	return 0, fmt.Errorf("unknown role %q: voter, stand-by and spare are possible", word)
 }
 
@@ -71,6 +73,7 @@ func (r *Role) UnmarshalText(text []byte) error {
 	if err != nil {
 		return err
 	}
+
 	*r = role
 	return nil
 }

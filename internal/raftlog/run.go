@@ -6,9 +6,8 @@ type Run struct {
 	First, Last uint64 // indexes
 	MaxTerm     uint64 // none of its entries has a higher one
 
-	// Size is the number of bytes from the beginning of the file that hold the
-	// run and nothing else, so that they are a sound closed segment by
-	// themselves; 0 when the file holds more sound entries than the run.
+	// Size is the number of bytes from the beginning of the file that hold the run and nothing else, so that they are a sound closed
+	// segment by themselves; 0 when the file holds more sound entries than the run.
 	Size int64
 
 	// SHA256 is that of these bytes, see [Segment].
@@ -24,5 +23,6 @@ func (l *Log) Runs() []Run {
 			runs[i].Size, runs[i].SHA256 = p.segment.End, p.segment.SHA256
 		}
 	}
+
 	return runs
 }

@@ -11,16 +11,15 @@ import (
 	"io"
 )
 
-// Segment is one file of the log, closed (its name says which indexes it holds)
-// or open (it continues whatever comes before).
+// Segment is one file of the log, closed (its name says which indexes it holds) or open (it continues whatever comes before).
 type Segment struct {
 	File    string
 	Size    int64 // bytes
 	Open    bool
 	Counter uint64 // of an open one
 
-	// First and Last are the indexes of its entries: by name when closed, by
-	// place in the effective log when open (0 when it has no place there).
+	// First and Last are the indexes of its entries: by name when closed, by place in the effective log when open (0 when it has no
+	// place there).
 	First, Last uint64
 
 	Entries uint64 // sound entries from its beginning
@@ -31,8 +30,8 @@ type Segment struct {
 
 	FirstTerm, LastTerm, MaxTerm uint64 // of its sound entries
 
-	// SHA256 is that of the first End bytes, lower-case hexadecimal, where
-	// Options.Sums is set and the segment reaches beyond the newest snapshot.
+	// SHA256 is that of the first End bytes, lower-case hexadecimal, where Options.Sums is set and the segment reaches beyond the
+	// newest snapshot.
 	SHA256 string
 
 	fault      *batchFault // why reading stopped; nil at the exact end of the file
@@ -82,18 +81,17 @@ func (s *Segment) find(kind findingKind, ordinal uint64, offset int64, format st
 		s.unlisted++
 		return
 	}
+
 	s.findings = append(s.findings, finding{kind, ordinal, offset, fmt.Sprintf(format, args...)})
 }
 
-// wantsSum says whether a sum is wanted of a segment: of those that reach
-// beyond the snapshot, or of all.
+// wantsSum says whether a sum is wanted of a segment: of those that reach beyond the snapshot, or of all.
 func (d *directory) wantsSum(s *Segment, base uint64) bool {
 	return d.sums && (d.allSums || s.Open || s.Last > base)
 }
 
-// scanSegment reads a segment from its first byte to its last; base is the
-// index of the newest snapshot. The error is one of the file system; damage is
-// in the result.
+// scanSegment reads a segment from its first byte to its last; base is the index of the newest snapshot. The error is one of the file
+// system; damage is in the result.
 func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 	s := &Segment{File: f.Name, End: segmentHeader}
 	if first, last, ok := parseLooseClosed(f.Name); ok {
@@ -102,10 +100,12 @@ func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 		s.Open = true
 		s.Counter, _ = parseLooseOpen(f.Name)
 	}
+
 	file, size, err := d.open(f.Name)
 	if err != nil {
 		return nil, err
 	}
+
 	defer file.Close()
 	s.Size = size
 
@@ -116,32 +116,41 @@ func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 			s.fault = &batchFault{class: faultCorrupt, text: "the file is empty"}
 			return s, nil
 		}
+
 		s.fault = &batchFault{class: faultShort, text: fmt.Sprintf("the file has only %d bytes", size)}
 		return s, nil
 	}
+
 	var header [segmentHeader]byte
-	if _, err := io.ReadFull(file, header[:]); err != nil {
+	_, err = io.ReadFull(file, header[:])
+	if err != nil {
 		return nil, shortIsShrunk(err)
 	}
-	if format := binary.LittleEndian.Uint64(header[:]); format != diskFormat {
+
+	format := binary.LittleEndian.Uint64(header[:])
+	if format != diskFormat {
 		s.End = 0
 		s.fault = &batchFault{class: faultCorrupt, text: fmt.Sprintf("the file has format %d instead of %d", format, diskFormat)}
 		if format == 2 {
 			s.fault.text += " (only libdqlite 1.16.5 to 1.16.7 built with --enable-dqlite-next wrote that)"
 		}
+
 		if format == 0 {
 			zero, err := onlyZeros(file, size-segmentHeader)
 			if err != nil {
 				return nil, err
 			}
+
 			s.Unused = zero && s.Open
 			if zero {
 				s.fault.text = "the file is all zero"
 			}
 		}
+
 		if !s.Unused {
 			return s, d.scanBehind(s, segmentHeader)
 		}
+
 		return s, nil
 	}
 
@@ -151,6 +160,7 @@ func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 		sum.Write(header[:])
 		defer func() { s.SHA256 = hex.EncodeToString(sum.Sum(nil)) }()
 	}
+
 	br := d.newBatchReader(file, segmentHeader, size)
 	for {
 		b, err := br.next()
@@ -158,16 +168,20 @@ func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 			if s.Entries == 0 {
 				s.fault = &batchFault{class: faultShort, offset: segmentHeader, text: "the file has no batch"}
 			}
+
 			return s, nil
 		}
+
 		var fault *batchFault
 		if errors.As(err, &fault) {
 			s.fault = fault
 			return s, d.scanTail(s, br)
 		}
+
 		if err != nil {
 			return nil, err
 		}
+
 		s.addBatch(b)
 		if sum != nil {
 			sum.Write(b.raw)
@@ -182,10 +196,12 @@ func (d *directory) scanTail(s *Segment, br *batchReader) error {
 		if err != nil {
 			return err
 		}
+
 		if zero {
 			return nil
 		}
 	}
+
 	s.Torn = true
 	return d.scanBehind(s, s.fault.offset+8)
 }
@@ -201,12 +217,15 @@ func (s *Segment) addBatch(b *batch) {
 		if s.Entries == 0 {
 			s.FirstTerm, s.firstType = term, typ
 		}
+
 		if size%8 != 0 {
 			s.find(unevenSize, s.Entries, at, "the entry's size of %d bytes is not a multiple of 8", size)
 		}
+
 		switch typ {
 		case CommandEntry:
-			if c, err := ParseCommand(data); err != nil {
+			c, err := ParseCommand(data)
+			if err != nil {
 				s.find(badCommand, s.Entries, at, "%v", err)
 			} else if c.Kind == Frames && !c.IsCommit {
 				s.find(notCommit, s.Entries, at, "a frames command without commit mark")
@@ -220,40 +239,47 @@ func (s *Segment) addBatch(b *batch) {
 				s.find(noServers, s.Entries, at, "the configuration has no servers")
 			}
 		}
+
 		switch {
 		case term == 0:
 			s.find(zeroTerm, s.Entries, at, "the entry has term 0")
 		case s.Entries > 0 && term < s.LastTerm && typ != ChangeEntry:
 			s.find(lowerTerm, s.Entries, at, "the entry has term %d behind one of term %d", term, s.LastTerm)
 		}
+
 		s.LastTerm, s.lastType = term, typ
 		s.MaxTerm = max(s.MaxTerm, term)
 		s.Entries++
 		at += int64(size)
 	}
+
 	if s.firstBatch == 0 {
 		s.firstBatch = int(b.end - b.offset)
 	}
+
 	s.End = b.end
 }
 
 // zeros is compared with, to find out fast whether memory is all zero.
 var zeros [64 << 10]byte
 
-// onlyZeros reads n bytes and says whether all are zero; it stops at the first
-// that is not.
+// onlyZeros reads n bytes and says whether all are zero; it stops at the first that is not.
 func onlyZeros(r io.Reader, n int64) (bool, error) {
 	var buf [64 << 10]byte
 	for n > 0 {
 		p := buf[:min(n, int64(len(buf)))]
-		if _, err := io.ReadFull(r, p); err != nil {
+		_, err := io.ReadFull(r, p)
+		if err != nil {
 			return false, shortIsShrunk(err)
 		}
+
 		if !bytes.Equal(p, zeros[:len(p)]) {
 			return false, nil
 		}
+
 		n -= int64(len(p))
 	}
+
 	return true, nil
 }
 
@@ -261,5 +287,6 @@ func shortIsShrunk(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return errShrunk
 	}
+
 	return err
 }

@@ -5,26 +5,32 @@ import (
 	"slices"
 )
 
-// settle derives from the entries that libdqlite would hold what the rest of
-// Log says: positions, configuration, and whether a member would start.
+// settle derives from the entries that libdqlite would hold what the rest of Log says: positions, configuration, and whether a member
+// would start.
 func (l *Log) settle(ld *loader) {
 	l.Start = l.Load
-	if n := len(l.Snapshots); n > 0 {
+	n := len(l.Snapshots)
+	if n > 0 {
 		l.Start = max(l.Start, l.Snapshots[n-1].start)
 	}
-	if snap := ld.snapshot; snap != nil {
+
+	snap := ld.snapshot
+	if snap != nil {
 		l.LastIndex, l.LastTerm = snap.Index, snap.Term
 		l.Configuration, l.ConfigurationIndex = snap.Configuration, snap.ConfigurationIndex
 		l.need(snap.File)
 		l.need(snap.Meta)
 	}
+
 	l.SoundIndex = l.LastIndex
 	for _, p := range ld.placed {
 		l.place(p, ld)
 	}
+
 	if len(ld.placed) > 0 {
 		l.SoundIndex = max(ld.sound, ld.base())
 	}
+
 	if len(l.placed) > 0 && ld.snapshot == nil && l.placed[0].segment.firstType != ChangeEntry {
 		l.Start = Crashes
 		l.SoundIndex = 0
@@ -33,6 +39,7 @@ func (l *Log) settle(ld *loader) {
 			Libdqlite: "loads it with index 1, and aborts the process when the member starts (assertion)",
 			Advice:    "recover from another member"})
 	}
+
 	if len(l.placed) == 0 && ld.snapshot == nil {
 		l.settleEmpty(ld)
 	}
@@ -50,11 +57,13 @@ func (l *Log) settleEmpty(ld *loader) {
 		p.Text = "there is no entry and no snapshot"
 		p.Advice = "normal for a member that never got the database; recover from another one"
 	}
+
 	ld.say(p)
 }
 
 func (l *Log) need(name string) {
-	if f := l.file(name); f != nil {
+	f := l.file(name)
+	if f != nil {
 		f.Needed = true
 	}
 }
@@ -67,22 +76,29 @@ func (l *Log) place(p placed, ld *loader) {
 	} else if s.FirstTerm < l.LastTerm {
 		l.lowerTerm(ld, s.firstType, p, 0)
 	}
+
 	l.placed = append(l.placed, p)
 	if s.Open {
 		s.First, s.Last = p.first, p.first+p.count-1
 	}
-	if last := p.first + p.count - 1; last >= ld.base() {
+
+	last := p.first + p.count - 1
+	if last >= ld.base() {
 		l.LastIndex, l.LastTerm = last, s.LastTerm
 	}
+
 	l.need(s.File)
-	if c := s.change; c.found && c.ordinal < p.count && p.first+c.ordinal > l.ConfigurationIndex && c.err == nil {
+	c := s.change
+	if c.found && c.ordinal < p.count && p.first+c.ordinal > l.ConfigurationIndex && c.err == nil {
 		l.Configuration, l.ConfigurationIndex = c.configuration, p.first+c.ordinal
 	}
+
 	for _, f := range s.findings {
 		if f.ordinal < p.count {
 			l.judge(f, p, ld)
 		}
 	}
+
 	if s.unlisted > 0 {
 		ld.say(Problem{Severity: Error, File: s.File, Offset: -1, Text: fmt.Sprintf("%d more such entries", s.unlisted),
 			Libdqlite: "as above", Advice: "as above"})
@@ -100,6 +116,7 @@ func (l *Log) lowerTerm(ld *loader, typ EntryType, p placed, ordinal uint64) {
 		problem.Text = fmt.Sprintf("the entry has term %d behind one of term %d", p.segment.FirstTerm, l.LastTerm)
 		problem.Advice = "raft never does that: compare with the other members"
 	}
+
 	ld.say(problem)
 }
 
@@ -114,6 +131,7 @@ func (l *Log) judge(f finding, p placed, ld *loader) {
 		if f.kind == notCommit {
 			problem.Libdqlite = "1.18 loads it and stops with an error when it applies the entry; 1.11 waits for the commit"
 		}
+
 		if index > ld.base() {
 			l.Start = max(l.Start, Crashes)
 		} else {
@@ -139,5 +157,6 @@ func (l *Log) judge(f finding, p placed, ld *loader) {
 		problem.Libdqlite = "loads it"
 		problem.Advice = "raft never does that: compare with the other members"
 	}
+
 	ld.say(problem)
 }

@@ -52,8 +52,8 @@ type DatabaseImage struct {
 	PageSize int   // by the header of the main file, bytes
 }
 
-// SnapshotDatabase is one database while a snapshot is being read. Main and WAL
-// are to be read in this order; what is left unread is skipped.
+// SnapshotDatabase is one database while a snapshot is being read. Main and WAL are to be read in this order; what is left unread is
+// skipped.
 type SnapshotDatabase struct {
 	Name     string
 	MainSize int64
@@ -67,31 +67,39 @@ func compareSnapshots(a, b Snapshot) int {
 	return cmp.Or(cmp.Compare(a.Term, b.Term), cmp.Compare(a.Index, b.Index), cmp.Compare(a.Timestamp, b.Timestamp))
 }
 
-// parseSnapshotMeta decodes the metadata of a snapshot. It needs the first
-// snapshotMetaHeader+maxMetaConfiguration bytes of the file, or all of it.
+// parseSnapshotMeta decodes the metadata of a snapshot. It needs the first snapshotMetaHeader+maxMetaConfiguration bytes of the file,
+// or all of it.
 func parseSnapshotMeta(p []byte) (index uint64, c Configuration, err error) {
 	if len(p) < snapshotMetaHeader {
 		return 0, nil, fmt.Errorf("snapshot metadata has only %d bytes", len(p))
 	}
-	if format := binary.LittleEndian.Uint64(p); format != diskFormat {
+
+	format := binary.LittleEndian.Uint64(p)
+	if format != diskFormat {
 		return 0, nil, fmt.Errorf("snapshot metadata has format %d instead of %d", format, diskFormat)
 	}
+
 	size := binary.LittleEndian.Uint64(p[24:])
 	if size == 0 || size > maxMetaConfiguration {
 		return 0, nil, fmt.Errorf("snapshot metadata claims a configuration of %d bytes", size)
 	}
+
 	if size > uint64(len(p)-snapshotMetaHeader) {
 		return 0, nil, fmt.Errorf("snapshot metadata ends within its configuration of %d bytes", size)
 	}
+
 	p = p[:snapshotMetaHeader+size]
 	want := uint32(binary.LittleEndian.Uint64(p[8:]))
-	if got := Checksum(0, p[16:]); got != want {
+	got := Checksum(0, p[16:])
+	if got != want {
 		return 0, nil, fmt.Errorf("snapshot metadata has checksum %08x instead of %08x", got, want)
 	}
+
 	c, err = ParseConfiguration(p[snapshotMetaHeader:])
 	if err != nil {
 		return 0, nil, fmt.Errorf("snapshot metadata: %w", err)
 	}
+
 	return binary.LittleEndian.Uint64(p[16:]), c, nil
 }
 
@@ -114,13 +122,16 @@ func openSnapshot(file io.Reader) (r io.ReadCloser, compressed bool, err error) 
 	if err != nil && err != io.EOF {
 		return nil, false, err
 	}
+
 	if len(head) < 4 || binary.LittleEndian.Uint32(head) != lz4frame.Magic {
 		return io.NopCloser(br), false, nil
 	}
+
 	frame, err := lz4frame.NewReader(br)
 	if err != nil {
 		return nil, false, err
 	}
+
 	return frame, true, nil
 }
 
@@ -131,43 +142,56 @@ var errSnapshot = errors.New("snapshot data")
 func walkSnapshot(r io.Reader, fn func(db SnapshotDatabase) error) error {
 	br := bufio.NewReaderSize(r, 64<<10)
 	var head [16]byte
-	if _, err := io.ReadFull(br, head[:]); err != nil {
+	_, err := io.ReadFull(br, head[:])
+	if err != nil {
 		return snapshotDamage(err, "the header is incomplete")
 	}
-	if format := binary.LittleEndian.Uint64(head[:]); format != diskFormat {
+
+	format := binary.LittleEndian.Uint64(head[:])
+	if format != diskFormat {
 		return fmt.Errorf("%w: format %d instead of %d", errSnapshot, format, diskFormat)
 	}
+
 	n := binary.LittleEndian.Uint64(head[8:])
 	if n > maxDatabases {
 		return fmt.Errorf("%w: %d databases, more than %d", errSnapshot, n, maxDatabases)
 	}
+
 	for i := range n {
 		name, err := readText(br)
 		if err != nil {
 			return snapshotDamage(err, "the name of database %d is incomplete", i+1)
 		}
-		if _, err := io.ReadFull(br, head[:]); err != nil {
+
+		_, err = io.ReadFull(br, head[:])
+		if err != nil {
 			return snapshotDamage(err, "the sizes of database %q are missing", name)
 		}
+
 		mainSize, walSize := binary.LittleEndian.Uint64(head[:]), binary.LittleEndian.Uint64(head[8:])
 		if mainSize > 1<<62 || walSize > 1<<62 {
 			return fmt.Errorf("%w: database %q claims %d and %d bytes", errSnapshot, name, mainSize, walSize)
 		}
+
 		main := &io.LimitedReader{R: br, N: int64(mainSize)}
 		wal := &io.LimitedReader{R: br, N: int64(walSize)}
 		err = fn(SnapshotDatabase{Name: name, MainSize: int64(mainSize), WALSize: int64(walSize), Main: main, WAL: wal})
 		if err != nil {
 			return err
 		}
+
 		for _, part := range []*io.LimitedReader{main, wal} {
-			if _, err := io.Copy(io.Discard, part); err != nil {
+			_, err = io.Copy(io.Discard, part)
+			if err != nil {
 				return snapshotDamage(err, "database %q is damaged", name)
 			}
+
 			if part.N > 0 {
 				return fmt.Errorf("%w: database %q ends %d bytes early", errSnapshot, name, part.N)
 			}
 		}
 	}
+
 	switch _, err := br.ReadByte(); err {
 	case io.EOF: // also the end mark and the checksum of the LZ4 frame are right
 		return nil
@@ -178,12 +202,12 @@ func walkSnapshot(r io.Reader, fn func(db SnapshotDatabase) error) error {
 	}
 }
 
-// snapshotDamage wraps an error of reading the content; what came from the file
-// system or the context stays recognisable.
+// snapshotDamage wraps an error of reading the content; what came from the file system or the context stays recognisable.
 func snapshotDamage(err error, format string, args ...any) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
 		return fmt.Errorf("%w: %s", errSnapshot, fmt.Sprintf(format, args...))
 	}
+
 	return fmt.Errorf("%w: %s: %w", errSnapshot, fmt.Sprintf(format, args...), err)
 }
 
@@ -192,34 +216,41 @@ func readText(br *bufio.Reader) (string, error) {
 	var text []byte
 	for len(text) <= maxDatabaseName {
 		var word [8]byte
-		if _, err := io.ReadFull(br, word[:]); err != nil {
+		_, err := io.ReadFull(br, word[:])
+		if err != nil {
 			return "", err
 		}
-		if end := bytes.IndexByte(word[:], 0); end >= 0 {
+
+		end := bytes.IndexByte(word[:], 0)
+		if end >= 0 {
 			return string(append(text, word[:end]...)), nil
 		}
+
 		text = append(text, word[:]...)
 	}
+
 	return "", fmt.Errorf("longer than %d bytes", maxDatabaseName)
 }
 
-// SnapshotDatabases reads the databases of a snapshot one after the other and
-// calls fn with each. It verifies as it reads, so what fn got is only known to
-// be right when SnapshotDatabases returns nil.
+// SnapshotDatabases reads the databases of a snapshot one after the other and calls fn with each. It verifies as it reads, so what fn
+// got is only known to be right when SnapshotDatabases returns nil.
 func (l *Log) SnapshotDatabases(ctx context.Context, s *Snapshot, fn func(db SnapshotDatabase) error) error {
 	d := &directory{ctx: ctx, fsys: l.fsys}
 	file, _, err := d.open(s.File)
 	if err != nil {
 		return fmt.Errorf("read snapshot: %w", err)
 	}
+
 	defer file.Close()
 	r, _, err := openSnapshot(file)
 	if err == nil {
 		defer r.Close()
 		err = walkSnapshot(r, fn)
 	}
+
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.File, err)
 	}
+
 	return nil
 }

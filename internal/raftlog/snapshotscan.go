@@ -22,31 +22,35 @@ const (
 	adviseSnapshot  = "recover from another member; or move this pair away, if the segments reach back to the older snapshot"
 )
 
-// scanSnapshot fills in what the two files of a pair say and whether they are
-// sound, and their sums where they are wanted; of the data only the size where
-// it is left for later. The error is one of the file system.
+// scanSnapshot fills in what the two files of a pair say and whether they are sound, and their sums where they are wanted; of the data
+// only the size where it is left for later. The error is one of the file system.
 func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 	const metaLimit = snapshotMetaHeader + maxMetaConfiguration
 	raw, err := d.readAll(s.Meta, metaLimit)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.Meta, err)
 	}
+
 	if sums && len(raw) < metaLimit { // else there may be more of it
 		sum := sha256.Sum256(raw)
 		s.MetaSHA256 = hex.EncodeToString(sum[:])
 	}
+
 	s.Usable, s.readable = true, true
 	s.ConfigurationIndex, s.Configuration, err = parseSnapshotMeta(raw)
 	if err != nil {
 		s.damaged(Refuses, Refuses, s.Meta, err.Error(), refusesSnapshot)
 	}
+
 	if s.Term == 0 || s.Index == 0 || s.Index > maxIndex {
 		load := LoadsClean
 		if s.Index > maxIndex {
 			load = Crashes
 		}
+
 		s.damaged(load, Crashes, s.File, "the name says a term or an index that cannot be", "loads it and aborts the process when the member starts (assertion)")
 	}
+
 	if s.ConfigurationIndex > s.Index {
 		s.problem(Warning, s.Meta, fmt.Sprintf("its configuration has index %d, behind the snapshot", s.ConfigurationIndex), "does not check that")
 	}
@@ -55,21 +59,25 @@ func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.File, err)
 	}
+
 	defer file.Close()
 	s.Size = size
 	if d.later {
 		s.unread = true
 		return nil
 	}
+
 	sum := sha256.New()
 	outer := &watchedReader{r: file}
 	if sums {
 		outer.r = io.TeeReader(file, sum)
 	}
+
 	r, compressed, err := openSnapshot(outer)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.File, err)
 	}
+
 	defer r.Close()
 	s.Compressed = compressed
 	inner := &watchedReader{r: r}
@@ -78,13 +86,16 @@ func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 		// Go on to the end mark and the checksum of the LZ4 frame.
 		_, _ = io.Copy(io.Discard, inner)
 	}
+
 	if sums && outer.err == nil {
 		_, _ = io.Copy(io.Discard, outer) // what is behind the frame
 		s.SHA256 = hex.EncodeToString(sum.Sum(nil))
 	}
+
 	if outer.err != nil {
 		return fmt.Errorf("read %s: %w", s.File, outer.err)
 	}
+
 	s.checkFrame(d)
 	switch {
 	case inner.err != nil:
@@ -93,6 +104,7 @@ func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 	case err != nil:
 		s.damaged(LoadsClean, Crashes, s.File, err.Error(), "loads it unseen; refuses or crashes when a member starts on it")
 	}
+
 	return nil
 }
 
@@ -118,29 +130,33 @@ func (s *Snapshot) checkFrame(d *directory) {
 			"1.18.3 and later, built with LZ4 as usual, refuse to load the directory; earlier versions read it")
 		return
 	}
+
 	const sizeFlag, checksumFlag = 1 << 3, 1 << 2
 	head, err := d.readAll(s.File, 14) // magic, flags, block size, content size
 	if err != nil || len(head) < 14 {
 		return // damaged, and found to be
 	}
+
 	if head[4]&sizeFlag == 0 || binary.LittleEndian.Uint64(head[6:]) == 0 {
 		s.load, s.start = Crashes, Crashes
 		s.problem(Error, s.File, "the LZ4 frame does not say how large its content is",
 			"1.18.3 and later take it for empty and use memory that was never set; earlier versions read it")
 	}
+
 	if head[4]&checksumFlag == 0 {
 		s.problem(Warning, s.File, "the LZ4 frame has no checksum, so damage in it cannot be seen", "reads it")
 	}
 }
 
-// scanDatabase checks the outside of a database image: sizes, page size, the
-// frames of the write-ahead log. Whether SQLite likes it is not decided here.
+// scanDatabase checks the outside of a database image: sizes, page size, the frames of the write-ahead log. Whether SQLite likes it is
+// not decided here.
 func (s *Snapshot) scanDatabase(db SnapshotDatabase) error {
 	image := DatabaseImage{Name: db.Name, MainSize: db.MainSize, WALSize: db.WALSize}
 	defer func() { s.Databases = append(s.Databases, image) }()
 	wrong := func(o Outcome, libdqlite, format string, args ...any) {
 		s.damaged(LoadsClean, o, s.File, fmt.Sprintf("database %q: ", db.Name)+fmt.Sprintf(format, args...), libdqlite)
 	}
+
 	const (
 		atRestore = "loads it unseen; refuses when a member starts on it"
 		asserts   = "loads it unseen; 1.18 aborts the process when a member starts on it (assertion)"
@@ -148,8 +164,10 @@ func (s *Snapshot) scanDatabase(db SnapshotDatabase) error {
 	if db.MainSize%dqlitePageSize != 0 {
 		wrong(Crashes, asserts, "its size of %d bytes is not a multiple of %d", db.MainSize, dqlitePageSize)
 	}
+
 	var head [sqliteHeader]byte
-	if _, err := io.ReadFull(db.Main, head[:]); err == nil {
+	_, err := io.ReadFull(db.Main, head[:])
+	if err == nil {
 		image.PageSize = int(binary.BigEndian.Uint16(head[16:]))
 		pages := int64(binary.BigEndian.Uint32(head[28:]))
 		switch {
@@ -165,43 +183,58 @@ func (s *Snapshot) scanDatabase(db SnapshotDatabase) error {
 	} else if db.MainSize > 0 || db.WALSize <= walHeader {
 		wrong(Refuses, atRestore, "it has only %d bytes", db.MainSize)
 	}
+
 	if db.WALSize <= walHeader {
 		return nil
 	}
 
 	s.problem(Info, s.File, fmt.Sprintf("database %q has a write-ahead log in the snapshot, as 1.16 and earlier wrote it", db.Name),
 		"1.18.3 and 1.18.4 abort the process when a member starts on it (assertion); all others read it")
-	if _, err := io.Copy(io.Discard, db.Main); err != nil {
+	_, err = io.Copy(io.Discard, db.Main)
+	if err != nil {
 		return nil // as above
 	}
+
 	const frame = walFrameHeader + dqlitePageSize
 	if (db.WALSize-walHeader)%frame != 0 {
 		wrong(Crashes, asserts, "its write-ahead log of %d bytes does not end with a frame", db.WALSize)
 		return nil
 	}
-	if _, err := io.ReadFull(db.WAL, head[:walHeader]); err != nil {
+
+	_, err = io.ReadFull(db.WAL, head[:walHeader])
+	if err != nil {
 		return nil
 	}
-	if magic, size := binary.BigEndian.Uint32(head[:]), binary.BigEndian.Uint32(head[8:]); magic&^1 != walMagic || size != dqlitePageSize {
+
+	magic, size := binary.BigEndian.Uint32(head[:]), binary.BigEndian.Uint32(head[8:])
+	if magic&^1 != walMagic || size != dqlitePageSize {
 		wrong(Refuses, atRestore, "its write-ahead log has magic number %#x and page size %d", magic, size)
 	}
+
 	commit := uint32(0)
 	for range (db.WALSize - walHeader) / frame {
-		if _, err := io.ReadFull(db.WAL, head[:walFrameHeader]); err != nil {
+		_, err = io.ReadFull(db.WAL, head[:walFrameHeader])
+		if err != nil {
 			return nil
 		}
-		if _, err := io.CopyN(io.Discard, db.WAL, dqlitePageSize); err != nil {
+
+		_, err = io.CopyN(io.Discard, db.WAL, dqlitePageSize)
+		if err != nil {
 			return nil
 		}
+
 		if binary.BigEndian.Uint32(head[:]) == 0 {
 			wrong(Crashes, asserts, "its write-ahead log has a page 0")
 			return nil
 		}
+
 		commit = binary.BigEndian.Uint32(head[4:])
 	}
+
 	if commit == 0 {
 		wrong(Crashes, asserts, "its write-ahead log does not end with a commit")
 	}
+
 	return nil
 }
 
@@ -216,5 +249,6 @@ func (w *watchedReader) Read(p []byte) (int, error) {
 	if err != nil && !errors.Is(err, io.EOF) && w.err == nil {
 		w.err = err
 	}
+
 	return n, err
 }

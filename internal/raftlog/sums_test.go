@@ -12,8 +12,8 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
-// The sums are those of the bytes that an export takes: whole closed segments, open ones up to their last sound batch, and the
-// newest snapshot.
+// The sums are those of the bytes that an export takes: whole closed segments, open ones up to their last sound batch, and the newest
+// snapshot.
 func TestSums(t *testing.T) {
 	killed := raftlogtest.Global(t, "forgotten/n1-preedit")
 	torn := raftlogtest.Copy(t, killed)
@@ -37,17 +37,20 @@ func TestSums(t *testing.T) {
 				if size < 0 {
 					size = int64(len(data))
 				}
+
 				want := sha256.Sum256(data[:size])
 				if sum != hex.EncodeToString(want[:]) {
 					t.Errorf("%s: the sum of %d bytes is %q", file, size, sum)
 				}
 			}
+
 			base := uint64(0)
 			if s := log.Snapshot(); s != nil {
 				base = s.Index
 				check(s.File, -1, s.SHA256)
 				check(s.Meta, -1, s.MetaSHA256)
 			}
+
 			beyond := 0
 			for _, run := range log.Runs() {
 				if run.Last > base {
@@ -55,6 +58,7 @@ func TestSums(t *testing.T) {
 					check(run.File, run.Size, run.SHA256)
 				}
 			}
+
 			if beyond == 0 {
 				t.Error("no segments")
 			}

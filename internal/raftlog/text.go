@@ -19,5 +19,6 @@ func parseWord[T interface {
 			return nil
 		}
 	}
+
 	return fmt.Errorf("unknown word %q", text)
 }

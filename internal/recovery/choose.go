@@ -57,7 +57,7 @@ func (ed *editor) choose(ctx context.Context) error {
 }
 
 // already returns the record of the live database where an edit has made it just what this one would make it: one that was killed right
-// after the exchange, for instance, and is run again. Edited a second time, the newest backup would not be the database from
+// after the exchange, for instance, and is run again. Edited a second time, the newest kept database would not be the one from
 // before any more. What cannot be read is edited anew.
 func (ed *editor) sameEdit() *Record {
 	record, err := readRecord(ed.dir.database())
@@ -97,7 +97,8 @@ func (ed *editor) current(logged member.List) member.List {
 func checkEdit(old member.List, edited member.List) error {
 	switch {
 	case len(edited) < len(old):
-		return fmt.Errorf("the list has %d members and had %d: none can be removed here, give a lost one the role %q and remove it later with `lxc cluster remove --force`", len(edited), len(old), raftlog.Spare)
+		return fmt.Errorf("the list has %d members and had %d: "+
+			"none can be removed here, give a lost one the role %q and remove it later with `lxc cluster remove --force`", len(edited), len(old), raftlog.Spare)
 	case len(edited) > len(old):
 		return fmt.Errorf("the list has %d members and had %d: none can be added here", len(edited), len(old))
 	}

@@ -99,7 +99,8 @@ type CompareVoter struct {
 
 // Compare compares the databases of several members and recommends the one to recover from. It changes nothing.
 func Compare(ctx context.Context, opts CompareOptions) (*CompareReport, error) {
-	c := comparison{opts: opts, report: &CompareReport{Branches: []CompareBranch{}, Uncertain: []CompareRun{}, Rows: []CompareRows{}, Preferred: []string{}, Longest: []string{}}}
+	c := comparison{opts: opts, report: &CompareReport{Branches: []CompareBranch{}, Uncertain: []CompareRun{}, Rows: []CompareRows{}, Preferred: []string{},
+		Longest: []string{}}}
 	for _, source := range opts.Sources {
 		err := c.read(ctx, source)
 		if err != nil {
@@ -191,7 +192,8 @@ func (c *comparison) positions() {
 	}
 
 	for _, t := range result.Tails {
-		r.Uncertain = append(r.Uncertain, CompareRun{First: t.First, Last: t.Last, Sources: c.labels(t.Logs), Holding: len(t.Voters), Voters: len(r.Voters), Never: t.Never})
+		r.Uncertain = append(r.Uncertain, CompareRun{First: t.First, Last: t.Last, Sources: c.labels(t.Logs), Holding: len(t.Voters), Voters: len(r.Voters),
+			Never: t.Never})
 	}
 }
 
@@ -207,7 +209,8 @@ func (c *comparison) decide() {
 	best := slices.MaxFunc(c.result.Best, func(a, b int) int { return c.suited(a) - c.suited(b) })
 	s := r.Sources[best]
 	if !s.Healthy {
-		r.Refusal = &CompareRefusal{Verdict: survivor.Damaged, Reason: fmt.Sprintf("%s has the log to recover from, and its database is damaged: %s", s.Label, strings.Join(s.Problems, "; "))}
+		r.Refusal = &CompareRefusal{Verdict: survivor.Damaged, Reason: fmt.Sprintf("%s has the log to recover from, and its database is damaged: %s",
+			s.Label, strings.Join(s.Problems, "; "))}
 		return
 	}
 
@@ -239,7 +242,8 @@ func (c *comparison) reason(s CompareSource) string {
 		more = "what " + strings.Join(c.report.Longest, ", ") + " may have beyond that was never confirmed"
 	}
 
-	text := fmt.Sprintf("its log ends at index %d, term %d, and %s; the logs of %d of the %d voters were seen, so it holds every change that the cluster has ever confirmed",
+	text := fmt.Sprintf("its log ends at index %d, term %d, and %s; "+
+		"the logs of %d of the %d voters were seen, so it holds every change that the cluster has ever confirmed",
 		s.End.Index, s.End.Term, more, len(c.result.Seen), len(c.report.Voters))
 	if s.Role != "" && s.Role != raftlog.Voter.String() {
 		text += fmt.Sprintf("; it is a %s, which does not matter for a recovery", s.Role)
@@ -262,11 +266,13 @@ func (c *comparison) refusal() string {
 	case survivor.Different:
 		return fmt.Sprintf("%s and %s are of different clusters", between(0), between(1))
 	case survivor.Conflict:
-		return fmt.Sprintf("the logs of %s and %s contradict each other: they were edited or started apart from each other, and raft cannot tell which is right", between(0), between(1))
+		return fmt.Sprintf("the logs of %s and %s contradict each other: "+
+			"they were edited or started apart from each other, and raft cannot tell which is right", between(0), between(1))
 	case survivor.Nothing:
 		return "no source holds a raft log that is sound"
 	case survivor.Damaged:
-		return fmt.Sprintf("the logs of these voters are missing, or their ends are damaged, were being written, or were once cut by libdqlite: %s. What only they hold cannot be known: %d of %d voters' logs are sound, more than half are needed",
+		return fmt.Sprintf("the logs of these voters are missing, or their ends are damaged, were being written, or were once cut by libdqlite: %s. "+
+			"What only they hold cannot be known: %d of %d voters' logs are sound, more than half are needed",
 			strings.Join(missing, ", "), len(c.result.Seen), len(r.Voters)) + c.newest()
 	}
 
@@ -284,7 +290,7 @@ func (c *comparison) refusal() string {
 	}
 
 	if slices.ContainsFunc(r.Sources, func(s CompareSource) bool { return s.Copy }) {
-		text += ". A backup, a kept database, or an export that leaves entries out does not tell where its member's log ended"
+		text += ". A kept database, one of LXD's backups, or an export that leaves entries out does not tell where its member's log ended"
 	}
 
 	return text + c.newest()

@@ -1,7 +1,6 @@
 package recovery
 
 import (
-	"bufio"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -36,7 +35,8 @@ func (c *comparison) read(ctx context.Context, source string) error {
 		}
 	}
 
-	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Member: report.Member, Raft: report.Raft, Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, report: saved}
+	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Member: report.Member, Raft: report.Raft,
+		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, report: saved}
 	for _, p := range report.Problems {
 		if p.Severity == raftlog.Error {
 			s.Problems = append(s.Problems, p.String())
@@ -62,40 +62,6 @@ func (c *comparison) learn(m member.Member) {
 	if !ok && m.Name != "" {
 		c.names = append(c.names, m)
 	}
-}
-
-// reportOf inspects a source, or reads a saved report.
-func reportOf(ctx context.Context, source string, progress Progress) (r *InspectReport, saved bool, err error) {
-	saved, err = isReport(source)
-	if err != nil {
-		return nil, false, err
-	}
-
-	if saved {
-		r, err = readReport(source)
-	} else {
-		r, err = Inspect(ctx, source, progress)
-	}
-
-	return r, saved, err
-}
-
-// isReport tells a saved report from a tarball: JSON begins with a brace.
-func isReport(name string) (bool, error) {
-	info, err := os.Stat(name)
-	if err != nil || !info.Mode().IsRegular() {
-		return false, err
-	}
-
-	f, err := os.Open(name)
-	if err != nil {
-		return false, err
-	}
-
-	defer f.Close()
-
-	head, _ := bufio.NewReaderSize(f, 16).Peek(1)
-	return string(head) == "{", nil
 }
 
 // survivorLog is the plain value that package survivor compares. Of a damaged log only what is sound counts.
@@ -143,7 +109,7 @@ func survivorLog(r *InspectReport) (*survivor.Log, error) {
 	}
 
 	if len(l.Entries) > 0 && l.First != r.Raft.SnapshotIndex+1 {
-		return nil, fmt.Errorf("the report's entries begin at index %d, and not behind the snapshot at index %d", l.First, l.Snapshot.Index)
+		return nil, fmt.Errorf("the report's entries begin at index %d, and not after the snapshot at index %d", l.First, l.Snapshot.Index)
 	}
 
 	return l, nil

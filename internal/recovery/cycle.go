@@ -20,12 +20,12 @@ type daemonCycle struct {
 	timeout  time.Duration
 	progress Progress
 
-	service  daemon.Service // what before is about
-	before   *daemon.Before // set once something is stopped, by this run or by one that was cut short
+	service  daemon.Service     // what before is about
+	before   *daemon.PriorState // set once something is stopped, by this run or by one that was cut short
 	warnings []string
 }
 
-// stop makes sure that no daemon runs and none is started behind our back. Where nothing is known that could start LXD
+// stop makes sure that no daemon runs and none can be started unnoticed. Where nothing is known that could start LXD
 // again, a running one is refused, not killed.
 func (c *daemonCycle) stop(ctx context.Context) error {
 	earlier, err := c.adopt(ctx)
@@ -42,7 +42,7 @@ func (c *daemonCycle) stop(ctx context.Context) error {
 	defer cancel()
 
 	service := c.status.Service
-	before, err := service.Before(ctx)
+	before, err := service.PriorState(ctx)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ func (c *daemonCycle) stop(ctx context.Context) error {
 }
 
 // adopt takes over what a run that was cut short has left stopped: this one starts it again.
-func (c *daemonCycle) adopt(ctx context.Context) (*daemon.Before, error) {
+func (c *daemonCycle) adopt(ctx context.Context) (*daemon.PriorState, error) {
 	stopped, err := c.dir.readStopped()
 	if stopped == nil || err != nil {
 		return nil, err
@@ -84,6 +84,10 @@ func (c *daemonCycle) adopt(ctx context.Context) (*daemon.Before, error) {
 	}
 
 	c.before = &stopped.Before
+	if c.purpose == "" {
+		c.purpose = stopped.Purpose
+	}
+
 	return c.before, nil
 }
 
@@ -97,7 +101,7 @@ func (c *daemonCycle) resume(ctx context.Context, members member.List) (startRes
 	return c.start(ctx, members)
 }
 
-func (c *daemonCycle) note(before *daemon.Before) error {
+func (c *daemonCycle) note(before *daemon.PriorState) error {
 	err := c.dir.writeStopped(Stopped{Purpose: c.purpose, Since: time.Now().UTC().Truncate(time.Second), Before: *before})
 	if err != nil {
 		return fmt.Errorf("note in %s what is about to be stopped: %w; nothing was changed", c.dir.join(stoppedName), err)
@@ -124,7 +128,8 @@ func stoppable(status *daemon.Status) error {
 	}
 
 	if status.Running() {
-		return fmt.Errorf("LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; `lxd shutdown` would stop all instances as well), then run this command again", status)
+		return fmt.Errorf("LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
+			"`lxd shutdown` would stop all instances as well), then run this command again", status)
 	}
 
 	return nil
@@ -183,7 +188,8 @@ func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result
 	for _, m := range members {
 		address, ok := addresses[m.Name]
 		if ok && address != m.Address {
-			result.warnings = append(result.warnings, fmt.Sprintf("LXD lists %s at %s, not at %s: its address patch was lost; see `lxd-recover global-db-status`", m.Name, address, m.Address))
+			result.warnings = append(result.warnings, fmt.Sprintf("LXD lists %s at %s, not at %s: its address patch was lost; "+
+				"see `lxd-recover global-db-status`", m.Name, address, m.Address))
 		}
 	}
 
@@ -200,7 +206,7 @@ func notReady(members member.List) string {
 	return fmt.Sprintf("%s%d of the %d voters are up", text, members.Majority(), members.Voters())
 }
 
-// settle ends the cycle: refreshes are free again, and there is nothing left to resume.
+// end ends the cycle: refreshes are free again, and there is nothing left to resume.
 func (c *daemonCycle) end(ctx context.Context) error {
 	err := c.release(ctx)
 	if err == nil {

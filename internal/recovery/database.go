@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -78,63 +77,4 @@ func (db *Database) CopyTo(path string, force bool) error {
 		_, err = io.Copy(w, f)
 		return err
 	}, nil)
-}
-
-// damageOf is what is wrong with a source's log, nil where it is healthy.
-func damageOf(src *Source, log *raftlog.Log) *DamageError {
-	if log.Healthy() {
-		return nil
-	}
-
-	return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("What is shown is sound, up to index %d of %d.", log.SoundIndex, log.LastIndex)}
-}
-
-// within checks that the database can be told at an index.
-func within(src *Source, log *raftlog.Log, index uint64) error {
-	oldest := globaldb.Oldest(log)
-	switch {
-	case log.SoundIndex == 0:
-		return &DamageError{What: src.Path, Problems: log.Problems, Advice: "Nothing in its log is sound."}
-	case index > log.LastIndex:
-		return fmt.Errorf("%s ends at index %d: there is no index %d", src.Path, log.LastIndex, index)
-	case index > log.SoundIndex:
-		return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("It is sound up to index %d: nothing can be said about index %d.", log.SoundIndex, index)}
-	case index < oldest:
-		return fmt.Errorf("%s reaches no further back than index %d: what was before is in its snapshot, where one entry cannot be told from another", src.Path, oldest)
-	}
-
-	return nil
-}
-
-// Looking at a directory in which a daemon works may fail for no other reason than that: files get other names.
-const (
-	liveTries = 5
-	livePause = 50 * time.Millisecond
-)
-
-// readSource opens a source, reads its log and hands both to use; again where LXD got in the way.
-func readSource(ctx context.Context, source string, progress Progress, use func(*Source, *raftlog.Log) error) error {
-	src, err := OpenSource(ctx, source, progress)
-	if err != nil {
-		return err
-	}
-
-	defer src.Close()
-
-	for try := 1; ; try++ {
-		log, err := readLog(ctx, src.global, progress)
-		if err == nil && (log.Healthy() || src.daemon == "" || try == liveTries) {
-			err = use(src, log)
-		}
-
-		if src.daemon == "" || try == liveTries || err == nil && log.Healthy() || ctx.Err() != nil {
-			return err
-		}
-
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(livePause):
-		}
-	}
 }

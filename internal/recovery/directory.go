@@ -5,9 +5,6 @@ package recovery
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -16,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -92,12 +90,6 @@ func openDirectory(path string) (directory, error) {
 // and was killed in between.
 func (d directory) emptied() bool { return gone(d.global()) }
 
-// gone tells whether a path is known not to exist.
-func gone(path string) bool {
-	_, err := os.Lstat(path)
-	return errors.Is(err, os.ErrNotExist)
-}
-
 // errEmptied is what reading such a directory ends with.
 var errEmptied = errors.New("LXD's own loader was interrupted; import the tarball with `lxd-recover global-db-import`")
 
@@ -155,7 +147,7 @@ func (d directory) join(names ...string) string {
 var errBusy = errors.New("another lxd-recover is working")
 
 // lock keeps other lxd-recover processes away from the directory until the returned function is called. It is a flock on
-// the directory itself: no file is left behind, and the kernel lets go when the process ends.
+// the directory itself: no file is left, and the kernel lets go when the process ends.
 func (d directory) lock(how int) (func(), error) {
 	f, err := os.Open(d.path)
 	if err != nil {
@@ -210,23 +202,6 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// fingerprint returns the SHA-256 of the first certificate in a PEM file (of its DER form), lower-case hexadecimal. This is
-// how LXD itself names a certificate.
-func fingerprint(path string) (string, error) {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return "", err
-	}
-
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return "", fmt.Errorf("%s holds no certificate: put back a copy of it (cluster.crt is the same on all members)", path)
-	}
-
-	sum := sha256.Sum256(block.Bytes)
-	return hex.EncodeToString(sum[:]), nil
-}
-
 // clusterCertificate returns the fingerprint of the cluster certificate. A member without one is not clustered.
 func (d directory) clusterCertificate() (string, error) {
 	print, err := fingerprint(d.join("cluster.crt"))
@@ -268,19 +243,40 @@ func namedServers(servers raftlog.Configuration, names member.List) member.List 
 	return list
 }
 
-// dirSize is the sum of the sizes of the files directly in dir, in bytes; for progress bars only.
-func dirSize(dir string) int64 {
-	entries, _ := os.ReadDir(dir)
-	var n int64
-	for _, e := range entries {
-		info, err := e.Info()
-		if err == nil && info.Mode().IsRegular() {
-			n += info.Size()
+// stamp is a time as it stands in the names of kept directories: UTC, to the second, without characters that need quoting.
+func stamp(t time.Time) string { return t.UTC().Format("20060102T150405Z") }
+
+// freeName returns a name in LXD's directory that nothing has yet, no report either: the given one, or that with a number.
+func (d directory) freeName(name string) (string, error) {
+	for i := 1; ; i++ {
+		candidate := name
+		if i > 1 {
+			candidate = fmt.Sprintf("%s-%d", name, i)
+		}
+
+		_, err := os.Lstat(d.join(candidate))
+		if errors.Is(err, os.ErrNotExist) && !exists(d.join(candidate+reportSuffix)) {
+			return candidate, nil
+		}
+
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return "", err
+		}
+	}
+}
+
+// withCertificate finds the one of these members that a database knows by a certificate.
+func withCertificate(ctx context.Context, db *globaldb.DB, members member.List, certificate string) (m member.Member, ok bool, err error) {
+	for _, m := range members {
+		its, err := db.MemberCertificate(ctx, m.Name)
+		if err != nil {
+			return member.Member{}, false, err
+		}
+
+		if its == certificate {
+			return m, true, nil
 		}
 	}
 
-	return n
+	return member.Member{}, false, nil
 }
-
-// stamp is a time as it stands in the names of kept directories: UTC, to the second, without characters that need quoting.
-func stamp(t time.Time) string { return t.UTC().Format("20060102T150405Z") }

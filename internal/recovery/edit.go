@@ -87,28 +87,15 @@ type Other struct {
 // child process, fenced, and exchanged with the live one, which is kept. With Alone this member is all that is left of its
 // cluster. When an error is returned the old database is in place, unless the report says Done.
 func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
-	dir, unlock, err := openToChange(opts.LXDDir)
+	run, end, err := beginRun(opts.LXDDir, runOptions{purpose: purposeEdit, version: opts.Version, timeout: opts.Timeout, progress: opts.Progress})
 	if err != nil {
 		return nil, err
 	}
 
-	defer unlock()
+	defer end()
 
-	ed := &editor{dir: dir, opts: opts, reporter: newReporter(dir, purposeEdit, opts.Version), report: &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, Warnings: []string{}}}
-	finished, err := dir.finishInterrupted()
-	if err != nil {
-		return nil, err
-	}
-
-	if finished != "" {
-		ed.report.Warnings = append(ed.report.Warnings, finished)
-	}
-
-	err = swapdir.Check(dir.path, databaseName)
-	if err != nil {
-		return nil, err
-	}
-
+	ed := &editor{run: run, opts: opts, report: newEditReport()}
+	ed.tellFinished(ed.report)
 	err = ed.examine(ctx)
 	if err != nil {
 		return nil, err
@@ -116,7 +103,10 @@ func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
 
 	if opts.Own != nil {
 		err = ed.handOver(ctx)
-		ed.finishReport(err)
+		if ed.report.Kept != "" {
+			ed.keepReport(ed.report, err)
+		}
+
 		return ed.report, err
 	}
 
@@ -126,7 +116,7 @@ func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
 	}
 
 	if ed.report.NothingToDo {
-		return ed.report, ed.resume(ctx)
+		return ed.report, ed.resume(ctx, ed.members, ed.report)
 	}
 
 	if opts.Confirm != nil {
@@ -136,27 +126,22 @@ func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
 		}
 	}
 
-	defer func() {
-		if !ed.report.Done {
-			dir.unstage()
-		}
-	}()
+	defer ed.unstage()
 
 	err = ed.stage(ctx)
 	if err != nil {
 		return nil, cmp.Or(ed.checkUntouched(ctx), err)
 	}
 
-	return ed.report, ed.swap(ctx)
+	return ed.report, ed.replace(ctx)
 }
 
-// editor is one edit under way.
+// editor is one edit under way: examine and choose look and ask, stage makes the edited database beside the live one, replace
+// exchanges the two.
 type editor struct {
-	dir    directory
+	*run
 	opts   EditOptions
 	report *EditReport
-
-	reporter *reporter
 
 	node    *nodedb.Node
 	log     *raftlog.Log
@@ -166,6 +151,22 @@ type editor struct {
 	last    uint64          // index of the last entry that is kept
 	status  *daemon.Status  // of LXD, right before it is stopped
 }
+
+// newEditReport returns a report whose lists are empty, not missing, in JSON.
+func newEditReport() *EditReport {
+	return &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, Warnings: []string{}}
+}
+
+// unstage removes what was staged in vain.
+func (ed *editor) unstage() {
+	if !ed.report.Done {
+		ed.dir.unstage()
+	}
+}
+
+func (r *EditReport) warn(texts ...string) { r.Warnings = append(r.Warnings, texts...) }
+
+func (r *EditReport) daemonIs(result startResult) { r.warn(result.warnings...) }
 
 // examine makes every check that needs nobody's answer.
 func (ed *editor) examine(ctx context.Context) error {
@@ -284,7 +285,8 @@ func (ed *editor) checkOthers(ctx context.Context) error {
 
 		reason := fmt.Sprintf("LXD still runs on %s (%s): what it writes from now on would be lost. Stop LXD on all members first", m.Name, m.Address)
 		if ed.opts.Alone {
-			reason = fmt.Sprintf("LXD runs on %s (%s), which has survived, too: `lxd cluster edit` recovers with all survivors, and `lxd cluster export-db` and `lxd global-db-import` take them along. "+
+			reason = fmt.Sprintf("LXD runs on %s (%s), which has survived, too: "+
+				"`lxd cluster edit` recovers with all survivors, and `lxd cluster export-db` and `lxd global-db-import` take them along. "+
 				"If %s is to be left behind, stop LXD there first", m.Name, m.Address, m.Name)
 		}
 
@@ -305,7 +307,8 @@ var reachText = map[daemon.Reach]string{
 func (ed *editor) checkDamage(ctx context.Context) error {
 	if !ed.log.Healthy() && !ed.opts.AcceptDamage {
 		return &DamageError{What: "the global database in " + ed.dir.global(), Problems: ed.log.Problems,
-			Advice: fmt.Sprintf("LXD's own edit would go on and lose this without a word. Edit another member, whose database is sound. If there is none: --accept-damage goes on with what is sound, which is all up to index %d.", ed.log.SoundIndex)}
+			Advice: fmt.Sprintf("LXD's own edit would go on and lose this without a word. Edit another member, whose database is sound. "+
+				"If there is none: --accept-damage goes on with what is sound, which is all up to index %d.", ed.log.SoundIndex)}
 	}
 
 	for _, p := range ed.log.Problems {
@@ -423,14 +426,6 @@ func (ed *editor) checkStaged(ctx context.Context, log *raftlog.Log) error {
 	return nil
 }
 
-// resume starts an LXD that an earlier run of this edit had stopped, and that was killed before it could start it again.
-func (ed *editor) resume(ctx context.Context) error {
-	cycle := &daemonCycle{purpose: purposeEdit, dir: ed.dir, timeout: ed.opts.Timeout, progress: ed.opts.Progress}
-	result, err := cycle.resume(ctx, ed.members)
-	ed.report.Warnings = append(ed.report.Warnings, result.warnings...)
-	return err
-}
-
 // checkUntouched refuses to go on where LXD was started since the database was read: while the list was edited, for instance.
 func (ed *editor) checkUntouched(ctx context.Context) error {
 	status, err := daemon.Inspect(ctx, ed.dir.path)
@@ -446,42 +441,32 @@ func (ed *editor) checkUntouched(ctx context.Context) error {
 	return nil
 }
 
-// swap exchanges the staged directory with the live one.
-func (ed *editor) swap(ctx context.Context) error {
+// replace exchanges the staged database with the live one.
+func (ed *editor) replace(ctx context.Context) error {
 	err := ed.checkUntouched(ctx)
 	if err != nil {
 		return err
 	}
 
-	cycle := &daemonCycle{purpose: purposeEdit, dir: ed.dir, status: ed.status, timeout: ed.opts.Timeout, progress: ed.opts.Progress}
+	cycle := ed.cycle(ed.status)
 	err = cycle.stop(ctx)
 	if err != nil {
 		return err
 	}
 
-	err = ed.putInPlace(ctx)
-	if err != nil && ed.report.Done {
-		err = fmt.Errorf("the edited database is in place, but not all is done: %w; run `lxd-recover resume`", err)
-	}
-
+	err = ed.exchange(ctx)
 	if err != nil {
+		if ed.report.Done {
+			err = fmt.Errorf("the edited database is in place, but not all is done: %w; run `lxd-recover resume`", err)
+		}
+
 		return errors.Join(err, cycle.startAfterFailure(ctx))
 	}
 
-	result, err := cycle.start(ctx, ed.members)
-	ed.report.Warnings = append(ed.report.Warnings, result.warnings...)
-	ed.finishReport(err)
-	return err
+	return ed.start(ctx, cycle, ed.members, ed.report)
 }
 
-// finishReport keeps the report beside the database as it was before.
-func (ed *editor) finishReport(err error) {
-	if ed.report.Kept != "" {
-		ed.report.Warnings = append(ed.report.Warnings, ed.reporter.finish(ed.report, err)...)
-	}
-}
-
-func (ed *editor) putInPlace(ctx context.Context) error {
+func (ed *editor) exchange(ctx context.Context) error {
 	unlock, err := lockDqlite(ed.dir.global())
 	if err != nil {
 		return err

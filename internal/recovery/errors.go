@@ -1,6 +1,7 @@
 package recovery
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -8,6 +9,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -76,4 +78,31 @@ func machineFault(err error) bool {
 	}
 
 	return false
+}
+
+func sound(ctx context.Context, db *globaldb.DB, what string) (*globaldb.Summary, error) {
+	summary, err := db.Summary(ctx)
+	return summary, soundSummary(summary, err, what)
+}
+
+// soundSummary is the error that a summary, or the error in its place, comes to.
+func soundSummary(summary *globaldb.Summary, err error, what string) error {
+	if err != nil {
+		return replayError(what, err)
+	}
+
+	if summary.Integrity != "ok" {
+		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: "SQLite: " + summary.Integrity}}}
+	}
+
+	return nil
+}
+
+// replayError tells damage from what the machine is to blame for.
+func replayError(what string, err error) error {
+	if machineFault(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+
+	return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: err.Error()}}}
 }

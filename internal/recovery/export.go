@@ -2,7 +2,6 @@ package recovery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +16,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
-	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // ExportOptions say what to export and where to.
@@ -29,14 +27,14 @@ type ExportOptions struct {
 	Force    bool      // replace an existing file
 	Unedited bool      // go on although `lxd cluster edit` was not run
 
-	// At leaves out the entries behind this index; 0: none. Those that change rows must be confirmed.
+	// At leaves out the entries after this index; 0: none. Those that change rows must be confirmed.
 	At      uint64
 	Confirm func(*ExportReport) error
 
 	// AcceptDamage goes on with what is sound of a damaged database.
 	AcceptDamage bool
 
-	// NoProof skips the proof that libdqlite gets the same rows out of what is exported.
+	// NoVerify skips the check that libdqlite gets the same rows out of what is exported.
 	NoVerify bool
 
 	// Survivors are JSON reports of global-db-inspect from other members: the fence goes above their terms, too.
@@ -65,26 +63,93 @@ type ExportReport struct {
 
 // Export writes the recovery tarball of this member. It changes nothing in LXD's directory.
 func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
-	dir, err := openDirectory(opts.LXDDir)
-	if err != nil {
-		return nil, err
-	}
-
-	if opts.Stdout == nil && !opts.Force {
-		_, err = os.Lstat(opts.Output)
-		if err == nil {
-			return nil, existing(opts.Output)
-		}
-	}
-
-	unlock, err := dir.lock(unix.LOCK_SH)
+	ex := &exporter{opts: opts}
+	unlock, err := ex.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 
 	defer unlock()
 
-	status, err := daemon.Inspect(ctx, dir.path)
+	ex.check = newExportCheck(ctx, ex.dir.global(), opts)
+	defer ex.check.end()
+
+	err = ex.examine(ctx)
+	if err != nil {
+		return nil, ex.check.orDamage(err)
+	}
+
+	err = ex.fence(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	if !opts.NoVerify {
+		ex.served = serve(ctx, ex.pieces, ex.report.Raft)
+		defer ex.served.end()
+	}
+
+	err = ex.readRest()
+	if err != nil {
+		return nil, err
+	}
+
+	if opts.At > 0 {
+		err = ex.giveUp(ctx)
+		if err != nil {
+			return nil, err
+		}
+	}
+
+	return ex.write(ctx)
+}
+
+// exporter is one export under way. examine and fence need an outline of the log only, so that libdqlite can begin with what
+// comes out (see exportCheck); readRest reads the rest, giveUp has confirmed what is left out, and write packs the tarball while
+// libdqlite and SQLite verify it.
+type exporter struct {
+	dir    directory
+	opts   ExportOptions
+	report *ExportReport
+
+	check    *exportCheck
+	log      *raftlog.Log
+	manifest *bundle.Manifest
+	pieces   []bundle.Piece // the files of the tarball
+	served   *serving       // nil with NoVerify
+}
+
+// open locks LXD's directory, and makes sure that nobody writes to the database. The returned function unlocks it.
+func (ex *exporter) open(ctx context.Context) (func(), error) {
+	var err error
+	ex.dir, err = openDirectory(ex.opts.LXDDir)
+	if err != nil {
+		return nil, err
+	}
+
+	if ex.opts.Stdout == nil && !ex.opts.Force {
+		_, err = os.Lstat(ex.opts.Output)
+		if err == nil {
+			return nil, existing(ex.opts.Output)
+		}
+	}
+
+	unlock, err := ex.dir.lock(unix.LOCK_SH)
+	if err != nil {
+		return nil, err
+	}
+
+	unlockDqlite, err := ex.lockDatabase(ctx)
+	if err != nil {
+		unlock()
+		return nil, err
+	}
+
+	return func() { unlockDqlite(); unlock() }, nil
+}
+
+func (ex *exporter) lockDatabase(ctx context.Context) (func(), error) {
+	status, err := daemon.Inspect(ctx, ex.dir.path)
 	if err != nil {
 		return nil, err
 	}
@@ -93,96 +158,160 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		return nil, fmt.Errorf("LXD is %s: its database changes while it is read. Stop LXD on all members first", status)
 	}
 
-	unlockDqlite, err := lockDqlite(dir.global())
+	return lockDqlite(ex.dir.global())
+}
+
+// examine checks that this member's database may be exported, as far as an outline of its log tells, and describes it.
+func (ex *exporter) examine(ctx context.Context) error {
+	certificate, err := ex.dir.clusterCertificate()
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	defer unlockDqlite()
-
-	check := newExportCheck(ctx, dir.global(), opts)
-	defer check.end()
-
-	manifest, log, err := examine(ctx, dir, check, opts)
+	node, err := nodedb.Read(ctx, ex.dir.database())
 	if err != nil {
-		return nil, check.orDamage(err)
+		return err
 	}
 
-	last := manifest.Raft.Before
-	report := &ExportReport{
-		File: opts.Output, Cluster: manifest.Cluster.Certificate, Last: bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, Before: last, Edited: log.Edited,
-		Members: manifest.Members, GivenUp: []Discarded{}, Warnings: []string{},
-	}
-	report.Source, _ = manifest.Members.ByID(manifest.Source.ID)
-	term, ahead, err := exportTerm(log, last.Index, opts.Survivors)
+	ex.log, err = ex.check.outline()
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	report.Warnings = append(report.Warnings, ahead...)
-	pieces, fence, err := fenced(ctx, log, last.Index, os.DirFS(dir.global()), term)
+	members, err := ex.memberList(node)
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	report.Raft, manifest.Raft.After = fence, fence
-	var served *serving
-	if !opts.NoVerify {
-		served = serve(ctx, pieces, fence)
-		defer served.end()
-	}
-
-	log, err = check.rest()
+	last, err := lastPosition(ctx, ex.log, ex.opts.At)
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	takeSum(pieces, log.Snapshot())
-	if opts.At > 0 {
-		err = report.agree(ctx, log, opts)
-		if err != nil {
-			return nil, err
+	end := bundle.Position{Index: ex.log.LastIndex, Term: ex.log.LastTerm}
+	ex.manifest = &bundle.Manifest{
+		Version: ex.opts.Version,
+		Created: time.Now().UTC().Truncate(time.Second),
+		Source:  bundle.Source{ID: node.Self.ID, Name: node.Self.Name, Address: node.Self.Address},
+		Cluster: bundle.Cluster{Certificate: certificate},
+		Raft:    bundle.Raft{Before: last}, // After is set when the fence is known
+		Members: members,
+	}
+	if last.Index < end.Index {
+		ex.manifest.Raft.Last = end
+	}
+
+	snapshot, err := globaldb.Base(ctx, ex.log, last.Index)
+	if err != nil {
+		return err
+	}
+
+	if snapshot != nil {
+		ex.manifest.Raft.Snapshot = bundle.Position{Index: snapshot.Index, Term: snapshot.Term}
+	}
+
+	ex.report = &ExportReport{
+		File: ex.opts.Output, Cluster: certificate, Last: end, Before: last, Edited: ex.log.Edited, Members: members,
+		GivenUp: []Discarded{}, Warnings: []string{},
+	}
+	ex.report.Source, _ = members.ByID(node.Self.ID)
+	return nil
+}
+
+// memberList is the list that the tarball gets. It must have been edited, be able to work, and be the one in the raft log.
+func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
+	if !ex.log.Edited && !ex.opts.Unedited {
+		return nil, &Refusal{
+			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. "+
+				"Run `lxd cluster edit` here first", node.Self.Name),
+			Flag: "--unedited",
 		}
 	}
 
-	if served != nil {
-		opts.Progress.step("Opening a scratch copy with libdqlite")
+	members := node.Members
+	if !ex.log.Edited {
+		// The table raft_nodes is a copy that lags behind until the next heartbeat; the log decides.
+		members = namedServers(ex.log.Configuration, node.Members)
 	}
 
-	proof := startVerification(ctx, log, last.Index, "the global database in "+dir.global(), served)
-	err = report.write(opts, pieces, manifest, proof)
-	proofErr := proof.end()
-	if proofErr != nil {
-		return nil, proofErr
+	err := members.Validate()
+	if err != nil {
+		return nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd cluster edit` again", node.Self.Name, err)
 	}
 
-	report.Database = proof.summary
-	return report, err
+	if !members.SameServers(ex.log.Configuration) {
+		return nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd cluster edit` again",
+			filepath.Join(ex.dir.database(), nodedb.File))
+	}
+
+	return members, nil
 }
 
-// write packs the tarball while the proof goes on. Nothing gets the tarball's name, or goes to standard output, before that
-// has succeeded.
-func (r *ExportReport) write(opts ExportOptions, pieces []bundle.Piece, manifest *bundle.Manifest, proof *verification) error {
-	pack := func(w io.Writer) error {
-		counted := &countingWriter{w: w}
-		done := opts.Progress.start("Writing "+r.name(), bundle.Size(pieces))
-		defer done()
-
-		err := bundle.Write(proof.ctx, counted, pieces, manifest, opts.Progress.add)
-		r.Size, r.Files = counted.n, len(manifest.Files)
-		return err
-	}
-
-	if opts.Stdout == nil {
-		return writeOutput(opts.Output, opts.Force, pack, proof.wait)
-	}
-
-	err := proof.wait()
+// fence lists the files of the tarball, the last one of which is the fenced recovery entry.
+func (ex *exporter) fence(ctx context.Context) error {
+	last := ex.report.Before.Index
+	term, ahead, err := exportTerm(ex.log, last, ex.opts.Survivors)
 	if err != nil {
 		return err
 	}
 
-	return pack(opts.Stdout)
+	ex.report.Warnings = append(ex.report.Warnings, ahead...)
+	ex.pieces, ex.report.Raft, err = fenced(ctx, ex.log, last, os.DirFS(ex.dir.global()), term)
+	ex.manifest.Raft.After = ex.report.Raft
+	return err
+}
+
+// readRest reads what the outline has left.
+func (ex *exporter) readRest() error {
+	var err error
+	ex.log, err = ex.check.rest()
+	if err != nil {
+		return err
+	}
+
+	takeSum(ex.pieces, ex.log.Snapshot())
+	return nil
+}
+
+// write packs the tarball while what is packed is verified, and returns the report. Nothing gets the tarball's name, or goes to
+// standard output, before that has succeeded.
+func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
+	if ex.served != nil {
+		ex.opts.Progress.step("Opening a scratch copy with libdqlite")
+	}
+
+	verified := startVerification(ctx, ex.log, ex.report.Before.Index, "the global database in "+ex.dir.global(), ex.served)
+	err := ex.pack(verified)
+	verifyErr := verified.end()
+	if verifyErr != nil {
+		return nil, verifyErr
+	}
+
+	ex.report.Database = verified.summary
+	return ex.report, err
+}
+
+func (ex *exporter) pack(verified *verification) error {
+	pack := func(w io.Writer) error {
+		counted := &countingWriter{w: w}
+		done := ex.opts.Progress.start("Writing "+ex.report.name(), bundle.Size(ex.pieces))
+		defer done()
+
+		err := bundle.Write(verified.ctx, counted, ex.pieces, ex.manifest, ex.opts.Progress.add)
+		ex.report.Size, ex.report.Files = counted.n, len(ex.manifest.Files)
+		return err
+	}
+
+	if ex.opts.Stdout == nil {
+		return writeOutput(ex.opts.Output, ex.opts.Force, pack, verified.wait)
+	}
+
+	err := verified.wait()
+	if err != nil {
+		return err
+	}
+
+	return pack(ex.opts.Stdout)
 }
 
 func (r *ExportReport) name() string {
@@ -193,96 +322,9 @@ func (r *ExportReport) name() string {
 	return r.File
 }
 
-func existing(path string) error {
-	return &Refusal{Reason: fmt.Sprintf("%s exists already", path), Flag: "--force"}
-}
-
-// examine checks that this member's database may be exported, as far as an outline of its log tells, and describes it.
-func examine(ctx context.Context, dir directory, check *exportCheck, opts ExportOptions) (*bundle.Manifest, *raftlog.Log, error) {
-	certificate, err := dir.clusterCertificate()
-	if err != nil {
-		return nil, nil, err
-	}
-
-	node, err := nodedb.Read(ctx, dir.database())
-	if err != nil {
-		return nil, nil, err
-	}
-
-	log, err := check.outline()
-	if err != nil {
-		return nil, nil, err
-	}
-
-	if !log.Edited && !opts.Unedited {
-		return nil, nil, &Refusal{
-			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. Run `lxd cluster edit` here first", node.Self.Name),
-			Flag:   "--unedited",
-		}
-	}
-
-	members := node.Members
-	if !log.Edited {
-		// The table raft_nodes is a copy that lags behind until the next heartbeat; the log decides.
-		members = namedServers(log.Configuration, node.Members)
-	}
-
-	err = members.Validate()
-	if err != nil {
-		return nil, nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd cluster edit` again", node.Self.Name, err)
-	}
-
-	if !members.SameServers(log.Configuration) {
-		return nil, nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd cluster edit` again",
-			filepath.Join(dir.database(), nodedb.File))
-	}
-
-	last, err := lastPosition(ctx, log, opts.At) // After is set when the fence is known
-	if err != nil {
-		return nil, nil, err
-	}
-
-	manifest := &bundle.Manifest{
-		Version: opts.Version,
-		Created: time.Now().UTC().Truncate(time.Second),
-		Source:  bundle.Source{ID: node.Self.ID, Name: node.Self.Name, Address: node.Self.Address},
-		Cluster: bundle.Cluster{Certificate: certificate},
-		Raft:    bundle.Raft{Before: last},
-		Members: members,
-	}
-
-	if last.Index < log.LastIndex {
-		manifest.Raft.Last = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
-	}
-
-	snapshot, err := globaldb.Base(ctx, log, last.Index)
-	if err != nil {
-		return nil, nil, err
-	}
-
-	if snapshot != nil {
-		manifest.Raft.Snapshot = bundle.Position{Index: snapshot.Index, Term: snapshot.Term}
-	}
-
-	return manifest, log, nil
-}
-
-// soundPosition is the last entry that is exported: that of the log, unless it is damaged.
-func soundPosition(ctx context.Context, log *raftlog.Log) (bundle.Position, error) {
-	if log.SoundIndex == 0 {
-		return bundle.Position{}, errors.New("nothing in the global database of this member is sound: export from another one")
-	}
-
-	if log.SoundIndex == log.LastIndex {
-		return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil
-	}
-
-	return positionAt(ctx, log, log.SoundIndex)
-}
-
 // exportTerm is the fence's term: above every term that this member and the survivors' reports know of. It warns of survivors
 // whose snapshot holds more than the export's last entry: raft never takes a snapshot back, so such a member has to be imported
-// to. Left out, it stays behind for ever, a voter that is online and has other rows (measured with LXD 5.0.2).
+// to. Left out, it never catches up, a voter that is online and has other rows (measured with LXD 5.0.2).
 func exportTerm(log *raftlog.Log, last uint64, survivors []string) (term uint64, ahead []string, err error) {
 	highest := log.MaxTerm
 	for _, file := range survivors {
@@ -293,105 +335,15 @@ func exportTerm(log *raftlog.Log, last uint64, survivors []string) (term uint64,
 
 		highest = max(highest, report.Raft.MaxTerm, report.Raft.MetadataTerm)
 		if report.Raft.SnapshotIndex >= last {
-			ahead = append(ahead, fmt.Sprintf("%s: that member's snapshot reaches index %d, and what is exported ends at %d: it must be imported to, raft alone cannot bring it to this database", file, report.Raft.SnapshotIndex, last))
+			ahead = append(ahead, fmt.Sprintf("%s: that member's snapshot reaches index %d, and what is exported ends at %d: "+
+				"it must be imported to, raft alone cannot bring it to this database", file, report.Raft.SnapshotIndex, last))
 		}
 	}
 
 	if highest > maxTerm {
-		return 0, nil, fmt.Errorf("a raft term of %d is beyond anything that raft counts to: the metadata of this member, or a --survivor report, is damaged", highest)
+		return 0, nil, fmt.Errorf("a raft term of %d is beyond anything that raft counts to: "+
+			"the metadata of this member, or a --survivor report, is damaged", highest)
 	}
 
 	return fenceTerm(highest, time.Now()), ahead, nil
-}
-
-func sound(ctx context.Context, db *globaldb.DB, what string) (*globaldb.Summary, error) {
-	summary, err := db.Summary(ctx)
-	return summary, soundSummary(summary, err, what)
-}
-
-// soundSummary is the error that a summary, or the error in its place, comes to.
-func soundSummary(summary *globaldb.Summary, err error, what string) error {
-	if err != nil {
-		return replayError(what, err)
-	}
-
-	if summary.Integrity != "ok" {
-		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: "SQLite: " + summary.Integrity}}}
-	}
-
-	return nil
-}
-
-// replayError tells damage from what the machine is to blame for.
-func replayError(what string, err error) error {
-	if machineFault(err) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-
-	return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1, Text: err.Error()}}}
-}
-
-// writeOutput creates a file all or nothing: nobody ever sees half a tarball under its name. approve is asked when all is
-// written, before the file gets its name; it may be nil.
-func writeOutput(path string, force bool, write func(io.Writer) error, approve func() error) error {
-	parent := filepath.Dir(path)
-	f, err := os.CreateTemp(parent, ".lxd-recover-*.tmp")
-	if err != nil {
-		return fmt.Errorf("create %s: %w", path, err)
-	}
-
-	defer os.Remove(f.Name()) // gone already when all went well
-
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-
-	closeErr := f.Close()
-	if err == nil {
-		err = closeErr
-	}
-
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-
-	if approve != nil {
-		err = approve()
-		if err != nil {
-			return err
-		}
-	}
-
-	flags := uint(unix.RENAME_NOREPLACE)
-	if force {
-		flags = 0
-	}
-
-	err = unix.Renameat2(unix.AT_FDCWD, f.Name(), unix.AT_FDCWD, path, flags)
-	if errors.Is(err, unix.EINVAL) && !force {
-		// A file system without RENAME_NOREPLACE (NFS, some FUSE): a link refuses an existing name as well.
-		err = os.Link(f.Name(), path)
-	}
-
-	if errors.Is(err, unix.EEXIST) {
-		return existing(path)
-	}
-
-	if err != nil {
-		return fmt.Errorf("create %s: %w", path, err)
-	}
-
-	return swapdir.SyncDir(parent)
-}
-
-type countingWriter struct {
-	w io.Writer
-	n int64
-}
-
-func (c *countingWriter) Write(p []byte) (int, error) {
-	n, err := c.w.Write(p)
-	c.n += int64(n)
-	return n, err
 }

@@ -11,7 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// reaches checks that a log reaches an index. Whether it reaches back to there, as a snapshot cannot be taken apart, position finds.
+// reaches checks that a log reaches an index. Whether it reaches back to there, as a snapshot cannot be taken apart, positionAt finds.
 func reaches(log *raftlog.Log, at uint64) error {
 	switch {
 	case at > log.LastIndex:
@@ -37,7 +37,7 @@ func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Posi
 	return positionAt(ctx, log, at)
 }
 
-// position is an entry's place in the log; one that the log does not reach back to is an error.
+// positionAt is an entry's place in the log; one that the log does not reach back to is an error.
 func positionAt(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Position, error) {
 	s, err := globaldb.Base(ctx, log, index)
 	if err != nil {
@@ -55,7 +55,7 @@ func positionAt(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Pos
 	return bundle.Position{}, fmt.Errorf("the log has no entry with index %d", index)
 }
 
-// givenUp are the transactions behind an index, with their rows, as far as the log is sound.
+// givenUp are the transactions after an index, with their rows, as far as the log is sound.
 func givenUp(ctx context.Context, log *raftlog.Log, at uint64) ([]Discarded, error) {
 	found := []Discarded{}
 	for entry, err := range log.Entries(ctx, at+1) {
@@ -75,7 +75,7 @@ func givenUp(ctx context.Context, log *raftlog.Log, at uint64) ([]Discarded, err
 	return found, describeRows(ctx, log, found)
 }
 
-// knowsMembers checks that the database at an index knows the members that the tarball will have: one that joined behind it
+// knowsMembers checks that the database at an index knows the members that the tarball will have: one that joined after it
 // has no row in the table nodes, and could not start. It returns what is odd and no reason to stop.
 func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members member.List) (warnings []string, err error) {
 	db, err := globaldb.Open(ctx, log, at)
@@ -99,45 +99,60 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 		known[n.ID] = true
 		_, ok := members.ByID(n.ID)
 		if !ok {
-			warnings = append(warnings, fmt.Sprintf("at index %d %s (id %d) was a member and is none any more: `lxc cluster remove --force %s` removes it again", at, n.Name, n.ID, n.Name))
+			warnings = append(warnings, fmt.Sprintf("at index %d %s (id %d) was a member and is none any more: "+
+				"`lxc cluster remove --force %s` removes it again", at, n.Name, n.ID, n.Name))
 		}
 	}
 
 	for _, m := range members {
 		if !known[m.ID] {
-			return nil, fmt.Errorf("%s (id %d) joined the cluster behind index %d, where the database does not know it: it could not start. Choose a later index", m.Name, m.ID, at)
+			return nil, fmt.Errorf("%s (id %d) joined the cluster after index %d, where the database does not know it: it could not start. "+
+				"Choose a later index", m.Name, m.ID, at)
 		}
 	}
 
 	return warnings, nil
 }
 
-// agree lists what is given up and has it confirmed.
-func (r *ExportReport) agree(ctx context.Context, log *raftlog.Log, opts ExportOptions) error {
-	odd, err := knowsMembers(ctx, log, opts.At, r.Members)
+// giveUp lists what is left out, and has it confirmed.
+func (ex *exporter) giveUp(ctx context.Context) error {
+	r, log, at := ex.report, ex.log, ex.opts.At
+	odd, err := knowsMembers(ctx, log, at, r.Members)
 	if err != nil {
 		return err
 	}
 
 	r.Warnings = append(r.Warnings, odd...)
-
-	opts.Progress.step("Working out the rows that are given up")
-	r.GivenUp, err = givenUp(ctx, log, opts.At)
+	ex.opts.Progress.step("Working out the rows that are given up")
+	r.GivenUp, err = givenUp(ctx, log, at)
 	if err != nil {
 		return err
 	}
 
 	if log.SoundIndex < log.LastIndex || log.Dropped > 0 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("behind index %d the log is damaged: what was there is given up, too, and cannot be told", log.SoundIndex))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("after index %d the log is damaged: what was there is given up, too, and cannot be told", log.SoundIndex))
 	}
 
 	if len(r.GivenUp) == 0 {
 		return nil
 	}
 
-	if opts.Confirm == nil {
+	if ex.opts.Confirm == nil {
 		return &Refusal{Reason: "transactions would be given up:" + listDiscarded(r.GivenUp), Flag: "--yes"}
 	}
 
-	return opts.Confirm(r)
+	return ex.opts.Confirm(r)
+}
+
+// soundPosition is the last entry that is exported: that of the log, unless it is damaged.
+func soundPosition(ctx context.Context, log *raftlog.Log) (bundle.Position, error) {
+	if log.SoundIndex == 0 {
+		return bundle.Position{}, errors.New("nothing in the global database of this member is sound: export from another one")
+	}
+
+	if log.SoundIndex == log.LastIndex {
+		return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil
+	}
+
+	return positionAt(ctx, log, log.SoundIndex)
 }

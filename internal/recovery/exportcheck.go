@@ -59,7 +59,8 @@ func (c *exportCheck) rest() (*raftlog.Log, error) {
 
 	if !c.log.Healthy() && !c.accept {
 		return nil, &DamageError{What: "the global database in " + c.global, Problems: c.log.Problems,
-			Advice: fmt.Sprintf("Export from another member, whose database is sound. If there is none: --accept-damage exports what is sound, which is all up to index %d.", c.log.SoundIndex)}
+			Advice: fmt.Sprintf("Export from another member, whose database is sound. "+
+				"If there is none: --accept-damage exports what is sound, which is all up to index %d.", c.log.SoundIndex)}
 	}
 
 	return c.log, nil

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -118,25 +120,9 @@ func partOf(ctx context.Context, log *raftlog.Log, first uint64, last uint64) (b
 	return bundle.BytesPiece(raftlog.SegmentName(first, last), data), nil
 }
 
-// fenceOwn fences a tarball of LXD's own in the staging directory. Every member must compute the same bytes from the same
-// tarball, so the term comes from nothing but the tarball: the highest term in it and the newest time stamp in the archive.
-// On a member that LXD's own loader brings the tarball to the entry keeps term 1; raft replaces it by the fenced one, which
-// has the same content.
-func (im *importer) fenceOwn(ctx context.Context) (*raftlog.Log, error) {
-	im.fencedHere = true
-	log, err := fenceStaged(ctx, im.dir, im.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
-		return log.LastIndex, max(log.MaxTerm+termStep, uint64(im.tarball.Newest))
-	})
-	if err != nil {
-		return nil, err
-	}
-
-	return log, im.checkLog(log)
-}
-
 // fenceStaged fences the raft directory in the staging directory, which must end in a recovery entry. fence says up to which
 // index the log is taken, and the fence's term: with the last index the entry stays as it is, with the one before it is encoded
-// anew, without what libdqlite's memory happened to hold behind its end.
+// anew, without what libdqlite's memory happened to hold after its end.
 func fenceStaged(ctx context.Context, dir directory, progress Progress, fence func(*raftlog.Log) (last uint64, term uint64)) (*raftlog.Log, error) {
 	global, unfenced := dir.join(stagingName, globalName), dir.join(stagingName, "global.unfenced")
 	err := os.Rename(global, unfenced)
@@ -222,4 +208,15 @@ func metadataPieces(log *raftlog.Log, term uint64) []bundle.Piece {
 
 	slices.SortFunc(pieces, func(a, b bundle.Piece) int { return strings.Compare(a.Name, b.Name) })
 	return pieces
+}
+
+func writePiece(path string, p bundle.Piece) error {
+	src, err := p.Open()
+	if err != nil {
+		return err
+	}
+
+	defer src.Close()
+
+	return newfile.Write(path, io.LimitReader(src, p.Size))
 }

@@ -2,6 +2,9 @@ package recovery
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +15,7 @@ import (
 	"syscall"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 )
 
 // sameRaftFiles tells whether two directories hold the same raft files with the same content. Other files do not count.
@@ -120,7 +124,7 @@ func copyTree(from string, to string) error {
 
 	switch {
 	case info.Mode().IsRegular():
-		err = copyFile(from, to)
+		err = newfile.Copy(from, to)
 	case info.IsDir():
 		err = copyDir(from, to)
 	case info.Mode()&fs.ModeSymlink != 0:
@@ -162,28 +166,6 @@ func copyDir(from string, to string) error {
 	return nil
 }
 
-func copyFile(from string, to string) error {
-	src, err := os.Open(from)
-	if err != nil {
-		return err
-	}
-
-	defer src.Close()
-
-	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	_, err = io.Copy(dst, src)
-	closeErr := dst.Close()
-	if err != nil {
-		return err
-	}
-
-	return closeErr
-}
-
 // copyAttributes gives path the owner and, but for links, the mode and time of another file.
 func copyAttributes(info fs.FileInfo, path string) error {
 	err := chown(path, info)
@@ -221,4 +203,65 @@ func chown(path string, info fs.FileInfo) error {
 func identity(info fs.FileInfo) string {
 	st := info.Sys().(*syscall.Stat_t)
 	return fmt.Sprint(st.Dev, st.Ino, st.Mode, st.Uid, st.Gid, st.Size, st.Mtim, st.Ctim)
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
+}
+
+// gone tells whether a path is known not to exist.
+func gone(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, os.ErrNotExist)
+}
+
+// fingerprint returns the SHA-256 of the first certificate in a PEM file (of its DER form), lower-case hexadecimal. This is
+// how LXD itself names a certificate.
+func fingerprint(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return "", fmt.Errorf("%s holds no certificate: put back a copy of it (cluster.crt is the same on all members)", path)
+	}
+
+	sum := sha256.Sum256(block.Bytes)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+// dirSize is the sum of the sizes of the files directly in dir, in bytes; for progress bars only.
+func dirSize(dir string) int64 {
+	entries, _ := os.ReadDir(dir)
+	var n int64
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() {
+			n += info.Size()
+		}
+	}
+
+	return n
+}
+
+// treeSize is the sum of the sizes of all files below dir, in bytes.
+func treeSize(dir string) int64 {
+	var n int64
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return nil
+		}
+
+		info, err := e.Info()
+		if err == nil {
+			n += info.Size()
+		}
+
+		return nil
+	})
+
+	return n
 }

@@ -33,7 +33,8 @@ func (ed *editor) handOver(ctx context.Context) error {
 	ed.reporter.prepare(keep, ed.report)
 	err = ed.opts.Own(ctx)
 	if err != nil {
-		return fmt.Errorf("LXD's own command failed: %w; the database as it was before is kept in %s, `lxd-recover global-db-rollback %s` puts it back", err, ed.report.Kept, keep)
+		return fmt.Errorf("LXD's own command failed: %w; the database as it was before is kept in %s, `lxd-recover global-db-rollback %s` puts it back",
+			err, ed.report.Kept, keep)
 	}
 
 	ed.report.Done = true

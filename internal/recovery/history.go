@@ -7,7 +7,6 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
-	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -167,7 +166,8 @@ func listEntries(ctx context.Context, log *raftlog.Log, names member.List, first
 			break
 		}
 
-		e := HistoryEntry{Index: entry.Index, Term: entry.Term, Kind: entry.Type.String(), Size: int64(len(entry.Data)), File: entry.File, Written: written[entry.File]}
+		e := HistoryEntry{Index: entry.Index, Term: entry.Term, Kind: entry.Type.String(), Size: int64(len(entry.Data)), File: entry.File,
+			Written: written[entry.File]}
 		switch entry.Type {
 		case raftlog.ChangeEntry:
 			e.Kind = "configuration"
@@ -202,32 +202,6 @@ func listEntries(ctx context.Context, log *raftlog.Log, names member.List, first
 	}
 
 	return entries, nil
-}
-
-// serverChanges are the members by which two configurations differ.
-func serverChanges(before raftlog.Configuration, after raftlog.Configuration, names member.List) []MemberChange {
-	was, is := namedServers(before, names), namedServers(after, names)
-	changes := []MemberChange{}
-	for _, m := range is {
-		change := MemberChange{ID: m.ID, Name: m.Name, NewAddress: m.Address, NewRole: m.Role.String()}
-		old, ok := was.ByID(m.ID)
-		if ok {
-			change.OldAddress, change.OldRole = old.Address, old.Role.String()
-		}
-
-		if !ok || old != m {
-			changes = append(changes, change)
-		}
-	}
-
-	for _, m := range was {
-		_, ok := is.ByID(m.ID)
-		if !ok {
-			changes = append(changes, MemberChange{ID: m.ID, Name: m.Name, OldAddress: m.Address, OldRole: m.Role.String()})
-		}
-	}
-
-	return changes
 }
 
 // rowReader works out what transactions did.
@@ -265,24 +239,3 @@ func (r *rowReader) close() {
 		r.steps.Close()
 	}
 }
-
-// names are the members' names, as far as the source tells them.
-func (s *Source) names(ctx context.Context) (member.List, error) {
-	if s.bundle != nil {
-		return s.bundle.Members, nil
-	}
-
-	if s.nodes == "" || !exists(s.nodes+"/"+nodedb.File) {
-		return nil, nil
-	}
-
-	node, err := nodedb.Read(ctx, s.nodes)
-	if err != nil {
-		return nil, nil // the log can be read without
-	}
-
-	return node.Members, nil
-}
-
-// inPlace tells whether a source is a directory, whose files have their own times, and not unpacked from a tarball.
-func (s *Source) inPlace() bool { return s.remove == nil }

@@ -2,12 +2,7 @@ package recovery
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,7 +21,7 @@ type InspectReport struct {
 	Kind   string    `json:"kind" yaml:"kind"`
 	Time   time.Time `json:"time" yaml:"time"` // when it was read, or, a tarball of ours, exported; UTC
 
-	// Copy is true for what need not be a member's last state: a backup, or an export from which newer entries were left out.
+	// Copy is true for what need not be a member's last state: a copy of an earlier time, or an export from which newer entries were left out.
 	Copy bool `json:"copy" yaml:"copy"`
 
 	Cluster string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"` // SHA-256; empty where the source does not tell
@@ -42,7 +37,7 @@ type InspectReport struct {
 	// Torn is set where a daemon runs on the database: what was read may never have been on disk together.
 	RunningDaemon string `json:"torn,omitempty" yaml:"torn,omitempty"`
 
-	Entries []InspectEntry `json:"entries" yaml:"entries"` // those behind the snapshot
+	Entries []InspectEntry `json:"entries" yaml:"entries"` // those after the snapshot
 }
 
 // InspectMember is the member that a database belongs to.
@@ -87,31 +82,6 @@ type InspectEntry struct {
 	Members member.List `json:"members,omitempty" yaml:"members,omitempty"` // of a change, without names
 }
 
-// maxReport bounds a saved report, in bytes: an entry takes some 120, a log keeps some 10,000 of them.
-const maxReport = 64 << 20
-
-// readReport reads a report that was saved as JSON.
-func readReport(file string) (*InspectReport, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-
-	defer f.Close()
-
-	r := &InspectReport{}
-	err = json.NewDecoder(io.LimitReader(f, maxReport)).Decode(r)
-	if err == nil && r.Kind == "" {
-		err = errors.New("it does not say what was inspected")
-	}
-
-	if err != nil {
-		return nil, fmt.Errorf("%s is not a report of `lxd-recover global-db-inspect --format json`: %w", file, err)
-	}
-
-	return r, nil
-}
-
 // Inspect reads a source and reports. It changes nothing. The error is for what cannot be read; damage is in the report.
 func Inspect(ctx context.Context, source string, progress Progress) (*InspectReport, error) {
 	var r *InspectReport
@@ -125,10 +95,12 @@ func Inspect(ctx context.Context, source string, progress Progress) (*InspectRep
 
 func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport, error) {
 	r := &InspectReport{
-		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup, RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
+		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup,
+		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: Libdqlite{Load: log.Load, Start: log.Start, Actions: []string{}, Dropped: log.Dropped},
 		Raft: InspectRaft{
-			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm, MetadataTerm: log.Term,
+			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
+			MetadataTerm:       log.Term,
 			ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Whole: src.daemon == "" && log.Healthy() && !log.Changed && !setAside(log),
 		},
 		Entries: []InspectEntry{},
@@ -155,7 +127,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 	return r, r.member(ctx, src, log, found)
 }
 
-// entries sums the entries behind the snapshot.
+// entries sums the entries after the snapshot.
 func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) error {
 	for entry, err := range log.Entries(ctx, max(log.FirstIndex, r.Raft.SnapshotIndex+1)) {
 		if err != nil {
@@ -180,21 +152,6 @@ func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) error {
 // it may have vouched for.
 func setAside(log *raftlog.Log) bool {
 	return slices.ContainsFunc(log.Files, func(f raftlog.File) bool { return f.Kind == raftlog.CorruptFile })
-}
-
-// checksum sums an entry's payload. A configuration is decoded and encoded again first: dqlite pads it with uninitialised
-// memory, which differs from member to member.
-func checksum(entry raftlog.Entry) string {
-	data := entry.Data
-	if entry.Type == raftlog.ChangeEntry {
-		servers, err := raftlog.ParseConfiguration(data)
-		if err == nil {
-			data = raftlog.EncodeConfiguration(servers)
-		}
-	}
-
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:16])
 }
 
 // inDatabase is what the global database says about members.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -25,7 +24,7 @@ type KeptDatabase struct {
 
 var keptName = regexp.MustCompile(`^database\.before-([a-z]+)-([0-9]{8}T[0-9]{6}Z)(-[0-9]+)?$`)
 
-// backups lists the kept database directories, newest first.
+// kept lists the kept database directories, newest first.
 func (d directory) kept() ([]KeptDatabase, error) {
 	entries, err := os.ReadDir(d.path)
 	if err != nil {
@@ -159,24 +158,5 @@ func (d directory) findKept(name string) (KeptDatabase, error) {
 		}
 	}
 
-	return KeptDatabase{}, fmt.Errorf("no kept database %q in %s; `lxd-recover global-db-backups list` lists them", name, d.path)
-}
-
-// treeSize is the sum of the sizes of all files below dir, in bytes.
-func treeSize(dir string) int64 {
-	var n int64
-	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
-		if err != nil || !e.Type().IsRegular() {
-			return nil
-		}
-
-		info, err := e.Info()
-		if err == nil {
-			n += info.Size()
-		}
-
-		return nil
-	})
-
-	return n
+	return KeptDatabase{}, fmt.Errorf("no kept database %q in %s; `lxd-recover global-db-kept list` lists them", name, d.path)
 }

@@ -39,7 +39,7 @@ func makeKept(t testing.TB) string {
 	return lxd
 }
 
-func TestListBackups(t *testing.T) {
+func TestListKept(t *testing.T) {
 	lxd := makeKept(t)
 	report, err := ListKept(t.Context(), lxd, Progress{})
 	must(t, err)
@@ -71,7 +71,7 @@ func TestListBackups(t *testing.T) {
 }
 
 // What is asked for goes, and nothing else.
-func TestRemoveBackups(t *testing.T) {
+func TestRemoveKept(t *testing.T) {
 	lxd := makeKept(t)
 	before := namesIn(t, lxd)
 	must(t, os.WriteFile(filepath.Join(lxd, keptImport+reportSuffix), nil, 0o600))
@@ -80,7 +80,8 @@ func TestRemoveBackups(t *testing.T) {
 	report, err := RemoveKept(t.Context(), RemoveKeptOptions{
 		LXDDir: lxd, Names: []string{keptImport, filepath.Join(lxd, keptEdit), keptImport},
 		Confirm: func(r *RemoveKeptReport) error {
-			asked = len(r.Removed) == 2 && r.Removed[0].Report != "" && r.Removed[1].Report == "" && r.Size == r.Removed[0].Size+r.Removed[1].Size && len(namesIn(t, lxd)) == len(before)+2
+			asked = len(r.Removed) == 2 && r.Removed[0].Report != "" && r.Removed[1].Report == "" && r.Size == r.Removed[0].Size+r.Removed[1].Size &&
+				len(namesIn(t, lxd)) == len(before)+2
 			return nil
 		},
 	})
@@ -95,7 +96,7 @@ func TestRemoveBackups(t *testing.T) {
 }
 
 // Where one name is refused none is removed.
-func TestRemoveBackupsRefuses(t *testing.T) {
+func TestRemoveKeptRefuses(t *testing.T) {
 	lxd := makeKept(t)
 	before := namesIn(t, lxd)
 	refuses := func(says string, names ...string) {
@@ -111,7 +112,8 @@ func TestRemoveBackupsRefuses(t *testing.T) {
 	for _, name := range []string{
 		"", ".", "..", "/", databaseName, filepath.Join(lxd, databaseName), stagingName, "database.before-noon",
 		"database.before-import-20261122T213300Z", "database.before-import-20261122T213400Z", "database.before-import-99999999T999999Z",
-		"outside/" + keptEdit, "./" + keptEdit, "../" + filepath.Base(lxd) + "/" + keptEdit, "/var/lib/lxd/" + keptEdit, keptEdit + "/", keptEdit + "/" + globalName,
+		"outside/" + keptEdit, "./" + keptEdit, "../" + filepath.Base(lxd) + "/" + keptEdit, "/var/lib/lxd/" + keptEdit, keptEdit + "/",
+		keptEdit + "/" + globalName,
 	} {
 		refuses("no kept database", keptImport, name)
 	}
@@ -139,9 +141,10 @@ func TestRemoveBackupsRefuses(t *testing.T) {
 }
 
 // A rollback that was interrupted between its two renames has the database that was live under the name of the one it put back.
-func TestRemoveBackupsOfPlan(t *testing.T) {
+func TestRemoveKeptOfPlan(t *testing.T) {
 	lxd := makeKept(t)
-	plan := "format: 1\npurpose: rollback\ncreated: 2026-11-22T21:33:00Z\nlive: database\nstaged: " + keptImport + "\nkeep: database.before-rollback-20261122T213300Z\nlive_inode: 1\nstaged_inode: 2\n"
+	plan := "format: 1\npurpose: rollback\ncreated: 2026-11-22T21:33:00Z\n" +
+		"live: database\nstaged: " + keptImport + "\nkeep: database.before-rollback-20261122T213300Z\nlive_inode: 1\nstaged_inode: 2\n"
 	must(t, os.WriteFile(filepath.Join(lxd, swapdir.PlanFile), []byte(plan), 0o600))
 	_, err := RemoveKept(t.Context(), RemoveKeptOptions{LXDDir: lxd, Names: []string{keptEdit, keptImport}})
 	if err == nil || !strings.Contains(err.Error(), "lxd-recover resume") {

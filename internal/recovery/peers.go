@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
-	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
@@ -15,11 +14,11 @@ import (
 //
 // Every other member is asked, at its old and its new address. The cluster that this recovery has already brought back is
 // recognised by the mark that each import leaves.
-func (im *importer) checkPeers(ctx context.Context, node *nodedb.Node) error {
+func (im *importer) checkPeers(ctx context.Context) error {
 	var addresses []string
-	for _, list := range [][]string{addressesBut(im.report.Member.ID, node.Members), addressesBut(im.report.Member.ID, im.tarball.Members)} {
+	for _, list := range [][]string{addressesBut(im.report.Member.ID, im.node.Members), addressesBut(im.report.Member.ID, im.tarball.Members)} {
 		for _, a := range list {
-			if !slices.Contains(addresses, a) && a != node.ClusterAddress && a != im.report.Member.Address {
+			if !slices.Contains(addresses, a) && a != im.node.ClusterAddress && a != im.report.Member.Address {
 				addresses = append(addresses, a)
 			}
 		}
@@ -33,24 +32,14 @@ func (im *importer) checkPeers(ctx context.Context, node *nodedb.Node) error {
 
 	for _, p := range peers {
 		if !slices.ContainsFunc(p.Rows, im.isMark) {
-			return &Refusal{Reason: fmt.Sprintf("%s serves a working cluster that does not come from this recovery: starting this member on the tarball would stall it. "+
-				"If that cluster is the one to keep, do not import, start LXD here as it is; else stop LXD on all its members first", p), Flag: "--beside-cluster"}
+			return &Refusal{Reason: fmt.Sprintf("%s serves a working cluster that does not come from this recovery: "+
+				"starting this member on the tarball would stall it. "+
+				"If that cluster is the one to keep, do not import, start LXD here as it is; else stop LXD on all its members first",
+				p), Flag: "--beside-cluster"}
 		}
 	}
 
 	return nil
-}
-
-// addressesBut returns the addresses of all members but one.
-func addressesBut(id uint64, members member.List) []string {
-	var all []string
-	for _, m := range members {
-		if m.ID != id {
-			all = append(all, m.Address)
-		}
-	}
-
-	return all
 }
 
 // isMark tells whether a row of a peer's node database is the mark of this recovery. JSON has turned its numbers to floats.

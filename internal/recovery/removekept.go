@@ -92,7 +92,8 @@ func (d directory) chooseRemovals(ctx context.Context, opts RemoveKeptOptions) (
 
 		// Between its two renames an interrupted rollback has the database it replaced under the name of the one it put back.
 		if plan != nil && slices.Contains([]string{plan.Live, plan.Staged, plan.Keep}, b.Name) {
-			return nil, fmt.Errorf("the %s of %s, which was interrupted, has %s in its plan: `lxd-recover resume` finishes it, then see what is kept", plan.Purpose, plan.Created.Format(time.RFC3339), b.Name)
+			return nil, fmt.Errorf("the %s of %s, which was interrupted, has %s in its plan: `lxd-recover resume` finishes it, then see what is kept",
+				plan.Purpose, plan.Created.Format(time.RFC3339), b.Name)
 		}
 
 		holders, err := daemon.Holders(d.join(b.Name))

@@ -26,13 +26,13 @@ type RunReport struct {
 	Format  int       `json:"format"`
 	Run     string    `json:"run"`     // import, rollback, edit
 	Version string    `json:"version"` // of lxd-recover
-	Kept    string    `json:"kept"`    // name of the directory with the replaced database
+	Kept    string    `json:"kept"`    // name of the kept database
 	Time    time.Time `json:"time"`    // of the exchange
 
-	// Finished is when the run ended; null where it was cut short behind the exchange, and could not tell what came after.
+	// Finished is when the run ended; null where it was cut short after the exchange, and could not tell what came after.
 	Finished *time.Time `json:"finished"`
 
-	// Error is what failed behind the exchange, such as the start of LXD.
+	// Error is what failed after the exchange, such as the start of LXD.
 	Error string `json:"error,omitempty"`
 
 	// Report is what the command printed with --format json: an ImportReport, a RollbackReport or an EditReport.
@@ -40,7 +40,7 @@ type RunReport struct {
 }
 
 // reporter keeps the report of a run under way. No run fails for its report: a disk that cannot take it will be noticed by what
-// matters more, and behind the exchange there is nothing left that an error could save.
+// matters more, and after the exchange there is nothing left that an error could save.
 type reporter struct {
 	dir directory
 	run RunReport
@@ -50,13 +50,13 @@ func newReporter(dir directory, purpose string, version string) *reporter {
 	return &reporter{dir: dir, run: RunReport{Format: reportFormat, Run: purpose, Version: version}}
 }
 
-// prepare writes the report as it is if the run is cut short right behind the exchange, which is about to come.
+// prepare writes the report as it is if the run is cut short right after the exchange, which is about to come.
 func (r *reporter) prepare(kept string, report any) {
 	r.run.Kept, r.run.Time, r.run.Report = kept, time.Now().UTC().Truncate(time.Second), report
 	_ = r.write()
 }
 
-// place puts it beside the replaced database, where the exchange was carried out and that has its name.
+// place puts it beside the kept database, once the exchange was carried out and that has its name.
 func (r *reporter) place() error {
 	return errors.Join(os.Rename(r.dir.join(reportName), r.dir.join(r.run.Kept+reportSuffix)), swapdir.SyncDir(r.dir.path))
 }

@@ -41,7 +41,7 @@ func TestSettleReport(t *testing.T) {
 	}
 }
 
-// A report is whole at every moment: right behind the exchange it says that this is done, at the end what became of the rest.
+// A report is whole at every moment: right after the exchange it says that this is done, at the end what became of the rest.
 func TestReporter(t *testing.T) {
 	dir := directory{path: makeKept(t)}
 	r := newReporter(dir, purposeImport, "1.0")
@@ -66,8 +66,9 @@ func TestReporter(t *testing.T) {
 		t.Error("a report before the exchange")
 	}
 	r.exchanged(true, nil)
-	if got, report := read(); got.Finished != nil || !report.Done || got.Kept != keptImport || got.Run != purposeImport || got.Version != "1.0" || got.Format != reportFormat {
-		t.Errorf("behind the exchange: %+v", got)
+	if got, report := read(); got.Finished != nil || !report.Done || got.Kept != keptImport || got.Run != purposeImport || got.Version != "1.0" ||
+		got.Format != reportFormat {
+		t.Errorf("after the exchange: %+v", got)
 	}
 	if warnings := r.finish(ImportReport{Done: true, Ready: true}, errors.New("LXD is late")); len(warnings) > 0 {
 		t.Error(warnings)

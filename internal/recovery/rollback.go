@@ -34,7 +34,7 @@ type RollbackReport struct {
 	Address     string           `json:"address" yaml:"address"`       // of this member, after
 	Local       *bundle.Position `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
 	Raft        *bundle.Position `json:"raft" yaml:"raft"`             // last entry of the one that is put back
-	Kept        string           `json:"kept" yaml:"kept"`             // directory that holds the replaced database
+	Kept        string           `json:"kept" yaml:"kept"`             // directory that holds the database that was replaced
 	Warnings    []string         `json:"warnings" yaml:"warnings"`
 	Daemon      string           `json:"daemon" yaml:"daemon"`
 	NothingToDo bool             `json:"already" yaml:"already"` // the last change was a rollback: nothing was done
@@ -44,185 +44,180 @@ type RollbackReport struct {
 }
 
 // Rollback puts a kept database directory back, all or nothing, and keeps the one it replaces. A rollback that was
-// interrupted behind its exchange is completed, and that is all that the next one does. Where the last change was a rollback
+// interrupted after its exchange is completed, and that is all that the next one does. If the last change was a rollback
 // already, another one without a name does nothing, so that running it again is harmless: undoing it takes the name.
 func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error) {
-	dir, unlock, err := openToChange(opts.LXDDir)
+	run, end, err := beginRun(opts.LXDDir, runOptions{
+		purpose: purposeRollback, version: opts.Version, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress,
+	})
 	if err != nil {
 		return nil, err
 	}
 
-	defer unlock()
+	defer end()
 
-	report := &RollbackReport{Warnings: []string{}}
-	plan, state, err := swapdir.Finish(dir.path)
+	rb := &rollback{run: run, opts: opts, report: &RollbackReport{Warnings: []string{}}}
+	rb.tellFinished(rb.report)
+	if rb.finishedThis() {
+		return rb.report, rb.resume(ctx, nil, rb.report)
+	}
+
+	err = rb.choose()
 	if err != nil {
 		return nil, err
 	}
 
-	dir.placeReport()
-
-	if plan != nil && state == swapdir.Exchanged {
-		done := fmt.Sprintf("finished the %s of %s, which had been interrupted", plan.Purpose, plan.Created.Format(time.RFC3339))
-		report.Warnings = append(report.Warnings, done)
-		if plan.Purpose == purposeRollback && (opts.Kept == "" || filepath.Base(opts.Kept) == plan.Staged) {
-			report.Restored.Name, report.Kept, report.Done = plan.Staged, dir.join(plan.Keep), true
-			return report, report.resume(ctx, dir, opts)
-		}
+	if rb.report.NothingToDo {
+		return rb.report, rb.resume(ctx, nil, rb.report)
 	}
 
-	err = swapdir.Check(dir.path, databaseName)
-	if err != nil {
-		return nil, err
-	}
-
-	report.Restored, err = dir.chooseKept(opts.Kept)
-	if err != nil {
-		return nil, err
-	}
-
-	if opts.Kept == "" && report.Restored.Purpose == purposeRollback {
-		report.NothingToDo = true
-		return report, report.resume(ctx, dir, opts)
-	}
-
-	members, err := describeRollback(ctx, dir, opts.Progress, report)
-	if err != nil {
-		return nil, err
-	}
-
-	status, err := daemon.Inspect(ctx, dir.path)
-	if err != nil {
-		return nil, err
-	}
-
-	report.Daemon = status.String()
-	err = stoppable(status)
+	err = rb.examine(ctx)
 	if err != nil {
 		return nil, err
 	}
 
 	if opts.Confirm != nil {
-		err = opts.Confirm(report)
+		err = opts.Confirm(rb.report)
 		if err != nil {
 			return nil, err
 		}
 	}
 
-	err = swapdir.SyncTree(dir.join(report.Restored.Name)) // again when LXD is down, but then there is little left to write
-	if err != nil {
-		return nil, err
-	}
-
-	// Somebody may have started LXD while the question was open.
-	status, err = daemon.Inspect(ctx, dir.path)
-	if err != nil {
-		return nil, err
-	}
-
-	cycle := &daemonCycle{purpose: purposeRollback, dir: dir, status: status, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress}
-	err = cycle.stop(ctx)
-	if err != nil {
-		return nil, err
-	}
-
-	reporter := newReporter(dir, purposeRollback, opts.Version)
-	err = exchangeBack(dir, report, reporter)
-	if err != nil && report.Done {
-		err = fmt.Errorf("the old database is back in place, but %w; run the rollback again to finish it", err)
-	}
-
-	if err != nil {
-		return report, errors.Join(err, cycle.startAfterFailure(ctx))
-	}
-
-	opts.Progress.step("The old database is back; the replaced one is kept in " + report.Kept)
-	result, err := cycle.start(ctx, members)
-	report.Started, report.Ready = result.started, result.ready
-	report.Warnings = append(report.Warnings, result.warnings...)
-	report.Warnings = append(report.Warnings, reporter.finish(report, err)...)
-	return report, err
+	return rb.replace(ctx)
 }
 
-// resume starts an LXD that a rollback had stopped which was interrupted behind its exchange.
-func (r *RollbackReport) resume(ctx context.Context, dir directory, opts RollbackOptions) error {
-	cycle := &daemonCycle{dir: dir, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress}
-	result, err := cycle.resume(ctx, nil)
+// rollback is one rollback under way: choose finds the kept database, examine looks into it, replace puts it back.
+type rollback struct {
+	*run
+	opts   RollbackOptions
+	report *RollbackReport
+
+	members member.List // of the database that is put back
+}
+
+func (r *RollbackReport) warn(texts ...string) { r.Warnings = append(r.Warnings, texts...) }
+
+func (r *RollbackReport) daemonIs(result startResult) {
 	r.Started, r.Ready = result.started, result.ready
-	r.Warnings = append(r.Warnings, result.warnings...)
-	return err
+	r.warn(result.warnings...)
 }
 
-// exchangeBack swaps the live database and the backup.
-func exchangeBack(dir directory, report *RollbackReport, reporter *reporter) error {
-	unlock, err := lockDqlite(dir.global())
+// finishedThis tells whether the interrupted run that was finished just now was this very rollback.
+func (rb *rollback) finishedThis() bool {
+	plan := rb.finished
+	if plan == nil || plan.Purpose != purposeRollback || rb.opts.Kept != "" && filepath.Base(rb.opts.Kept) != plan.Staged {
+		return false
+	}
+
+	rb.report.Restored.Name, rb.report.Kept, rb.report.Done = plan.Staged, rb.dir.join(plan.Keep), true
+	return true
+}
+
+// choose finds the kept database to put back: by its name, or the newest.
+func (rb *rollback) choose() error {
+	if rb.opts.Kept != "" {
+		var err error
+		rb.report.Restored, err = rb.dir.findKept(rb.opts.Kept)
+		return err
+	}
+
+	all, err := rb.dir.kept()
+	if err != nil {
+		return err
+	}
+
+	if len(all) == 0 {
+		return fmt.Errorf("no database is kept in %s: there is nothing to roll back to", rb.dir.path)
+	}
+
+	rb.report.Restored, rb.report.NothingToDo = all[0], all[0].Purpose == purposeRollback
+	return nil
+}
+
+// examine looks into both databases, and whether LXD can be stopped. The database that is put back must at least be readable; that
+// it is damaged, as it may well have been before it was replaced, is a warning.
+func (rb *rollback) examine(ctx context.Context) error {
+	old := rb.dir.join(rb.report.Restored.Name)
+	node, err := nodedb.Read(ctx, old)
+	if err != nil {
+		return err
+	}
+
+	rb.members, rb.report.Address = node.Members, node.Self.Address
+	log, err := readLog(ctx, filepath.Join(old, globalName), rb.opts.Progress)
+	if err != nil {
+		return err
+	}
+
+	rb.report.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
+	if !log.Healthy() {
+		rb.report.warn("the database in " + old + " is damaged")
+	}
+
+	log, err = readLog(ctx, rb.dir.global(), rb.opts.Progress)
+	if err == nil {
+		rb.report.Local = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
+	}
+
+	status, err := daemon.Inspect(ctx, rb.dir.path)
+	if err != nil {
+		return err
+	}
+
+	rb.report.Daemon = status.String()
+	return stoppable(status)
+}
+
+// replace stops LXD, exchanges the kept database with the live one, and starts LXD again. There is no report as long as LXD could not
+// be stopped.
+func (rb *rollback) replace(ctx context.Context) (*RollbackReport, error) {
+	err := swapdir.SyncTree(rb.dir.join(rb.report.Restored.Name)) // again when LXD is down, but then there is little left to write
+	if err != nil {
+		return nil, err
+	}
+
+	cycle, err := rb.stop(ctx) // as it stands now: somebody may have started it while the question was open
+	if err != nil {
+		return nil, err
+	}
+
+	err = rb.exchange()
+	if err != nil {
+		if rb.report.Done {
+			err = fmt.Errorf("the old database is back in place, but %w; run the rollback again to finish it", err)
+		}
+
+		return rb.report, errors.Join(err, cycle.startAfterFailure(ctx))
+	}
+
+	rb.opts.Progress.step("The old database is back; the replaced one is kept in " + rb.report.Kept)
+	return rb.report, rb.start(ctx, cycle, rb.members, rb.report)
+}
+
+// exchange swaps the live database and the kept one.
+func (rb *rollback) exchange() error {
+	unlock, err := lockDqlite(rb.dir.global())
 	if err != nil {
 		return err
 	}
 
 	defer unlock()
 
-	keep, err := dir.freeName("database.before-rollback-" + stamp(time.Now()))
+	keep, err := rb.dir.freeName("database.before-rollback-" + stamp(time.Now()))
 	if err != nil {
 		return err
 	}
 
-	report.Kept = dir.join(keep)
-	err = swapdir.SyncTree(dir.join(report.Restored.Name))
+	rb.report.Kept = rb.dir.join(keep)
+	err = swapdir.SyncTree(rb.dir.join(rb.report.Restored.Name))
 	if err != nil {
 		return err
 	}
 
-	exchanged := *report
+	exchanged := *rb.report
 	exchanged.Done = true
-	reporter.prepare(keep, exchanged)
-	report.Done, err = exchange(dir, swapdir.Plan{Purpose: purposeRollback, Live: databaseName, Staged: report.Restored.Name, Keep: keep})
-	reporter.exchanged(report.Done, err)
+	rb.reporter.prepare(keep, exchanged)
+	rb.report.Done, err = carryOut(rb.dir, swapdir.Plan{Purpose: purposeRollback, Live: databaseName, Staged: rb.report.Restored.Name, Keep: keep})
+	rb.reporter.exchanged(rb.report.Done, err)
 	return err
-}
-
-// backup finds a kept directory by name, or the newest.
-func (d directory) chooseKept(name string) (KeptDatabase, error) {
-	if name != "" {
-		return d.findKept(name)
-	}
-
-	all, err := d.kept()
-	if err != nil {
-		return KeptDatabase{}, err
-	}
-
-	if len(all) == 0 {
-		return KeptDatabase{}, fmt.Errorf("no database is kept in %s: there is nothing to roll back to", d.path)
-	}
-
-	return all[0], nil
-}
-
-// describeRollback looks into both databases. The one that is put back must at least be readable; that it is damaged, as
-// it may well have been before it was replaced, is a warning.
-func describeRollback(ctx context.Context, dir directory, progress Progress, report *RollbackReport) (member.List, error) {
-	old := dir.join(report.Restored.Name)
-	node, err := nodedb.Read(ctx, old)
-	if err != nil {
-		return nil, err
-	}
-
-	report.Address = node.Self.Address
-	log, err := readLog(ctx, filepath.Join(old, globalName), progress)
-	if err != nil {
-		return nil, err
-	}
-
-	report.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
-	if !log.Healthy() {
-		report.Warnings = append(report.Warnings, "the database in "+old+" is damaged")
-	}
-
-	log, err = readLog(ctx, dir.global(), progress)
-	if err == nil {
-		report.Local = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
-	}
-
-	return node.Members, nil
 }

@@ -6,10 +6,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 // Kinds of sources, of which more is to be known than what they are called.
@@ -104,11 +108,6 @@ func OpenSource(ctx context.Context, name string, progress Progress) (*Source, e
 	return s, nil
 }
 
-func exists(name string) bool {
-	_, err := os.Stat(name)
-	return err == nil
-}
-
 func openTarball(ctx context.Context, name string, size int64, progress Progress) (*Source, error) {
 	scratch, err := os.MkdirTemp("", "lxd-recover-source-")
 	if err != nil {
@@ -185,4 +184,87 @@ func (s *Source) unpackBackup(ctx context.Context, r io.Reader, scratch string, 
 	defer root.Close()
 
 	return bundle.ExtractBackup(ctx, r, root, progress.add)
+}
+
+// names are the members' names, as far as the source tells them.
+func (s *Source) names(ctx context.Context) (member.List, error) {
+	if s.bundle != nil {
+		return s.bundle.Members, nil
+	}
+
+	if s.nodes == "" || !exists(s.nodes+"/"+nodedb.File) {
+		return nil, nil
+	}
+
+	node, err := nodedb.Read(ctx, s.nodes)
+	if err != nil {
+		return nil, nil // the log can be read without
+	}
+
+	return node.Members, nil
+}
+
+// inPlace tells whether a source is a directory, whose files have their own times, and not unpacked from a tarball.
+func (s *Source) inPlace() bool { return s.remove == nil }
+
+// damageOf is what is wrong with a source's log, nil where it is healthy.
+func damageOf(src *Source, log *raftlog.Log) *DamageError {
+	if log.Healthy() {
+		return nil
+	}
+
+	return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("What is shown is sound, up to index %d of %d.",
+		log.SoundIndex, log.LastIndex)}
+}
+
+// within checks that the database can be told at an index.
+func within(src *Source, log *raftlog.Log, index uint64) error {
+	oldest := globaldb.Oldest(log)
+	switch {
+	case log.SoundIndex == 0:
+		return &DamageError{What: src.Path, Problems: log.Problems, Advice: "Nothing in its log is sound."}
+	case index > log.LastIndex:
+		return fmt.Errorf("%s ends at index %d: there is no index %d", src.Path, log.LastIndex, index)
+	case index > log.SoundIndex:
+		return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("It is sound up to index %d: nothing can be said about index %d.",
+			log.SoundIndex, index)}
+	case index < oldest:
+		return fmt.Errorf("%s reaches no further back than index %d: what was before is in its snapshot, where one entry cannot be told from another",
+			src.Path, oldest)
+	}
+
+	return nil
+}
+
+// Looking at a directory in which a daemon works may fail for no other reason than that: files get other names.
+const (
+	liveTries = 5
+	livePause = 50 * time.Millisecond
+)
+
+// readSource opens a source, reads its log and hands both to use; again where LXD got in the way.
+func readSource(ctx context.Context, source string, progress Progress, use func(*Source, *raftlog.Log) error) error {
+	src, err := OpenSource(ctx, source, progress)
+	if err != nil {
+		return err
+	}
+
+	defer src.Close()
+
+	for try := 1; ; try++ {
+		log, err := readLog(ctx, src.global, progress)
+		if err == nil && (log.Healthy() || src.daemon == "" || try == liveTries) {
+			err = use(src, log)
+		}
+
+		if src.daemon == "" || try == liveTries || err == nil && log.Healthy() || ctx.Err() != nil {
+			return err
+		}
+
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(livePause):
+		}
+	}
 }

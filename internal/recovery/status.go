@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -15,7 +17,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
-	"golang.org/x/sys/unix"
 )
 
 // StatusReport is how one member stands.
@@ -49,7 +50,7 @@ type AddressRow struct {
 func (r AddressRow) agree() bool { return r.Local == r.Raft && r.Raft == r.Nodes }
 
 // Status tells how this member stands. It changes nothing, and works beside a running daemon, too; what it reads of the
-// database then may be a moment old, or torn.
+// database then may be a moment old, or not belong together.
 func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusReport, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
@@ -109,7 +110,7 @@ func (r *StatusReport) pending(dir directory) error {
 	}
 
 	if stopped != nil {
-		r.Pending = append(r.Pending, stopped.String()+": `lxd-recover resume` puts that right")
+		r.Pending = append(r.Pending, stopped.String()+": `lxd-recover resume` starts it again")
 	}
 
 	plan, err := swapdir.ReadPlan(dir.path)
@@ -123,9 +124,11 @@ func (r *StatusReport) pending(dir directory) error {
 		case err != nil:
 			r.problem("%v", err)
 		case state == swapdir.Exchanged:
-			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted after the exchange: `lxd-recover resume` finishes it", plan.Purpose, plan.Created.Format(time.RFC3339)))
+			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted after the exchange: `lxd-recover resume` finishes it",
+				plan.Purpose, plan.Created.Format(time.RFC3339)))
 		default:
-			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted before the exchange: the old database is in place, run it again, or `lxd-recover resume`", plan.Purpose, plan.Created.Format(time.RFC3339)))
+			r.Pending = append(r.Pending, fmt.Sprintf("the %s of %s was interrupted before the exchange: "+
+				"the old database is in place, run it again, or `lxd-recover resume`", plan.Purpose, plan.Created.Format(time.RFC3339)))
 		}
 	}
 
@@ -134,7 +137,8 @@ func (r *StatusReport) pending(dir directory) error {
 		{dir.join(removingName), "a kept database that was to be deleted, and is half: `lxd-recover resume` finishes it"},
 		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts"},
 		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},
-		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, and refuses to start on the member that it was made on"},
+		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, " +
+			"and refuses to start on the member that it was made on"},
 		{filepath.Join(dir.database(), lxdUnpackName), "LXD's own loader was interrupted here"},
 	} {
 		_, err := os.Lstat(file.path)

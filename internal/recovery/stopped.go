@@ -22,13 +22,13 @@ const stoppedFormat = 1
 
 // Stopped is what a run has stopped and held, in database.stopped.yaml.
 type Stopped struct {
-	Format  int           `json:"-" yaml:"format"`
-	Purpose string        `json:"purpose" yaml:"purpose"` // import, rollback, edit
-	Since   time.Time     `json:"since" yaml:"since"`
-	Before  daemon.Before `json:"before" yaml:"before"`
+	Format  int               `json:"-" yaml:"format"`
+	Purpose string            `json:"purpose" yaml:"purpose"` // import, rollback, edit
+	Since   time.Time         `json:"since" yaml:"since"`
+	Before  daemon.PriorState `json:"before" yaml:"before"`
 }
 
-// String says what is to be put right.
+// String says what an interrupted run has left to be done.
 func (s *Stopped) String() string {
 	text := fmt.Sprintf("the %s of %s had stopped LXD", s.Purpose, s.Since.Format(time.RFC3339))
 	if s.Before.Held {

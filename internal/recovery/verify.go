@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,10 +19,10 @@ import (
 // VerifyCommand is the hidden command whose child process opens a scratch copy with libdqlite and prints a fingerprint.
 const VerifyCommand = "verify-copy"
 
-// proof shows, while the tarball is packed, that what is packed is a whole database: SQLite checks what our replay makes of the
+// verification shows, while the tarball is packed, that what is packed is a whole database: SQLite checks what our replay makes of the
 // log, and libdqlite gets the same rows out of it.
 type verification struct {
-	ctx     context.Context // of the packing: ends when the proof fails
+	ctx     context.Context // of the packing: ends when the verification fails
 	stop    context.CancelFunc
 	done    chan struct{}
 	summary *globaldb.Summary
@@ -46,13 +45,13 @@ func startVerification(ctx context.Context, log *raftlog.Log, upTo uint64, what 
 	return p
 }
 
-// wait returns how the proof ended.
+// wait returns how the verification ended.
 func (p *verification) wait() error {
 	<-p.done
 	return p.err
 }
 
-// end ends the proof, and returns its error unless it was ended before it was done: then there is a better one.
+// end ends the verification, and returns its error unless it was ended before it was done: then there is a better one.
 func (p *verification) end() error {
 	p.stop()
 	err := p.wait()
@@ -88,12 +87,13 @@ func (p *verification) run(log *raftlog.Log, upTo uint64, what string, served *s
 	case err == nil || p.ctx.Err() != nil:
 		return err
 	case errors.Is(err, engine.ErrKilled):
-		return fmt.Errorf("open a scratch copy: %w; nothing was written; free some memory, or skip this proof with --no-proof", err)
+		return fmt.Errorf("open a scratch copy: %w; nothing was written; free some memory, or skip this check with --no-verify", err)
 	case machineFault(err):
-		return fmt.Errorf("make a scratch copy for libdqlite: %w; nothing was written; TMPDIR names another place for it, --no-proof skips this proof", err)
+		return fmt.Errorf("make a scratch copy for libdqlite: %w; nothing was written; TMPDIR names another place for it, --no-verify skips this check", err)
 	}
 
-	return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; please report this, --no-proof skips the proof", err)
+	return fmt.Errorf("libdqlite does not get this database out of what would be exported, so nothing was written: %w; "+
+		"please report this, --no-verify skips the check", err)
 }
 
 // summarize replays a log up to an index and checks the database that comes out. what names it in an error.
@@ -114,7 +114,7 @@ func summarize(ctx context.Context, log *raftlog.Log, upTo uint64, what string, 
 	return summary, print, soundSummary(summary, err, what)
 }
 
-// soleVoter is a segment behind the fence's, as LXD's own recovery would append it: a configuration with a single voter, who
+// soleVoter is a segment after the fence's, as LXD's own recovery would append it: a configuration with a single voter, who
 // can lead without asking anybody.
 func soleVoter(address string, fence bundle.Position) bundle.Piece {
 	self := raftlog.Configuration{{ID: engine.ServeID, Address: address, Role: raftlog.Voter}}
@@ -130,7 +130,7 @@ type serving struct {
 	err   error
 }
 
-// serve writes pieces, which end in the fence, to a scratch directory, and a configuration behind them, and lets libdqlite open that.
+// serve writes pieces, which end in the fence, to a scratch directory, and a configuration after them, and lets libdqlite open that.
 // end must be called.
 func serve(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) *serving {
 	s := &serving{done: make(chan struct{})}
@@ -161,7 +161,7 @@ func (s *serving) end() {
 }
 
 func fingerprintServed(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) (globaldb.Fingerprint, error) {
-	dir, err := os.MkdirTemp("", "lxd-recover-proof-")
+	dir, err := os.MkdirTemp("", "lxd-recover-verify-")
 	if err != nil {
 		return nil, err
 	}
@@ -187,26 +187,4 @@ func fingerprintServed(ctx context.Context, pieces []bundle.Piece, fence bundle.
 
 	var print globaldb.Fingerprint
 	return print, json.Unmarshal(out, &print)
-}
-
-func writePiece(path string, p bundle.Piece) error {
-	src, err := p.Open()
-	if err != nil {
-		return err
-	}
-
-	defer src.Close()
-
-	dst, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	_, err = io.Copy(dst, io.LimitReader(src, p.Size))
-	closeErr := dst.Close()
-	if err != nil {
-		return err
-	}
-
-	return closeErr
 }

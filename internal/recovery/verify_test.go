@@ -66,9 +66,9 @@ func wantNoticed(t *testing.T, from string, last uint64, opts raftlog.Options, f
 	}
 }
 
-// proveInChild is what the hidden command does.
-func proveInChild(dir string, address string) int {
-	err := errors.Join(engine.UseThreads(), globaldb.RegisterSums(), engine.Serve(context.Background(), dir, address, globaldb.Name,
+// verifyInChild is what the hidden command does.
+func verifyInChild(dir string, address string) int {
+	err := errors.Join(globaldb.RegisterSums(), engine.Serve(context.Background(), dir, address, globaldb.Name,
 		func(ctx context.Context, db *sql.DB) error {
 			print, err := globaldb.FingerprintOf(ctx, db)
 			return errors.Join(err, json.NewEncoder(os.Stdout).Encode(print))
@@ -80,18 +80,18 @@ func proveInChild(dir string, address string) int {
 	return 0
 }
 
-// The proof finds what is exported to be what was read, and nothing else: neither other rows, nor what libdqlite does not load.
+// The verification finds what is exported to be what was read, and nothing else: neither other rows, nor what libdqlite does not load.
 // What it does not agree to gets no name.
-func TestProof(t *testing.T) {
+func TestVerification(t *testing.T) {
 	dir := raftlogtest.Global(t, "forgotten/n1-preedit") // its last two entries add profiles
 	log := openDir(t, dir)
 	whole, fence, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
 	must(t, err)
-	export := func(pieces []bundle.Piece, upTo uint64, noProof bool) error {
+	export := func(pieces []bundle.Piece, upTo uint64, noVerify bool) error {
 		t.Helper()
 		out := filepath.Join(t.TempDir(), "out")
 		var served *serving
-		if !noProof {
+		if !noVerify {
 			served = serve(t.Context(), pieces, fence)
 			defer served.end()
 		}
@@ -100,8 +100,8 @@ func TestProof(t *testing.T) {
 			_, err := io.WriteString(w, "tarball")
 			return err
 		}, p.wait)
-		if proofErr := p.end(); proofErr != nil {
-			err = proofErr
+		if verifyErr := p.end(); verifyErr != nil {
+			err = verifyErr
 		}
 		left, globErr := filepath.Glob(filepath.Join(filepath.Dir(out), "*"))
 		must(t, globErr)
@@ -133,7 +133,7 @@ func flipFirst(t *testing.T, path string) {
 	must(t, os.WriteFile(path, data, 0o600))
 }
 
-// A snapshot has the recovery entry already: raft cannot give it another term, so there is one more behind it.
+// A snapshot has the recovery entry already: raft cannot give it another term, so there is one more after it.
 func TestFencedSnapshotAtEnd(t *testing.T) {
 	dir := raftlogtest.Copy(t, raftlogtest.Global(t, "small/n1-afteredit"))
 	log := openDir(t, dir)
@@ -151,7 +151,8 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 	out := filepath.Join(t.TempDir(), "out")
 	must(t, writePieces(out, pieces))
 	got := openDir(t, out)
-	if !got.Healthy() || !got.Edited || got.LastIndex != log.LastIndex+1 || got.LastTerm != 5000 || fence.Index != got.LastIndex || got.Snapshot() == nil || got.Snapshot().Index != log.LastIndex {
+	if !got.Healthy() || !got.Edited || got.LastIndex != log.LastIndex+1 || got.LastTerm != 5000 || fence.Index != got.LastIndex || got.Snapshot() == nil ||
+		got.Snapshot().Index != log.LastIndex {
 		t.Errorf("fence %+v, last %d, snapshot %+v, %v", fence, got.LastIndex, got.Snapshot(), got.Problems)
 	}
 	served := serve(t.Context(), pieces, fence)
@@ -161,7 +162,7 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 }
 
 // Where libdqlite could not do its part, the machine is not taken for the database.
-func TestProofFails(t *testing.T) {
+func TestVerificationFails(t *testing.T) {
 	log := openDir(t, raftlogtest.Global(t, "small/n2-preimport"))
 	for want, failed := range map[string]error{
 		"TMPDIR names another place":                  &os.PathError{Op: "write", Path: "scratch", Err: unix.ENOSPC},
@@ -172,7 +173,7 @@ func TestProofFails(t *testing.T) {
 		close(done)
 		p := startVerification(t.Context(), log, log.LastIndex, "the database", &serving{done: done, err: failed})
 		err := p.wait()
-		if !errors.Is(err, failed) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--no-proof") {
+		if !errors.Is(err, failed) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--no-verify") {
 			t.Errorf("%v became %v", failed, err)
 		}
 	}

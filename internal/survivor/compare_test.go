@@ -92,26 +92,34 @@ func TestCompare(t *testing.T) {
 		{"an edit hides the term", []*Log{edited(logOf(1, 2, 2, 3)), logOf(2, 2, 2), logOf(3, 2, 2)}, Known, []int{0}, 3, 3, "[]", "4-4 never"},
 		{"edited everywhere in term 1", []*Log{edited(logOf(1, 1, 1)), edited(logOf(2, 1, 1)), edited(logOf(3, 1))}, Known, []int{0, 1}, 2, 3, "[]", "[]"},
 		{"shorter but newer", []*Log{logOf(1, 2, 2, 2, 2), logOf(2, 2, 3), logOf(3, 2, 3)}, Known, []int{1, 2}, 2, 3, "3: 3 2", "3-5 never"},
-		{"figure 8", []*Log{with(logOf(1, 2), func(l *Log) { l.Term = 4 }), with(logOf(2, 2), func(l *Log) { l.Term = 4 }), logOf(3)}, Known, []int{0, 1}, 1, 2, "[]", "[]"},
-		{"figure 8, one unseen", []*Log{with(logOf(1, 2), func(l *Log) { l.Term = 4 }), with(logOf(2, 2), func(l *Log) { l.Term = 4 })}, Known, []int{0, 1}, 2, 0, "[]", "1-2"},
+		{"figure 8", []*Log{with(logOf(1, 2), func(l *Log) { l.Term = 4 }), with(logOf(2, 2), func(l *Log) { l.Term = 4 }), logOf(3)},
+			Known, []int{0, 1}, 1, 2, "[]", "[]"},
+		{"figure 8, one unseen", []*Log{with(logOf(1, 2), func(l *Log) { l.Term = 4 }), with(logOf(2, 2), func(l *Log) { l.Term = 4 })},
+			Known, []int{0, 1}, 2, 0, "[]", "1-2"},
 		{"a snapshot", []*Log{snapshotAt(logOf(1, 2, 2, 3), 3), logOf(2, 2, 2), logOf(3, 2)}, Known, []int{0}, 2, 3, "[]", "4-4 never"},
 		{"a snapshot of another history", []*Log{snapshotAt(logOf(1, 2, 2, 2), 4), logOf(2, 3), logOf(3, 3)}, Conflict, nil, 0, 0, "", ""},
 		{"diverged under one term", []*Log{logOf(1, 2, 2, 2, 3), changed(logOf(2, 2, 2, 2, 3), 4), logOf(3, 2)}, Conflict, nil, 0, 0, "", ""},
 		{"nothing in common", []*Log{logOf(1, 2, 2), changed(logOf(2, 2, 2), 2), logOf(3, 2, 2)}, Different, nil, 0, 0, "", ""},
-		{"other certificates", []*Log{with(logOf(1, 2), func(l *Log) { l.Cluster = "a" }), logOf(2, 2), with(logOf(3, 2), func(l *Log) { l.Cluster = "b" })}, Different, nil, 0, 0, "", ""},
+		{"other certificates", []*Log{with(logOf(1, 2), func(l *Log) { l.Cluster = "a" }), logOf(2, 2),
+			with(logOf(3, 2), func(l *Log) { l.Cluster = "b" })}, Different, nil, 0, 0, "", ""},
 		{"damage", []*Log{logOf(1, 2, 2), with(logOf(2, 2), func(l *Log) { l.Whole = false })}, Damaged, []int{0}, 2, 2, "[]", "3-3"},
-		{"damage that does not matter", []*Log{logOf(1, 2, 2), with(logOf(2, 2), func(l *Log) { l.Whole = false }), logOf(3, 2, 2)}, Known, []int{0, 2}, 2, 3, "[]", "[]"},
+		{"damage that does not matter", []*Log{logOf(1, 2, 2), with(logOf(2, 2), func(l *Log) { l.Whole = false }), logOf(3, 2, 2)},
+			Known, []int{0, 2}, 2, 3, "[]", "[]"},
 		{"one member twice", []*Log{logOf(1, 2, 2), logOf(1, 2, 2)}, TooFew, []int{0, 1}, 3, 0, "[]", "1-3"},
 		{"one member's backup, too", []*Log{logOf(1, 2), logOf(1, 2, 2), logOf(2, 2, 2)}, Known, []int{1, 2}, 2, 3, "[]", "[]"},
 		{"unknown member", []*Log{logOf(0, 2, 2), logOf(0, 2, 2), logOf(1, 2)}, TooFew, []int{0, 1}, 2, 0, "[]", "1-2, 3-3"},
-		{"edited and fenced twice, and lagging", []*Log{fenced(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
+		{"edited and fenced twice, and lagging", []*Log{fenced(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)},
+			Known, []int{1, 2}, 2, 4, "[]", "[]"},
 		{"fenced, then LXD's own edit", []*Log{edited(fenced(logOf(1, 2))), logOf(2, 2, 2, 2), logOf(3, 2, 2, 2)}, Known, []int{1, 2}, 2, 4, "[]", "[]"},
 		{"one of three, and copies", []*Log{logOf(1, 2), copied(logOf(2, 2)), copied(logOf(3, 2))}, TooFew, []int{0, 1, 2}, 2, 2, "[]", "[]"},
 		{"a copy has the best log", []*Log{logOf(1, 2), logOf(2, 2), copied(logOf(3, 2, 2))}, Known, []int{2}, 2, 2, "[]", "3-3 never"},
-		{"a copy of what was replaced since", []*Log{logOf(1, 2, 4), logOf(2, 2, 4), logOf(3, 2, 4), copied(logOf(1, 2, 3, 3))}, Known, []int{0, 1, 2}, 2, 3, "3: 4 3", "3-4 never"},
+		{"a copy of what was replaced since", []*Log{logOf(1, 2, 4), logOf(2, 2, 4), logOf(3, 2, 4), copied(logOf(1, 2, 3, 3))},
+			Known, []int{0, 1, 2}, 2, 3, "3: 4 3", "3-4 never"},
 		{"none whole, the longest last", []*Log{doubtful(logOf(1, 2)), doubtful(logOf(2, 2, 2)), doubtful(logOf(3))}, Damaged, []int{1}, 1, 2, "[]", "3-3"},
-		{"a damaged one's snapshot beyond what is seen", []*Log{doubtful(snapshotAt(logOf(1, 2, 2, 2), 4)), logOf(2, 2), logOf(3, 2)}, Conflict, nil, 0, 0, "", ""},
-		{"a damaged one's snapshot beyond the only one seen", []*Log{doubtful(snapshotAt(logOf(1, 2, 2, 2), 4)), logOf(2, 2)}, Damaged, []int{1}, 2, 2, "[]", "[]"},
+		{"a damaged one's snapshot beyond what is seen", []*Log{doubtful(snapshotAt(logOf(1, 2, 2, 2), 4)), logOf(2, 2), logOf(3, 2)},
+			Conflict, nil, 0, 0, "", ""},
+		{"a damaged one's snapshot beyond the only one seen", []*Log{doubtful(snapshotAt(logOf(1, 2, 2, 2), 4)), logOf(2, 2)},
+			Damaged, []int{1}, 2, 2, "[]", "[]"},
 		{"empty", []*Log{{Whole: true}, {Whole: true}}, Nothing, nil, 0, 0, "[]", "[]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -142,7 +150,8 @@ func TestCompare(t *testing.T) {
 				tails = text
 			}
 
-			if !slices.Equal(r.Best, test.best) || r.Common != test.common || r.Committed != test.committed || branches != test.branches || tails != test.tails {
+			if !slices.Equal(r.Best, test.best) || r.Common != test.common || r.Committed != test.committed || branches != test.branches ||
+				tails != test.tails {
 				t.Errorf("best %v, common %d, committed %d, branches %s, tails %s", r.Best, r.Common, r.Committed, branches, tails)
 			}
 		})

@@ -65,7 +65,8 @@ func TestHistories(t *testing.T) {
 		}
 	}
 
-	for _, f := range []string{"demoted", "uncommitted tail", "a copy", "never", "certain beyond snapshots", "a committed entry is missing elsewhere", "not certain on a majority"} {
+	for _, f := range []string{"demoted", "uncommitted tail", "a copy", "never",
+		"certain beyond snapshots", "a committed entry is missing elsewhere", "not certain on a majority"} {
 		if figures[f] < histories/100 {
 			t.Errorf("only %d times: %s", figures[f], f)
 		}
@@ -204,7 +205,8 @@ func (s *simulation) couldHaveCommitted(logs []evidence, r Result, figures map[s
 			return nil // it has something else: what it can have had after that is not worked out here
 		}
 
-		if l.Edited && len(l.Entries) > 1 && l.Entries[len(l.Entries)-2].Term == 1 && l.Entries[len(l.Entries)-2].Type == raftlog.ChangeEntry && r.Ends[r.Best[0]].Term == 1 {
+		if l.Edited && len(l.Entries) > 1 && l.Entries[len(l.Entries)-2].Term == 1 && l.Entries[len(l.Entries)-2].Type == raftlog.ChangeEntry &&
+			r.Ends[r.Best[0]].Term == 1 {
 			return nil // two edits, or a leader's change and one edit: more than one configuration may be in force
 		}
 	}

@@ -30,7 +30,8 @@ func Check(parent string, live string) error {
 			return err
 		}
 
-		return fmt.Errorf("%w: %s is a symbolic link to %s; put the directory itself in its place, or use a bind mount of the whole of %s instead", ErrImpossible, path, target, parent)
+		return fmt.Errorf("%w: %s is a symbolic link to %s; put the directory itself in its place, or use a bind mount of the whole of %s instead",
+			ErrImpossible, path, target, parent)
 	}
 
 	if !info.IsDir() {

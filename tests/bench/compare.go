@@ -29,11 +29,11 @@ func (l *lab) compare(ctx context.Context, p *page, runs int, lxd string) (f fig
 		"the newest snapshot and the segments behind it. The common tools are given these files only; LXD packs everything.",
 		lxd, transactions, mib(before), mib(packed))
 
-	f.noProof, err = l.export(ctx, runs, "--no-proof")
+	f.noVerify, err = l.export(ctx, runs, "--no-verify")
 	if err != nil {
 		return f, err
 	}
-	rows := []exportRow{{"`lxd-recover cluster export-db`", f.export}, {"the same with `--no-proof`", f.noProof}}
+	rows := []exportRow{{"`lxd-recover cluster export-db`", f.export}, {"the same with `--no-verify`", f.noVerify}}
 	for i, tool := range []struct{ name, output, line string }{
 		{"`tar \\| pigz -1`", "pigz.tar.gz", `tar -C "$1" -cf - . | pigz -1 > "$2" && sync "$2"`},
 		{"`tar \\| gzip -1`", "gzip.tar.gz", `tar -C "$1" -cf - . | gzip -1 > "$2" && sync "$2"`},
@@ -91,8 +91,8 @@ func (p *page) exports(rows []exportRow) {
 		lines = append(lines, []string{r.what, seconds(r.wall), times(r.wall, first), seconds(r.cpu), mib(r.own), mib(r.peak), output})
 	}
 	p.table([]string{"", "wall", "of the first", "CPU", "memory", "with children", "output"}, lines)
-	p.text("The proof loads what is exported with the real libdqlite, in a child process; libdqlite holds the whole database in memory, which " +
-		"is the memory \"with children\". `--no-proof` leaves it out. LXD's `cluster edit` changes the member list and writes LXD's tarball and a backup.")
+	p.text("The verification loads what is exported with the real libdqlite, in a child process; libdqlite holds the whole database in memory, which " +
+		"is the memory \"with children\". `--no-verify` leaves it out. LXD's `cluster edit` changes the member list and writes LXD's tarball and a backup.")
 }
 
 // imports writes the table of imports.
@@ -123,7 +123,7 @@ func (l *lab) curve(ctx context.Context, p *page, sizes []int64, f *figures) err
 		if err != nil {
 			return err
 		}
-		noProof, err := l.export(ctx, 1, "--no-proof")
+		noVerify, err := l.export(ctx, 1, "--no-verify")
 		if err != nil {
 			return err
 		}
@@ -131,13 +131,14 @@ func (l *lab) curve(ctx context.Context, p *page, sizes []int64, f *figures) err
 		if err != nil {
 			return err
 		}
-		f.curve = append(f.curve, sized{before, export, noProof, ours})
-		exports = append(exports, []string{mib(before), seconds(export.wall), seconds(export.cpu), mib(export.own), mib(export.peak), seconds(noProof.wall), mib(noProof.peak), mib(export.size)})
+		f.curve = append(f.curve, sized{before, export, noVerify, ours})
+		exports = append(exports, []string{mib(before), seconds(export.wall), seconds(export.cpu), mib(export.own), mib(export.peak), seconds(noVerify.wall),
+			mib(noVerify.peak), mib(export.size)})
 		imports = append(imports, []string{mib(before), seconds(ours.wall), seconds(ours.cpu), mib(ours.peak), fmt.Sprintf("%.3f s", ours.down)})
 	}
 	p.text("## Time and memory against the size")
 	p.text("The same members, with databases of other sizes; one run each.")
-	p.table([]string{"export of", "wall", "CPU", "memory", "with children", "`--no-proof`", "its memory", "output"}, exports)
+	p.table([]string{"export of", "wall", "CPU", "memory", "with children", "`--no-verify`", "its memory", "output"}, exports)
 	p.table([]string{"import over", "wall", "CPU", "memory", "LXD is down"}, imports)
 	return nil
 }

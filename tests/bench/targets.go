@@ -7,15 +7,15 @@ import (
 
 // figures are what the targets are about.
 type figures struct {
-	export, noProof, pigz, lxdEdit result
-	ours, lxdImport                result // imports
-	curve                          []sized
+	export, noVerify, pigz, lxdEdit result
+	ours, lxdImport                 result // imports
+	curve                           []sized
 }
 
 // sized is what was measured at one size.
 type sized struct {
-	size                  int64
-	export, noProof, ours result
+	size                   int64
+	export, noVerify, ours result
 }
 
 // What was aimed at.
@@ -41,23 +41,23 @@ func (p *page) targets(f figures) {
 	add("import 10 times as fast as LXD's", load >= fasterThanLXD, "%.1f times", load)
 	pigz := f.export.wall.Seconds() / f.pigz.wall.Seconds()
 	add("export no slower than `tar \\| pigz -1`", pigz <= 1, "%.2f of its time", pigz)
-	pigz = f.noProof.wall.Seconds() / f.pigz.wall.Seconds()
-	add("the same, with `--no-proof`", pigz <= 1, "%.2f of its time", pigz)
+	pigz = f.noVerify.wall.Seconds() / f.pigz.wall.Seconds()
+	add("the same, with `--no-verify`", pigz <= 1, "%.2f of its time", pigz)
 
-	all := append([]sized{{0, f.export, f.noProof, f.ours}}, f.curve...)
-	var own, children, noProof, imports int64
+	all := append([]sized{{0, f.export, f.noVerify, f.ours}}, f.curve...)
+	var own, children, noVerify, imports int64
 	var down []string
 	slowest := 0.0
 	for i, s := range all {
 		own, children = max(own, s.export.own), max(children, s.export.peak)
-		noProof, imports = max(noProof, s.noProof.peak), max(imports, s.ours.peak)
+		noVerify, imports = max(noVerify, s.noVerify.peak), max(imports, s.ours.peak)
 		if i > 0 || len(all) == 1 {
 			down = append(down, fmt.Sprintf("%.3f s", s.ours.down))
 			slowest = max(slowest, s.ours.down)
 		}
 	}
 	add("memory under 64 MiB at any size: import", imports < memoryBound, "%s", mib(imports))
-	add("export, lxd-recover itself", max(own, noProof) < memoryBound, "%s", mib(max(own, noProof)))
+	add("export, lxd-recover itself", max(own, noVerify) < memoryBound, "%s", mib(max(own, noVerify)))
 	add("export, with libdqlite's child process", children < memoryBound, "%s", mib(children))
 	add("LXD down for a time that does not grow with the database", slowest < 1, "%s", strings.Join(down, ", "))
 	p.text("## Against what was aimed at")

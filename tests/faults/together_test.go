@@ -21,7 +21,7 @@ const busy = "another lxd-recover is working on"
 func TestTogether(t *testing.T) {
 	l := getLab(t)
 	export := &job{name: "export", start: l.edited}
-	export.args = []string{"cluster", "export-db", "--no-proof"}
+	export.args = []string{"cluster", "export-db", "--no-verify"}
 	for _, test := range []struct {
 		name          string
 		first, second *job

@@ -48,38 +48,46 @@ func Make(t testing.TB, b Base) string {
 	case Stopped:
 		return Copy(t, Global(t, "small/n2-preimport"))
 	}
+
 	dir := t.TempDir()
-	if err := makeSnapshotBase(dir, Global(t, "small/n2-preimport"), b == WAL); err != nil {
+	err := makeSnapshotBase(dir, Global(t, "small/n2-preimport"), b == WAL)
+	if err != nil {
 		t.Fatal(err)
 	}
+
 	return dir
 }
 
-// makeSnapshotBase builds a directory from a stopped member: its database dump
-// becomes a snapshot, its last segment the trailing log, and its last change of
-// the database is written again and again behind it, which changes nothing.
+// makeSnapshotBase builds a directory from a stopped member: its database dump becomes a snapshot, its last segment the trailing log,
+// and its last change of the database is written again and again behind it, which changes nothing.
 func makeSnapshotBase(dir, member string, wal bool) error {
 	log, err := raftlog.Open(context.Background(), os.DirFS(member), raftlog.Options{})
 	if err != nil {
 		return err
 	}
+
 	var again raftlog.Entry
 	for e, err := range log.Entries(context.Background(), 1) {
 		if err != nil {
 			return err
 		}
+
 		if e.Type != raftlog.CommandEntry {
 			continue
 		}
-		if c, err := raftlog.ParseCommand(e.Data); err == nil && c.Kind == raftlog.Frames {
+
+		c, err := raftlog.ParseCommand(e.Data)
+		if err == nil && c.Kind == raftlog.Frames {
 			again = e
 			again.Data = bytes.Clone(e.Data)
 		}
 	}
+
 	database, err := os.ReadFile(filepath.Join(member, "db.bin"))
 	if err != nil {
 		return err
 	}
+
 	w := writer{dir: dir}
 	const trailing = "0000000000000062-0000000000000126"
 	w.err = copyFile(filepath.Join(member, trailing), filepath.Join(dir, trailing))
@@ -89,6 +97,7 @@ func makeSnapshotBase(dir, member string, wal bool) error {
 		w.file(name, Compress(EncodeSnapshot("db.bin", database, walOf(database, wal))))
 		w.file(name+".meta", raftlog.EncodeSnapshotMeta(log.ConfigurationIndex, log.Configuration))
 	}
+
 	w.file(raftlog.SegmentName(127, 130), Segment(0, Batches(again, 1, 1, 1, 1)...))
 	w.file(raftlog.SegmentName(131, 135), Segment(0, Batches(again, 2, 3)...))
 	w.file("open-1", Segment(openSize, Batches(again, 2, 2, 2, 2, 2)...))
@@ -100,8 +109,7 @@ func makeSnapshotBase(dir, member string, wal bool) error {
 	return w.err
 }
 
-// openSize is smaller than what libdqlite allocates, to be quick; it does not
-// look at the size.
+// openSize is smaller than what libdqlite allocates, to be quick; it does not look at the size.
 const openSize = 1 << 20
 
 // writer writes files until the first error.
@@ -122,6 +130,7 @@ func firstError(errs ...error) error {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -133,8 +142,10 @@ func Batches(e raftlog.Entry, counts ...int) [][]raftlog.Entry {
 		for range n {
 			batch = append(batch, e)
 		}
+
 		batches = append(batches, batch)
 	}
+
 	return batches
 }
 
@@ -144,9 +155,11 @@ func Segment(size int, batches ...[]raftlog.Entry) []byte {
 	for _, batch := range batches {
 		b = raftlog.AppendBatch(b, batch...)
 	}
+
 	if len(b) < size {
 		b = append(b, make([]byte, size-len(b))...)
 	}
+
 	return b
 }
 
@@ -166,10 +179,12 @@ func walOf(database []byte, wanted bool) []byte {
 	if !wanted {
 		return nil
 	}
+
 	header := make([]byte, 32)
 	for i, v := range []uint32{0x377F0682, 3007000, 4096, 0, 1, 2} {
 		binary.BigEndian.PutUint32(header[4*i:], v)
 	}
+
 	sum1, sum2 := walChecksum(0, 0, header[:24])
 	binary.BigEndian.PutUint32(header[24:], sum1)
 	binary.BigEndian.PutUint32(header[28:], sum2)
@@ -190,6 +205,7 @@ func walChecksum(s1, s2 uint32, p []byte) (uint32, uint32) {
 		s1 += binary.LittleEndian.Uint32(p) + s2
 		s2 += binary.LittleEndian.Uint32(p[4:]) + s1
 	}
+
 	return s1, s2
 }
 
@@ -198,14 +214,20 @@ func Compress(p []byte, more ...lz4.Option) []byte {
 	var b bytes.Buffer
 	w := lz4.NewWriter(&b)
 	options := append([]lz4.Option{lz4.SizeOption(uint64(len(p))), lz4.ChecksumOption(true), lz4.BlockSizeOption(lz4.Block64Kb)}, more...)
-	if err := w.Apply(options...); err != nil {
+	err := w.Apply(options...)
+	if err != nil {
 		panic(fmt.Sprintf("lz4: %v", err))
 	}
-	if _, err := w.Write(p); err != nil {
+
+	_, err = w.Write(p)
+	if err != nil {
 		panic(fmt.Sprintf("lz4: %v", err))
 	}
-	if err := w.Close(); err != nil {
+
+	err = w.Close()
+	if err != nil {
 		panic(fmt.Sprintf("lz4: %v", err))
 	}
+
 	return b.Bytes()
 }

@@ -10,8 +10,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// Case is one kind of damage and what libdqlite 1.18.7 makes of it, as the
-// differential test has established with the real one.
+// Case is one kind of damage and what libdqlite 1.18.7 makes of it, as the differential test has established with the real one.
 type Case struct {
 	Name   string
 	Base   Base
@@ -21,8 +20,7 @@ type Case struct {
 	Last uint64          // last index that libdqlite holds then; 0 when it does not load
 	// Healthy says that the damage is none, or one that nobody can see.
 	Healthy bool
-	// Older says that the verdict is worse than what 1.18.7 does, because an
-	// older or newer version of the family does worse.
+	// Older says that the verdict is worse than what 1.18.7 does, because an older or newer version of the family does worse.
 	Older bool
 	// Start is the outcome of starting a member, when it is not that of Load.
 	Start raftlog.Outcome
@@ -47,6 +45,7 @@ func Cases() []Case {
 	for _, group := range [][]Case{undamaged(), metadataCases(), openCases(), closedCases(), nameCases(), snapshotCases(), contentCases()} {
 		list = append(list, group...)
 	}
+
 	return list
 }
 
@@ -63,6 +62,7 @@ func undamaged() []Case {
 			if err != nil {
 				return err
 			}
+
 			return remove(append(names, "metadata1", "metadata2")...)(dir)
 		}, Last: 0},
 	}
@@ -72,15 +72,19 @@ func metadataCases() []Case {
 	meta := func(v, term, vote uint64) []byte {
 		return raftlog.Metadata{Version: v, Term: term, Vote: vote}.Encode()
 	}
+
 	ok := func(name string, d Damage) Case {
 		return Case{Name: "metadata " + name, Base: Snapshot, Damage: d, Last: SnapshotLast, Healthy: true}
 	}
+
 	sick := func(name string, d Damage) Case {
 		return Case{Name: "metadata " + name, Base: Snapshot, Damage: d, Last: SnapshotLast}
 	}
+
 	bad := func(name string, d Damage) Case {
 		return Case{Name: "metadata " + name, Base: Snapshot, Damage: d, Load: refuses}
 	}
+
 	return []Case{
 		sick("both missing", remove("metadata1", "metadata2")),
 		ok("1 missing", remove("metadata1")),
@@ -110,6 +114,7 @@ func openCases() []Case {
 	add := func(name string, b Base, d Damage, load raftlog.Outcome, last uint64) {
 		list = append(list, Case{Name: "open segment " + name, Base: b, Damage: d, Load: load, Last: last})
 	}
+
 	end := func(p []byte) int { l := batchesOf(p); return l[len(l)-1].end }
 
 	// A real one, 127-188, most batches with one entry.
@@ -131,11 +136,13 @@ func openCases() []Case {
 		if n == 0 {
 			class = refuses
 		}
+
 		add(numbered("unknown type in batch", n), Killed, resealed(open1, n, func(p []byte, b batchAt) { p[b.headers+8] = 4 }), class, 0)
 		add(numbered("cut within the data of batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { return p[:b.data+4] }), class, 0)
 		add(numbered("cut within the header of batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { return p[:b.headers+8] }), class, 0)
 		add(numbered("cut within the preamble of batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { return p[:b.start+8] }), class, 0)
 	}
+
 	add("junk behind the end", Killed, edit(open1, func(p []byte) []byte { copy(p[end(p)+16:], "junk"); return p }), loses, KilledLast)
 	add("junk far behind the end", Killed, edit(open1, func(p []byte) []byte { p[len(p)-1] = 1; return p }), loses, KilledLast)
 	add("junk checksum at the end", Killed, edit(open1, func(p []byte) []byte { p[end(p)] = 1; return p }), loses, KilledLast)
@@ -174,12 +181,12 @@ func openCases() []Case {
 	return list
 }
 
-// killedBefore is the last index before batch n of open-1 of the killed member,
-// whose 62 entries are in one batch each.
+// killedBefore is the last index before batch n of open-1 of the killed member, whose 62 entries are in one batch each.
 func killedBefore(n int) uint64 {
 	if n >= 0 {
 		return 126 + uint64(n)
 	}
+
 	return uint64(KilledLast + n)
 }
 
@@ -190,6 +197,7 @@ func closedCases() []Case {
 	add := func(name string, b Base, d Damage, load raftlog.Outcome, at uint64) {
 		list = append(list, Case{Name: "closed segment " + name, Base: b, Damage: d, Load: load, Last: at})
 	}
+
 	type hurt struct {
 		name    string
 		damage  func(segment string) Damage
@@ -238,6 +246,7 @@ func closedCases() []Case {
 			}
 		}
 	}
+
 	add("first missing", Killed, remove(first), refuses, 0)
 	add("middle missing", Killed, remove(third), refuses, 0)
 	add("name one too far", Killed, rename(last, raftlog.SegmentName(63, 127)), loses, 62)
@@ -270,10 +279,12 @@ func nameCases() []Case {
 	add := func(name string, load raftlog.Outcome, last uint64) {
 		list = append(list, Case{Name: "stray name " + name, Base: Killed, Damage: write(name, []byte("x")), Load: load, Last: last})
 	}
+
 	fine := func(name string) {
 		add(name, clean, KilledLast)
 		list[len(list)-1].Healthy = true
 	}
+
 	add("7-9", refuses, 0)
 	add("2024-10", crashes, 0)
 	add("20240101-1200", crashes, 0)
@@ -294,6 +305,7 @@ func nameCases() []Case {
 		"tmp-metadata1", "tmp-abcdef", "corrupt-1-open-1", "1-2-3", "-", "metadata3", "snapshot-1-2", "tmp-" + longName} {
 		fine(name)
 	}
+
 	return list
 }
 
@@ -303,6 +315,7 @@ func contentCases() []Case {
 	add := func(name string, d Damage, last uint64, start raftlog.Outcome) {
 		list = append(list, Case{Name: "content " + name, Base: Killed, Damage: d, Last: last, Start: start})
 	}
+
 	const last = "0000000000000063-0000000000000126"
 	add("command format", command(last, func(c []byte) { c[0] = 9 }), KilledLast, crashes)
 	add("command kind", command(last, func(c []byte) { c[1] = 9 }), KilledLast, crashes)
@@ -312,6 +325,7 @@ func contentCases() []Case {
 		e := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(c)}
 		return all(remove("open-1", "open-2", "open-3"), write(raftlog.SegmentName(127, 127), Segment(0, []raftlog.Entry{e})))
 	}
+
 	one := raftlog.Server{ID: 1, Address: "a:1", Role: raftlog.Voter}
 	add("configuration with a role that is none", config(raftlog.Configuration{{ID: 1, Address: "a:1", Role: 3}}), 127, crashes)
 	add("configuration with an id twice", config(raftlog.Configuration{one, {ID: 1, Address: "b:1"}}), 127, crashes)
@@ -338,9 +352,11 @@ func snapshotCases() []Case {
 		list = append(list, Case{Name: "snapshot " + name, Base: Snapshot, Damage: d, Load: load, Last: last})
 		return &list[len(list)-1]
 	}
+
 	for _, offset := range []int{0, 8, 16, 24, 32, 41, 52} {
 		add(numbered("metadata flipped at", offset), flip(meta, offset), refuses, 0)
 	}
+
 	add("metadata short", cut(meta, 31), refuses, 0)
 	add("metadata empty", cut(meta, 0), refuses, 0)
 	add("metadata cut in the configuration", cut(meta, 40), refuses, 0)
@@ -383,9 +399,11 @@ func snapshotCases() []Case {
 		c.Start = start
 		return c
 	}
+
 	set := func(offset int, v uint64) func(p []byte) []byte {
 		return func(p []byte) []byte { binary.LittleEndian.PutUint64(p[offset:], v); return p }
 	}
+
 	inner("format 2", set(0, 2), crashes)
 	inner("two databases", set(8, 2), crashes)
 	inner("many databases", set(8, 1<<40), crashes)
@@ -403,6 +421,7 @@ func snapshotCases() []Case {
 			return fn(p, p[len(p)-4096-24-32:])
 		})})
 	}
+
 	wal("of half a frame", func(p, w []byte) []byte { return set(32, 32+2000)(p[:len(p)-len(w)+32+2000]) }, crashes)
 	wal("without commit", func(p, w []byte) []byte { clear(w[32+4 : 32+8]); return p }, crashes)
 	wal("with page 0", func(p, w []byte) []byte { clear(w[32 : 32+4]); return p }, crashes)

@@ -18,10 +18,12 @@ type Damage func(dir string) error
 func all(list ...Damage) Damage {
 	return func(dir string) error {
 		for _, d := range list {
-			if err := d(dir); err != nil {
+			err := d(dir)
+			if err != nil {
 				return err
 			}
 		}
+
 		return nil
 	}
 }
@@ -34,6 +36,7 @@ func edit(name string, fn func(p []byte) []byte) Damage {
 		if err != nil {
 			return err
 		}
+
 		return os.WriteFile(path, fn(p), 0o600)
 	}
 }
@@ -45,10 +48,12 @@ func write(name string, content []byte) Damage {
 func remove(names ...string) Damage {
 	return func(dir string) error {
 		for _, name := range names {
-			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			err := os.Remove(filepath.Join(dir, name))
+			if err != nil {
 				return err
 			}
 		}
+
 		return nil
 	}
 }
@@ -71,6 +76,7 @@ func flip(name string, offset int) Damage {
 		if offset < 0 {
 			offset += len(p)
 		}
+
 		p[offset] ^= 1
 		return p
 	})
@@ -89,6 +95,7 @@ func cut(name string, size int) Damage {
 		if size < 0 {
 			size += len(p)
 		}
+
 		return p[:size]
 	})
 }
@@ -111,25 +118,28 @@ func batchesOf(p []byte) []batchAt {
 		if b.n == 0 {
 			break
 		}
+
 		b.data = b.headers + 16*b.n
 		b.end = b.data
 		for i := range b.n {
 			b.end += int(binary.LittleEndian.Uint32(p[b.headers+16*i+12:]))
 		}
+
 		list = append(list, b)
 		at = b.end
 	}
+
 	return list
 }
 
-// atBatch edits a segment with a batch of it at hand; a negative number counts
-// from the last.
+// atBatch edits a segment with a batch of it at hand; a negative number counts from the last.
 func atBatch(name string, number int, fn func(p []byte, b batchAt) []byte) Damage {
 	return edit(name, func(p []byte) []byte {
 		list := batchesOf(p)
 		if number < 0 {
 			number += len(list)
 		}
+
 		return fn(p, list[number])
 	})
 }
@@ -140,8 +150,7 @@ func seal(p []byte, b batchAt) {
 	binary.LittleEndian.PutUint32(p[b.start+4:], raftlog.Checksum(0, p[b.data:b.end]))
 }
 
-// resealed edits a batch and computes its checksums again: not damage by
-// accident, but what a bug or an enemy leaves.
+// resealed edits a batch and computes its checksums again: not damage by accident, but what a bug or an enemy leaves.
 func resealed(name string, number int, fn func(p []byte, b batchAt)) Damage {
 	return atBatch(name, number, func(p []byte, b batchAt) []byte {
 		fn(p, b)
@@ -150,8 +159,7 @@ func resealed(name string, number int, fn func(p []byte, b batchAt)) Damage {
 	})
 }
 
-// command edits the payload of the first frames command of a segment's last
-// batch and computes the checksums again.
+// command edits the payload of the first frames command of a segment's last batch and computes the checksums again.
 func command(name string, fn func(payload []byte)) Damage {
 	return resealed(name, -1, func(p []byte, b batchAt) {
 		at := b.data
@@ -161,6 +169,7 @@ func command(name string, fn func(payload []byte)) Damage {
 				fn(p[at:])
 				return
 			}
+
 			at += int(binary.LittleEndian.Uint32(header[12:]))
 		}
 	})
@@ -172,12 +181,14 @@ func closedSegments(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var names []string
 	for _, s := range log.Segments {
 		if !s.Open {
 			names = append(names, s.File)
 		}
 	}
+
 	return names, nil
 }
 
@@ -197,8 +208,7 @@ func must(err error) {
 // numbered makes a case's name.
 func numbered(name string, n int) string { return fmt.Sprintf("%s %d", name, n) }
 
-// Seal makes the checksums of the batches of a segment right, as far as their
-// lengths make sense.
+// Seal makes the checksums of the batches of a segment right, as far as their lengths make sense.
 func Seal(p []byte) []byte {
 	p = append([]byte(nil), p...)
 	for at := 8; at+16 <= len(p); {
@@ -206,17 +216,21 @@ func Seal(p []byte) []byte {
 		if n == 0 || n > uint64(len(p)-at-16)/16 {
 			break
 		}
+
 		b := batchAt{start: at, headers: at + 16, n: int(n)}
 		b.data = b.headers + 16*b.n
 		b.end = b.data
 		for i := range b.n {
 			b.end += int(binary.LittleEndian.Uint32(p[b.headers+16*i+12:]))
 		}
+
 		if b.end > len(p) {
 			break
 		}
+
 		seal(p, b)
 		at = b.end
 	}
+
 	return p
 }

@@ -1,6 +1,5 @@
-// Package raftlogtest makes raft directories to test with: real members
-// unpacked from the project's fixtures, directories built entry by entry, and
-// every kind of damage applied to copies of them. It is for tests only.
+// Package raftlogtest makes raft directories to test with: real members unpacked from the project's fixtures, directories built entry
+// by entry, and every kind of damage applied to copies of them. It is for tests only.
 package raftlogtest
 
 import (
@@ -20,43 +19,49 @@ const fixtureArchive = "tests/fixtures/lxd-6.9-members.tar.xz"
 var unpack = sync.OnceValues(func() (string, error) {
 	_, file, _, _ := runtime.Caller(0)
 	archive := filepath.Join(filepath.Dir(file), "../../..", fixtureArchive)
-	if _, err := os.Stat(archive); err != nil {
+	_, err := os.Stat(archive)
+	if err != nil {
 		return "", err
 	}
+
 	dir, err := os.MkdirTemp("", "raftlogtest-")
 	if err != nil {
 		return "", err
 	}
-	if out, err := exec.Command("tar", "-xJf", archive, "-C", dir).CombinedOutput(); err != nil {
+
+	out, err := exec.Command("tar", "-xJf", archive, "-C", dir).CombinedOutput()
+	if err != nil {
 		return "", fmt.Errorf("unpack %s: %w: %s", archive, err, out)
 	}
+
 	return dir, nil
 })
 
-// Fixtures returns the directory with the unpacked members (small/…,
-// forgotten/…), to be read only; it is shared by all tests of the process. The
-// test fails when the archive is not there.
+// Fixtures returns the directory with the unpacked members (small/…, forgotten/…), to be read only; it is shared by all tests of the
+// process. The test fails when the archive is not there.
 func Fixtures(t testing.TB) string {
 	t.Helper()
 	dir, err := unpack()
 	if os.IsNotExist(err) {
 		t.Fatalf("no fixtures: %v", err)
 	}
+
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	return dir
 }
 
 // Cleanup removes the unpacked fixtures; call it at the end of TestMain.
 func Cleanup() {
-	if dir, err := unpack(); err == nil {
+	dir, err := unpack()
+	if err == nil {
 		_ = os.RemoveAll(dir)
 	}
 }
 
-// Global returns the raft directory of a fixture member such as
-// "small/n1-afteredit".
+// Global returns the raft directory of a fixture member such as "small/n1-afteredit".
 func Global(t testing.TB, member string) string {
 	t.Helper()
 	return filepath.Join(Fixtures(t), filepath.FromSlash(member), "database", "global")
@@ -66,9 +71,11 @@ func Global(t testing.TB, member string) string {
 func Copy(t testing.TB, from string) string {
 	t.Helper()
 	to := t.TempDir()
-	if err := copyDir(from, to); err != nil {
+	err := copyDir(from, to)
+	if err != nil {
 		t.Fatal(err)
 	}
+
 	return to
 }
 
@@ -77,35 +84,43 @@ func copyDir(from, to string) error {
 	if err != nil {
 		return err
 	}
+
 	for _, e := range entries {
 		if !e.Type().IsRegular() {
 			continue
 		}
-		if err := copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name())); err != nil {
+
+		err = copyFile(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()))
+		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
-// copyFile copies up to the last byte that is not zero and makes the rest a
-// hole: open segments are 8 MiB of mostly nothing.
+// copyFile copies up to the last byte that is not zero and makes the rest a hole: open segments are 8 MiB of mostly nothing.
 func copyFile(from, to string) error {
 	data, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
+
 	used := len(data)
 	for used > 0 && data[used-1] == 0 {
 		used--
 	}
+
 	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
+
 	defer f.Close()
-	if _, err := f.Write(data[:used]); err != nil && err != io.EOF {
+	_, err = f.Write(data[:used])
+	if err != nil && err != io.EOF {
 		return err
 	}
+
 	return f.Truncate(int64(len(data)))
 }

@@ -8,8 +8,7 @@ import (
 	"strings"
 )
 
-// Random returns damage at a place that depends on rnd alone, and its
-// description, which is filled in when the damage is done.
+// Random returns damage at a place that depends on rnd alone, and its description, which is filled in when the damage is done.
 func Random(rnd *rand.Rand) (d Damage, what string) {
 	kind := rnd.IntN(8)
 	pick := rnd.Float64()
@@ -22,16 +21,19 @@ func Random(rnd *rand.Rand) (d Damage, what string) {
 		if err != nil {
 			return err
 		}
+
 		i := int(pick * float64(len(files)))
 		path := filepath.Join(dir, files[i])
 		p, err := os.ReadFile(path)
 		if err != nil {
 			return err
 		}
+
 		used := len(p)
 		for used > 0 && p[used-1] == 0 {
 			used--
 		}
+
 		used = min(used+64, len(p))
 		at := int(a * float64(used))
 		length := min(1+int(b*b*8192), used-at)
@@ -61,11 +63,15 @@ func Random(rnd *rand.Rand) (d Damage, what string) {
 			if err != nil {
 				return err
 			}
-			if err := os.WriteFile(other, p, 0o600); err != nil {
+
+			err = os.WriteFile(other, p, 0o600)
+			if err != nil {
 				return err
 			}
+
 			p = q
 		}
+
 		return os.WriteFile(path, p, 0o600)
 	}, what
 }
@@ -76,11 +82,13 @@ func databaseFiles(dir string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var names []string
 	for _, e := range entries {
 		if !strings.HasPrefix(e.Name(), "db.bin") && e.Name() != "dqlite-lock" {
 			names = append(names, e.Name())
 		}
 	}
+
 	return names, nil
 }

@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// Before is how a service stood before it was stopped: what Start has to bring back, and Release to let go. It is plain data, so
-// that it can be written down before anything is stopped, and used by whoever finds LXD stopped after a crash.
-type Before struct {
+// PriorState is the state of a service before it was stopped: what Start has to bring back, and Release to let go. It is plain
+// data, so that it can be written down before anything is stopped, and used by whoever finds LXD stopped after a crash.
+type PriorState struct {
 	Kind string   `json:"kind" yaml:"kind"` // what runs LXD: kindSystemd or kindSnapd
 	Name string   `json:"name" yaml:"name"` // of the systemd unit, or of the snap
 	Up   []string `json:"up" yaml:"up"`     // units, or services of the snap, that were up; in the order in which they are to be started
@@ -27,24 +27,24 @@ const (
 	kindSnapd   = "snapd"
 )
 
-// Service returns the service that b was noted of.
-func (b *Before) Service(ctx context.Context) (Service, error) {
-	switch b.Kind {
+// Service returns the service whose state it is.
+func (p *PriorState) Service(ctx context.Context) (Service, error) {
+	switch p.Kind {
 	case kindSystemd:
-		return systemdUnit(ctx, b.Name)
+		return systemdUnit(ctx, p.Name)
 	case kindSnapd:
-		return newSnapd(b.Name), nil
+		return newSnapd(p.Name), nil
 	}
 
-	return nil, fmt.Errorf("no way is known to start LXD through %q: start it by hand, then remove this file", b.Kind)
+	return nil, fmt.Errorf("no way is known to start LXD through %q: start it by hand, then remove this file", p.Kind)
 }
 
 // activity is how far up that is.
-func (b *Before) activity() Activity {
+func (p *PriorState) activity() Activity {
 	switch {
-	case b.Daemon:
+	case p.Daemon:
 		return Up
-	case len(b.Up) > 0:
+	case len(p.Up) > 0:
 		return OnDemand
 	}
 
@@ -52,20 +52,20 @@ func (b *Before) activity() Activity {
 }
 
 // Join adds what an earlier run, which was cut short, had noted of the same service: it was the one to stop it first.
-func (b *Before) Join(earlier *Before) {
-	if earlier == nil || earlier.Kind != b.Kind || earlier.Name != b.Name {
+func (p *PriorState) Join(earlier *PriorState) {
+	if earlier == nil || earlier.Kind != p.Kind || earlier.Name != p.Name {
 		return
 	}
 
 	up := slices.Clone(earlier.Up)
-	for _, name := range b.Up {
+	for _, name := range p.Up {
 		if !slices.Contains(up, name) {
 			up = append(up, name)
 		}
 	}
 
-	b.Up, b.Daemon = up, b.Daemon || earlier.Daemon
+	p.Up, p.Daemon = up, p.Daemon || earlier.Daemon
 	if earlier.Held {
-		b.Held, b.HeldUntil = true, earlier.HeldUntil
+		p.Held, p.HeldUntil = true, earlier.HeldUntil
 	}
 }

@@ -11,15 +11,56 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
-	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
-// prepare unpacks the tarball into the staging directory and makes every check that can be made while LXD still runs. It
+// stage unpacks the tarball into the staging directory and makes every check that can be made while LXD still runs. It
 // fills in the report.
-func (im *importer) prepare(ctx context.Context) error {
+func (im *importer) stage(ctx context.Context) error {
+	err := im.checkMember(ctx)
+	if err != nil {
+		return err
+	}
+
+	// Nothing that goes on beside the checks may outlive them: what it works on is removed when they fail.
+	ctx, cancel := context.WithCancel(ctx)
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	defer cancel()
+
+	err = im.unpack(ctx) // keeps two processors busy by itself
+	if err != nil {
+		return err
+	}
+
+	looked := make(chan localLook, 1)
+	beside.Go(func() { looked <- im.lookAtLocal(ctx) })
+	err = im.readStaged(ctx)
+	if err != nil {
+		return err
+	}
+
+	synced := make(chan error, 1)
+	beside.Go(func() { synced <- im.syncStaged() })
+	err = im.checkBelongs(ctx)
+	if err != nil {
+		return err
+	}
+
+	im.describe()
+	err = im.compareLocal(ctx, <-looked)
+	if err != nil {
+		return err
+	}
+
+	im.report.NothingToDo, err = im.sameAsLive()
+	return errors.Join(err, <-synced)
+}
+
+// checkMember looks at this member: whether its LXD can be stopped and started, and who it is.
+func (im *importer) checkMember(ctx context.Context) error {
 	status, err := daemon.Inspect(ctx, im.dir.path)
 	if err != nil {
 		return err
@@ -33,82 +74,44 @@ func (im *importer) prepare(ctx context.Context) error {
 		}
 	}
 
-	certificate, err := im.dir.clusterCertificate()
+	im.certificate, err = im.dir.clusterCertificate()
 	if err != nil {
 		return err
 	}
 
-	node, err := im.node(ctx)
-	if err != nil {
-		return err
-	}
+	im.node, err = im.readNode(ctx)
+	return err
+}
 
-	// Nothing that goes on beside the checks may outlive them: what it works on is removed when they fail.
-	ctx, cancel := context.WithCancel(ctx)
-	var group sync.WaitGroup
-	defer group.Wait()
-	defer cancel()
-
-	err = im.unpack(ctx) // keeps two processors busy by itself
-	if err != nil {
-		return err
-	}
-
-	var local localLook
-	looked := make(chan struct{})
-	group.Go(func() {
-		defer close(looked)
-		local = im.lookAtLocal(ctx)
-	})
-
-	staged := im.dir.join(stagingName, globalName)
-	log, err := readLog(ctx, staged, im.opts.Progress)
+// readStaged reads and checks the raft log that was unpacked. One of LXD's own tarballs is fenced here.
+func (im *importer) readStaged(ctx context.Context) error {
+	log, err := readLog(ctx, im.dir.join(stagingName, globalName), im.opts.Progress)
 	if err != nil {
 		return err
 	}
 
 	err = im.checkLog(log)
-	if err != nil {
-		return err
-	}
-
-	if im.tarball.Manifest == nil {
+	if err == nil && im.tarball.Manifest == nil {
 		log, err = im.fenceOwn(ctx)
-		if err != nil {
-			return err
-		}
-	}
-
-	synced := make(chan error, 1)
-	group.Go(func() { synced <- im.syncStaged() })
-
-	err = im.checkCluster(certificate, node)
-	if err != nil {
-		return err
-	}
-
-	err = im.checkDatabase(ctx, log)
-	if err != nil {
-		return err
-	}
-
-	if !im.opts.BesideCluster {
-		err = im.checkPeers(ctx, node)
-		if err != nil {
-			return err
-		}
 	}
 
 	im.log = log
-	im.describe(node)
-	<-looked
-	err = im.compareLocal(ctx, local)
+	return err
+}
+
+// checkBelongs makes sure that tarball and member belong together, and that no working cluster does without both.
+func (im *importer) checkBelongs(ctx context.Context) error {
+	err := im.checkCluster()
 	if err != nil {
 		return err
 	}
 
-	im.report.NothingToDo, err = im.sameAsLive(node)
-	return errors.Join(err, <-synced)
+	err = im.checkDatabase(ctx)
+	if err != nil || im.opts.BesideCluster {
+		return err
+	}
+
+	return im.checkPeers(ctx)
 }
 
 // syncStaged gives the staged raft directory the owner of the live one, and has it written to disk. That takes as long as the
@@ -201,22 +204,24 @@ func (im *importer) checkLog(log *raftlog.Log) error {
 }
 
 // checkCluster makes sure that tarball and member belong together (guarantee G6), as far as names and certificates tell.
-func (im *importer) checkCluster(certificate string, node *nodedb.Node) error {
-	manifest := im.tarball.Manifest
+func (im *importer) checkCluster() error {
+	manifest, node := im.tarball.Manifest, im.node
 	if manifest == nil {
 		im.report.Unchecked = append(im.report.Unchecked,
-			"the tarball is LXD's own and carries no cluster certificate: that it comes from this cluster was told from the member's own certificate in its database only",
+			"the tarball is LXD's own and carries no cluster certificate: "+
+				"that it comes from this cluster was told from the member's own certificate in its database only",
 			"it carries no checksums: damage that leaves the raft log readable cannot be seen",
 			"it is not fenced: it is fenced here, to the same bytes on every member, so import it with lxd-recover on a majority of the voters at the least")
 	} else {
 		im.report.Source = manifest.Source.Name
-		if manifest.Cluster.Certificate != certificate {
-			return wrongCluster("it was exported from a cluster with the certificate %.12s…, this cluster's is %.12s…", manifest.Cluster.Certificate, certificate)
+		if manifest.Cluster.Certificate != im.certificate {
+			return wrongCluster("it was exported from a cluster with the certificate %.12s…, this cluster's is %.12s…",
+				manifest.Cluster.Certificate, im.certificate)
 		}
 	}
 
 	if node.Self.ID == 0 {
-		return nil // see node
+		return nil // see readNode
 	}
 
 	self, ok := im.tarball.Members.ByID(node.Self.ID)
@@ -234,10 +239,10 @@ func (im *importer) checkCluster(certificate string, node *nodedb.Node) error {
 }
 
 // checkDatabase replays the tarball's log and looks into the database that comes out.
-func (im *importer) checkDatabase(ctx context.Context, log *raftlog.Log) error {
+func (im *importer) checkDatabase(ctx context.Context) error {
 	what := "the database in " + im.opts.Tarball
 	im.opts.Progress.step("Replaying the raft log")
-	db, err := globaldb.Open(ctx, log, 0)
+	db, err := globaldb.Open(ctx, im.log, 0)
 	if err != nil {
 		return replayError(what, err)
 	}
@@ -267,7 +272,8 @@ func (im *importer) checkDatabase(ctx context.Context, log *raftlog.Log) error {
 	}
 
 	if trusted == "" && im.tarball.Manifest != nil {
-		im.report.Warnings = append(im.report.Warnings, "the tarball's database knows no certificate of this member: LXD may refuse it until it is trusted again")
+		im.report.Warnings = append(im.report.Warnings, "the tarball's database knows no certificate of this member: "+
+			"LXD may refuse it until it is trusted again")
 	} else if trusted != own {
 		return wrongCluster("its database does not know this member's certificate %.12s… for %s", own, im.report.Member.Name)
 	}
@@ -292,29 +298,14 @@ func (im *importer) recognise(ctx context.Context, db *globaldb.DB, own string) 
 	}
 
 	im.report.Member = m
-	im.report.Warnings = append(im.report.Warnings, fmt.Sprintf("the node database does not say which member this is; by its certificate it is %s (id %d)", m.Name, m.ID))
+	im.report.Warnings = append(im.report.Warnings, fmt.Sprintf("the node database does not say which member this is; by its certificate it is %s (id %d)",
+		m.Name, m.ID))
 	return nil
 }
 
-// withCertificate finds the one of these members that a database knows by a certificate.
-func withCertificate(ctx context.Context, db *globaldb.DB, members member.List, certificate string) (m member.Member, ok bool, err error) {
-	for _, m := range members {
-		its, err := db.MemberCertificate(ctx, m.Name)
-		if err != nil {
-			return member.Member{}, false, err
-		}
-
-		if its == certificate {
-			return m, true, nil
-		}
-	}
-
-	return member.Member{}, false, nil
-}
-
 // describe works out what will change.
-func (im *importer) describe(node *nodedb.Node) {
-	r := im.report
+func (im *importer) describe() {
+	r, node := im.report, im.node
 	for _, m := range im.tarball.Members {
 		change := MemberChange{ID: m.ID, Name: m.Name, NewAddress: m.Address, NewRole: m.Role.String()}
 		old, ok := node.Members.ByID(m.ID)
@@ -341,142 +332,14 @@ func (im *importer) describe(node *nodedb.Node) {
 	}
 }
 
-// localLook is a look at this member's own raft directory.
-type localLook struct {
-	signature string // of the directory before it was read
-	emptied   bool
-	log       *raftlog.Log
-	err       error
-}
-
-// lookAtLocal reads this member's own log, or, once it was compared, what has changed of it since.
-func (im *importer) lookAtLocal(ctx context.Context) localLook {
-	look := localLook{signature: signature(im.dir.global()), emptied: im.dir.emptied()}
-	if !look.emptied {
-		var known *raftlog.Log
-		if im.branching != nil {
-			known = im.branching.local
-		}
-
-		look.log, look.err = openLog(ctx, im.dir.global(), Progress{}, raftlog.Options{Known: known})
-	}
-
-	return look
-}
-
-// useBackup looks at LXD's own backup in place of a raft directory that LXD's own loader has removed, or was removing, when it was
-// interrupted: the files go one after the other, and what is left of them may look sound.
-func (im *importer) useBackup(ctx context.Context, source *Source, look *localLook) (used bool, err error) {
-	if source == nil && look.emptied {
-		look.err = errors.New("LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it")
-		return false, ctx.Err()
-	}
-
-	if source == nil {
-		im.warn("LXD's own loader was interrupted here, and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
-		return false, nil
-	}
-
-	backup, err := readLog(ctx, source.global, im.opts.Progress)
-	if err != nil && look.emptied {
-		look.err = fmt.Errorf("LXD's own loader was interrupted after it had removed it, and LXD's backup %s cannot be read: %w", source.Path, err)
-		return false, ctx.Err()
-	}
-
-	if err != nil || !look.emptied && look.err == nil && look.log.LastIndex >= backup.LastIndex {
-		return false, ctx.Err()
-	}
-
-	look.log, look.err = backup, nil
-	im.warn("LXD's own loader was interrupted after it had begun to remove this member's global database: what is in LXD's backup " + source.Path + " was compared")
-	return true, nil
-}
-
-// compareLocal finds out what only this member has.
-func (im *importer) compareLocal(ctx context.Context, look localLook) error {
-	r := im.report
-	im.compared = look.signature
-	if look.emptied || exists(filepath.Join(im.dir.database(), lxdUnpackName)) {
-		source := im.dir.beforeLoader(ctx, im.opts.Progress)
-		if source != nil {
-			defer source.Close()
-		}
-
-		used, err := im.useBackup(ctx, source, &look)
-		if err != nil {
-			return err
-		}
-
-		if used {
-			defer func() { im.branching = nil }() // it reads what is removed then
-		}
-	}
-
-	local, err := look.log, look.err
-	if err != nil {
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-
-		im.unknownLoss = "it cannot be read: " + err.Error()
-		return nil
-	}
-
-	r.Local = &bundle.Position{Index: local.LastIndex, Term: local.LastTerm}
-	if !local.Healthy() {
-		im.unknownLoss = "it is damaged; see `lxd-recover global-db-inspect`"
-	}
-
-	different, err := otherHistory(ctx, local, im.log)
-	if err == nil {
-		im.branching, err = discarded(ctx, local, im.log, im.branching)
-	}
-
-	if err == nil {
-		r.Discarded = im.branching.found
-	}
-
-	if different != "" {
-		im.unknownLoss = different
-	}
-
-	if err != nil && ctx.Err() == nil {
-		im.unknownLoss, err = "it cannot be compared: "+err.Error(), nil
-		r.Discarded = []Discarded{}
-	}
-
-	if err != nil {
-		return err
-	}
-
-	im.aboveFence, err = im.outvotes(local)
-	return err
-}
-
-// outvotes says why this member's own log could outvote the tarball's, empty where it could not: it has seen a term that is
-// not below the fence's, so another member may hold such a log, too. That is as it should be on a member that has run on this
-// very recovery before.
-func (im *importer) outvotes(local *raftlog.Log) (string, error) {
-	if local.MaxTerm < im.report.Raft.Term {
-		return "", nil
-	}
-
-	record, err := readRecord(im.dir.database())
-	if err != nil || record != nil && record.Raft == im.report.Raft {
-		return "", err
-	}
-
-	return fmt.Sprintf("this member has seen raft term %d, and the tarball is fenced with term %d only: another member could outvote it. Save `lxd-recover global-db-inspect --format json` here and export again with --survivor", local.MaxTerm, im.report.Raft.Term), nil
-}
-
 func (im *importer) update(node *nodedb.Node) nodedb.Update {
 	return nodeUpdate(node, im.tarball.Members, im.report.Member, im.report.Raft, im.former)
 }
 
-// already tells whether the live database is, to the byte, what this import would make: then an earlier run was complete,
+// sameAsLive tells whether the live database is, to the byte, what this import would make: then an earlier run was complete,
 // and LXD has not run since.
-func (im *importer) sameAsLive(node *nodedb.Node) (bool, error) {
-	if len(im.report.Settings) > 0 || !node.Members.Same(im.tarball.Members) {
+func (im *importer) sameAsLive() (bool, error) {
+	if len(im.report.Settings) > 0 || !im.node.Members.Same(im.tarball.Members) {
 		return false, nil
 	}
 
@@ -497,4 +360,20 @@ func (im *importer) sameAsLive(node *nodedb.Node) (bool, error) {
 	}
 
 	return sameRaftFiles(im.dir.global(), im.dir.join(stagingName, globalName))
+}
+
+// fenceOwn fences a tarball of LXD's own in the staging directory. Every member must compute the same bytes from the same
+// tarball, so the term comes from nothing but the tarball: the highest term in it and the newest time stamp in the archive.
+// On a member that LXD's own loader brings the tarball to the entry keeps term 1; raft replaces it by the fenced one, which
+// has the same content.
+func (im *importer) fenceOwn(ctx context.Context) (*raftlog.Log, error) {
+	im.fencedHere = true
+	log, err := fenceStaged(ctx, im.dir, im.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
+		return log.LastIndex, max(log.MaxTerm+termStep, uint64(im.tarball.Newest))
+	})
+	if err != nil {
+		return nil, err
+	}
+
+	return log, im.checkLog(log)
 }

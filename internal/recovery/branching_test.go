@@ -16,7 +16,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == VerifyCommand {
-		os.Exit(proveInChild(os.Args[2], os.Args[3])) // engine.Run has started this very program
+		os.Exit(verifyInChild(os.Args[2], os.Args[3])) // engine.Run has started this very program
 	}
 	status := m.Run()
 	raftlogtest.Cleanup()
@@ -51,7 +51,7 @@ func TestDiscarded(t *testing.T) {
 		unknown        string
 	}{
 		"the same":                          {fixture("small/n2-preimport"), fixture("small/n2-preimport"), 0, 0, ""},
-		"local behind":                      {fixture("small/n3-preimport"), fixture("small/n2-preimport"), 0, 0, ""},
+		"local lags":                        {fixture("small/n3-preimport"), fixture("small/n2-preimport"), 0, 0, ""},
 		"local ahead":                       {fixture("forgotten/n1-preedit"), fixture("forgotten/n3-preedit"), 187, 188, ""},
 		"edited, its own":                   {fixture("small/n1-afteredit"), fixture("small/n1-afteredit"), 0, 0, ""},
 		"same snapshot":                     {withSnapshot, withSnapshot, 0, 0, ""},
@@ -196,7 +196,7 @@ func replaceFiles(t *testing.T, dir string, from string) {
 // LXD's own loader has removed the database, and its backup cannot be read: nobody can tell what would be lost, and the backup is
 // named.
 func TestUnreadableBackup(t *testing.T) {
-	im := importer{report: &ImportReport{}}
+	im := importer{run: &run{}, report: &ImportReport{}}
 	look := localLook{emptied: true}
 	source := Source{Path: "db_backup.2026.tar.gz", global: filepath.Join(t.TempDir(), "missing")}
 	used, err := im.useBackup(t.Context(), &source, &look)

@@ -4,23 +4,11 @@ import (
 	"context"
 	"fmt"
 	"iter"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
-
-// Discarded is an entry of this member's log that the tarball lacks: what it did is lost with the import.
-type Discarded struct {
-	Index uint64               `json:"index" yaml:"index"`
-	Term  uint64               `json:"term" yaml:"term"`
-	Rows  []globaldb.RowChange `json:"rows" yaml:"rows"` // that it changed
-
-	// Unknown says why rows were not worked out; empty where all were.
-	Unknown string `json:"unknown,omitempty" yaml:"unknown,omitempty"`
-}
 
 // otherHistory says why the transactions that only this member has cannot all be named: some are in its snapshot, where they
 // cannot be told apart any more. It is empty where the local snapshot is, as far as terms tell, part of the tarball's log.
@@ -37,7 +25,8 @@ func otherHistory(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log)
 	theirs := tarball.Snapshot()
 	if theirs != nil && ours.Index <= theirs.Index {
 		if ours.Term > theirs.Term || ours.Index == theirs.Index && ours.Term != theirs.Term {
-			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's at index %d has term %d: they are of different histories", ours.Index, ours.Term, theirs.Index, theirs.Term), nil
+			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's at index %d has term %d: they are of different histories",
+				ours.Index, ours.Term, theirs.Index, theirs.Term), nil
 		}
 
 		return "", nil
@@ -49,7 +38,8 @@ func otherHistory(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log)
 		}
 
 		if entry.Term != ours.Term {
-			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's entry there has term %d: they are of different histories", ours.Index, ours.Term, entry.Term), nil
+			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's entry there has term %d: they are of different histories",
+				ours.Index, ours.Term, entry.Term), nil
 		}
 
 		break
@@ -86,7 +76,8 @@ func discarded(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, be
 		return c, nil
 	}
 
-	if before != nil && slices.EqualFunc(found, before.found, func(a, b Discarded) bool { return a.Index == b.Index && a.Term == b.Term }) && before.branch == branch {
+	if before != nil && slices.EqualFunc(found, before.found, func(a, b Discarded) bool { return a.Index == b.Index && a.Term == b.Term }) &&
+		before.branch == branch {
 		c.found = before.found
 		return c, nil
 	}
@@ -111,7 +102,7 @@ func (c *branching) agreed(now *raftlog.Log) uint64 {
 	return min(c.branch, now.UnchangedUpTo(c.local)+1, c.local.LastIndex)
 }
 
-// branchPoint returns the first index at which the local log is not the tarball's, or the one behind the shorter of both. Up
+// branchPoint returns the first index at which the local log is not the tarball's, or the one after the shorter of both. Up
 // to the index from they are known to be the same.
 //
 // Where the tarball has only a snapshot, local entries are taken for part of it, as all that a snapshot holds was committed
@@ -174,101 +165,4 @@ func branchPoint(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, 
 // recoveryTwins tells whether two entries are the same recovery entry, before and after it was fenced.
 func recoveryTwins(ours raftlog.Entry, theirs raftlog.Entry, local *raftlog.Log, tarball *raftlog.Log) bool {
 	return ours.Type == raftlog.ChangeEntry && local.Edited && tarball.Edited && ours.Index == local.LastIndex && theirs.Index == tarball.LastIndex
-}
-
-// changesRows tells whether an entry is a transaction.
-func changesRows(entry raftlog.Entry) bool {
-	if entry.Type != raftlog.CommandEntry {
-		return false
-	}
-
-	cmd, err := raftlog.ParseCommand(entry.Data)
-	return err != nil || cmd.Kind == raftlog.Frames
-}
-
-// describeRows works out what each entry did to the rows.
-func describeRows(ctx context.Context, log *raftlog.Log, found []Discarded) error {
-	snapshot := uint64(0)
-	if s := log.Snapshot(); s != nil {
-		snapshot = s.Index
-	}
-
-	var steps *globaldb.Steps
-	for i := range found {
-		d := &found[i]
-		if d.Index <= snapshot {
-			d.Unknown = "they are in the snapshot already"
-			continue
-		}
-
-		if steps == nil {
-			var err error
-			steps, err = globaldb.OpenSteps(ctx, log, d.Index)
-			if err != nil {
-				return err
-			}
-
-			defer steps.Close()
-		}
-
-		rows, more, err := steps.Rows(ctx, d.Index)
-		if err != nil {
-			return err
-		}
-
-		d.Rows = append(d.Rows, rows...)
-		if more {
-			d.Unknown = moreRows
-		}
-	}
-
-	return nil
-}
-
-// moreRows is said of a transaction that changed more rows than are told.
-const moreRows = "only the first 1000 of each table"
-
-// listDiscarded lists discarded entries for a message, one a line.
-func listDiscarded(all []Discarded) string {
-	var text strings.Builder
-	for _, d := range all {
-		text.WriteString("\n  " + d.String())
-	}
-
-	return text.String() + "\n"
-}
-
-// String is the entry and its rows, for people.
-func (d Discarded) String() string {
-	text := fmt.Sprintf("index %d, term %d", d.Index, d.Term)
-	if d.Unknown != "" {
-		text += " (not all rows worked out: " + d.Unknown + ")"
-	}
-
-	for _, row := range d.Rows {
-		text += "\n    " + row.String()
-	}
-
-	return text
-}
-
-// beforeLoader opens what LXD's own loader has removed, see emptied: the newest of the backups that it makes first has it, but for
-// those of later starts. The result is nil where none has.
-func (d directory) beforeLoader(ctx context.Context, progress Progress) *Source {
-	backups, _ := filepath.Glob(d.join("db_backup.*.tar.gz")) // with times in their names
-	for _, name := range slices.Backward(backups) {
-		source, err := OpenSource(ctx, name, progress)
-		if err != nil {
-			continue
-		}
-
-		files, err := raftFiles(source.global)
-		if err == nil && len(files) > 0 {
-			return source
-		}
-
-		source.Close()
-	}
-
-	return nil
 }

@@ -1,7 +1,6 @@
-package raftlog_test
+package damage
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"math/rand/v2"
@@ -15,32 +14,40 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
+// How many directories with damage at random places libdqlite is asked about, in a sample and in a campaign.
+const (
+	randomSample   = 100
+	randomCampaign = 2000
+	randomSeed     = 42
+)
+
+// campaign says that everything is to be run.
+func campaign() bool { return os.Getenv("CAMPAIGN") == "1" }
+
 // differential compares verdicts with those of the real libdqlite.
 type differential struct {
-	oracle  raftlogtest.Oracle
 	asked   atomic.Int32
 	answers [raftlog.Crashes + 1]atomic.Int32
 	worse   atomic.Int32 // we said worse than it was
 }
 
 func newDifferential(t *testing.T) *differential {
-	if testing.Short() {
-		t.Skip("takes a minute")
-	}
-	d := &differential{oracle: raftlogtest.NewOracle(t)}
+	d := &differential{}
 	t.Cleanup(func() {
 		t.Logf("libdqlite was asked %d times: it loaded %d directories, refused %d, crashed on %d; we said worse of %d", d.asked.Load(),
 			d.answers[raftlog.LoadsClean].Load(), d.answers[raftlog.Refuses].Load(), d.answers[raftlog.Crashes].Load(), d.worse.Load())
 	})
+
 	return d
 }
 
-// TestDifferential gives every damaged directory to the real libdqlite, in a
-// child process and on a copy, and compares what it does with what we said that
-// it would do: load, refuse or crash, the entries that remain, and the files.
-func TestDifferential(t *testing.T) {
+// TestCases gives every damaged directory to the real libdqlite, and compares what it does with what we said that it would do: load,
+// refuse or crash, the entries that remain, and the files.
+func TestCases(t *testing.T) {
 	d := newDifferential(t)
-	for _, c := range raftlogtest.Cases() {
+	cases := raftlogtest.Cases()
+	t.Logf("sample: damage: %d of %d, seed 0", len(cases), len(cases))
+	for _, c := range cases {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
 			dir, log := damaged(t, c)
@@ -49,19 +56,20 @@ func TestDifferential(t *testing.T) {
 	}
 }
 
-// TestDifferentialRandom does the same with damage at random places. There a
-// verdict that is too bad is no failure, one that is too good is.
-func TestDifferentialRandom(t *testing.T) {
+// TestRandom does the same with damage at random places. There a verdict that is too bad is no failure, one that is too good is.
+func TestRandom(t *testing.T) {
 	d := newDifferential(t)
-	count := 100
-	if n, err := fmt.Sscan(os.Getenv("RAFTLOG_RANDOM"), &count); n == 1 && err == nil {
-		t.Logf("%d times", count)
+	count := randomSample
+	if campaign() {
+		count = randomCampaign
 	}
+
+	t.Logf("sample: random damage: %d of %d, seed %d", count, randomCampaign, randomSeed)
 	bases := []raftlogtest.Base{raftlogtest.Killed, raftlogtest.Stopped, raftlogtest.Snapshot, raftlogtest.WAL}
-	for seed := range count {
-		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+	for number := range count {
+		t.Run(fmt.Sprint(number), func(t *testing.T) {
 			t.Parallel()
-			rnd := rand.New(rand.NewPCG(uint64(seed), 42))
+			rnd := rand.New(rand.NewPCG(uint64(number), randomSeed))
 			c := raftlogtest.Case{Base: bases[rnd.IntN(len(bases))]}
 			var what string
 			c.Damage, what = raftlogtest.Random(rnd)
@@ -74,83 +82,108 @@ func TestDifferentialRandom(t *testing.T) {
 	}
 }
 
-// compare asks libdqlite about a directory, which it ruins. With older, our
-// verdict may be worse than what this libdqlite does.
+// damaged returns the directory of a case and what raftlog says of it.
+func damaged(t *testing.T, c raftlogtest.Case) (string, *raftlog.Log) {
+	t.Helper()
+	dir := raftlogtest.Make(t, c.Base)
+	must(t, c.Damage(dir))
+	return dir, open(t, dir)
+}
+
+func open(t *testing.T, dir string) *raftlog.Log {
+	t.Helper()
+	log, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{})
+	must(t, err)
+	return log
+}
+
+// compare asks libdqlite about a directory, which it ruins. With older, our verdict may be worse than what this libdqlite does.
 func (d *differential) compare(t *testing.T, dir string, log *raftlog.Log, older bool) {
 	t.Helper()
-	want := entriesOf(t, log, log.LastIndex)
-	wantFiles := filesAfter(log)
 	starts := raftlogtest.Copy(t, dir)
-
-	d.asked.Add(1)
-	real, said := d.oracle.Ask("load", dir)
-	d.answers[real].Add(1)
-	predicted := log.Load
-	if predicted == raftlog.LoadsButLoses {
-		predicted = raftlog.LoadsClean // it reports success
-	}
-	if real < predicted {
-		d.worse.Add(1)
-	}
-	if real > predicted || real < predicted && !older {
-		t.Errorf("libdqlite %s (%s), we said: %s", real, said, log.Load)
-	}
-	if log.Healthy() && real != raftlog.LoadsClean {
-		t.Errorf("we said healthy, libdqlite %s", real)
-	}
-	if real != raftlog.LoadsClean || predicted != raftlog.LoadsClean {
-		return
+	if !d.compareLoad(t, dir, log, older) || log.LastIndex == 0 {
+		return // not loaded; or a new node, with nothing that could be served
 	}
 
-	after, err := raftlog.Open(context.Background(), os.DirFS(dir), raftlog.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if after.LastIndex != log.LastIndex+1 {
-		t.Errorf("libdqlite's recovery entry has index %d, we said the log ends at %d", after.LastIndex, log.LastIndex)
-	}
-	if got := entriesOf(t, after, log.LastIndex); !slices.Equal(got, want) {
-		t.Errorf("libdqlite holds %d entries and we said %d, or they differ", len(got), len(want))
-	}
-	gotFiles := filesOf(t, dir)
-	delete(gotFiles, raftlog.SegmentName(after.LastIndex, after.LastIndex))
-	if !maps.Equal(gotFiles, wantFiles) {
-		t.Errorf("libdqlite left the files %v, we said %v", slices.Sorted(maps.Keys(gotFiles)), slices.Sorted(maps.Keys(wantFiles)))
-	}
-
-	if log.LastIndex == 0 {
-		return // a new node: nothing that could be served
-	}
 	d.asked.Add(2)
-	begins, said1 := d.oracle.Ask("begin", starts)
-	serves, said2 := d.oracle.Ask("serve", dir)
-	real = max(begins, serves)
+	begins, said1 := ask(t, begin, starts)
+	serves, said2 := ask(t, serve, dir)
+	real := max(begins, serves)
 	if log.Start <= raftlog.LoadsButLoses && real > log.Start {
 		t.Errorf("a member that starts: %s (%s; %s), we said: %s", real, said1, said2, log.Start)
 	}
+
 	if log.Start > raftlog.LoadsButLoses && real == raftlog.LoadsClean && !older {
 		t.Errorf("a member starts, we said: %s", log.Start)
 	}
 }
 
-// entriesOf lists the entries of the effective log up to an index, with
-// configurations decoded, as their padding is garbage.
+// compareLoad has libdqlite load a directory, and says whether it did, as foretold.
+func (d *differential) compareLoad(t *testing.T, dir string, log *raftlog.Log, older bool) bool {
+	t.Helper()
+	want := entriesOf(t, log, log.LastIndex)
+	d.asked.Add(1)
+	real, said := ask(t, load, dir)
+	d.answers[real].Add(1)
+	predicted := log.Load
+	if predicted == raftlog.LoadsButLoses {
+		predicted = raftlog.LoadsClean // it reports success
+	}
+
+	if real < predicted {
+		d.worse.Add(1)
+	}
+
+	if real > predicted || real < predicted && !older {
+		t.Errorf("libdqlite %s (%s), we said: %s", real, said, log.Load)
+	}
+
+	if log.Healthy() && real != raftlog.LoadsClean {
+		t.Errorf("we said healthy, libdqlite %s", real)
+	}
+
+	if real != raftlog.LoadsClean || predicted != raftlog.LoadsClean {
+		return false
+	}
+
+	after := open(t, dir)
+	if after.LastIndex != log.LastIndex+1 {
+		t.Errorf("libdqlite's recovery entry has index %d, we said the log ends at %d", after.LastIndex, log.LastIndex)
+	}
+
+	got := entriesOf(t, after, log.LastIndex)
+	if !slices.Equal(got, want) {
+		t.Errorf("libdqlite holds %d entries and we said %d, or they differ", len(got), len(want))
+	}
+
+	gotFiles, wantFiles := filesOf(t, dir), filesAfter(log)
+	delete(gotFiles, raftlog.SegmentName(after.LastIndex, after.LastIndex))
+	if !maps.Equal(gotFiles, wantFiles) {
+		t.Errorf("libdqlite left the files %v, we said %v", slices.Sorted(maps.Keys(gotFiles)), slices.Sorted(maps.Keys(wantFiles)))
+	}
+
+	return true
+}
+
+// entriesOf lists the entries of the effective log up to an index, with configurations decoded, as their padding is garbage.
 func entriesOf(t *testing.T, log *raftlog.Log, last uint64) []string {
 	t.Helper()
 	var list []string
-	for e, err := range log.Entries(context.Background(), 0) {
-		if err != nil {
-			t.Fatal(err)
-		}
+	for e, err := range log.Entries(t.Context(), 0) {
+		must(t, err)
 		if e.Index > last {
 			break
 		}
+
 		data := string(e.Data)
-		if c, err := raftlog.ParseConfiguration(e.Data); e.Type == raftlog.ChangeEntry && err == nil {
+		c, err := raftlog.ParseConfiguration(e.Data)
+		if e.Type == raftlog.ChangeEntry && err == nil {
 			data = fmt.Sprint(c)
 		}
+
 		list = append(list, fmt.Sprintf("%d %d %s %s", e.Index, e.Term, e.Type, data))
 	}
+
 	return list
 }
 
@@ -162,6 +195,7 @@ func filesAfter(log *raftlog.Log) map[string]int64 {
 			files[f.Name] = f.Size
 		}
 	}
+
 	for _, a := range log.Actions {
 		switch a.Kind {
 		case raftlog.Delete:
@@ -173,6 +207,7 @@ func filesAfter(log *raftlog.Log) map[string]int64 {
 			delete(files, a.File)
 		}
 	}
+
 	files["dqlite-lock"] = 0
 	return files
 }
@@ -181,23 +216,23 @@ func filesAfter(log *raftlog.Log) map[string]int64 {
 func filesOf(t *testing.T, dir string) map[string]int64 {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	files := map[string]int64{}
 	for _, e := range entries {
 		if e.IsDir() {
 			continue
 		}
+
 		info, err := e.Info()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		name := e.Name()
-		if parts := strings.SplitN(name, "-", 3); len(parts) == 3 && parts[0] == "corrupt" && len(parts[1]) > 10 {
+		parts := strings.SplitN(name, "-", 3)
+		if len(parts) == 3 && parts[0] == "corrupt" && len(parts[1]) > 10 {
 			name = "corrupt--" + parts[2]
 		}
+
 		files[name] = info.Size()
 	}
+
 	return files
 }

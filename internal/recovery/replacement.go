@@ -9,15 +9,12 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
-	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // replaced are the names in the database directory that the staged one has of its own, or must not have: besides the
-// databases those are what LXD's own loader reads or leaves behind.
+// databases those are what LXD's own loader reads or leaves.
 var replaced = map[string]bool{
 	globalName:               true,
 	nodedb.File:              true,
@@ -43,45 +40,6 @@ type replacement struct {
 	report   func(kept string) any // of the run, as it is once this is in place
 }
 
-// nodeUpdate is what becomes of a node database: it gets the members, this one's address, and the mark of the recovery.
-// core.https_address is changed where it named one of this member's former addresses.
-func nodeUpdate(node *nodedb.Node, members member.List, self member.Member, raft bundle.Position, former map[string]bool) nodedb.Update {
-	update := nodedb.Update{Members: members, ClusterAddress: self.Address, Mark: nodedb.Mark{Index: raft.Index, Term: raft.Term}}
-	if former[node.CoreAddress] {
-		update.CoreAddress = self.Address
-	}
-
-	return update
-}
-
-// formerAddresses are those that a member is known to have had. On one that LXD's own edit ran on, only the table nodes still
-// knows the old one.
-func formerAddresses(node *nodedb.Node, nodes []globaldb.Node, id uint64) map[string]bool {
-	former := map[string]bool{node.ClusterAddress: true}
-	for _, n := range nodes {
-		if n.ID == id {
-			former[n.Address] = true
-		}
-	}
-
-	return former
-}
-
-// changedSettings lists the settings that an update changes.
-func changedSettings(node *nodedb.Node, update nodedb.Update) []Change {
-	changed := []Change{}
-	for _, c := range []Change{
-		{Key: "cluster.https_address", Old: node.ClusterAddress, New: update.ClusterAddress},
-		{Key: "core.https_address", Old: node.CoreAddress, New: update.CoreAddress},
-	} {
-		if c.New != "" && c.New != c.Old {
-			changed = append(changed, c)
-		}
-	}
-
-	return changed
-}
-
 // takePlace completes the staging directory and exchanges it with the live one, which is kept under the path it returns. done
 // tells which of the two is in place afterwards. The caller holds libdqlite's lock.
 func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, err error) {
@@ -99,7 +57,7 @@ func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, er
 	}
 
 	r.reporter.prepare(keep, r.report(kept))
-	done, err = exchange(r.dir, swapdir.Plan{Purpose: r.record.Purpose, Live: databaseName, Staged: stagingName, Keep: keep})
+	done, err = carryOut(r.dir, swapdir.Plan{Purpose: r.record.Purpose, Live: databaseName, Staged: stagingName, Keep: keep})
 	r.reporter.exchanged(done, err)
 	return kept, done, err
 }

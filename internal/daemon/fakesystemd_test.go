@@ -1,0 +1,251 @@
+package daemon
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// moment is when a fakeSystemd breaks a connection.
+type moment string
+
+const (
+	onConnect  moment = "on connect"  // before anything is said
+	afterAuth  moment = "after auth"  // at the first question
+	onProperty moment = "on property" // at the first one for a unit's property
+	onJob      moment = "on job"      // after a job was begun, and before it is told that it has ended
+)
+
+// fakeSystemd speaks as much D-Bus on a real unix socket as Service needs of systemd. It breaks the first connections that get to
+// a moment.
+type fakeSystemd struct {
+	t        *testing.T
+	listener net.Listener
+	at       moment
+	left     int // connections that are still to be broken
+
+	mu    sync.Mutex
+	units map[string]string // name: ActiveState
+	jobs  []string          // "StopUnit lxd.service"
+	conns []*fakeConn
+}
+
+type fakeConn struct {
+	net.Conn
+	mu sync.Mutex // one message at a time
+}
+
+// startFakeSystemd puts a fake in systemd's place for the time of a test.
+func startFakeSystemd(t *testing.T, at moment, breaks int, units map[string]string) *fakeSystemd {
+	t.Helper()
+	real := systemdSocket
+	systemdSocket = filepath.Join(t.TempDir(), "private")
+	listener, err := net.Listen("unix", systemdSocket)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	f := &fakeSystemd{t: t, listener: listener, at: at, left: breaks, units: units}
+	var group sync.WaitGroup
+	group.Go(func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+
+			c := &fakeConn{Conn: conn}
+			f.mu.Lock()
+			f.conns = append(f.conns, c)
+			f.mu.Unlock()
+			group.Go(func() { f.serve(c) })
+		}
+	})
+
+	t.Cleanup(func() {
+		systemdSocket = real
+		_ = listener.Close()
+		f.mu.Lock()
+		for _, c := range f.conns {
+			_ = c.Close()
+		}
+
+		f.mu.Unlock()
+		group.Wait()
+	})
+
+	return f
+}
+
+// breaks tells whether a connection is to be broken at this moment.
+func (f *fakeSystemd) breaks(now moment) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if now != f.at || f.left == 0 {
+		return false
+	}
+
+	f.left--
+	return true
+}
+
+func (f *fakeSystemd) serve(c *fakeConn) {
+	defer c.Close()
+	if f.breaks(onConnect) {
+		return
+	}
+
+	in := bufio.NewReader(c)
+	if !authenticate(in, c) || f.breaks(afterAuth) {
+		return
+	}
+
+	for {
+		call, err := dbus.DecodeMessage(in)
+		if err != nil || !f.answer(c, call) {
+			return
+		}
+	}
+}
+
+// authenticate takes whoever comes.
+func authenticate(in *bufio.Reader, c net.Conn) bool {
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			return false
+		}
+
+		answer := "ERROR\r\n"
+		switch words := strings.Fields(strings.TrimLeft(line, "\x00")); {
+		case len(words) == 1 && words[0] == "BEGIN":
+			return true
+		case len(words) == 1 && words[0] == "AUTH":
+			answer = "REJECTED EXTERNAL\r\n"
+		case words[0] == "AUTH":
+			answer = "OK 0123456789abcdef0123456789abcdef\r\n"
+		case words[0] == "NEGOTIATE_UNIX_FD":
+			answer = "AGREE_UNIX_FD\r\n"
+		}
+
+		_, err = c.Write([]byte(answer))
+		if err != nil {
+			return false
+		}
+	}
+}
+
+// answer answers one call, and returns false where the connection is to be broken.
+func (f *fakeSystemd) answer(c *fakeConn, call *dbus.Message) bool {
+	member, _ := call.Headers[dbus.FieldMember].Value().(string)
+	switch member {
+	case "Get":
+		if f.breaks(onProperty) {
+			return false
+		}
+
+		path, _ := call.Headers[dbus.FieldPath].Value().(dbus.ObjectPath)
+		value, err := f.property(string(path), call.Body[1].(string))
+		if err != "" {
+			return c.send(&dbus.Message{Type: dbus.TypeError, Headers: replyTo(call, err), Body: []any{"said by a fake"}})
+		}
+
+		return c.send(&dbus.Message{Type: dbus.TypeMethodReply, Headers: replyTo(call, ""), Body: []any{dbus.MakeVariant(value)}})
+	case "StopUnit", "StartUnit":
+		return f.job(c, call, member, call.Body[0].(string))
+	}
+
+	return c.send(&dbus.Message{Type: dbus.TypeMethodReply, Headers: replyTo(call, "")})
+}
+
+// property is what a unit's property says, or the name of the error.
+func (f *fakeSystemd) property(path string, name string) (any, string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for unit, state := range f.units {
+		if path != "/org/freedesktop/systemd1/unit/"+pathName(unit) {
+			continue
+		}
+
+		switch {
+		case name == "ActiveState":
+			return state, ""
+		case unit == "lxd.service":
+			return []string{"lxd.socket"}, ""
+		}
+
+		return []string{}, ""
+	}
+
+	return nil, "org.freedesktop.systemd1.NoSuchUnit"
+}
+
+func pathName(unit string) string { return strings.ReplaceAll(unit, ".", "_2e") }
+
+// job does what a job does, and tells everybody when it has ended.
+func (f *fakeSystemd) job(c *fakeConn, call *dbus.Message, member string, unit string) bool {
+	f.mu.Lock()
+	f.jobs = append(f.jobs, member+" "+unit)
+	f.units[unit] = map[string]string{"StopUnit": "inactive", "StartUnit": "active"}[member]
+	id := uint32(len(f.jobs))
+	conns := slices.Clone(f.conns)
+	f.mu.Unlock()
+
+	path := dbus.ObjectPath(fmt.Sprintf("/org/freedesktop/systemd1/job/%d", id))
+	if !c.send(&dbus.Message{Type: dbus.TypeMethodReply, Headers: replyTo(call, ""), Body: []any{path}}) {
+		return false
+	}
+
+	if f.breaks(onJob) {
+		for _, other := range conns { // the one for signals, too, as when systemd is executed again
+			_ = other.Close()
+		}
+
+		return false
+	}
+
+	for _, other := range conns {
+		other.send(&dbus.Message{Type: dbus.TypeSignal, Headers: map[dbus.HeaderField]dbus.Variant{
+			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath("/org/freedesktop/systemd1")),
+			dbus.FieldInterface: dbus.MakeVariant("org.freedesktop.systemd1.Manager"),
+			dbus.FieldMember:    dbus.MakeVariant("JobRemoved"),
+		}, Body: []any{id, path, unit, "done"}})
+	}
+
+	return true
+}
+
+// replyTo are the headers of an answer to a call: with a name it is an error.
+func replyTo(call *dbus.Message, errorName string) map[dbus.HeaderField]dbus.Variant {
+	headers := map[dbus.HeaderField]dbus.Variant{dbus.FieldReplySerial: dbus.MakeVariant(call.Serial())}
+	if errorName != "" {
+		headers[dbus.FieldErrorName] = dbus.MakeVariant(errorName)
+	}
+
+	return headers
+}
+
+func (c *fakeConn) send(m *dbus.Message) bool {
+	if len(m.Body) > 0 {
+		m.Headers[dbus.FieldSignature] = dbus.MakeVariant(dbus.SignatureOf(m.Body...))
+	}
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return m.EncodeTo(c, binary.LittleEndian) == nil
+}
+
+// begun are the jobs so far.
+func (f *fakeSystemd) begun() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.jobs)
+}

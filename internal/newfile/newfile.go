@@ -1,0 +1,38 @@
+// Package newfile makes files that must not exist yet. It never replaces one.
+package newfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Write makes the file path, mode 0600, of what src has. The error is os.ErrExist if something of that name is there already.
+// What is on disk after another error is the caller's to remove. Nothing is synced.
+func Write(path string, src io.Reader) error {
+	dst, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+
+	_, err = io.Copy(dst, src)
+	err = errors.Join(err, dst.Close())
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+
+	return nil
+}
+
+// Copy makes the file to, mode 0600, of the content of the file from.
+func Copy(from string, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+
+	defer src.Close()
+
+	return Write(to, src)
+}

@@ -1,0 +1,164 @@
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// localLook is a look at this member's own raft directory.
+type localLook struct {
+	signature string // of the directory before it was read
+	emptied   bool
+	log       *raftlog.Log
+	err       error
+}
+
+// lookAtLocal reads this member's own log, or, once it was compared, what has changed of it since.
+func (im *importer) lookAtLocal(ctx context.Context) localLook {
+	look := localLook{signature: signature(im.dir.global()), emptied: im.dir.emptied()}
+	if !look.emptied {
+		var known *raftlog.Log
+		if im.branching != nil {
+			known = im.branching.local
+		}
+
+		look.log, look.err = openLog(ctx, im.dir.global(), Progress{}, raftlog.Options{Known: known})
+	}
+
+	return look
+}
+
+// useBackup looks at LXD's own backup in place of a raft directory that LXD's own loader has removed, or was removing, when it was
+// interrupted: the files go one after the other, and what is left of them may look sound.
+func (im *importer) useBackup(ctx context.Context, source *Source, look *localLook) (used bool, err error) {
+	if source == nil && look.emptied {
+		look.err = errors.New("LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it")
+		return false, ctx.Err()
+	}
+
+	if source == nil {
+		im.warnOnce("LXD's own loader was interrupted here, " +
+			"and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
+		return false, nil
+	}
+
+	backup, err := readLog(ctx, source.global, im.opts.Progress)
+	if err != nil && look.emptied {
+		look.err = fmt.Errorf("LXD's own loader was interrupted after it had removed it, and LXD's backup %s cannot be read: %w", source.Path, err)
+		return false, ctx.Err()
+	}
+
+	if err != nil || !look.emptied && look.err == nil && look.log.LastIndex >= backup.LastIndex {
+		return false, ctx.Err()
+	}
+
+	look.log, look.err = backup, nil
+	im.warnOnce("LXD's own loader was interrupted after it had begun to remove this member's global database: " +
+		"what is in LXD's backup " + source.Path + " was compared")
+	return true, nil
+}
+
+// compareLocal finds out what only this member has.
+func (im *importer) compareLocal(ctx context.Context, look localLook) error {
+	r := im.report
+	im.compared = look.signature
+	if look.emptied || exists(filepath.Join(im.dir.database(), lxdUnpackName)) {
+		source := im.dir.beforeLoader(ctx, im.opts.Progress)
+		if source != nil {
+			defer source.Close()
+		}
+
+		used, err := im.useBackup(ctx, source, &look)
+		if err != nil {
+			return err
+		}
+
+		if used {
+			defer func() { im.branching = nil }() // it reads what is removed then
+		}
+	}
+
+	local, err := look.log, look.err
+	if err != nil {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+
+		im.unknownLoss = "it cannot be read: " + err.Error()
+		return nil
+	}
+
+	r.Local = &bundle.Position{Index: local.LastIndex, Term: local.LastTerm}
+	if !local.Healthy() {
+		im.unknownLoss = "it is damaged; see `lxd-recover global-db-inspect`"
+	}
+
+	different, err := otherHistory(ctx, local, im.log)
+	if err == nil {
+		im.branching, err = discarded(ctx, local, im.log, im.branching)
+	}
+
+	if err == nil {
+		r.Discarded = im.branching.found
+	}
+
+	if different != "" {
+		im.unknownLoss = different
+	}
+
+	if err != nil && ctx.Err() == nil {
+		im.unknownLoss, err = "it cannot be compared: "+err.Error(), nil
+		r.Discarded = []Discarded{}
+	}
+
+	if err != nil {
+		return err
+	}
+
+	im.aboveFence, err = im.outvotes(local)
+	return err
+}
+
+// outvotes says why this member's own log could outvote the tarball's, empty where it could not: it has seen a term that is
+// not below the fence's, so another member may hold such a log, too. That is as it should be on a member that has run on this
+// very recovery before.
+func (im *importer) outvotes(local *raftlog.Log) (string, error) {
+	if local.MaxTerm < im.report.Raft.Term {
+		return "", nil
+	}
+
+	record, err := readRecord(im.dir.database())
+	if err != nil || record != nil && record.Raft == im.report.Raft {
+		return "", err
+	}
+
+	return fmt.Sprintf("this member has seen raft term %d, and the tarball is fenced with term %d only: another member could outvote it. "+
+		"Save `lxd-recover global-db-inspect --format json` here and export again with --survivor", local.MaxTerm, im.report.Raft.Term), nil
+}
+
+// beforeLoader opens what LXD's own loader has removed, see emptied: the newest of the backups that it makes first has it, but for
+// those of later starts. The result is nil where none has.
+func (d directory) beforeLoader(ctx context.Context, progress Progress) *Source {
+	backups, _ := filepath.Glob(d.join("db_backup.*.tar.gz")) // with times in their names
+	for _, name := range slices.Backward(backups) {
+		source, err := OpenSource(ctx, name, progress)
+		if err != nil {
+			continue
+		}
+
+		files, err := raftFiles(source.global)
+		if err == nil && len(files) > 0 {
+			return source
+		}
+
+		source.Close()
+	}
+
+	return nil
+}

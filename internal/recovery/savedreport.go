@@ -1,0 +1,70 @@
+package recovery
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// maxReport bounds a saved report, in bytes: an entry takes some 120, a log keeps some 10,000 of them.
+const maxReport = 64 << 20
+
+// readReport reads a report that was saved as JSON.
+func readReport(file string) (*InspectReport, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+
+	defer f.Close()
+
+	r := &InspectReport{}
+	err = json.NewDecoder(io.LimitReader(f, maxReport)).Decode(r)
+	if err == nil && r.Kind == "" {
+		err = errors.New("it does not say what was inspected")
+	}
+
+	if err != nil {
+		return nil, fmt.Errorf("%s is not a report of `lxd-recover global-db-inspect --format json`: %w", file, err)
+	}
+
+	return r, nil
+}
+
+// reportOf inspects a source, or reads a saved report.
+func reportOf(ctx context.Context, source string, progress Progress) (r *InspectReport, saved bool, err error) {
+	saved, err = isReport(source)
+	if err != nil {
+		return nil, false, err
+	}
+
+	if saved {
+		r, err = readReport(source)
+	} else {
+		r, err = Inspect(ctx, source, progress)
+	}
+
+	return r, saved, err
+}
+
+// isReport tells a saved report from a tarball: JSON begins with a brace.
+func isReport(name string) (bool, error) {
+	info, err := os.Stat(name)
+	if err != nil || !info.Mode().IsRegular() {
+		return false, err
+	}
+
+	f, err := os.Open(name)
+	if err != nil {
+		return false, err
+	}
+
+	defer f.Close()
+
+	head, _ := bufio.NewReaderSize(f, 16).Peek(1)
+	return string(head) == "{", nil
+}
