@@ -18,7 +18,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 )
 
-// A profile is deleted by accident, and noticed after other changes. The log says where; the export leaves out what is behind;
+// A profile is deleted by accident, and noticed after other changes. The log says where; the export leaves out what is after it;
 // once imported everywhere the profile is back on all members, at the addresses that were edited meanwhile.
 func TestExportAt(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
@@ -47,14 +47,14 @@ func TestExportAt(t *testing.T) {
 		fmt.Sprintf("index %d, term %d", deleted, last.Term), "delete profile precious in project default", "insert profile later in project default")
 	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(last.Index+1), file).want(t, 1, fmt.Sprintf("ends at index %d", last.Index))
 	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", "0", file).want(t, 2, "--at needs an index")
-	furthest := filepath.Join(t.TempDir(), "furthest") // libdqlite proves that a snapshot with nothing but the recovery entry behind it will do
+	furthest := filepath.Join(t.TempDir(), "furthest") // libdqlite proves that a snapshot with nothing but the recovery entry after it will do
 	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index), furthest)
 	if inside, status := inspectDir(t, furthest); status != 0 || inside.Raft.LastIndex != snapshot.Index+1 || inside.Raft.SnapshotIndex != snapshot.Index {
 		t.Errorf("exit status %d, %+v", status, inside.Raft)
 	}
-	behind := filepath.Join(t.TempDir(), "behind") // the snapshot: from the beginning of the log, which is still there
-	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index-1), behind)
-	if inside, status := inspectDir(t, behind); status != 0 || inside.Raft.LastIndex != snapshot.Index || inside.Raft.SnapshotIndex != 0 {
+	before := filepath.Join(t.TempDir(), "before") // the snapshot: from the beginning of the log, which is still there
+	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index-1), before)
+	if inside, status := inspectDir(t, before); status != 0 || inside.Raft.LastIndex != snapshot.Index || inside.Raft.SnapshotIndex != 0 {
 		t.Errorf("exit status %d, %+v", status, inside.Raft)
 	}
 	if _, err := os.Lstat(file); err == nil {
@@ -149,7 +149,7 @@ func TestExportAtOlderSnapshot(t *testing.T) {
 	wantRows(t, []string{"precious"}, c.Members()...)
 }
 
-// givesUp tells whether a report names a deleted profile at an index, and entries behind it only.
+// givesUp tells whether a report names a deleted profile at an index, and entries after it only.
 func givesUp(report recovery.ExportReport, index uint64, name string) bool {
 	found := false
 	for _, d := range report.GivenUp {

@@ -9,6 +9,7 @@ import (
 
 var (
 	header   = regexp.MustCompile(`^goroutine \d+ .*\[(.+)\]:$`)
+	call     = regexp.MustCompile(`^[\w./*()-]+\.[^ ]+\(.*\)$`)
 	argument = regexp.MustCompile(`\([^()]*\)$`)
 )
 
@@ -20,22 +21,31 @@ const shownFrames = 6
 func Goroutines(dump string) string {
 	count := map[string]int{}
 	var order []string
-	for block := range strings.SplitSeq(dump, "\n\n") {
-		lines := strings.Split(strings.TrimSpace(block), "\n")
-		for len(lines) > 0 && header.FindStringSubmatch(lines[0]) == nil {
-			lines = lines[1:]
-		}
-
-		if len(lines) == 0 {
-			continue
-		}
-
-		line := header.FindStringSubmatch(lines[0])[1] + ": " + strings.Join(functions(lines[1:]), " < ")
+	note := func(state string, lines []string) {
+		line := state + ": " + strings.Join(functions(lines), " < ")
 		if count[line] == 0 {
 			order = append(order, line)
 		}
 
 		count[line]++
+	}
+
+	state, begin, lines := "", 0, strings.Split(dump, "\n")
+	for i, line := range lines {
+		found := header.FindStringSubmatch(line)
+		if found == nil {
+			continue
+		}
+
+		if state != "" {
+			note(state, lines[begin:i])
+		}
+
+		state, begin = found[1], i+1
+	}
+
+	if state != "" {
+		note(state, lines[begin:])
 	}
 
 	slices.SortStableFunc(order, func(a, b string) int { return count[a] - count[b] }) // what only one does says most
@@ -51,7 +61,7 @@ func Goroutines(dump string) string {
 func functions(lines []string) []string {
 	var found []string
 	for _, line := range lines {
-		if strings.HasPrefix(line, "\t") || strings.HasPrefix(line, " ") || strings.HasPrefix(line, "created by ") {
+		if !call.MatchString(line) {
 			continue
 		}
 
