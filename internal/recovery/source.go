@@ -236,13 +236,32 @@ func within(src *Source, log *raftlog.Log, index uint64) error {
 	return nil
 }
 
-// Looking at a directory in which a daemon works may fail for no other reason than that: files get other names.
+// Looking at a directory in which a daemon works may fail for no other reason than that: files get other names, and an entry that is
+// being written looks like damage. So it is looked at again, after pauses that double.
 const (
-	liveTries = 5
+	liveTries = 6
 	livePause = 50 * time.Millisecond
 )
 
-// readSource opens a source, reads its log and hands both to use; again where LXD got in the way.
+// whileLive has a directory looked at until nothing is wrong with it, as far as that may come from a daemon that works there. With the
+// last try what is wrong counts, and so it does at once if no daemon runs.
+func whileLive(ctx context.Context, live bool, look func(last bool) (sound bool, err error)) error {
+	for try, pause := 1, livePause; ; try, pause = try+1, 2*pause {
+		last := !live || try == liveTries
+		sound, err := look(last)
+		if last || sound && err == nil {
+			return err
+		}
+
+		select {
+		case <-ctx.Done():
+			return ctx.Err() // even if the look has no error: what it saw does not count
+		case <-time.After(pause):
+		}
+	}
+}
+
+// readSource opens a source, reads its log and hands both to use; again if LXD got in the way.
 func readSource(ctx context.Context, source string, progress Progress, use func(*Source, *raftlog.Log) error) error {
 	src, err := openSource(ctx, source, progress)
 	if err != nil {
@@ -251,20 +270,12 @@ func readSource(ctx context.Context, source string, progress Progress, use func(
 
 	defer src.Close()
 
-	for try := 1; ; try++ {
+	return whileLive(ctx, src.daemon != "", func(last bool) (bool, error) {
 		log, err := readLog(ctx, src.global, progress)
-		if err == nil && (log.Healthy() || src.daemon == "" || try == liveTries) {
-			err = use(src, log)
+		if err != nil || !log.Healthy() && !last {
+			return false, err
 		}
 
-		if src.daemon == "" || try == liveTries || err == nil && log.Healthy() || ctx.Err() != nil {
-			return err
-		}
-
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(livePause):
-		}
-	}
+		return true, use(src, log)
+	})
 }

@@ -167,7 +167,19 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.Member = &self
 	}
 
-	log, err := readLog(ctx, dir.global(), progress)
+	var log *raftlog.Log
+	var nodes []globaldb.Node
+	var nodesErr error
+	err = whileLive(ctx, r.Running, func(bool) (bool, error) {
+		var err error
+		log, err = readLog(ctx, dir.global(), progress)
+		if err != nil {
+			return false, err
+		}
+
+		nodes, nodesErr = readNodes(ctx, log)
+		return log.Healthy() && nodesErr == nil, nil
+	})
 	if errors.Is(err, errEmptied) {
 		r.problem("%v", err)
 		r.compare(node.Members, nil, nil)
@@ -186,20 +198,24 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		}
 	}
 
-	var nodes []globaldb.Node
-	db, err := globaldb.Open(ctx, log, 0)
-	if err == nil {
-		defer db.Close()
-
-		nodes, err = db.Nodes(ctx)
-	}
-
-	if err != nil {
-		r.problem("global database: %v", err)
+	if nodesErr != nil {
+		r.problem("global database: %v", nodesErr)
 	}
 
 	r.compare(node.Members, log.Configuration, nodes)
 	return ctx.Err()
+}
+
+// readNodes reads the table nodes out of the database that a log makes.
+func readNodes(ctx context.Context, log *raftlog.Log) ([]globaldb.Node, error) {
+	db, err := globaldb.Open(ctx, log, 0)
+	if err != nil {
+		return nil, err
+	}
+
+	defer db.Close()
+
+	return db.Nodes(ctx)
 }
 
 func (r *StatusReport) compare(local member.List, servers raftlog.Configuration, nodes []globaldb.Node) {
