@@ -11,9 +11,22 @@ export CGO_ENABLED := 1
 TAGS    := libsqlite3,netgo,osusergo
 LDFLAGS := -s -w -X github.com/lxd-recover/lxd-recover/internal/cli.Version=$(VERSION) \
 	-linkmode external -extldflags "-static -Wl,--no-warnings"
-STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-real test-faults reliability test-race fuzz bench lint clean FORCE
+# Tools, built when they are needed. golangci-lint takes a minute and a half of two processors, the first time.
+GOLANGCI_LINT := go run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+ACTIONLINT    := go run github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+GOTESTSUM     := go run gotest.tools/gotestsum@v1.13.0
+
+# $(call group,NAME) runs a group of tests like `go test`, and leaves its events for the table that ends `make test`.
+RESULTS := bin/results
+group    = $(GOTESTSUM) --format standard-quiet --jsonfile $(RESULTS)/$(1).json --
+TESTED  := fuzz unit damage real faults
+
+# Groups of which `make test` takes a sample with fixed seeds, and `make campaign`, by CAMPAIGN=1, everything.
+SAMPLED := damage faults
+export CAMPAIGN
+
+.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults campaign test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -70,32 +83,48 @@ $(DEPS)/lxd5/.done: | $(DEPS)/.apt-test
 demo: build test-deps
 	go run -tags $(TAGS) ./tests/demo
 
-test: build man test-deps $(DEPS)/.apt-peers lint fuzz
-	$(MAKE) --jobs 2 --output-sync=target test-unit test-peers
-	$(MAKE) --jobs 2 --output-sync=target test-real test-faults
+# Whatever fails, the table has what ran until then.
+test: build man test-deps $(DEPS)/.apt-peers lint
+	rm -rf $(RESULTS)
+	@failed=0; \
+	{ $(MAKE) fuzz && \
+		$(MAKE) --jobs 2 --output-sync=target test-unit test-damage test-peers && \
+		$(MAKE) --jobs 2 --output-sync=target test-real test-faults; } || failed=1; \
+	go run ./tests/table $(RESULTS) $(TESTED) && exit $$failed
 
+# The quick loop. One package, one test: make test-unit PKG=./internal/raftlog RUN=TestEdited
+PKG ?= ./internal/... ./cmd/... ./docs/... ./tests/table
 test-unit: deps
-	go test -tags $(TAGS) -count 1 -timeout 20m ./internal/... ./cmd/... ./docs/...
+	$(call group,unit) -tags $(TAGS) -count 1 -timeout 20m $(if $(RUN),-run '$(RUN)') $(PKG)
+
+# What the real libdqlite makes of hundreds of damaged directories; with CAMPAIGN=1 of thousands.
+test-damage: deps
+	$(call group,damage) -tags $(TAGS) -count 1 -timeout 50m ./tests/damage
 
 # Real clusters, guests with systemd and snapd, the pages of docs/. They mostly wait for elections and heartbeats, so that the
 # faults, which need the processors, run beside them.
 test-real: build man test-deps test-peers
-	go test -tags $(TAGS) -count 1 -timeout 50m -p 1 $$(go list ./tests/... | grep -v /faults)
+	$(call group,real) -tags $(TAGS) -count 1 -timeout 50m -p 1 $$(go list ./tests/... | grep -v '/faults\|/damage\|/table')
 
-# Kills, errors and power cuts at every system call that touches the disk. `make reliability` writes the figures down.
+# Kills, errors and power cuts at system calls that touch the disk: a sample of them, or all (CAMPAIGN=1).
 test-faults: build test-deps test-peers
-	FAULTS_REPORT=$(DEPS)/faults.md nice -n 10 go test -tags $(TAGS) -count 1 -timeout 50m ./tests/faults/...
+	mkdir -p $(RESULTS)
+	$(if $(CAMPAIGN),FAULTS_REPORT=$(CURDIR)/$(RESULTS)/faults.md) nice -n 10 $(call group,faults) -tags $(TAGS) -count 1 -timeout 50m ./tests/faults/...
 
-reliability: test-faults
-	tests/reliability.sh $(DEPS)/faults.md > docs/reliability.md
+# Everything that `make test` takes a sample of; docs/reliability.md is written from what was counted.
+campaign: build test-deps test-peers
+	rm -rf $(RESULTS)
+	@failed=0; $(MAKE) --keep-going $(addprefix test-,$(SAMPLED)) CAMPAIGN=1 || failed=1; \
+	go run ./tests/table $(RESULTS) $(SAMPLED) && exit $$failed
+	go run ./tests/table -campaign $(RESULTS) $(SAMPLED) > $(RESULTS)/samples.md
+	tests/reliability.sh $(RESULTS)/faults.md $(RESULTS)/samples.md > $(RESULTS)/reliability.md
+	mv $(RESULTS)/reliability.md docs/reliability.md
 
 # A short run of every fuzz target; `make fuzz FUZZTIME=10m` for a long one. The short run is a number of inputs, not a time:
 # with a time Go reports "context deadline exceeded" as a failure when the end comes at the wrong moment.
 FUZZTIME ?= 10000x
 fuzz: deps
-	@for target in $$(grep -rho '^func Fuzz[A-Za-z]*' internal/raftlog/*_test.go | cut -d' ' -f2); do \
-		go test -tags $(TAGS) -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/raftlog || exit 1; done
-	go test -tags $(TAGS) -run '^$$' -fuzz FuzzExtract -fuzztime $(FUZZTIME) -fuzzminimizetime 10x ./internal/bundle
+	$(GOTESTSUM) --format standard-quiet --jsonfile $(RESULTS)/fuzz.json --raw-command -- tests/fuzz.sh $(FUZZTIME) -tags $(TAGS)
 
 test-race: build test-deps
 	go test -race -tags $(TAGS) -timeout 50m ./internal/...
@@ -109,8 +138,9 @@ bench: build test-deps test-peers $(DEPS)/.apt-bench
 
 lint: deps
 	@test -z "$$(gofmt -l cmd docs internal tests snap)" || { gofmt -l cmd docs internal tests snap; echo "run gofmt -w on these"; exit 1; }
-	go vet -tags $(TAGS) ./...
-	go run $(STATICCHECK) -tags $(TAGS) ./...
+	tests/spdx.sh
+	$(ACTIONLINT) .github/workflows/*.yml
+	$(GOLANGCI_LINT) run --build-tags $(TAGS) ./...
 
 clean:
 	rm -rf bin

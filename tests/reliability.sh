@@ -1,5 +1,7 @@
 #!/bin/bash
-# reliability.sh TABLE: docs/reliability.md on standard output, around the table that a run of `make test-faults` wrote.
+# SPDX-License-Identifier: AGPL-3.0-only
+# reliability.sh TABLE SAMPLES: docs/reliability.md on standard output, around the table of faults and the list of what was tried
+# that `make campaign` counted.
 set -euo pipefail
 cat <<'T'
 # Faults injected, and what became of them
@@ -7,7 +9,7 @@ cat <<'T'
 LXD's own loader, measured with the same kinds of fault: wedged at 4 of 6 kill points, the database lost in a power cut,
 another cluster's data accepted, a flipped bit destroys the database, a forgotten member wipes committed rows in 4 of 7 starts.
 
-These are lxd-recover's figures. `make reliability` runs the faults and writes this page from what the run counted; nothing here
+These are lxd-recover's figures. `make campaign` runs the faults and writes this page from what the run counted; nothing here
 is written by hand.
 
 T
@@ -21,3 +23,11 @@ cat <<'T'
   Of the killed imports on which real LXDs were started, some are started as they are, without a second run.
 * **wedged**: it did not. **lost**: neither database was whole, or the replaced one was gone.
 T
+if [[ -s $2 ]]; then
+	cat <<'T'
+
+What else was tried, and that all of it went well, was counted by the same run (`make test` takes a sample, with the same seeds):
+
+T
+	cat "$2"
+fi

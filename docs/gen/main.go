@@ -22,7 +22,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: gen DIR")
 		os.Exit(2)
 	}
-	if err := generate(os.Args[1]); err != nil {
+
+	err := generate(os.Args[1])
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "gen:", err)
 		os.Exit(1)
 	}
@@ -32,10 +34,12 @@ func generate(dir string) error {
 	man, completions := filepath.Join(dir, "man"), filepath.Join(dir, "completions")
 	for _, d := range []string{man, completions} {
 		// A command that is gone must not leave its page.
-		if err := errors.Join(os.RemoveAll(d), os.MkdirAll(d, 0o755)); err != nil {
+		err := errors.Join(os.RemoveAll(d), os.MkdirAll(d, 0o755))
+		if err != nil {
 			return err
 		}
 	}
+
 	root := cli.Commands()
 	err := errors.Join(
 		root.GenBashCompletionFileV2(filepath.Join(completions, "lxd-recover.bash"), true),
@@ -45,9 +49,11 @@ func generate(dir string) error {
 	if err != nil {
 		return err
 	}
+
 	if os.Getenv("SOURCE_DATE_EPOCH") == "" {
 		return errors.New("SOURCE_DATE_EPOCH is not set: the man pages would carry the time of the build")
 	}
+
 	markUp(root)
 	return doc.GenManTree(root, &doc.GenManHeader{Section: "8", Source: "lxd-recover", Manual: "System administration"}, man)
 }
@@ -69,11 +75,13 @@ func markUp(cmd *cobra.Command) {
 			if !was {
 				out = append(out, "")
 			}
+
 			out = append(out, "    "+line)
 		default:
 			out = append(out, line)
 		}
 	}
+
 	cmd.Long = strings.Join(out, "\n")
 	for _, c := range cmd.Commands() {
 		markUp(c)

@@ -8,11 +8,12 @@ import (
 	"testing"
 )
 
-// TestComplete asks for what a shell asks for.
-func TestComplete(t *testing.T) {
-	lxd := t.TempDir()
+// keptDatabases makes a directory of LXD's with two kept databases, and LXD_DIR name it.
+func keptDatabases(t *testing.T) (lxd string, older string, newer string) {
+	t.Helper()
+	lxd = t.TempDir()
 	t.Setenv("LXD_DIR", lxd)
-	older, newer := "database.before-edit-20261122T213000Z", "database.before-import-20261122T213100Z"
+	older, newer = "database.before-edit-20261122T213000Z", "database.before-import-20261122T213100Z"
 	for _, name := range []string{"database", older, newer} {
 		err := os.MkdirAll(filepath.Join(lxd, name, "global"), 0o700)
 		if err != nil {
@@ -25,6 +26,12 @@ func TestComplete(t *testing.T) {
 		}
 	}
 
+	return lxd, older, newer
+}
+
+// TestComplete asks for what a shell asks for.
+func TestComplete(t *testing.T) {
+	_, older, newer := keptDatabases(t)
 	for line, want := range map[string]string{
 		"global-db-rollback EMPTY":                                newer + " " + older + " :36",
 		"global-db-rollback database.before-i":                    newer + " " + older + " :36", // the shell leaves out what does not fit
@@ -39,6 +46,9 @@ func TestComplete(t *testing.T) {
 		"global-db-import EMPTY":                                  "gz :8",
 		"global-db-import a.tar.gz EMPTY":                         ":4",
 		"cluster export-db EMPTY":                                 ":0",
+		"global-db-k":                                             "global-db-kept :4",
+		"global-db-b":                                             ":4", // the old name works, and is not offered
+		"cluster export-db --no-":                                 "--no-verify :4",
 		"cluster edit EMPTY":                                      ":4",
 		"hook EMPTY":                                              "configure install post-refresh pre-refresh remove :4",
 		"frontend EMPTY":                                          "install remove status :4",

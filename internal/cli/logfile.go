@@ -16,7 +16,7 @@ import (
 // logFlag is the flag of every command that names a file to which is written what the command does, a line an event.
 const logFlag = "log-file"
 
-// eventLog is the log of one call of a command. Until it is opened, and where nobody wants one, it goes nowhere.
+// eventLog is the log of one call of a command. Until it is opened, and if nobody wants one, it goes nowhere.
 type eventLog struct {
 	*slog.Logger
 	began time.Time
@@ -70,7 +70,8 @@ func (l *eventLog) open(cmd *cobra.Command, args []string) error {
 	var flags []string
 	cmd.Flags().Visit(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name+"="+f.Value.String()) })
 	l.Logger = newLogger(file).With("pid", os.Getpid())
-	l.Info("begin", "command", cmd.CommandPath(), "flags", strings.Join(flags, " "), "arguments", strings.Join(args, " "), "version", Version, "lxd_dir", os.Getenv("LXD_DIR"))
+	l.Info("begin", "command", cmd.CommandPath(), "flags", strings.Join(flags, " "), "arguments", strings.Join(args, " "),
+		"version", Version, "lxd_dir", os.Getenv("LXD_DIR"))
 	return nil // the process's end closes it: the last line is written when all else is done
 }
 

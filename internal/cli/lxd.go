@@ -14,13 +14,13 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
 )
 
-// Exit statuses of the front-end where it cannot hand over: a shell's.
+// Exit statuses of the front-end if it cannot hand over: a shell's.
 const (
 	exitNotFound      = 127
 	exitNotExecutable = 126
 )
 
-// handOver replaces this process by LXD's own program. It returns only where that fails.
+// handOver replaces this process by LXD's own program. It returns only if that fails.
 func handOver() int {
 	status := exitNotFound
 	program, err := frontend.Next()

@@ -73,7 +73,7 @@ func decodeMembers(data []byte, current member.List) (member.List, error) {
 
 // memberAsker asks for the new list.
 type memberAsker struct {
-	piped []byte // the list, where standard input is no terminal
+	piped []byte // the list, if standard input is no terminal
 }
 
 // newMemberAsker reads what is piped in, to its end: `lxd cluster show | … | lxd cluster edit` has LXD's node database open

@@ -17,7 +17,7 @@ import (
 // barDelay is how long a step must last before its bar is drawn.
 const barDelay = time.Second
 
-// newProgress shows steps and bars on a terminal that can draw them; steps only where it is none. All steps go to the log.
+// newProgress shows steps and bars on a terminal that can draw them; steps only if it is none. All steps go to the log.
 func newProgress(ctx context.Context, w *os.File) recovery.Progress {
 	log := logOf(ctx)
 	b := &delayedBar{w: w, hidden: !drawsBars(w)}
@@ -67,7 +67,7 @@ func (b *delayedBar) add(bytes int64) {
 	_ = b.bar.Set64(min(b.count, b.total))
 }
 
-// barWidth is how wide the bar itself is, and besideBar what stands behind it at most: " 100% |…| (1023.9/1023.9 MiB, 1023 MiB/s) [10m:10m]".
+// barWidth is how wide the bar itself is, and besideBar what stands after it at most: " 100% |…| (1023.9/1023.9 MiB, 1023 MiB/s) [10m:10m]".
 const (
 	barWidth  = 10
 	besideBar = 62

@@ -7,7 +7,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -115,16 +114,5 @@ func TestNoBar(t *testing.T) {
 	data, err := os.ReadFile(path)
 	if err != nil || string(data) != "Replaying\n" {
 		t.Errorf("%q, %v", data, err)
-	}
-}
-
-func TestAgeText(t *testing.T) {
-	for age, want := range map[time.Duration]string{
-		-time.Hour: "just now", 0: "just now", 59 * time.Second: "just now", time.Minute: "1 minute", 119 * time.Second: "1 minute", 2 * time.Hour: "2 hours",
-		47 * time.Hour: "1 day", 400 * 24 * time.Hour: "1 year", 800 * 24 * time.Hour: "2 years",
-	} {
-		if got := ageText(age); got != want {
-			t.Errorf("%s: %q, want %q", age, got, want)
-		}
 	}
 }

@@ -37,7 +37,7 @@ func newResultWriter(w io.Writer, format string) *resultWriter {
 	return &resultWriter{out: bufio.NewWriter(w), format: format}
 }
 
-// receiver takes one result. end is to be called behind it.
+// receiver takes one result. end is to be called after it.
 func (w *resultWriter) receiver() globaldb.Receiver {
 	w.names, w.rows, w.table = nil, 0, nil
 	return globaldb.Receiver{Columns: w.begin, Row: w.row}
@@ -141,17 +141,15 @@ func jsonText(s string) string {
 
 func jsonValue(value any) string {
 	switch v := value.(type) {
-	case int64:
-		return strconv.FormatInt(v, 10)
-	case float64:
-		return realText(v)
+	case nil:
+		return "null"
 	case string:
 		return jsonText(v)
 	case []byte:
 		return jsonText(hex.EncodeToString(v))
 	}
 
-	return "null"
+	return cell(value) // a number
 }
 
 // realText writes a real so that it is told from an integer, with SQLite's own words for what JSON has none for.
@@ -213,7 +211,7 @@ func (w *resultWriter) csvLine(names []string) {
 	w.out.WriteString(strings.Join(fields, ",") + "\n")
 }
 
-// csvField quotes where it must (RFC 4180), and an empty text, so that it is told from NULL.
+// csvField quotes if it must (RFC 4180), and an empty text, so that it is told from NULL.
 func csvField(value any) string {
 	switch v := value.(type) {
 	case nil:

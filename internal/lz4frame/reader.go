@@ -19,13 +19,13 @@ import (
 // Magic is what a frame begins with, 32 bits, little endian (lz4_Frame_format.md, "Magic Number").
 const Magic = 0x184D2204
 
-// ErrTrailing says that the source goes on behind the frame.
-var ErrTrailing = errors.New("bytes behind the frame")
+// ErrTrailing says that the source goes on after the frame.
+var ErrTrailing = errors.New("bytes after the frame")
 
 const inputSize = 256 << 10 // bytes read from the source at once
 
 // Reader reads the content of one frame. It returns io.EOF only when the frame's end mark, its content size and its checksum, where it
-// has them, are right, and the source ends behind it. Errors of the source are returned as they are; a source that ends early is
+// has them, are right, and the source ends after it. Errors of the source are returned as they are; a source that ends early is
 // io.ErrUnexpectedEOF.
 type Reader struct {
 	src      io.Reader

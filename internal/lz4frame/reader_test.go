@@ -99,7 +99,7 @@ func TestReadDamaged(t *testing.T) {
 
 	_, err := read(bytes.NewReader(append(bytes.Clone(packed), 0)))
 	if !errors.Is(err, ErrTrailing) {
-		t.Errorf("with a byte behind the frame: %v", err)
+		t.Errorf("with a byte after the frame: %v", err)
 	}
 }
 

@@ -17,7 +17,7 @@ const (
 
 // AppendBatch appends one batch to dst: both checksums, the entry headers, the payloads. Only Term, Type and Data of the entries are
 // used. Every payload must be a multiple of 8 bytes and smaller than 4 GiB. A segment is 8 bytes from [SegmentHeader] and batches
-// behind each other.
+// one after the other.
 func AppendBatch(dst []byte, entries ...Entry) []byte {
 	start := len(dst)
 	dst = append(dst, make([]byte, 8)...) // the checksums, filled in below
@@ -126,85 +126,107 @@ func (d *directory) newBatchReader(r io.Reader, offset, size int64) *batchReader
 // next reads the batch at the reader's offset. At the exact end of the file it returns io.EOF. A *batchFault says that there is no
 // sound batch here; any other error is one of the file system.
 func (br *batchReader) next() (*batch, error) {
-	start := br.offset
-	left := br.size - start
-	if left == 0 {
+	if br.offset == br.size {
 		return nil, io.EOF
 	}
 
-	fault := func(class faultClass, at int64, format string, args ...any) (*batch, error) {
-		return nil, &batchFault{class: class, offset: start, at: at, text: fmt.Sprintf(format, args...)}
-	}
-
-	if left < preambleSize {
-		return fault(faultShort, start, "only %d bytes are left where a batch should begin", left)
-	}
-
-	p, err := br.peek(preambleSize)
+	dataCRC, err := br.readHeader()
 	if err != nil {
 		return nil, err
 	}
 
-	headerCRC := binary.LittleEndian.Uint32(p[0:])
-	dataCRC := binary.LittleEndian.Uint32(p[4:])
-	n := binary.LittleEndian.Uint64(p[8:])
-	left -= preambleSize
-	switch {
-	case n == 0:
-		_, err := fault(faultCorrupt, start+8, "the batch has no entries")
-		err.(*batchFault).zeroes = headerCRC == 0 && dataCRC == 0
-		return nil, err
-	case n > maxBatchEntries:
-		return fault(faultCorrupt, start+8, "the batch claims %d entries, more than %d", n, maxBatchEntries)
-	case int64(n)*entryHeaderSize > left:
-		return fault(faultShort, start+8, "the file ends within the header of a batch of %d entries", n)
-	}
-
-	dataStart := preambleSize + int(n)*entryHeaderSize
-	p, err = br.peek(dataStart)
+	dataSize, err := br.dataSize()
 	if err != nil {
 		return nil, err
-	}
-
-	left -= int64(n) * entryHeaderSize
-	got := Checksum(0, p[8:])
-	if got != headerCRC { // the count is part of what it covers
-		return fault(faultCorrupt, start, "the header of the batch has checksum %08x instead of %08x", got, headerCRC)
 	}
 
 	b := &br.cur
-	*b = batch{offset: start, n: int(n), header: p[preambleSize:]}
-	var dataSize int64
-	for i := range b.n {
-		_, typ, size := b.entryHeader(i)
-		if typ < CommandEntry || typ > ChangeEntry {
-			return fault(faultMalformed, start+preambleSize+int64(i)*entryHeaderSize+8,
-				"entry %d of the batch has the unknown type %d", i+1, uint8(typ))
-		}
-
-		dataSize += int64(size)
-	}
-
-	if dataSize > left {
-		return fault(faultShort, start, "the file ends within the %d bytes of data of a batch", dataSize)
-	}
-
-	size := dataStart + int(dataSize)
-	p, err = br.peek(size)
+	dataStart := preambleSize + b.n*entryHeaderSize
+	size := dataStart + dataSize
+	p, err := br.peek(size)
 	if err != nil {
 		return nil, err
 	}
 
 	b.raw, b.header, b.data = p, p[preambleSize:dataStart], p[dataStart:]
-	if got := Checksum(0, b.data); got != dataCRC {
-		return nil, &batchFault{class: faultCorrupt, offset: start, at: start + 4, n: b.n,
-			text: fmt.Sprintf("the data of the batch has checksum %08x instead of %08x", got, dataCRC)}
+	got := Checksum(0, b.data)
+	if got != dataCRC {
+		fault := br.fault(faultCorrupt, b.offset+4, "the data of the batch has checksum %08x instead of %08x", got, dataCRC)
+		fault.n = b.n
+		return nil, fault
 	}
 
-	b.end = start + int64(size)
+	b.end = b.offset + int64(size)
 	br.offset = b.end
 	br.lo += size
 	return b, nil
+}
+
+// fault is what is wrong with the batch at the reader's offset.
+func (br *batchReader) fault(class faultClass, at int64, format string, args ...any) *batchFault {
+	return &batchFault{class: class, offset: br.offset, at: at, text: fmt.Sprintf(format, args...)}
+}
+
+// readHeader reads the preamble and the entry headers of a batch into cur, and returns the checksum that its data should have.
+func (br *batchReader) readHeader() (dataCRC uint32, err error) {
+	start, left := br.offset, br.size-br.offset
+	if left < preambleSize {
+		return 0, br.fault(faultShort, start, "only %d bytes are left where a batch should begin", left)
+	}
+
+	p, err := br.peek(preambleSize)
+	if err != nil {
+		return 0, err
+	}
+
+	headerCRC := binary.LittleEndian.Uint32(p[0:])
+	dataCRC = binary.LittleEndian.Uint32(p[4:])
+	n := binary.LittleEndian.Uint64(p[8:])
+	switch {
+	case n == 0:
+		fault := br.fault(faultCorrupt, start+8, "the batch has no entries")
+		fault.zeroes = headerCRC == 0 && dataCRC == 0
+		return 0, fault
+	case n > maxBatchEntries:
+		return 0, br.fault(faultCorrupt, start+8, "the batch claims %d entries, more than %d", n, maxBatchEntries)
+	case int64(n)*entryHeaderSize > left-preambleSize:
+		return 0, br.fault(faultShort, start+8, "the file ends within the header of a batch of %d entries", n)
+	}
+
+	p, err = br.peek(preambleSize + int(n)*entryHeaderSize)
+	if err != nil {
+		return 0, err
+	}
+
+	got := Checksum(0, p[8:])
+	if got != headerCRC { // the count is part of what it covers
+		return 0, br.fault(faultCorrupt, start, "the header of the batch has checksum %08x instead of %08x", got, headerCRC)
+	}
+
+	br.cur = batch{offset: start, n: int(n), header: p[preambleSize:]}
+	return dataCRC, nil
+}
+
+// dataSize is what the entries of cur take by their headers, bytes: no more than the file has.
+func (br *batchReader) dataSize() (int, error) {
+	b := &br.cur
+	headers := b.offset + preambleSize
+	left := br.size - headers - int64(b.n)*entryHeaderSize
+	var total int64
+	for i := range b.n {
+		_, typ, size := b.entryHeader(i)
+		if typ < CommandEntry || typ > ChangeEntry {
+			return 0, br.fault(faultMalformed, headers+int64(i)*entryHeaderSize+8, "entry %d of the batch has the unknown type %d", i+1, uint8(typ))
+		}
+
+		total += int64(size)
+	}
+
+	if total > left {
+		return 0, br.fault(faultShort, b.offset, "the file ends within the %d bytes of data of a batch", total)
+	}
+
+	return int(total), nil
 }
 
 // peek returns the next n bytes without consuming them. They are valid until the next call.

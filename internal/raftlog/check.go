@@ -41,7 +41,7 @@ func (l *Log) checkNames(pl *problemList) {
 			}
 		case f.Kind == CorruptFile:
 			p.Severity = Warning
-			p.Text = "libdqlite's auto-recovery has set this segment aside earlier: its entries, and those behind it, were lost then"
+			p.Text = "libdqlite's auto-recovery has set this segment aside earlier: its entries, and those after it, were lost then"
 			p.Advice = "keep it; if another member has those entries, recover from that one"
 		case f.Kind == MisreadFile:
 			p.Severity = Error

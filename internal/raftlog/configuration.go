@@ -39,7 +39,7 @@ func EncodeConfiguration(c Configuration) []byte {
 }
 
 // ParseConfiguration decodes the payload of a type-3 entry or of a snapshot's metadata, with the rules of libdqlite's decoder: bytes
-// behind the last server are garbage and ignored, but ids and addresses must be unique and roles known. An id of 0 is an error too:
+// after the last server are garbage and ignored, but ids and addresses must be unique and roles known. An id of 0 is an error too:
 // libdqlite aborts on it.
 func ParseConfiguration(data []byte) (Configuration, error) {
 	if len(data) < 9 {

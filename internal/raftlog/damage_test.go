@@ -36,6 +36,7 @@ func TestDamage(t *testing.T) {
 
 		names[c.Name] = true
 		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
 			_, log := damaged(t, c)
 			if log.Load != c.Load {
 				t.Errorf("libdqlite %s, want: %s", log.Load, c.Load)

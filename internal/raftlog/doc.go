@@ -2,7 +2,7 @@
 // commands, with every checksum, and says what libdqlite would make of it.
 //
 // It exists because libdqlite cannot be asked: merely looking at a directory with it deletes, renames and truncates files, drops good
-// entries behind a damaged one, reports success, and on some inputs crashes the process. So the first rule here is that reading changes
+// entries after a damaged one, reports success, and on some inputs crashes the process. So the first rule here is that reading changes
 // nothing: the package works on an [io/fs.FS], never opens anything for writing, and never calls libdqlite.
 //
 // The second rule is that input is hostile. Every length is compared with what the file can hold before memory is allocated for it,

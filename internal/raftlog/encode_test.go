@@ -24,7 +24,7 @@ func TestConfigurationRoundTrip(t *testing.T) {
 			t.Errorf("%d servers take %d bytes", n, len(p))
 		}
 
-		got, err := raftlog.ParseConfiguration(append(p, 0xFF, 0x17)) // garbage behind is allowed
+		got, err := raftlog.ParseConfiguration(append(p, 0xFF, 0x17)) // garbage after it is allowed
 		if err != nil || !slices.Equal(got, c) {
 			t.Errorf("%d servers: %v, %v", n, got, err)
 		}

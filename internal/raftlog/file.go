@@ -24,7 +24,7 @@ type File struct {
 	ModTime time.Time
 
 	Unused bool  // an open segment that was prepared but never written: all zero, or empty
-	End    int64 // of a segment: offset behind its last sound batch
+	End    int64 // of a segment: offset after its last sound batch
 	Needed bool  // the effective log or its snapshot lives in this file, or it is metadata: it belongs in an export
 }
 
@@ -42,7 +42,7 @@ type directory struct {
 	known    *Log // see Options
 
 	batches *batchReader // with its buffers, for the next segment
-	window  []byte       // of the search behind damage
+	window  []byte       // of the search after damage
 }
 
 // newDirectory returns a directory whose progress may be reported from several goroutines.

@@ -135,7 +135,7 @@ func openFuzzed(t *testing.T, fsys fstest.MapFS) *raftlog.Log {
 }
 
 // FuzzSegments reads a closed and an open segment. With sealed, the checksums of the first batches are made right, so that the fuzzer
-// gets behind them.
+// gets past them.
 func FuzzSegments(f *testing.F) {
 	change := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}})}
 	command := raftlog.Entry{Term: 2, Type: raftlog.CommandEntry, Data: frames(1, 32)}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -73,9 +74,16 @@ func TestKnown(t *testing.T) {
 
 // What is left for later is read by a second look, and both together find what one look finds, whatever is damaged.
 func TestLater(t *testing.T) {
-	damagedLater := 0
+	var damagedLater atomic.Int32
+	t.Cleanup(func() {
+		if damagedLater.Load() == 0 {
+			t.Error("no case has its damage in what is read later")
+		}
+	})
+
 	for _, c := range raftlogtest.Cases() {
 		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
 			dir := raftlogtest.Make(t, c.Base)
 			must(t, c.Damage(dir))
 			fsys := os.DirFS(dir)
@@ -112,12 +120,8 @@ func TestLater(t *testing.T) {
 			}
 
 			if outline.HealthySoFar() && !once.Healthy() {
-				damagedLater++
+				damagedLater.Add(1)
 			}
 		})
-	}
-
-	if damagedLater == 0 {
-		t.Error("no case has its damage in what is read later")
 	}
 }

@@ -6,7 +6,7 @@ import (
 	"slices"
 )
 
-// loader follows libdqlite through the loading of a directory: the same steps in the same order (dqlite-format.md, 8.1), on what the
+// loader follows libdqlite through the loading of a directory: the same steps in the same order (docs/raft-directory.md, "Loading"), on what the
 // scan found, without touching a file. It keeps a picture of the directory as libdqlite would have left it, as a second attempt after
 // auto-recovery begins from there.
 type loader struct {
@@ -21,7 +21,7 @@ type loader struct {
 	dropped uint64
 
 	placed []placed
-	doubt  bool   // what follows is behind a hole
+	doubt  bool   // what follows comes after a hole
 	sound  uint64 // last index before the first doubt
 }
 
@@ -33,7 +33,7 @@ type piece struct {
 	first, last uint64 // of a closed one
 	gone        bool   // deleted, or renamed to corrupt-…
 	cut         bool   // was open and has been finalised
-	behind      *piece // the next open one that has entries
+	next        *piece // the next open one that has entries
 }
 
 // verdict is how one attempt ended.
@@ -82,7 +82,7 @@ func (l *Log) load(pl *problemList) {
 		l.Actions = append(l.Actions, ld.actions...)
 	}
 
-	l.settle(ld)
+	l.conclude(ld)
 }
 
 // loadable is the newest snapshot that libdqlite can load. It does not look at the databases in it until a member starts.
@@ -167,8 +167,8 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 	if last.last < ld.base() {
 		p := Problem{Severity: Warning, File: last.name, Offset: -1, Index: last.last,
 			Text:      fmt.Sprintf("the closed segments end before the snapshot's index %d", ld.base()),
-			Libdqlite: "ignores all closed segments and continues behind the snapshot",
-			Advice:    "normal when this member was stopped right after it got a snapshot from the leader; otherwise entries behind the snapshot may be missing: compare with the other members"}
+			Libdqlite: "ignores all closed segments and continues after the snapshot",
+			Advice:    "normal when this member was stopped right after it got a snapshot from the leader; otherwise entries after the snapshot may be missing: compare with the other members"}
 		if closed == len(pieces) {
 			ld.say(p)
 			return nil, loaded
@@ -187,9 +187,9 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 		ld.say(Problem{Severity: Error, File: pieces[i].name, Offset: -1, Index: ld.base() + 1,
 			Text:      fmt.Sprintf("entries %d to %d are missing between the snapshot and this segment", ld.base()+1, pieces[i].first-1),
 			Libdqlite: fmt.Sprintf("refuses: \"closed segment %s is past last snapshot %s\"", pieces[i].name, ld.snapshot.File),
-			Advice:    "recover from another member; what is behind the hole cannot be used"})
+			Advice:    "recover from another member; what comes after the hole cannot be used"})
 		for _, p := range pieces[i:closed] {
-			ld.dropped += p.segment.Entries + p.segment.Behind
+			ld.dropped += p.segment.Entries + p.segment.After
 		}
 
 		return nil, refused
@@ -222,8 +222,8 @@ func (ld *loader) assertFails(p *piece) verdict {
 func (ld *loader) loadAll(pieces []*piece, start uint64) verdict {
 	var used *piece
 	for _, p := range slices.Backward(pieces) {
-		p.behind = used
-		if p.open && p.segment.Entries+p.segment.Behind > 0 {
+		p.next = used
+		if p.open && p.segment.Entries+p.segment.After > 0 {
 			used = p
 		}
 	}
@@ -234,7 +234,7 @@ func (ld *loader) loadAll(pieces []*piece, start uint64) verdict {
 		p := pieces[i]
 		var v verdict
 		if p.open {
-			next, v = ld.loadOpen(pieces, i, next)
+			next, v = ld.loadOpen(p, next)
 		} else {
 			next, v = ld.loadClosed(pieces, i, start, next)
 		}
@@ -250,15 +250,15 @@ func (ld *loader) loadAll(pieces []*piece, start uint64) verdict {
 
 	last := next - 1
 	if len(pieces) > 0 && last < ld.base() {
-		return ld.behindSnapshot(pieces, last)
+		return ld.endsBeforeSnapshot(pieces, last)
 	}
 
 	return loaded
 }
 
-// behindSnapshot reports a log that ends before the snapshot although there are open segments. libdqlite calls that corrupt, but by now
+// endsBeforeSnapshot reports a log that ends before the snapshot although there are open segments. libdqlite calls that corrupt, but by now
 // every segment is closed, and its second attempt drops them all.
-func (ld *loader) behindSnapshot(pieces []*piece, last uint64) verdict {
+func (ld *loader) endsBeforeSnapshot(pieces []*piece, last uint64) verdict {
 	p := Problem{Severity: Warning, Offset: -1, Index: last,
 		Text:      fmt.Sprintf("the log ends at index %d, before the snapshot's index %d", last, ld.base()),
 		Libdqlite: "loads the snapshot at the second attempt; with auto-recovery switched off it refuses",
@@ -267,7 +267,7 @@ func (ld *loader) behindSnapshot(pieces []*piece, last uint64) verdict {
 		if q.segment.Open && q.segment.Entries > 0 {
 			p.Severity = Error
 			p.Libdqlite = "drops all segments, the open ones too, at its second attempt, and reports success; with auto-recovery switched off it refuses"
-			p.Advice = "compare with the other members: entries behind the snapshot may be gone"
+			p.Advice = "compare with the other members: entries after the snapshot may be gone"
 			ld.dropped += q.segment.Entries
 			ld.worst(LoadsButLoses)
 		}
@@ -306,7 +306,7 @@ func (ld *loader) loadClosed(pieces []*piece, i int, start, next uint64) (uint64
 			Libdqlite: fmt.Sprintf("refuses: \"unexpected closed segment %s: first index should have been %d\"", p.name, next),
 			Advice:    "recover from another member, or go on with what is before the hole"})
 		for _, q := range pieces[i:] {
-			ld.dropped += q.segment.Entries + q.segment.Behind
+			ld.dropped += q.segment.Entries + q.segment.After
 		}
 
 		return next, refused // corrupt to libdqlite, but nothing is moved and the second attempt ends the same
@@ -327,19 +327,19 @@ func (ld *loader) loadClosed(pieces []*piece, i int, start, next uint64) (uint64
 	}
 
 	problem := Problem{Severity: Error, File: p.name, Offset: offset, Index: next + min(s.Entries, want), Text: text,
-		Advice: fmt.Sprintf("recover from another member; the %d entries before the damage are sound, %d behind it", min(s.Entries, want), s.Behind)}
+		Advice: fmt.Sprintf("recover from another member; the %d entries before the damage are sound, %d after it", min(s.Entries, want), s.After)}
 	lastClosed := i+1 == len(pieces) || pieces[i+1].open
 	switch {
 	case class != faultCorrupt:
 		problem.Libdqlite = "refuses (" + class.String() + "); its auto-recovery does nothing about it"
 		ld.take(p, next, min(s.Entries, want))
-		ld.dropped += s.Behind
+		ld.dropped += s.After
 		ld.say(problem)
 		return next, refused
 	case !lastClosed:
 		problem.Libdqlite = "refuses; its auto-recovery only moves the last closed segment away"
 		ld.take(p, next, min(s.Entries, want))
-		ld.dropped += s.Behind
+		ld.dropped += s.After
 	default:
 		problem.Libdqlite = fmt.Sprintf("renames it and every open segment to corrupt-…, drops its %d entries, and reports success", want)
 	}
@@ -357,7 +357,7 @@ func (ld *loader) autoRecover(pieces []*piece, i int) {
 	for _, p := range pieces[i:] {
 		ld.act(Action{Kind: Rename, File: p.name, To: "corrupt-<ns>-" + p.name})
 		if p.open {
-			ld.dropped += p.segment.Entries + p.segment.Behind
+			ld.dropped += p.segment.Entries + p.segment.After
 		} else {
 			ld.dropped += p.last - p.first + 1
 		}

@@ -2,74 +2,25 @@ package raftlog
 
 import "fmt"
 
-// loadOpen reads an open segment, which libdqlite finalises on the way: it cuts the file behind the last sound batch and renames it to
+// loadOpen reads an open segment, which libdqlite finalises on the way: it cuts the file after the last sound batch and renames it to
 // a closed one, or deletes it when it has none.
-func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict) {
-	p := pieces[i]
+func (ld *loader) loadOpen(p *piece, next uint64) (uint64, verdict) {
 	s := p.segment
 	if s.Unused {
-		ld.act(Action{Kind: Delete, File: p.name})
-		p.gone = true
-		if p.behind != nil {
-			ld.hole(next, Problem{Severity: Error, File: p.name, Offset: 0, Index: next,
-				Text:      fmt.Sprintf("the segment is empty although the later %s is not: its entries are gone", p.behind.name),
-				Libdqlite: "deletes it and gives the entries of the later one its indexes; reports success",
-				Advice:    "recover from another member, or go on with what is before this segment"})
-		}
-
+		ld.loadUnused(p, next)
 		return next, loaded
 	}
 
-	if s.End == 0 { // the first 8 bytes are wrong
-		problem := Problem{Severity: Error, File: p.name, Offset: 0, Index: next, Text: s.fault.text,
-			Advice: fmt.Sprintf("recover from another member; %d sound entries are in the file", s.Behind)}
-		if s.fault.class != faultCorrupt {
-			problem.Libdqlite = "refuses (" + s.fault.class.String() + ")"
-			ld.say(problem)
-			return next, refused
-		}
-
-		problem.Libdqlite = "renames it and every later open segment to corrupt-…, and reports success without their entries"
-		ld.say(problem)
-		return next, corrupt
+	if s.End == 0 {
+		return next, ld.badFormat(p, next)
 	}
 
 	ld.take(p, next, s.Entries)
 	if s.fault != nil && s.fault.class != faultCorrupt {
-		problem := Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: next + s.Entries, Text: s.fault.text,
-			Advice: fmt.Sprintf("recover from another member; the %d entries before the damage are sound, %d behind it", s.Entries, s.Behind)}
-		ld.dropped += s.Behind + uint64(s.fault.n)
-		if s.Entries == 0 {
-			problem.Libdqlite = "refuses (" + s.fault.class.String() + ")"
-			ld.say(problem)
-			return next, refused
-		}
-
-		problem.Libdqlite = "crashes: it frees the file's content twice"
-		ld.say(problem)
-		return next, crashed
+		return next, ld.unreadable(p, next)
 	}
 
-	if s.Torn {
-		lost := s.Behind + uint64(s.fault.n)
-		ld.dropped += lost
-		ld.worst(LoadsButLoses)
-		libdqlite := fmt.Sprintf("cuts the segment here, drops the %d entries of the damaged batch and of the sound batches behind it, and reports success", lost)
-		if lost == 0 {
-			libdqlite = "cuts the segment here and reports success"
-		}
-
-		ld.hole(next+s.Entries, Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: next + s.Entries, Text: s.fault.text,
-			Libdqlite: libdqlite,
-			Advice:    "compare with the other members: an unfinished last write of a member that was killed is harmless, entries that others have are not"})
-	} else if p.behind != nil && s.Entries > 0 && s.Size-s.End > int64(p.behind.segment.firstBatch) {
-		ld.hole(next+s.Entries, Problem{Severity: Error, File: p.name, Offset: s.End, Index: next + s.Entries,
-			Text:      fmt.Sprintf("the segment ends in zeros where the first batch of the later %s would have fitted: entries may be gone", p.behind.name),
-			Libdqlite: "takes the later segment as the continuation and reports success",
-			Advice:    "compare with the other members; harmless if this member was killed while it took a snapshot"})
-		ld.worst(LoadsButLoses)
-	}
-
+	ld.checkTail(p, next)
 	if s.Entries == 0 {
 		ld.act(Action{Kind: Delete, File: p.name})
 		p.gone = true
@@ -85,6 +36,77 @@ func (ld *loader) loadOpen(pieces []*piece, i int, next uint64) (uint64, verdict
 	ld.act(Action{Kind: Rename, File: p.name, To: closed})
 	p.name, p.open, p.cut, p.first, p.last = closed, false, true, next, last
 	return last + 1, loaded
+}
+
+// loadUnused deletes a segment that was never written to.
+func (ld *loader) loadUnused(p *piece, next uint64) {
+	ld.act(Action{Kind: Delete, File: p.name})
+	p.gone = true
+	if p.next != nil {
+		ld.hole(next, Problem{Severity: Error, File: p.name, Offset: 0, Index: next,
+			Text:      fmt.Sprintf("the segment is empty although the later %s is not: its entries are gone", p.next.name),
+			Libdqlite: "deletes it and gives the entries of the later one its indexes; reports success",
+			Advice:    "recover from another member, or go on with what is before this segment"})
+	}
+}
+
+// badFormat reports a segment whose first 8 bytes are wrong.
+func (ld *loader) badFormat(p *piece, next uint64) verdict {
+	s := p.segment
+	problem := Problem{Severity: Error, File: p.name, Offset: 0, Index: next, Text: s.fault.text,
+		Advice: fmt.Sprintf("recover from another member; %d sound entries are in the file", s.After)}
+	if s.fault.class != faultCorrupt {
+		problem.Libdqlite = "refuses (" + s.fault.class.String() + ")"
+		ld.say(problem)
+		return refused
+	}
+
+	problem.Libdqlite = "renames it and every later open segment to corrupt-…, and reports success without their entries"
+	ld.say(problem)
+	return corrupt
+}
+
+// unreadable reports a segment with a fault that libdqlite does not take for the end of what was written.
+func (ld *loader) unreadable(p *piece, next uint64) verdict {
+	s := p.segment
+	problem := Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: next + s.Entries, Text: s.fault.text,
+		Advice: fmt.Sprintf("recover from another member; the %d entries before the damage are sound, %d after it", s.Entries, s.After)}
+	ld.dropped += s.After + uint64(s.fault.n)
+	if s.Entries == 0 {
+		problem.Libdqlite = "refuses (" + s.fault.class.String() + ")"
+		ld.say(problem)
+		return refused
+	}
+
+	problem.Libdqlite = "crashes: it frees the file's content twice"
+	ld.say(problem)
+	return crashed
+}
+
+// checkTail reports what libdqlite overlooks after the last sound batch: something other than zeros, or zeros in place of entries.
+func (ld *loader) checkTail(p *piece, next uint64) {
+	s := p.segment
+	end := next + s.Entries
+	switch {
+	case s.DirtyTail:
+		lost := s.After + uint64(s.fault.n)
+		ld.dropped += lost
+		libdqlite := "cuts the segment here and reports success"
+		if lost > 0 {
+			libdqlite = fmt.Sprintf("cuts the segment here, drops the %d entries of the damaged batch and of the sound batches after it, "+
+				"and reports success", lost)
+		}
+
+		ld.hole(end, Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: end, Text: s.fault.text,
+			Libdqlite: libdqlite,
+			Advice: "compare with the other members: an unfinished last write of a member that was killed is harmless, " +
+				"entries that others have are not"})
+	case p.next != nil && s.Entries > 0 && s.Size-s.End > int64(p.next.segment.firstBatch):
+		ld.hole(end, Problem{Severity: Error, File: p.name, Offset: s.End, Index: end,
+			Text:      fmt.Sprintf("the segment ends in zeros where the first batch of the later %s would have fitted: entries may be gone", p.next.name),
+			Libdqlite: "takes the later segment as the continuation and reports success",
+			Advice:    "compare with the other members; harmless if this member was killed while it took a snapshot"})
+	}
 }
 
 // hole reports a problem, and that whatever follows has wrong indexes.

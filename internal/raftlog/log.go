@@ -40,11 +40,11 @@ type Log struct {
 
 	// The effective log: what libdqlite would hold after loading the directory (or, when it refuses or crashes, what it had read until
 	// then). FirstIndex is that of its first entry, 0 when it has none; entries up to the snapshot's index are there for slow followers
-	// only. LastIndex and LastTerm are the snapshot's when no entry is behind it.
+	// only. LastIndex and LastTerm are the snapshot's when no entry comes after it.
 	FirstIndex, LastIndex, LastTerm uint64
 
 	// SoundIndex is the last index up to which snapshot and effective log are beyond doubt. It is lower than LastIndex when libdqlite
-	// would put entries behind a hole, with indexes that were never theirs.
+	// would put entries after a hole, with indexes that were never theirs.
 	SoundIndex uint64
 
 	MaxTerm            uint64 // highest term in metadata, snapshots and segments, sound or not in the effective log
@@ -52,7 +52,7 @@ type Log struct {
 	ConfigurationIndex uint64
 	Edited             bool // the last entry is a recovery configuration, see edited
 
-	Changed bool // files changed while they were read: a daemon is running, and the picture may be torn
+	Changed bool // files changed while they were read: a daemon is running, and the parts may not fit together
 
 	Problems []Problem
 	Load     Outcome  // of loading the directory, as `lxd cluster edit` does
@@ -174,7 +174,7 @@ func (l *Log) checkUnchanged(d *directory, pl *problemList) error {
 
 	l.Changed = true
 	pl.add(Problem{Severity: Warning, Offset: -1,
-		Text:      "the directory changed while it was read: the picture may be torn",
+		Text:      "the directory changed while it was read: its parts may not fit together",
 		Libdqlite: "does not load the directory of a running daemon (1.16.5 and later hold a lock)",
 		Advice:    "stop the daemon and look again"})
 	return nil

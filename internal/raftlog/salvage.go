@@ -7,14 +7,14 @@ import (
 )
 
 const (
-	salvageWindow = 4 * segmentSize // bytes looked through behind damage at once
+	salvageWindow = 4 * segmentSize // bytes looked through after damage at once
 	salvageBudget = 64              // header bytes checked for each byte of the window, at most
 )
 
-// scanBehind counts the sound entries in a segment behind damage, from offset on: batches that libdqlite never gets to see. Every
+// scanAfter counts the sound entries in a segment after damage, from offset on: batches that libdqlite never gets to see. Every
 // payload is a multiple of 8 bytes, so a batch can only begin at a multiple of 8. The search is bounded, as every 8 bytes of a hostile
 // file can look like the beginning of a long batch header.
-func (d *directory) scanBehind(s *Segment, offset int64) error {
+func (d *directory) scanAfter(s *Segment, offset int64) error {
 	for offset = (offset + 7) &^ 7; offset+preambleSize+entryHeaderSize <= s.Size; {
 		found, next, err := d.findBatch(s, offset)
 		if err != nil {
@@ -31,8 +31,8 @@ func (d *directory) scanBehind(s *Segment, offset int64) error {
 			return err
 		}
 
-		s.Behind += entries
-		// A sound header may stand before damaged data: then go on behind it.
+		s.After += entries
+		// A sound header may stand before damaged data: then go on after it.
 		offset = max(end, next+preambleSize+entryHeaderSize)
 	}
 

@@ -22,11 +22,11 @@ type Segment struct {
 	// place there).
 	First, Last uint64
 
-	Entries uint64 // sound entries from its beginning
-	End     int64  // offset behind the last of them
-	Unused  bool   // open, prepared, never written
-	Behind  uint64 // sound entries found behind damage; libdqlite does not look for them
-	Torn    bool   // an open one with something other than zeros behind End
+	Entries   uint64 // sound entries from its beginning
+	End       int64  // offset after the last of them
+	Unused    bool   // open, prepared, never written
+	After     uint64 // sound entries found after damage; libdqlite does not look for them
+	DirtyTail bool   // an open one with something other than zeros after End
 
 	FirstTerm, LastTerm, MaxTerm uint64 // of its sound entries
 
@@ -129,39 +129,48 @@ func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 
 	format := binary.LittleEndian.Uint64(header[:])
 	if format != diskFormat {
-		s.End = 0
-		s.fault = &batchFault{class: faultCorrupt, text: fmt.Sprintf("the file has format %d instead of %d", format, diskFormat)}
-		if format == 2 {
-			s.fault.text += " (only libdqlite 1.16.5 to 1.16.7 built with --enable-dqlite-next wrote that)"
-		}
-
-		if format == 0 {
-			zero, err := onlyZeros(file, size-segmentHeader)
-			if err != nil {
-				return nil, err
-			}
-
-			s.Unused = zero && s.Open
-			if zero {
-				s.fault.text = "the file is all zero"
-			}
-		}
-
-		if !s.Unused {
-			return s, d.scanBehind(s, segmentHeader)
-		}
-
-		return s, nil
+		return s, d.scanForeign(s, format, file)
 	}
 
+	return s, d.scanBatches(s, file, d.wantsSum(s, base))
+}
+
+// scanForeign looks at a segment with another format, of which the first bytes are read.
+func (d *directory) scanForeign(s *Segment, format uint64, file io.Reader) error {
+	s.End = 0
+	s.fault = &batchFault{class: faultCorrupt, text: fmt.Sprintf("the file has format %d instead of %d", format, diskFormat)}
+	switch format {
+	case 2:
+		s.fault.text += " (only libdqlite 1.16.5 to 1.16.7 built with --enable-dqlite-next wrote that)"
+	case 0:
+		zero, err := onlyZeros(file, s.Size-segmentHeader)
+		if err != nil {
+			return err
+		}
+
+		s.Unused = zero && s.Open
+		if zero {
+			s.fault.text = "the file is all zero"
+		}
+	}
+
+	if s.Unused {
+		return nil
+	}
+
+	return d.scanAfter(s, segmentHeader)
+}
+
+// scanBatches reads the batches of a segment, of which the header is read.
+func (d *directory) scanBatches(s *Segment, file io.Reader, wantsSum bool) error {
 	var sum hash.Hash
-	if d.wantsSum(s, base) {
+	if wantsSum {
 		sum = sha256.New()
-		sum.Write(header[:])
+		sum.Write(SegmentHeader())
 		defer func() { s.SHA256 = hex.EncodeToString(sum.Sum(nil)) }()
 	}
 
-	br := d.newBatchReader(file, segmentHeader, size)
+	br := d.newBatchReader(file, segmentHeader, s.Size)
 	for {
 		b, err := br.next()
 		if err == io.EOF {
@@ -169,17 +178,17 @@ func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 				s.fault = &batchFault{class: faultShort, offset: segmentHeader, text: "the file has no batch"}
 			}
 
-			return s, nil
+			return nil
 		}
 
 		var fault *batchFault
 		if errors.As(err, &fault) {
 			s.fault = fault
-			return s, d.scanTail(s, br)
+			return d.scanTail(s, br)
 		}
 
 		if err != nil {
-			return nil, err
+			return err
 		}
 
 		s.addBatch(b)
@@ -189,7 +198,7 @@ func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
 	}
 }
 
-// scanTail looks at what is behind the last sound batch of a segment.
+// scanTail looks at what comes after the last sound batch of a segment.
 func (d *directory) scanTail(s *Segment, br *batchReader) error {
 	if s.fault.zeroes {
 		zero, err := onlyZeros(br.rest(), s.Size-s.fault.offset)
@@ -202,8 +211,8 @@ func (d *directory) scanTail(s *Segment, br *batchReader) error {
 		}
 	}
 
-	s.Torn = true
-	return d.scanBehind(s, s.fault.offset+8)
+	s.DirtyTail = true
+	return d.scanAfter(s, s.fault.offset+8)
 }
 
 // addBatch takes a sound batch into the segment's account.
@@ -244,7 +253,7 @@ func (s *Segment) addBatch(b *batch) {
 		case term == 0:
 			s.find(zeroTerm, s.Entries, at, "the entry has term 0")
 		case s.Entries > 0 && term < s.LastTerm && typ != ChangeEntry:
-			s.find(lowerTerm, s.Entries, at, "the entry has term %d behind one of term %d", term, s.LastTerm)
+			s.find(lowerTerm, s.Entries, at, "the entry has term %d after one of term %d", term, s.LastTerm)
 		}
 
 		s.LastTerm, s.lastType = term, typ

@@ -196,7 +196,7 @@ func walkSnapshot(r io.Reader, fn func(db SnapshotDatabase) error) error {
 	case io.EOF: // also the end mark and the checksum of the LZ4 frame are right
 		return nil
 	case nil:
-		return fmt.Errorf("%w: bytes behind the last database", errSnapshot)
+		return fmt.Errorf("%w: bytes after the last database", errSnapshot)
 	default:
 		return snapshotDamage(err, "the end is damaged")
 	}

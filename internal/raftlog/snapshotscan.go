@@ -25,18 +25,33 @@ const (
 // scanSnapshot fills in what the two files of a pair say and whether they are sound, and their sums where they are wanted; of the data
 // only the size where it is left for later. The error is one of the file system.
 func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
-	const metaLimit = snapshotMetaHeader + maxMetaConfiguration
-	raw, err := d.readAll(s.Meta, metaLimit)
+	s.Usable, s.readable = true, true
+	err := d.scanSnapshotMeta(s, sums)
 	if err != nil {
 		return fmt.Errorf("read %s: %w", s.Meta, err)
 	}
 
-	if sums && len(raw) < metaLimit { // else there may be more of it
+	err = d.scanSnapshotData(s, sums)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", s.File, err)
+	}
+
+	return nil
+}
+
+// scanSnapshotMeta reads the metadata of a pair, and looks at its name.
+func (d *directory) scanSnapshotMeta(s *Snapshot, sums bool) error {
+	const limit = snapshotMetaHeader + maxMetaConfiguration
+	raw, err := d.readAll(s.Meta, limit)
+	if err != nil {
+		return err
+	}
+
+	if sums && len(raw) < limit { // else there may be more of it
 		sum := sha256.Sum256(raw)
 		s.MetaSHA256 = hex.EncodeToString(sum[:])
 	}
 
-	s.Usable, s.readable = true, true
 	s.ConfigurationIndex, s.Configuration, err = parseSnapshotMeta(raw)
 	if err != nil {
 		s.damaged(Refuses, Refuses, s.Meta, err.Error(), refusesSnapshot)
@@ -48,16 +63,22 @@ func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 			load = Crashes
 		}
 
-		s.damaged(load, Crashes, s.File, "the name says a term or an index that cannot be", "loads it and aborts the process when the member starts (assertion)")
+		s.damaged(load, Crashes, s.File, "the name says a term or an index that cannot be",
+			"loads it and aborts the process when the member starts (assertion)")
 	}
 
 	if s.ConfigurationIndex > s.Index {
-		s.problem(Warning, s.Meta, fmt.Sprintf("its configuration has index %d, behind the snapshot", s.ConfigurationIndex), "does not check that")
+		s.problem(Warning, s.Meta, fmt.Sprintf("its configuration has index %d, after the snapshot", s.ConfigurationIndex), "does not check that")
 	}
 
+	return nil
+}
+
+// scanSnapshotData reads the data of a pair to its end.
+func (d *directory) scanSnapshotData(s *Snapshot, sums bool) error {
 	file, size, err := d.open(s.File)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", s.File, err)
+		return err
 	}
 
 	defer file.Close()
@@ -75,7 +96,7 @@ func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 
 	r, compressed, err := openSnapshot(outer)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", s.File, err)
+		return err
 	}
 
 	defer r.Close()
@@ -88,12 +109,12 @@ func (d *directory) scanSnapshot(s *Snapshot, sums bool) error {
 	}
 
 	if sums && outer.err == nil {
-		_, _ = io.Copy(io.Discard, outer) // what is behind the frame
+		_, _ = io.Copy(io.Discard, outer) // what comes after the frame
 		s.SHA256 = hex.EncodeToString(sum.Sum(nil))
 	}
 
 	if outer.err != nil {
-		return fmt.Errorf("read %s: %w", s.File, outer.err)
+		return outer.err
 	}
 
 	s.checkFrame(d)
@@ -148,21 +169,19 @@ func (s *Snapshot) checkFrame(d *directory) {
 	}
 }
 
+// What libdqlite does about a damaged database.
+const (
+	refusesAtStart = "loads it unseen; refuses when a member starts on it"
+	assertsAtStart = "loads it unseen; 1.18 aborts the process when a member starts on it (assertion)"
+)
+
 // scanDatabase checks the outside of a database image: sizes, page size, the frames of the write-ahead log. Whether SQLite likes it is
 // not decided here.
 func (s *Snapshot) scanDatabase(db SnapshotDatabase) error {
 	image := DatabaseImage{Name: db.Name, MainSize: db.MainSize, WALSize: db.WALSize}
 	defer func() { s.Databases = append(s.Databases, image) }()
-	wrong := func(o Outcome, libdqlite, format string, args ...any) {
-		s.damaged(LoadsClean, o, s.File, fmt.Sprintf("database %q: ", db.Name)+fmt.Sprintf(format, args...), libdqlite)
-	}
-
-	const (
-		atRestore = "loads it unseen; refuses when a member starts on it"
-		asserts   = "loads it unseen; 1.18 aborts the process when a member starts on it (assertion)"
-	)
 	if db.MainSize%dqlitePageSize != 0 {
-		wrong(Crashes, asserts, "its size of %d bytes is not a multiple of %d", db.MainSize, dqlitePageSize)
+		s.wrong(db, Crashes, "its size of %d bytes is not a multiple of %d", db.MainSize, dqlitePageSize)
 	}
 
 	var head [sqliteHeader]byte
@@ -172,70 +191,84 @@ func (s *Snapshot) scanDatabase(db SnapshotDatabase) error {
 		pages := int64(binary.BigEndian.Uint32(head[28:]))
 		switch {
 		case string(head[:16]) != "SQLite format 3\x00":
-			wrong(Refuses, atRestore, "it is not an SQLite database")
+			s.wrong(db, Refuses, "it is not an SQLite database")
 		case image.PageSize != dqlitePageSize:
-			wrong(Refuses, atRestore, "its page size is %d instead of %d bytes", image.PageSize, dqlitePageSize)
+			s.wrong(db, Refuses, "its page size is %d instead of %d bytes", image.PageSize, dqlitePageSize)
 		case db.WALSize <= walHeader && pages > db.MainSize/dqlitePageSize:
-			wrong(Refuses, atRestore, "its header says %d pages, but there are only %d", pages, db.MainSize/dqlitePageSize)
+			s.wrong(db, Refuses, "its header says %d pages, but there are only %d", pages, db.MainSize/dqlitePageSize)
 		}
 	} else if db.MainSize >= sqliteHeader {
 		return nil // the walk finds that it ends early
 	} else if db.MainSize > 0 || db.WALSize <= walHeader {
-		wrong(Refuses, atRestore, "it has only %d bytes", db.MainSize)
+		s.wrong(db, Refuses, "it has only %d bytes", db.MainSize)
 	}
 
-	if db.WALSize <= walHeader {
-		return nil
+	if db.WALSize > walHeader {
+		s.scanWAL(db)
 	}
 
+	return nil
+}
+
+// wrong adds a finding about a database, of which a member that starts makes that outcome.
+func (s *Snapshot) wrong(db SnapshotDatabase, o Outcome, format string, args ...any) {
+	libdqlite := refusesAtStart
+	if o == Crashes {
+		libdqlite = assertsAtStart
+	}
+
+	s.damaged(LoadsClean, o, s.File, fmt.Sprintf("database %q: ", db.Name)+fmt.Sprintf(format, args...), libdqlite)
+}
+
+// scanWAL checks a write-ahead log. It says nothing of one that ends early: the walk finds that.
+func (s *Snapshot) scanWAL(db SnapshotDatabase) {
 	s.problem(Info, s.File, fmt.Sprintf("database %q has a write-ahead log in the snapshot, as 1.16 and earlier wrote it", db.Name),
 		"1.18.3 and 1.18.4 abort the process when a member starts on it (assertion); all others read it")
-	_, err = io.Copy(io.Discard, db.Main)
+	_, err := io.Copy(io.Discard, db.Main)
 	if err != nil {
-		return nil // as above
+		return
 	}
 
 	const frame = walFrameHeader + dqlitePageSize
 	if (db.WALSize-walHeader)%frame != 0 {
-		wrong(Crashes, asserts, "its write-ahead log of %d bytes does not end with a frame", db.WALSize)
-		return nil
+		s.wrong(db, Crashes, "its write-ahead log of %d bytes does not end with a frame", db.WALSize)
+		return
 	}
 
-	_, err = io.ReadFull(db.WAL, head[:walHeader])
+	var head [walHeader]byte
+	_, err = io.ReadFull(db.WAL, head[:])
 	if err != nil {
-		return nil
+		return
 	}
 
 	magic, size := binary.BigEndian.Uint32(head[:]), binary.BigEndian.Uint32(head[8:])
 	if magic&^1 != walMagic || size != dqlitePageSize {
-		wrong(Refuses, atRestore, "its write-ahead log has magic number %#x and page size %d", magic, size)
+		s.wrong(db, Refuses, "its write-ahead log has magic number %#x and page size %d", magic, size)
 	}
 
 	commit := uint32(0)
 	for range (db.WALSize - walHeader) / frame {
 		_, err = io.ReadFull(db.WAL, head[:walFrameHeader])
 		if err != nil {
-			return nil
+			return
 		}
 
 		_, err = io.CopyN(io.Discard, db.WAL, dqlitePageSize)
 		if err != nil {
-			return nil
+			return
 		}
 
 		if binary.BigEndian.Uint32(head[:]) == 0 {
-			wrong(Crashes, asserts, "its write-ahead log has a page 0")
-			return nil
+			s.wrong(db, Crashes, "its write-ahead log has a page 0")
+			return
 		}
 
 		commit = binary.BigEndian.Uint32(head[4:])
 	}
 
 	if commit == 0 {
-		wrong(Crashes, asserts, "its write-ahead log does not end with a commit")
+		s.wrong(db, Crashes, "its write-ahead log does not end with a commit")
 	}
-
-	return nil
 }
 
 // watchedReader remembers the first error of a reader, other than its end.

@@ -16,14 +16,14 @@ import (
 // snapshot.
 func TestSums(t *testing.T) {
 	killed := raftlogtest.Global(t, "forgotten/n1-preedit")
-	torn := raftlogtest.Copy(t, killed)
-	open, err := filepath.Glob(filepath.Join(torn, "open-*"))
+	short := raftlogtest.Copy(t, killed)
+	open, err := filepath.Glob(filepath.Join(short, "open-*"))
 	must(t, err)
-	must(t, os.Truncate(open[0], 8<<20-8)) // so that what is behind its end is read in another way
+	must(t, os.Truncate(open[0], 8<<20-8)) // so that what comes after its end is read in another way
 	for name, dir := range map[string]string{
 		"stopped":  raftlogtest.Global(t, "small/n1-afteredit"),
 		"killed":   killed,
-		"torn":     torn,
+		"short":    short,
 		"snapshot": raftlogtest.Make(t, raftlogtest.Snapshot),
 	} {
 		t.Run(name, func(t *testing.T) {

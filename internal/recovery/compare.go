@@ -15,7 +15,7 @@ import (
 
 // CompareOptions say what to compare.
 type CompareOptions struct {
-	Sources   []string // as OpenSource takes them, or saved reports of Inspect
+	Sources   []string // as the commands take them, or saved reports of Inspect
 	Survivors string   // directory for the sources' reports; empty for none
 	Progress  Progress
 }

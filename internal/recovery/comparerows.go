@@ -155,7 +155,7 @@ func (c *comparison) difference(ctx context.Context, base *globaldb.DB, i int, r
 
 // open replays a source again, up to its last sound entry.
 func (c *comparison) open(ctx context.Context, i int) (*globaldb.DB, error) {
-	src, err := OpenSource(ctx, c.report.Sources[i].Source, c.opts.Progress)
+	src, err := openSource(ctx, c.report.Sources[i].Source, c.opts.Progress)
 	if err != nil {
 		return nil, err
 	}

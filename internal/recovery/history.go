@@ -58,12 +58,7 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 			return err
 		}
 
-		names, err := src.names(ctx)
-		if err != nil {
-			return err
-		}
-
-		entries, err := listEntries(ctx, log, names, first, last)
+		entries, err := listEntries(ctx, log, src.names(ctx), first, last)
 		if err != nil {
 			return err
 		}

@@ -79,7 +79,7 @@ func newImportReport(tarball string) *ImportReport {
 }
 
 // Import replaces this member's database by the one in a tarball, all or nothing, and keeps the replaced one. The steps are
-// those of docs/architecture.md, Import. When an error is returned the old database is in place, unless the report says Done.
+// told in docs/architecture.md. When an error is returned the old database is in place, unless the report says Done.
 func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 	run, end, err := beginRun(opts.LXDDir, runOptions{
 		purpose: purposeImport, version: opts.Version, dryRun: opts.DryRun, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress,

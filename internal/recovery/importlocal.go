@@ -147,7 +147,7 @@ func (im *importer) outvotes(local *raftlog.Log) (string, error) {
 func (d directory) beforeLoader(ctx context.Context, progress Progress) *Source {
 	backups, _ := filepath.Glob(d.join("db_backup.*.tar.gz")) // with times in their names
 	for _, name := range slices.Backward(backups) {
-		source, err := OpenSource(ctx, name, progress)
+		source, err := openSource(ctx, name, progress)
 		if err != nil {
 			continue
 		}

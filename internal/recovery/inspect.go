@@ -100,8 +100,8 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		Libdqlite: Libdqlite{Load: log.Load, Start: log.Start, Actions: []string{}, Dropped: log.Dropped},
 		Raft: InspectRaft{
 			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
-			MetadataTerm:       log.Term,
-			ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Whole: src.daemon == "" && log.Healthy() && !log.Changed && !setAside(log),
+			MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited,
+			Whole: src.daemon == "" && log.Healthy() && !log.Changed && !setAside(log),
 		},
 		Entries: []InspectEntry{},
 	}

@@ -42,10 +42,10 @@ func (s *Source) Close() {
 	}
 }
 
-// OpenSource finds out what a path is: LXD's directory, a database/ or global/ directory, a recovery tarball (ours or LXD's
+// openSource finds out what a path is: LXD's directory, a database/ or global/ directory, a recovery tarball (ours or LXD's
 // own), or one of LXD's database backups. An empty path is this machine's LXD. Directories are only read, also beside a
 // running daemon.
-func OpenSource(ctx context.Context, name string, progress Progress) (*Source, error) {
+func openSource(ctx context.Context, name string, progress Progress) (*Source, error) {
 	if name == "" {
 		dir, err := FindLXD()
 		if err != nil {
@@ -186,22 +186,22 @@ func (s *Source) unpackBackup(ctx context.Context, r io.Reader, scratch string, 
 	return bundle.ExtractBackup(ctx, r, root, progress.add)
 }
 
-// names are the members' names, as far as the source tells them.
-func (s *Source) names(ctx context.Context) (member.List, error) {
+// names are the members' names, as far as the source tells them: a log can be read without.
+func (s *Source) names(ctx context.Context) member.List {
 	if s.bundle != nil {
-		return s.bundle.Members, nil
+		return s.bundle.Members
 	}
 
-	if s.nodes == "" || !exists(s.nodes+"/"+nodedb.File) {
-		return nil, nil
+	if s.nodes == "" || !exists(filepath.Join(s.nodes, nodedb.File)) {
+		return nil
 	}
 
 	node, err := nodedb.Read(ctx, s.nodes)
 	if err != nil {
-		return nil, nil // the log can be read without
+		return nil
 	}
 
-	return node.Members, nil
+	return node.Members
 }
 
 // inPlace tells whether a source is a directory, whose files have their own times, and not unpacked from a tarball.
@@ -244,7 +244,7 @@ const (
 
 // readSource opens a source, reads its log and hands both to use; again where LXD got in the way.
 func readSource(ctx context.Context, source string, progress Progress, use func(*Source, *raftlog.Log) error) error {
-	src, err := OpenSource(ctx, source, progress)
+	src, err := openSource(ctx, source, progress)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/pierrec/lz4/v4"
@@ -19,7 +20,7 @@ type Base string
 
 // The bases.
 const (
-	Killed   Base = "killed"   // a real LXD 6.9 member killed hard: closed segments 1-126, open-1 with 127-188, no snapshot
+	Killed   Base = "killed"   // a real LXD 6.9 member killed hard: closed segments 1-126, open-1 with 127-188 (cut to 1 MiB), no snapshot
 	Stopped  Base = "stopped"  // a real LXD 6.9 member stopped cleanly: closed segments 1-126
 	Snapshot Base = "snapshot" // snapshots at 100 and 126, closed segments 62-126, 127-130, 131-135, open-1 with 136-145, open-2 with 146-150
 	WAL      Base = "wal"      // as Snapshot, but the snapshot has a write-ahead log as 1.16 and earlier wrote it
@@ -44,22 +45,54 @@ func Make(t testing.TB, b Base) string {
 	t.Helper()
 	switch b {
 	case Killed:
-		return Copy(t, Global(t, "forgotten/n1-preedit"))
+		dir := Copy(t, Global(t, "forgotten/n1-preedit"))
+		err := resizeOpen(dir, openSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		return dir
 	case Stopped:
 		return Copy(t, Global(t, "small/n2-preimport"))
 	}
 
-	dir := t.TempDir()
-	err := makeSnapshotBase(dir, Global(t, "small/n2-preimport"), b == WAL)
+	Fixtures(t)
+	made := makeSnapshot
+	if b == WAL {
+		made = makeWAL
+	}
+
+	dir, err := made()
 	if err != nil {
 		t.Fatal(err)
 	}
 
-	return dir
+	return Copy(t, dir)
+}
+
+// The directories that are made, once in a process, beside the unpacked ones.
+var (
+	makeSnapshot = sync.OnceValues(func() (string, error) { return makeBase(Snapshot) })
+	makeWAL      = sync.OnceValues(func() (string, error) { return makeBase(WAL) })
+)
+
+func makeBase(b Base) (string, error) {
+	fixtures, err := unpack()
+	if err != nil {
+		return "", err
+	}
+
+	dir := filepath.Join(fixtures, "made-"+string(b))
+	err = os.Mkdir(dir, 0o700)
+	if err != nil {
+		return "", err
+	}
+
+	return dir, makeSnapshotBase(dir, filepath.Join(fixtures, "small", "n2-preimport", "database", "global"), b == WAL)
 }
 
 // makeSnapshotBase builds a directory from a stopped member: its database dump becomes a snapshot, its last segment the trailing log,
-// and its last change of the database is written again and again behind it, which changes nothing.
+// and its last change of the database is written again and again after it, which changes nothing.
 func makeSnapshotBase(dir, member string, wal bool) error {
 	log, err := raftlog.Open(context.Background(), os.DirFS(member), raftlog.Options{})
 	if err != nil {
@@ -109,8 +142,29 @@ func makeSnapshotBase(dir, member string, wal bool) error {
 	return w.err
 }
 
-// openSize is smaller than what libdqlite allocates, to be quick; it does not look at the size.
-const openSize = 1 << 20
+// openSize is the size of open segments, bytes. It is smaller than what libdqlite allocates, wholeOpenSize, to be quick; libdqlite does
+// not look at the size.
+const (
+	openSize      = 1 << 20
+	wholeOpenSize = 8 << 20
+)
+
+// resizeOpen gives the open segments another size, by zeros more or less at their end.
+func resizeOpen(dir string, size int64) error {
+	files, err := filepath.Glob(filepath.Join(dir, "open-*"))
+	if err != nil {
+		return err
+	}
+
+	for _, file := range files {
+		err = os.Truncate(file, size)
+		if err != nil {
+			return err
+		}
+	}
+
+	return nil
+}
 
 // writer writes files until the first error.
 type writer struct {
@@ -120,7 +174,7 @@ type writer struct {
 
 func (w *writer) file(name string, data []byte) {
 	if w.err == nil {
-		w.err = os.WriteFile(filepath.Join(w.dir, name), data, 0o600)
+		w.err = writeFile(filepath.Join(w.dir, name), data)
 	}
 }
 

@@ -53,7 +53,8 @@ func nothing(string) error { return nil }
 
 func undamaged() []Case {
 	return []Case{
-		{Name: "killed member", Base: Killed, Damage: nothing, Last: KilledLast, Healthy: true},
+		{Name: "killed member", Base: Killed, Damage: func(dir string) error { return resizeOpen(dir, wholeOpenSize) }, Last: KilledLast, Healthy: true},
+		{Name: "killed member with small open segments", Base: Killed, Damage: nothing, Last: KilledLast, Healthy: true},
 		{Name: "stopped member", Base: Stopped, Damage: nothing, Last: StoppedLast, Healthy: true},
 		{Name: "snapshot and log", Base: Snapshot, Damage: nothing, Last: SnapshotLast, Healthy: true},
 		{Name: "snapshot with wal", Base: WAL, Damage: nothing, Last: SnapshotLast, Healthy: true},
@@ -102,10 +103,38 @@ func metadataCases() []Case {
 		bad("same version", put("metadata2", 8, 5)),
 		ok("wrong parity", all(write("metadata1", meta(6, 2, 1)), write("metadata2", meta(5, 2, 0)))),
 		ok("versions apart", put("metadata1", 8, 99)),
-		ok("term behind the log", all(put("metadata1", 16, 1), put("metadata2", 16, 1))),
+		ok("term lower than the log's", all(put("metadata1", 16, 1), put("metadata2", 16, 1))),
 		ok("vote for nobody known", put("metadata1", 24, 77)),
 		bad("is a directory", all(remove("metadata1"), mkdir("metadata1"))),
 	}
+}
+
+// batchHurt is something done to a batch of a segment.
+type batchHurt struct {
+	name string
+	fn   func(p []byte, b batchAt) []byte
+}
+
+// openHurts are what libdqlite takes for the end of an open segment.
+var openHurts = []batchHurt{
+	{"data flipped in", func(p []byte, b batchAt) []byte { p[b.data] ^= 1; return p }},
+	{"data checksum flipped in", func(p []byte, b batchAt) []byte { p[b.start+4] ^= 1; return p }},
+	{"header checksum flipped in", func(p []byte, b batchAt) []byte { p[b.start] ^= 1; return p }},
+	{"term flipped in", func(p []byte, b batchAt) []byte { p[b.headers] ^= 1; return p }},
+	{"garbage byte flipped in", func(p []byte, b batchAt) []byte { p[b.headers+9] ^= 1; return p }},
+	{"size flipped in", func(p []byte, b batchAt) []byte { p[b.headers+13] ^= 1; return p }},
+	{"count zero in", func(p []byte, b batchAt) []byte { clear(p[b.start+8 : b.start+16]); return p }},
+	{"count too high in", func(p []byte, b batchAt) []byte { p[b.start+15] = 1; return p }},
+	{"count one more in", func(p []byte, b batchAt) []byte { p[b.start+8]++; return p }},
+	{"zeroed from the middle of", func(p []byte, b batchAt) []byte { clear(p[(b.headers+b.end)/2:]); return p }},
+	{"first sector zeroed of", func(p []byte, b batchAt) []byte { clear(p[b.start : b.start+16]); return p }},
+}
+
+// openCuts are where an open segment ends too early.
+var openCuts = []batchHurt{
+	{"cut within the data of", func(p []byte, b batchAt) []byte { return p[:b.data+4] }},
+	{"cut within the header of", func(p []byte, b batchAt) []byte { return p[:b.headers+8] }},
+	{"cut within the preamble of", func(p []byte, b batchAt) []byte { return p[:b.start+8] }},
 }
 
 func openCases() []Case {
@@ -119,36 +148,27 @@ func openCases() []Case {
 
 	// A real one, 127-188, most batches with one entry.
 	for _, n := range []int{0, 1, 30, -5, -2, -1} {
-		before := killedBefore(n)
-		load := loses
-		add(numbered("data flipped in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { p[b.data] ^= 1; return p }), load, before)
-		add(numbered("data checksum flipped in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { p[b.start+4] ^= 1; return p }), load, before)
-		add(numbered("header checksum flipped in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { p[b.start] ^= 1; return p }), load, before)
-		add(numbered("term flipped in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { p[b.headers] ^= 1; return p }), load, before)
-		add(numbered("garbage byte flipped in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { p[b.headers+9] ^= 1; return p }), load, before)
-		add(numbered("size flipped in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { p[b.headers+13] ^= 1; return p }), load, before)
-		add(numbered("count zero in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { clear(p[b.start+8 : b.start+16]); return p }), load, before)
-		add(numbered("count too high in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { p[b.start+15] = 1; return p }), load, before)
-		add(numbered("count one more in batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { p[b.start+8]++; return p }), load, before)
-		add(numbered("zeroed from the middle of batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { clear(p[(b.headers+b.end)/2:]); return p }), load, before)
-		add(numbered("first sector zeroed of batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { clear(p[b.start : b.start+16]); return p }), load, before)
+		for _, h := range openHurts {
+			add(numbered(h.name+" batch", n), Killed, atBatch(open1, n, h.fn), loses, killedBefore(n))
+		}
+
 		class := crashes
 		if n == 0 {
 			class = refuses
 		}
 
 		add(numbered("unknown type in batch", n), Killed, resealed(open1, n, func(p []byte, b batchAt) { p[b.headers+8] = 4 }), class, 0)
-		add(numbered("cut within the data of batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { return p[:b.data+4] }), class, 0)
-		add(numbered("cut within the header of batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { return p[:b.headers+8] }), class, 0)
-		add(numbered("cut within the preamble of batch", n), Killed, atBatch(open1, n, func(p []byte, b batchAt) []byte { return p[:b.start+8] }), class, 0)
+		for _, h := range openCuts {
+			add(numbered(h.name+" batch", n), Killed, atBatch(open1, n, h.fn), class, 0)
+		}
 	}
 
-	add("junk behind the end", Killed, edit(open1, func(p []byte) []byte { copy(p[end(p)+16:], "junk"); return p }), loses, KilledLast)
-	add("junk far behind the end", Killed, edit(open1, func(p []byte) []byte { p[len(p)-1] = 1; return p }), loses, KilledLast)
+	add("junk after the end", Killed, edit(open1, func(p []byte) []byte { copy(p[end(p)+16:], "junk"); return p }), loses, KilledLast)
+	add("junk far after the end", Killed, edit(open1, func(p []byte) []byte { p[len(p)-1] = 1; return p }), loses, KilledLast)
 	add("junk checksum at the end", Killed, edit(open1, func(p []byte) []byte { p[end(p)] = 1; return p }), loses, KilledLast)
-	add("8 zeros behind the end", Killed, edit(open1, func(p []byte) []byte { return p[:end(p)+8] }), crashes, 0)
+	add("8 zeros after the end", Killed, edit(open1, func(p []byte) []byte { return p[:end(p)+8] }), crashes, 0)
 	list = append(list,
-		Case{Name: "open segment 16 zeros behind the end", Base: Killed, Last: KilledLast, Healthy: true,
+		Case{Name: "open segment 16 zeros after the end", Base: Killed, Last: KilledLast, Healthy: true,
 			Damage: edit(open1, func(p []byte) []byte { return p[:end(p)+16] })},
 		Case{Name: "open segment cut at its end", Base: Killed, Last: KilledLast, Healthy: true,
 			Damage: edit(open1, func(p []byte) []byte { return p[:end(p)] })},
@@ -190,6 +210,43 @@ func killedBefore(n int) uint64 {
 	return uint64(KilledLast + n)
 }
 
+// closedHurts are done to a closed segment.
+var closedHurts = []struct {
+	name    string
+	damage  func(segment string) Damage
+	corrupt bool // libdqlite calls it corrupt, and auto-recovery may act
+}{
+	{"data flipped", func(s string) Damage { return flip(s, -1) }, true},
+	{"first data flipped", func(s string) Damage {
+		return atBatch(s, 0, func(p []byte, b batchAt) []byte { p[b.data] ^= 1; return p })
+	}, true},
+	{"header flipped", func(s string) Damage {
+		return atBatch(s, 0, func(p []byte, b batchAt) []byte { p[b.headers] ^= 1; return p })
+	}, true},
+	{"format flipped", func(s string) Damage { return flip(s, 0) }, true},
+	{"format 2", func(s string) Damage { return put(s, 0, 2) }, true},
+	{"empty", func(s string) Damage { return cut(s, 0) }, true},
+	{"all zero", func(s string) Damage { return edit(s, func(p []byte) []byte { return make([]byte, len(p)) }) }, true},
+	{"16 zeros after it", func(s string) Damage { return grow(s, make([]byte, 16)) }, true},
+	{"tail zeroed", func(s string) Damage { return edit(s, func(p []byte) []byte { clear(p[len(p)/2:]); return p }) }, true},
+	{"count zero", func(s string) Damage { return put(s, 16, 0) }, true},
+	{"count too high", func(s string) Damage { return put(s, 16, 262145) }, true},
+	{"count as high as can be", func(s string) Damage { return put(s, 16, 1<<63) }, true},
+	{"last batch missing", func(s string) Damage {
+		return atBatch(s, -1, func(p []byte, b batchAt) []byte { return p[:b.start] })
+	}, false}, // the last one of these is a single batch, and then too short
+	{"a batch twice", func(s string) Damage {
+		return atBatch(s, -1, func(p []byte, b batchAt) []byte { return append(p, p[b.start:b.end]...) })
+	}, true},
+	{"of 7 bytes", func(s string) Damage { return cut(s, 7) }, false},
+	{"of 8 bytes", func(s string) Damage { return cut(s, 8) }, false},
+	{"one byte short", func(s string) Damage { return cut(s, -1) }, false},
+	{"one byte more", func(s string) Damage { return grow(s, []byte{0}) }, false},
+	{"cut in the middle", func(s string) Damage { return edit(s, func(p []byte) []byte { return p[:len(p)/2] }) }, false},
+	{"count 262144", func(s string) Damage { return put(s, 16, 262144) }, false},
+	{"unknown type", func(s string) Damage { return resealed(s, 0, func(p []byte, b batchAt) { p[b.headers+8] = 0 }) }, false},
+}
+
 func closedCases() []Case {
 	const first, second, third, last = "0000000000000001-0000000000000001", "0000000000000002-0000000000000026",
 		"0000000000000028-0000000000000062", "0000000000000063-0000000000000126"
@@ -198,42 +255,7 @@ func closedCases() []Case {
 		list = append(list, Case{Name: "closed segment " + name, Base: b, Damage: d, Load: load, Last: at})
 	}
 
-	type hurt struct {
-		name    string
-		damage  func(segment string) Damage
-		corrupt bool // libdqlite calls it corrupt, and auto-recovery may act
-	}
-	for _, h := range []hurt{
-		{"data flipped", func(s string) Damage { return flip(s, -1) }, true},
-		{"first data flipped", func(s string) Damage {
-			return atBatch(s, 0, func(p []byte, b batchAt) []byte { p[b.data] ^= 1; return p })
-		}, true},
-		{"header flipped", func(s string) Damage {
-			return atBatch(s, 0, func(p []byte, b batchAt) []byte { p[b.headers] ^= 1; return p })
-		}, true},
-		{"format flipped", func(s string) Damage { return flip(s, 0) }, true},
-		{"format 2", func(s string) Damage { return put(s, 0, 2) }, true},
-		{"empty", func(s string) Damage { return cut(s, 0) }, true},
-		{"all zero", func(s string) Damage { return edit(s, func(p []byte) []byte { return make([]byte, len(p)) }) }, true},
-		{"16 zeros behind", func(s string) Damage { return grow(s, make([]byte, 16)) }, true},
-		{"tail zeroed", func(s string) Damage { return edit(s, func(p []byte) []byte { clear(p[len(p)/2:]); return p }) }, true},
-		{"count zero", func(s string) Damage { return put(s, 16, 0) }, true},
-		{"count too high", func(s string) Damage { return put(s, 16, 262145) }, true},
-		{"count as high as can be", func(s string) Damage { return put(s, 16, 1<<63) }, true},
-		{"last batch missing", func(s string) Damage {
-			return atBatch(s, -1, func(p []byte, b batchAt) []byte { return p[:b.start] })
-		}, false}, // the last one of these is a single batch, and then too short
-		{"a batch twice", func(s string) Damage {
-			return atBatch(s, -1, func(p []byte, b batchAt) []byte { return append(p, p[b.start:b.end]...) })
-		}, true},
-		{"of 7 bytes", func(s string) Damage { return cut(s, 7) }, false},
-		{"of 8 bytes", func(s string) Damage { return cut(s, 8) }, false},
-		{"one byte short", func(s string) Damage { return cut(s, -1) }, false},
-		{"one byte more", func(s string) Damage { return grow(s, []byte{0}) }, false},
-		{"cut in the middle", func(s string) Damage { return edit(s, func(p []byte) []byte { return p[:len(p)/2] }) }, false},
-		{"count 262144", func(s string) Damage { return put(s, 16, 262144) }, false},
-		{"unknown type", func(s string) Damage { return resealed(s, 0, func(p []byte, b batchAt) { p[b.headers+8] = 0 }) }, false},
-	} {
+	for _, h := range closedHurts {
 		for _, where := range []struct {
 			name, file string
 			last       bool
@@ -258,19 +280,29 @@ func closedCases() []Case {
 	add("all missing", Killed, remove(first, second, "0000000000000027-0000000000000027", third, last), clean, 62)
 	list[len(list)-1].Start = crashes
 
-	const trail, after = "0000000000000062-0000000000000126", "0000000000000127-0000000000000130"
-	add("missing before the snapshot", Snapshot, all(remove(trail), func(dir string) error { return nil }), clean, SnapshotLast)
-	list[len(list)-1].Healthy = true
-	add("missing behind the snapshot", Snapshot, remove(after), refuses, 0)
-	add("damaged before the snapshot", Snapshot, flip(trail, -1), refuses, 0)
-	add("damaged behind the snapshot", Snapshot, flip(after, -1), refuses, 0)
-	add("last damaged behind the snapshot", Snapshot, flip("0000000000000131-0000000000000135", -1), loses, 130)
-	add("all missing behind the snapshot and open ones too", Snapshot, remove(after, "0000000000000131-0000000000000135", "open-1", "open-2"), clean, SnapshotIndex)
-	list[len(list)-1].Healthy = true // nothing tells of them
-	add("ends before the snapshot", Snapshot, all(rename(trail, raftlog.SegmentName(32, 96)), remove(after, "0000000000000131-0000000000000135", "open-1", "open-2")), clean, SnapshotIndex)
-	list[len(list)-1].Healthy = true
-	add("ends before the snapshot, open ones follow", Snapshot, all(rename(trail, raftlog.SegmentName(32, 96)), remove(after, "0000000000000131-0000000000000135")), loses, SnapshotIndex)
-	add("overlap before the snapshot", Snapshot, duplicate(trail, raftlog.SegmentName(50, 114)), loses, 0)
+	return append(list, closedBesideSnapshot()...)
+}
+
+// closedBesideSnapshot are cases of closed segments of which a snapshot makes some superfluous.
+func closedBesideSnapshot() []Case {
+	const trail, after, newest = "0000000000000062-0000000000000126", "0000000000000127-0000000000000130", "0000000000000131-0000000000000135"
+	var list []Case
+	add := func(name string, d Damage, load raftlog.Outcome, at uint64) *Case {
+		list = append(list, Case{Name: "closed segment " + name, Base: Snapshot, Damage: d, Load: load, Last: at})
+		return &list[len(list)-1]
+	}
+
+	early := rename(trail, raftlog.SegmentName(32, 96))
+	add("missing before the snapshot", remove(trail), clean, SnapshotLast).Healthy = true
+	add("missing after the snapshot", remove(after), refuses, 0)
+	add("damaged before the snapshot", flip(trail, -1), refuses, 0)
+	add("damaged after the snapshot", flip(after, -1), refuses, 0)
+	add("last damaged after the snapshot", flip(newest, -1), loses, 130)
+	add("all missing after the snapshot and open ones too", remove(after, newest, "open-1", "open-2"), clean, SnapshotIndex).
+		Healthy = true // nothing tells of them
+	add("ends before the snapshot", all(early, remove(after, newest, "open-1", "open-2")), clean, SnapshotIndex).Healthy = true
+	add("ends before the snapshot, open ones follow", all(early, remove(after, newest)), loses, SnapshotIndex)
+	add("overlap before the snapshot", duplicate(trail, raftlog.SegmentName(50, 114)), loses, 0)
 	return list
 }
 
@@ -363,7 +395,7 @@ func snapshotCases() []Case {
 	add("metadata length 0", put(meta, 24, 0), refuses, 0)
 	add("metadata length 1 MiB and more", put(meta, 24, 1<<20+1), refuses, 0)
 	add("metadata length 2^63", put(meta, 24, 1<<63), refuses, 0)
-	add("metadata junk behind", grow(meta, []byte("junk")), clean, SnapshotLast).Healthy = true
+	add("metadata with junk after it", grow(meta, []byte("junk")), clean, SnapshotLast).Healthy = true
 	add("metadata bad configuration", edit(meta, func(p []byte) []byte {
 		return raftlog.EncodeSnapshotMeta(51, raftlog.Configuration{{ID: 1, Address: "a", Role: 7}})
 	}), refuses, 0)
@@ -383,7 +415,7 @@ func snapshotCases() []Case {
 	add("checksum flipped", flip(data, -1), refuses, 0).Older = true
 	add("checksum cut off", cut(data, -4), refuses, 0).Older = true
 	add("end mark cut off", cut(data, -8), refuses, 0).Older = true
-	add("junk behind the frame", grow(data, []byte("junk")), refuses, 0).Older = true
+	add("junk after the frame", grow(data, []byte("junk")), refuses, 0).Older = true
 	add("raw", edit(data, decompress), refuses, 0)
 	add("of 4 bytes", cut(data, 4), refuses, 0)
 	add("of 1 byte", cut(data, 1), refuses, 0).Start = crashes
@@ -394,10 +426,16 @@ func snapshotCases() []Case {
 	add("ahead of the log", all(rename(data, "snapshot-2-200-2000"), rename(meta, "snapshot-2-200-2000.meta")), loses, 200)
 	add("index beyond all bounds", all(rename(data, "snapshot-2-18446744073709551615-2000"), rename(meta, "snapshot-2-18446744073709551615-2000.meta")), crashes, 0).Older = true
 
+	return append(list, snapshotContentCases()...)
+}
+
+// snapshotContentCases have a snapshot in a right frame with something wrong in it.
+func snapshotContentCases() []Case {
+	const data = NewerSnapshot
+	var list []Case
 	inner := func(name string, fn func(p []byte) []byte, start raftlog.Outcome) *Case {
-		c := add("content "+name, reframe(data, fn), clean, SnapshotLast)
-		c.Start = start
-		return c
+		list = append(list, Case{Name: "snapshot content " + name, Base: Snapshot, Damage: reframe(data, fn), Last: SnapshotLast, Start: start})
+		return &list[len(list)-1]
 	}
 
 	set := func(offset int, v uint64) func(p []byte) []byte {

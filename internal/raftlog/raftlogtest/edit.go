@@ -37,7 +37,7 @@ func edit(name string, fn func(p []byte) []byte) Damage {
 			return err
 		}
 
-		return os.WriteFile(path, fn(p), 0o600)
+		return writeFile(path, fn(p))
 	}
 }
 

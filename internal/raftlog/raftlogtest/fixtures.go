@@ -3,12 +3,13 @@
 package raftlogtest
 
 import (
+	"bytes"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 )
@@ -67,7 +68,7 @@ func Global(t testing.TB, member string) string {
 	return filepath.Join(Fixtures(t), filepath.FromSlash(member), "database", "global")
 }
 
-// Copy copies the regular files of a directory into a new one, keeping holes.
+// Copy copies the regular files of a directory into a new one. What is zero at their end becomes a hole.
 func Copy(t testing.TB, from string) string {
 	t.Helper()
 	to := t.TempDir()
@@ -99,28 +100,59 @@ func copyDir(from, to string) error {
 	return nil
 }
 
-// copyFile copies up to the last byte that is not zero and makes the rest a hole: open segments are 8 MiB of mostly nothing.
+// content is what a file holds, without the zeros at its end.
+type content struct {
+	data []byte
+	size int
+}
+
+// fixtureFiles are the files of the fixtures that were read already, by path: they do not change, and hundreds of cases copy them.
+var fixtureFiles sync.Map
+
+// copyFile copies a file, and makes a hole of the zeros at its end.
 func copyFile(from, to string) error {
+	dir, err := unpack()
+	fixture := err == nil && strings.HasPrefix(from, dir)
+	if known, ok := fixtureFiles.Load(from); fixture && ok {
+		return known.(content).write(to)
+	}
+
 	data, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
 
-	used := len(data)
-	for used > 0 && data[used-1] == 0 {
-		used--
+	c := content{data: trimZeros(data), size: len(data)}
+	if fixture {
+		c.data = bytes.Clone(c.data) // most of an open segment is zeros
+		fixtureFiles.Store(from, c)
 	}
 
-	f, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
+	return c.write(to)
+}
+
+// writeFile writes a new file, or another content to an existing one, and makes a hole of the zeros at its end: open segments are 8 MiB
+// of mostly nothing.
+func writeFile(path string, data []byte) error {
+	return content{data: trimZeros(data), size: len(data)}.write(path)
+}
+
+func (c content) write(path string) error {
+	err := os.WriteFile(path, c.data, 0o600)
+	if err != nil || len(c.data) == c.size {
 		return err
 	}
 
-	defer f.Close()
-	_, err = f.Write(data[:used])
-	if err != nil && err != io.EOF {
-		return err
+	return os.Truncate(path, int64(c.size))
+}
+
+var zeros [64 << 10]byte
+
+// trimZeros leaves out the zeros at the end.
+func trimZeros(data []byte) []byte {
+	for len(data) >= len(zeros) && bytes.Equal(data[len(data)-len(zeros):], zeros[:]) {
+		data = data[:len(data)-len(zeros)]
 	}
 
-	return f.Truncate(int64(len(data)))
+	return bytes.TrimRight(data, "\x00")
 }

@@ -64,7 +64,7 @@ func Random(rnd *rand.Rand) (d Damage, what string) {
 				return err
 			}
 
-			err = os.WriteFile(other, p, 0o600)
+			err = writeFile(other, p)
 			if err != nil {
 				return err
 			}
@@ -72,7 +72,7 @@ func Random(rnd *rand.Rand) (d Damage, what string) {
 			p = q
 		}
 
-		return os.WriteFile(path, p, 0o600)
+		return writeFile(path, p)
 	}, what
 }
 

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// settle derives from the entries that libdqlite would hold what the rest of Log says: positions, configuration, and whether a member
+// conclude derives from the entries that libdqlite would hold what the rest of Log says: positions, configuration, and whether a member
 // would start.
-func (l *Log) settle(ld *loader) {
+func (l *Log) conclude(ld *loader) {
 	l.Start = l.Load
 	n := len(l.Snapshots)
 	if n > 0 {
@@ -41,12 +41,12 @@ func (l *Log) settle(ld *loader) {
 	}
 
 	if len(l.placed) == 0 && ld.snapshot == nil {
-		l.settleEmpty(ld)
+		l.judgeEmpty(ld)
 	}
 }
 
-// settleEmpty judges a directory without a single entry to go by.
-func (l *Log) settleEmpty(ld *loader) {
+// judgeEmpty judges a directory without a single entry to go by.
+func (l *Log) judgeEmpty(ld *loader) {
 	p := Problem{Severity: Error, Offset: -1,
 		Text:      "there is no entry and no snapshot that libdqlite would load",
 		Libdqlite: "starts as a new, empty database",
@@ -108,12 +108,12 @@ func (l *Log) place(p placed, ld *loader) {
 // lowerTerm reports a term that goes down from one segment to the next.
 func (l *Log) lowerTerm(ld *loader, typ EntryType, p placed, ordinal uint64) {
 	problem := Problem{Severity: Info, File: p.segment.File, Offset: -1, Index: p.first + ordinal,
-		Text:      fmt.Sprintf("the entry has term %d behind one of term %d: a recovery wrote it", p.segment.FirstTerm, l.LastTerm),
+		Text:      fmt.Sprintf("the entry has term %d after one of term %d: a recovery wrote it", p.segment.FirstTerm, l.LastTerm),
 		Libdqlite: "loads it",
 		Advice:    "nothing"}
 	if typ != ChangeEntry {
 		problem.Severity = Warning
-		problem.Text = fmt.Sprintf("the entry has term %d behind one of term %d", p.segment.FirstTerm, l.LastTerm)
+		problem.Text = fmt.Sprintf("the entry has term %d after one of term %d", p.segment.FirstTerm, l.LastTerm)
 		problem.Advice = "raft never does that: compare with the other members"
 	}
 
@@ -136,7 +136,7 @@ func (l *Log) judge(f finding, p placed, ld *loader) {
 			l.Start = max(l.Start, Crashes)
 		} else {
 			problem.Severity = Warning
-			problem.Advice = "nothing: the entry is behind the snapshot and only sent to members that lag far behind"
+			problem.Advice = "nothing: the snapshot has the entry already, and it is only sent to members that lag far behind"
 		}
 	case badChange:
 		problem.Libdqlite = "loads it; a member refuses to start, or crashes, when it is the last configuration of the log"
@@ -149,7 +149,7 @@ func (l *Log) judge(f finding, p placed, ld *loader) {
 		problem.Libdqlite = "loads it, and aborts the process when the member starts (assertion)"
 		l.Start = max(l.Start, Crashes)
 	case unevenSize:
-		problem.Libdqlite = "loads it and misreads every entry behind it in the same batch"
+		problem.Libdqlite = "loads it and misreads every entry after it in the same batch"
 		ld.worst(LoadsButLoses)
 		l.Load, l.Start = max(l.Load, LoadsButLoses), max(l.Start, LoadsButLoses)
 	case lowerTerm:
