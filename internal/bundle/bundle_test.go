@@ -274,7 +274,7 @@ func lie(t testing.TB, change func(*Manifest)) []byte {
 	change(m)
 	head, err := m.Encode()
 	must(t, err)
-	nodes, err := EncodeRaftNodes(members)
+	nodes, err := encodeRaftNodes(members)
 	must(t, err)
 	entries := []entry{file(ManifestName, string(head)), file(raftNodesName, string(nodes))}
 	for _, name := range names {
@@ -347,7 +347,7 @@ func TestHostile(t *testing.T) {
 
 // A tarball of LXD's own: no manifest, a stale dump and the lock file in it.
 func TestLXDsOwn(t *testing.T) {
-	nodes, err := EncodeRaftNodes(members)
+	nodes, err := encodeRaftNodes(members)
 	must(t, err)
 	x, files, err := extract(t, pack(t,
 		entry{tar.Header{Name: ".", Typeflag: tar.TypeDir}, ""},

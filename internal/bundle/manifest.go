@@ -173,8 +173,8 @@ type raftNode struct {
 	Name string `yaml:"name"`
 }
 
-// EncodeRaftNodes returns the member list as raft_nodes.yaml.
-func EncodeRaftNodes(members member.List) ([]byte, error) {
+// encodeRaftNodes returns the member list as raft_nodes.yaml.
+func encodeRaftNodes(members member.List) ([]byte, error) {
 	nodes := make([]raftNode, len(members))
 	for i, m := range members {
 		nodes[i].Info.ID = m.ID

@@ -54,7 +54,7 @@ func Size(pieces []Piece) int64 {
 // those that the pieces come with, and each piece must still have its own when it is packed; one that comes without is read
 // before, once more. progress is called with the number of bytes read since the last call; it may be nil.
 func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest, progress func(int64)) error {
-	raftNodes, err := EncodeRaftNodes(manifest.Members)
+	raftNodes, err := encodeRaftNodes(manifest.Members)
 	if err != nil {
 		return err
 	}

@@ -96,11 +96,11 @@ func TestDiffOfMembers(t *testing.T) {
 func TestReplayerSteps(t *testing.T) {
 	log := open(t, "forgotten/n1-preedit")
 	dir := t.TempDir()
-	steps, err := NewReplayer(log, filepath.Join(dir, "steps"))
+	steps, err := newReplayer(log, filepath.Join(dir, "steps"))
 	must(t, err)
-	defer steps.Close()
+	defer steps.close()
 	for index := log.LastIndex - 40; index <= log.LastIndex; index++ {
-		must(t, steps.Advance(t.Context(), index))
+		must(t, steps.advance(t.Context(), index))
 		once := filepath.Join(dir, "once")
 		must(t, Replay(t.Context(), log, once, index))
 		a, err := os.ReadFile(filepath.Join(dir, "steps"))

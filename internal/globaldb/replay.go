@@ -40,7 +40,7 @@ var ErrNoDatabase = errors.New("the raft log holds no global database")
 // Whether an entry was committed cannot be told from one member's log: the newest ones are replayed, too, as a raft leader
 // elected from this log would.
 func Replay(ctx context.Context, log *raftlog.Log, target string, upTo uint64) error {
-	r, err := NewReplayer(log, target)
+	r, err := newReplayer(log, target)
 	if err != nil {
 		return err
 	}
@@ -49,8 +49,8 @@ func Replay(ctx context.Context, log *raftlog.Log, target string, upTo uint64) e
 		upTo = log.LastIndex
 	}
 
-	err = r.Advance(ctx, upTo)
-	closeErr := r.Close()
+	err = r.advance(ctx, upTo)
+	closeErr := r.close()
 	if err == nil {
 		err = closeErr
 	}
@@ -62,8 +62,8 @@ func Replay(ctx context.Context, log *raftlog.Log, target string, upTo uint64) e
 	return err
 }
 
-// Replayer is a replay that can stop at several places: after each Advance the file is a whole database.
-type Replayer struct {
+// replayer is a replay that can stop at several places: after each advance the file is a whole database.
+type replayer struct {
 	log    *raftlog.Log
 	target string
 	file   *os.File
@@ -71,22 +71,22 @@ type Replayer struct {
 	next   uint64  // index of the next entry to replay, 0 before the snapshot
 }
 
-// NewReplayer begins a replay into the new file target.
-func NewReplayer(log *raftlog.Log, target string) (*Replayer, error) {
+// newReplayer begins a replay into the new file target.
+func newReplayer(log *raftlog.Log, target string) (*replayer, error) {
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
 
-	return &Replayer{log: log, target: target, file: f}, nil
+	return &replayer{log: log, target: target, file: f}, nil
 }
 
-// Close closes the file and leaves it in place.
-func (r *Replayer) Close() error { return r.file.Close() }
+// close closes the file and leaves it in place.
+func (r *replayer) close() error { return r.file.Close() }
 
-// Advance replays on to the entry with index upTo.
-func (r *Replayer) Advance(ctx context.Context, upTo uint64) error {
-	err := r.advance(ctx, upTo)
+// advance replays on to the entry with index upTo.
+func (r *replayer) advance(ctx context.Context, upTo uint64) error {
+	err := r.replay(ctx, upTo)
 	if err != nil {
 		return fmt.Errorf("replay the raft log: %w", err)
 	}
@@ -94,7 +94,7 @@ func (r *Replayer) Advance(ctx context.Context, upTo uint64) error {
 	return nil
 }
 
-func (r *Replayer) advance(ctx context.Context, upTo uint64) error {
+func (r *replayer) replay(ctx context.Context, upTo uint64) error {
 	if r.next == 0 {
 		err := r.begin(ctx, upTo)
 		if err != nil {
@@ -126,7 +126,7 @@ func (r *Replayer) advance(ctx context.Context, upTo uint64) error {
 }
 
 // begin writes the snapshot, if there is one.
-func (r *Replayer) begin(ctx context.Context, upTo uint64) error {
+func (r *replayer) begin(ctx context.Context, upTo uint64) error {
 	r.next = max(r.log.FirstIndex, 1)
 	snapshot, err := Base(ctx, r.log, upTo)
 	if err != nil || snapshot == nil {
@@ -144,7 +144,7 @@ func (r *Replayer) begin(ctx context.Context, upTo uint64) error {
 
 // snapshot writes the database image of a snapshot. Where the image comes with a WAL (libdqlite up to 1.16), SQLite itself
 // brings the two together.
-func (r *Replayer) snapshot(ctx context.Context, s *raftlog.Snapshot) error {
+func (r *replayer) snapshot(ctx context.Context, s *raftlog.Snapshot) error {
 	hasWAL := false
 	err := r.log.SnapshotDatabases(ctx, s, func(db raftlog.SnapshotDatabase) error {
 		if db.Name != Name {
@@ -186,7 +186,7 @@ func (r *Replayer) snapshot(ctx context.Context, s *raftlog.Snapshot) error {
 	return nil
 }
 
-func (r *Replayer) command(entry raftlog.Entry) error {
+func (r *replayer) command(entry raftlog.Entry) error {
 	cmd, err := raftlog.ParseCommand(entry.Data)
 	if err != nil {
 		return err
@@ -227,7 +227,7 @@ func (r *Replayer) command(entry raftlog.Entry) error {
 
 // finish gives the file the size that page 1 tells, checks that no page is missing, and takes the database out of WAL mode
 // so that it can be opened read-only without files beside it.
-func (r *Replayer) finish() error {
+func (r *replayer) finish() error {
 	if !r.pages.has(1) {
 		return ErrNoDatabase
 	}

@@ -102,7 +102,7 @@ func TestReplayRefuses(t *testing.T) {
 		{frames(Name, 512, 1, 1), "page size 512, expected 4096"},
 		{frames(Name, 4096, 1, 1), "page 1 is not that of an SQLite database"},
 	} {
-		r, err := NewReplayer(nil, filepath.Join(t.TempDir(), "target"))
+		r, err := newReplayer(nil, filepath.Join(t.TempDir(), "target"))
 		must(t, err)
 		err = r.command(test.entry)
 		if err == nil {
@@ -113,12 +113,12 @@ func TestReplayRefuses(t *testing.T) {
 			t.Errorf("%v, want %s", err, test.want)
 		}
 
-		must(t, r.Close())
+		must(t, r.close())
 	}
 
-	r, err := NewReplayer(nil, filepath.Join(t.TempDir(), "target"))
+	r, err := newReplayer(nil, filepath.Join(t.TempDir(), "target"))
 	must(t, err)
-	defer r.Close()
+	defer r.close()
 	page := frames(Name, 4096, 1, 1, 3)
 	header := page.Data[len(page.Data)-2*4096:]
 	copy(header, "SQLite format 3\x00\x10\x00\x02\x02")
@@ -137,9 +137,9 @@ func TestReplayRefuses(t *testing.T) {
 		t.Errorf("%d bytes", info.Size())
 	}
 
-	empty, err := NewReplayer(nil, filepath.Join(t.TempDir(), "target"))
+	empty, err := newReplayer(nil, filepath.Join(t.TempDir(), "target"))
 	must(t, err)
-	defer empty.Close()
+	defer empty.close()
 	if !errors.Is(empty.finish(), ErrNoDatabase) || empty.finishIfAny() != nil {
 		t.Errorf("nothing at all: %v, %v", empty.finish(), empty.finishIfAny())
 	}

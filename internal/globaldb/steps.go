@@ -17,7 +17,7 @@ import (
 type Steps struct {
 	log           *raftlog.Log
 	dir           string
-	before, after *Replayer
+	before, after *replayer
 	diff          *stepDiff // nil before the first entry that was asked about
 
 	next func() (raftlog.Entry, error, bool)
@@ -34,9 +34,9 @@ func OpenSteps(ctx context.Context, log *raftlog.Log, from uint64) (*Steps, erro
 	}
 
 	s := &Steps{log: log, dir: dir, stop: func() {}}
-	s.before, err = NewReplayer(log, filepath.Join(dir, "before"))
+	s.before, err = newReplayer(log, filepath.Join(dir, "before"))
 	if err == nil {
-		s.after, err = NewReplayer(log, filepath.Join(dir, "after"))
+		s.after, err = newReplayer(log, filepath.Join(dir, "after"))
 	}
 
 	if err == nil && from > 0 {
@@ -59,9 +59,9 @@ func (s *Steps) Close() {
 		_ = s.diff.Close()
 	}
 
-	for _, r := range []*Replayer{s.before, s.after} {
+	for _, r := range []*replayer{s.before, s.after} {
 		if r != nil {
-			_ = r.Close()
+			_ = r.close()
 		}
 	}
 
@@ -186,7 +186,7 @@ func (s *Steps) step(ctx context.Context, entry raftlog.Entry) (rows []RowChange
 }
 
 // finishIfAny is finish, but no error if the log has had no transaction yet.
-func (r *Replayer) finishIfAny() error {
+func (r *replayer) finishIfAny() error {
 	err := r.finish()
 	if errors.Is(err, ErrNoDatabase) {
 		return nil

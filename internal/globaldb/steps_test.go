@@ -32,12 +32,12 @@ func TestStepsOfFixtures(t *testing.T) {
 	for _, member := range []string{"small/n1-afteredit", "forgotten/n1-preedit"} {
 		log := open(t, member)
 		dir := t.TempDir()
-		before, err := NewReplayer(log, filepath.Join(dir, "before"))
+		before, err := newReplayer(log, filepath.Join(dir, "before"))
 		must(t, err)
-		defer before.Close()
-		after, err := NewReplayer(log, filepath.Join(dir, "after"))
+		defer before.close()
+		after, err := newReplayer(log, filepath.Join(dir, "after"))
 		must(t, err)
-		defer after.Close()
+		defer after.close()
 		steps, err := OpenSteps(t.Context(), log, 1)
 		must(t, err)
 		defer steps.Close()
@@ -67,12 +67,12 @@ func TestStepsOfFixtures(t *testing.T) {
 			}
 
 			transactions++
-			err = before.Advance(t.Context(), entry.Index-1)
+			err = before.advance(t.Context(), entry.Index-1)
 			if err != nil {
 				continue // the first one
 			}
 
-			must(t, after.Advance(t.Context(), entry.Index))
+			must(t, after.advance(t.Context(), entry.Index))
 			want, _, err := Diff(t.Context(), before.target, after.target)
 			must(t, err)
 			if !slices.Equal(sortedChanges(got), sortedChanges(want)) || more {

@@ -104,7 +104,7 @@ func (l List) Validate() error {
 			return fmt.Errorf("two members are named %q", m.Name)
 		}
 
-		err := ValidAddress(m.Address)
+		err := validAddress(m.Address)
 		if err != nil {
 			return fmt.Errorf("member %q: %w", m.Name, err)
 		}
@@ -124,8 +124,8 @@ func (l List) Validate() error {
 	return nil
 }
 
-// ValidAddress checks that an address is HOST:PORT with a host that can be dialled.
-func ValidAddress(address string) error {
+// validAddress checks that an address is HOST:PORT with a host that can be dialled.
+func validAddress(address string) error {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("address %q is not HOST:PORT", address)

@@ -141,7 +141,7 @@ func TestValidate(t *testing.T) {
 
 func TestValidAddress(t *testing.T) {
 	for _, good := range []string{"10.0.0.1:8443", "[fd00::1]:1", "server1:65535", "server1.example.net:8443", "@abstract:8443"} {
-		err := ValidAddress(good)
+		err := validAddress(good)
 		if err != nil {
 			t.Error(err)
 		}
@@ -168,7 +168,7 @@ func TestValidAddress(t *testing.T) {
 		"10.0.0.1:0x20fb":                  "no port from 1 to 65535",
 		strings.Repeat("a", 256) + ":8443": "no usable host",
 	} {
-		err := ValidAddress(bad)
+		err := validAddress(bad)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", bad, err, want)
 		}

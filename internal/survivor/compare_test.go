@@ -74,6 +74,29 @@ func TestLongest(t *testing.T) {
 	}
 }
 
+// describe is the last place at which a log branches off, and the tails, as the table has them.
+func describe(r Result) (branches string, tails string) {
+	branches, tails = "[]", "[]"
+	for _, b := range r.Branches {
+		branches = fmt.Sprintf("%d: %d %d", b.Index, b.BestTerm, b.Term)
+	}
+
+	for i, tail := range r.Tails {
+		text := fmt.Sprintf("%d-%d", tail.First.Index, tail.Last.Index)
+		if tail.Never {
+			text += " never"
+		}
+
+		if i > 0 {
+			text = tails + ", " + text
+		}
+
+		tails = text
+	}
+
+	return branches, tails
+}
+
 func TestCompare(t *testing.T) {
 	for _, test := range []struct {
 		name      string
@@ -132,24 +155,7 @@ func TestCompare(t *testing.T) {
 				return
 			}
 
-			branches, tails := "[]", "[]"
-			for _, b := range r.Branches {
-				branches = fmt.Sprintf("%d: %d %d", b.Index, b.BestTerm, b.Term)
-			}
-
-			for i, tail := range r.Tails {
-				text := fmt.Sprintf("%d-%d", tail.First.Index, tail.Last.Index)
-				if tail.Never {
-					text += " never"
-				}
-
-				if i > 0 {
-					text = tails + ", " + text
-				}
-
-				tails = text
-			}
-
+			branches, tails := describe(r)
 			if !slices.Equal(r.Best, test.best) || r.Common != test.common || r.Committed != test.committed || branches != test.branches ||
 				tails != test.tails {
 				t.Errorf("best %v, common %d, committed %d, branches %s, tails %s", r.Best, r.Common, r.Committed, branches, tails)
