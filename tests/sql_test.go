@@ -170,6 +170,7 @@ func at(t testing.TB, m *cluster.Member, index uint64) []string {
 // wantDump checks that a dump read by SQLite has the rows of the file that --output keeps, and that of our replay.
 func wantDump(t testing.TB, source string) {
 	t.Helper()
+	must(t, globaldb.RegisterSums()) // before the connections that sum are opened
 	dir := t.TempDir()
 	kept := filepath.Join(dir, "kept.db")
 	r := run(t, exec.CommandContext(t.Context(), tool, "global-db-sql", source, "--output", kept, ".dump"))
