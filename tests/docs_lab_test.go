@@ -12,6 +12,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/tests/guest"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // docsServers are the machines that the pages are about, server1 to server4 with the addresses 10.78.0.1 to 10.78.0.4. The
@@ -159,16 +160,28 @@ func (l *docsLab) start(t *testing.T, servers ...string) {
 	}
 }
 
-// restart starts LXD again on a machine. What its goroutines were waiting for, where it still ran, goes to the test's log.
-func (l *docsLab) restart(t *testing.T, server string) {
+// startStaleAgain starts the LXDs again that take themselves for voters and are none any more, and no others; said and err are what
+// `lxc cluster list`, or another command, has just printed on server. What their goroutines were waiting for goes to the test's log.
+func (l *docsLab) startStaleAgain(t *testing.T, server, said string, err error) {
 	t.Helper()
 	g := l.guests[server]
-	// Go's own handler of SIGABRT shows all goroutines.
-	waiting, _ := g.Exec(within(t, time.Minute), "sh", "-c", fmt.Sprintf(`systemctl kill --signal=ABRT --kill-whom=main %[1]s && sleep 1 &&
-		journalctl --output=cat --since=-20s --unit=%[1]s | grep --after-context=9 'goroutine .* minutes' | head --lines=200`, l.unit()))
-	t.Logf("LXD on %s was waiting in:\n%s", server, waiting)
+	if !l.runs(t, server) || !staleRole(t, g, said, err) {
+		return
+	}
+	t.Logf("LXD on %s takes itself for a voter, and is none any more: started again; it was waiting in:\n%s", server, l.waiting(t, server))
 	l.kill(t, g)
 	l.start(t, server)
+}
+
+// waiting ends LXD on a machine, and tells what its goroutines were waiting for: Go's own handler of SIGABRT shows them.
+func (l *docsLab) waiting(t *testing.T, server string) string {
+	t.Helper()
+	dump, err := l.guests[server].Exec(within(t, time.Minute), "sh", "-c", fmt.Sprintf(`systemctl kill --signal=ABRT --kill-whom=main %[1]s && sleep 1 &&
+		journalctl --sync && journalctl --output=cat --since=-20s --unit=%[1]s`, l.unit()))
+	if err != nil {
+		return err.Error()
+	}
+	return progress.Goroutines(dump)
 }
 
 // runs tells whether LXD runs on a machine.
@@ -275,6 +288,9 @@ func (l *docsLab) runBlock(t *testing.T, b *block) {
 // callTimeout is how long one call to an LXD may take that is called again until it says what it should.
 const callTimeout = 25 * time.Second
 
+// commandTimeout is how long any other command may take.
+const commandTimeout = 2 * time.Minute
+
 // eventually is the tag of a block that shows what is to be seen after a while, and not at once.
 const eventually = "eventually"
 
@@ -289,27 +305,18 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 	for _, shown := range missing {
 		t.Errorf("%s: what is %s? It was in no output before", c, shown)
 	}
-	ctx := within(t, 5*time.Minute)
-	began, again := time.Now(), 0
+	ctx := within(t, progress.Far)
 	for {
-		limit := "120"
+		limit := commandTimeout
 		if c.block.has(eventually) {
-			limit = strconv.Itoa(int(callTimeout.Seconds()))
+			limit = callTimeout
 		}
 		// timeout ends what the shell has started, too.
-		cmd := g.Command(ctx, "timeout", "--signal=KILL", limit, "bash", "-c", "export EDITOR=/usr/local/bin/test-editor; "+text)
+		cmd := g.Command(ctx, "timeout", "--signal=KILL", strconv.Itoa(int(progress.Stretched(limit).Seconds())), "bash", "-c", "export EDITOR=/usr/local/bin/test-editor; "+text)
 		screen, status := (&typist{answers: c.answers()}).run(ctx, t, cmd)
 		right := c.bind(screen, l.real) && (status == 0) == !c.fails()
-		if !right && c.block.has(eventually) && time.Since(began) > startTimeout && again < 2 {
-			t.Logf("%s: after %s it is not what the page shows: LXD is started again where it runs\n%s", c, time.Since(began).Round(time.Second), screen)
-			for server := range l.guests {
-				if l.runs(t, server) {
-					l.restart(t, server)
-				}
-			}
-			began, again = time.Now(), again+1
-		}
 		if !right && c.block.has(eventually) {
+			l.startStaleAgain(t, c.machine, screen, nil)
 			select {
 			case <-ctx.Done():
 			case <-time.After(time.Second):
@@ -344,7 +351,7 @@ func waitDatabase(t *testing.T, g *guest.Guest) {
 		var report struct {
 			Data *struct{ Rows int64 } `json:"database"`
 		}
-		stdout, _ := g.Exec(ctx, "/root/lxd-recover", "global-db-inspect", "--format", "json") // torn, it may look damaged
+		stdout, _ := g.Exec(ctx, "/root/lxd-recover", "global-db-inspect", "--format", "json") // in the middle of a write it may look damaged
 		if json.Unmarshal([]byte(stdout), &report) == nil && report.Data != nil && report.Data.Rows > 0 {
 			return
 		}

@@ -12,14 +12,14 @@ import (
 )
 
 // page is a page of the documentation, as far as it can be run. Its commands stand in fenced blocks of the language
-// "console": lines with a root prompt, which names the machine, each followed by what is then to be seen. Further words behind
+// "console": lines with a root prompt, which names the machine, each followed by what is then to be seen. Further words after
 // "console" are not rendered, and restrict the block to scenarios that have all of them.
 //
 // A block of the language "yaml" is what is to be in the editor that the next command of its section opens.
 type page struct {
 	name    string
 	blocks  []*block
-	indexes map[string]int // numbers on the page: entries of raft's log that a command goes back to (0), or that are behind such a one (1)
+	indexes map[string]int // numbers on the page: entries of raft's log that a command goes back to (0), or that are after such a one (1)
 }
 
 // block is a fenced block of a page.

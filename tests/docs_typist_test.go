@@ -44,7 +44,7 @@ func (s *typist) run(ctx context.Context, t testing.TB, cmd *exec.Cmd) (string, 
 	select {
 	case err = <-read: // the last one to have the terminal open has ended
 		must(t, err)
-	case <-ctx.Done(): // something is left behind that keeps it open
+	case <-ctx.Done(): // something that was left keeps it open
 		t.Fatalf("%s: %v\n%s", cmd, context.Cause(ctx), s.text())
 	}
 	return s.text(), cmd.ProcessState.ExitCode()

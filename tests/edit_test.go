@@ -226,8 +226,8 @@ func wantFenced(t testing.TB, m *cluster.Member, before []string, begin time.Tim
 	t.Helper()
 	log := openLog(t, globalOf(m))
 	entries := entriesOf(t, globalOf(m), 0)
-	behind := int(max(log.FirstIndex, 1)) - 1
-	if len(entries) != len(before)+1 || len(entries) <= behind || !slices.Equal(entries[behind:len(before)], before[behind:]) {
+	lacking := int(max(log.FirstIndex, 1)) - 1
+	if len(entries) != len(before)+1 || len(entries) <= lacking || !slices.Equal(entries[lacking:len(before)], before[lacking:]) {
 		t.Errorf("%s: %d entries became %d, or others", m.Name, len(before), len(entries))
 	}
 	if log.LastTerm < uint64(begin.Unix()) || log.LastTerm != log.MaxTerm || log.LastTerm != log.Term {

@@ -67,7 +67,7 @@ func (r *terminal) read() {
 	}
 }
 
-// expect waits until the program has written something, behind what was expected before.
+// expect waits until the program has written something, after what was expected before.
 func (r *terminal) expect(what string) {
 	r.t.Helper()
 	ctx := within(r.t, 30*time.Second)
@@ -100,8 +100,7 @@ func (r *terminal) types(text string) {
 // end waits for the end of the program.
 func (r *terminal) end() result {
 	r.t.Helper()
-	timer := time.AfterFunc(30*time.Second, func() { r.cmd.Process.Kill() })
-	defer timer.Stop()
+	defer context.AfterFunc(within(r.t, 30*time.Second), func() { r.cmd.Process.Kill() })()
 	err := r.cmd.Wait()
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {

@@ -1,7 +1,6 @@
 package tests
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // fencedStarts is how often a start with a forgotten member is tried on LXD 5.0.2, fencedStarts6 on LXD 6.6, which takes longer and
@@ -198,7 +198,7 @@ func writeAlone(t testing.TB, c *cluster.Cluster, leader *cluster.Member, row st
 		}
 	}
 
-	ctx, stop := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, stop := progress.Within(t.Context(), 20*time.Second)
 	answered := make(chan struct{})
 	go func() {
 		defer close(answered)

@@ -34,7 +34,7 @@ func openLog(t testing.TB, global string) *raftlog.Log {
 }
 
 // wantAsLibdqlite checks our reading of a raft directory against libdqlite 1.18 on a scratch copy: it loads what we say is
-// healthy, appends its recovery entry right behind our last index, and serves the rows of our replay.
+// healthy, appends its recovery entry right after our last index, and serves the rows of our replay.
 func wantAsLibdqlite(t testing.TB, global string) {
 	t.Helper()
 	log := openLog(t, global)
@@ -238,7 +238,7 @@ func TestDamagedDirectory(t *testing.T) {
 	check()
 }
 
-// The newest batch of a killed member's open segment is flipped: libdqlite would cut it and what is behind it away without a
+// The newest batch of a killed member's open segment is flipped: libdqlite would cut it and what is after it away without a
 // word. Accepted, the export has all before it, and a cluster starts from that.
 func TestAcceptDamage(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})

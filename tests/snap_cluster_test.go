@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/guest"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // TestSnapCluster has three machines with everything as snaps, and root types `lxd`. First all of them move to other
@@ -90,7 +91,7 @@ func wantCluster(t testing.TB, nodes []*guest.Guest, addresses ...string) {
 	errs := make(chan error, len(nodes))
 	for _, g := range nodes {
 		go func() {
-			_, err := g.Exec(within(t, 90*time.Second), "snap", "start", "lxd")
+			_, err := g.Exec(within(t, progress.Far), "snap", "start", "lxd")
 			errs <- err
 		}()
 	}
@@ -98,7 +99,7 @@ func wantCluster(t testing.TB, nodes []*guest.Guest, addresses ...string) {
 		must(t, <-errs)
 	}
 	for _, g := range nodes {
-		ctx := within(t, 90*time.Second)
+		ctx := within(t, progress.Far)
 		for {
 			list, err := g.Exec(ctx, "lxc", "cluster", "list", "--format", "csv")
 			online := 0
@@ -111,6 +112,11 @@ func wantCluster(t testing.TB, nodes []*guest.Guest, addresses ...string) {
 			}
 			if err == nil && online == len(addresses) {
 				break
+			}
+			if staleRole(t, g, list, err) {
+				t.Logf("LXD on %s takes itself for a voter, and is none any more: started again", g.Name)
+				inGuest(t, g, "systemctl", "kill", "--signal=KILL", snapService)
+				inGuest(t, g, "snap", "start", "lxd")
 			}
 			select {
 			case <-ctx.Done():

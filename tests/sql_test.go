@@ -104,7 +104,7 @@ func TestSQL(t *testing.T) {
 		})
 	}
 
-	// Profiles as they were at every index behind the snapshot, and as JSON.
+	// Profiles as they were at every index after the snapshot, and as JSON.
 	snapshot := log.Snapshot()
 	if snapshot == nil {
 		t.Fatal("no snapshot")

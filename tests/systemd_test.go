@@ -177,12 +177,9 @@ func TestSystemd(t *testing.T) {
 		dropIn := "/etc/systemd/system/lxd.service.d/fail.conf"
 		putText(t, g, dropIn, "[Service]\nExecStart=\nExecStart=/bin/false\n")
 		inGuest(t, g, "systemctl", "daemon-reload")
-		begin := time.Now()
-		r := toolInGuest(t, g, "global-db-import", "--yes", "--discard-local-entries", guestTarball)
+		// It is the failure that ends the wait: an hour would be too long for toolInGuest.
+		r := toolInGuest(t, g, "global-db-import", "--yes", "--discard-local-entries", "--timeout", "1h", guestTarball)
 		r.want(t, 1, "the database is in place", "systemd unit lxd.service failed to start", "journalctl -u lxd.service")
-		if took := time.Since(begin); took > 30*time.Second {
-			t.Errorf("took %s", took)
-		}
 
 		inGuest(t, g, "systemctl", "stop", "lxd.service", "lxd.socket")
 		inGuest(t, g, "rm", dropIn)
@@ -404,7 +401,7 @@ func wantOrder(t testing.TB, text string, parts ...string) {
 	for _, part := range parts {
 		_, after, ok := strings.Cut(rest, part)
 		if !ok {
-			t.Errorf("no %q, or not behind the others, in %q", part, text)
+			t.Errorf("no %q, or not after the others, in %q", part, text)
 			return
 		}
 		rest = after

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // tool is the path of the program under test.
@@ -176,9 +177,9 @@ func unchanged(t testing.TB, dir string) (check func()) {
 	}
 }
 
-// within bounds a step of a test.
+// within bounds a step of a test, in time as the machine has it to give.
 func within(t testing.TB, d time.Duration) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), d)
+	ctx, cancel := progress.Within(t.Context(), d)
 	t.Cleanup(cancel)
 	return ctx
 }

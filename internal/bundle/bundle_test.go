@@ -137,7 +137,7 @@ func TestEntries(t *testing.T) {
 
 		must(t, err)
 		got = append(got, h.Name)
-		if h.Name == RaftNodesName {
+		if h.Name == raftNodesName {
 			data, err := io.ReadAll(tr)
 			must(t, err)
 			const want = "- nodeinfo:\n    ID: 1\n    Address: 10.0.0.1:8443\n    Role: 0\n  name: one\n"
@@ -147,7 +147,7 @@ func TestEntries(t *testing.T) {
 		}
 	}
 
-	want := append([]string{".", ManifestName, RaftNodesName}, names...)
+	want := append([]string{".", ManifestName, raftNodesName}, names...)
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("entries %v, want %v", got, want)
 	}
@@ -276,7 +276,7 @@ func lie(t testing.TB, change func(*Manifest)) []byte {
 	must(t, err)
 	nodes, err := encodeRaftNodes(members)
 	must(t, err)
-	entries := []entry{file(ManifestName, string(head)), file(RaftNodesName, string(nodes))}
+	entries := []entry{file(ManifestName, string(head)), file(raftNodesName, string(nodes))}
 	for _, name := range names {
 		entries = append(entries, file(name, content[name]))
 	}
@@ -286,7 +286,7 @@ func lie(t testing.TB, change func(*Manifest)) []byte {
 
 func TestHostile(t *testing.T) {
 	nodes := "- nodeinfo: {ID: 1, Address: '10.0.0.1:8443', Role: 0}\n  name: one\n"
-	good := []entry{file(RaftNodesName, nodes), file("metadata1", one)}
+	good := []entry{file(raftNodesName, nodes), file("metadata1", one)}
 	with := func(e entry) []byte { return pack(t, append(good[:2:2], e)...) }
 	bomb := "a: &a [x,x,x,x,x,x,x,x,x,x]\n"
 	for c := 'b'; c < 'k'; c++ {
@@ -314,13 +314,13 @@ func TestHostile(t *testing.T) {
 		"no zero padding":         with(file("1-1", "x")),
 		"unknown name":            with(file("README", "x")),
 		"empty name":              with(file("", "x")),
-		"bad member list":         pack(t, file(RaftNodesName, "- 1\n- 2\n")),
-		"empty member list":       pack(t, file(RaftNodesName, "[]\n")),
-		"unknown role":            pack(t, file(RaftNodesName, strings.Replace(nodes, "Role: 0", "Role: 7", 1))),
-		"bad address":             pack(t, file(RaftNodesName, strings.Replace(nodes, "10.0.0.1:8443", "bogus", 1))),
-		"SQL in an address":       pack(t, file(RaftNodesName, strings.Replace(nodes, "'10.0.0.1:8443'", `"x'; DROP TABLE nodes; --:1"`, 1))),
-		"YAML bomb":               pack(t, file(RaftNodesName, bomb)),
-		"large member list":       pack(t, file(RaftNodesName, strings.Repeat("# x\n", 300000))),
+		"bad member list":         pack(t, file(raftNodesName, "- 1\n- 2\n")),
+		"empty member list":       pack(t, file(raftNodesName, "[]\n")),
+		"unknown role":            pack(t, file(raftNodesName, strings.Replace(nodes, "Role: 0", "Role: 7", 1))),
+		"bad address":             pack(t, file(raftNodesName, strings.Replace(nodes, "10.0.0.1:8443", "bogus", 1))),
+		"SQL in an address":       pack(t, file(raftNodesName, strings.Replace(nodes, "'10.0.0.1:8443'", `"x'; DROP TABLE nodes; --:1"`, 1))),
+		"YAML bomb":               pack(t, file(raftNodesName, bomb)),
+		"large member list":       pack(t, file(raftNodesName, strings.Repeat("# x\n", 300000))),
 		"manifest is a YAML bomb": pack(t, file(ManifestName, bomb)),
 		"manifest not first":      pack(t, append(good[:2:2], file(ManifestName, "format: 1\n"))...),
 		"future manifest":         lie(t, func(m *Manifest) { m.Format = 2 }),
@@ -351,7 +351,7 @@ func TestLXDsOwn(t *testing.T) {
 	must(t, err)
 	x, files, err := extract(t, pack(t,
 		entry{tar.Header{Name: ".", Typeflag: tar.TypeDir}, ""},
-		file("metadata1", one), file("db.bin", "d"), file("db.bin-wal", "w"), file("dqlite-lock", ""), file(RaftNodesName, string(nodes))))
+		file("metadata1", one), file("db.bin", "d"), file("db.bin-wal", "w"), file("dqlite-lock", ""), file(raftNodesName, string(nodes))))
 	must(t, err)
 	if x.Manifest != nil || !x.Members.Same(members) || fmt.Sprint(files) != "map[metadata1:"+one+"]" {
 		t.Errorf("got %+v %v", x, files)

@@ -173,7 +173,7 @@ func (x *extractor) entry(h *tar.Header) error {
 	switch name {
 	case ManifestName:
 		return x.readManifest(h)
-	case RaftNodesName:
+	case raftNodesName:
 		return x.readRaftNodes(h)
 	}
 
@@ -354,7 +354,7 @@ var (
 // complete checks at the end of the archive that nothing is missing.
 func (x *extractor) complete() error {
 	if x.members == nil {
-		return damaged(x.ctx, "read the archive", fmt.Errorf("no %s in it", RaftNodesName))
+		return damaged(x.ctx, "read the archive", fmt.Errorf("no %s in it", raftNodesName))
 	}
 
 	if x.manifest != nil {

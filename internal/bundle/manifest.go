@@ -27,7 +27,7 @@ const DefaultName = "lxd_recovery_db.tar.gz"
 // Names of the tarball's own entries.
 const (
 	ManifestName  = "recovery.yaml"
-	RaftNodesName = "raft_nodes.yaml"
+	raftNodesName = "raft_nodes.yaml"
 )
 
 // manifestFormat is the version of the manifest.
@@ -190,14 +190,14 @@ func parseRaftNodes(data []byte) (member.List, error) {
 	var nodes []raftNode
 	err := yaml.Unmarshal(data, &nodes)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, RaftNodesName, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, raftNodesName, err)
 	}
 
 	members := make(member.List, len(nodes))
 	for i, n := range nodes {
 		role, err := raftlog.RoleFromAPI(n.Info.Role)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, RaftNodesName, err)
+			return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, raftNodesName, err)
 		}
 
 		members[i] = member.Member{ID: n.Info.ID, Name: n.Name, Address: n.Info.Address, Role: role}
@@ -205,7 +205,7 @@ func parseRaftNodes(data []byte) (member.List, error) {
 
 	err = members.Validate()
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, RaftNodesName, err)
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, raftNodesName, err)
 	}
 
 	return members, nil

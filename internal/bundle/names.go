@@ -24,5 +24,5 @@ func IsRaftFile(name string) bool { return raftFile.MatchString(name) }
 
 // allowed tells whether a file of that name may be in a tarball and is unpacked.
 func allowed(name string) bool {
-	return name == ManifestName || name == RaftNodesName || IsRaftFile(name)
+	return name == ManifestName || name == raftNodesName || IsRaftFile(name)
 }

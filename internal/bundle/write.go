@@ -61,7 +61,7 @@ func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest,
 
 	manifest.Format = manifestFormat
 	manifest.Files = nil
-	pieces = append([]Piece{BytesPiece(RaftNodesName, raftNodes)}, pieces...)
+	pieces = append([]Piece{BytesPiece(raftNodesName, raftNodes)}, pieces...)
 	for _, p := range pieces {
 		digest := p.SHA256
 		if digest == "" {

@@ -68,12 +68,12 @@ func runImport(ctx context.Context, opts importOptions, file string) error {
 		return err
 	}
 
-	print := printImportDone
+	people := printImportDone
 	if opts.DryRun {
-		print = printDryRun
+		people = printDryRun
 	}
 
-	return errors.Join(printReport(opts.format, report, print), err)
+	return errors.Join(printReport(opts.format, report, people), err)
 }
 
 func printDryRun(w io.Writer, r *recovery.ImportReport) {

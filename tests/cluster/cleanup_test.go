@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 func TestCloseLeavesNothing(t *testing.T) {
@@ -57,10 +58,9 @@ func TestKilledProcess(t *testing.T) {
 	helper.Wait()
 
 	// The kernel takes the daemons with it; what a command had left behind goes with the next cluster's start.
-	deadline := time.Now().Add(5 * time.Second)
-	for len(holders(t, parent)) > 1 && time.Now().Before(deadline) {
-		time.Sleep(time.Millisecond)
-	}
+	must(t, progress.Watch{What: "the daemons' end", Every: time.Millisecond}.Until(t.Context(), func(context.Context) (bool, error) {
+		return len(holders(t, parent)) <= 1, nil
+	}))
 	if left := holders(t, parent); len(left) != 1 || !strings.Contains(left[0], "sleep") {
 		t.Errorf("processes after the death of their owner: %v, want sleep alone", left)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // Command prepares a program to run on the member: in its network namespace, with its LXD_DIR, and with its LXD first in
@@ -35,7 +37,7 @@ func (m *Member) LXD(ctx context.Context, args ...string) (stdout string, err er
 }
 
 func (m *Member) run(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, CommandTimeout, fmt.Errorf("no end after %s", CommandTimeout))
+	ctx, cancel := progress.Within(ctx, commandTime)
 	defer cancel()
 	cmd := m.Command(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
@@ -104,7 +106,7 @@ func (m *Member) Query(ctx context.Context, method, path string, body any) (json
 		}
 		content = bytes.NewReader(data)
 	}
-	ctx, cancel := context.WithTimeout(ctx, CommandTimeout)
+	ctx, cancel := progress.Within(ctx, commandTime)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "http://lxd"+path, content)
 	if err != nil {
@@ -148,8 +150,8 @@ func (m *Member) sql(ctx context.Context, database, statements string) ([][]stri
 			continue
 		}
 		var metadata json.RawMessage
-		var queryErr error // poll's own is about waiting
-		err := poll(ctx, CommandTimeout, 10*time.Millisecond, "the database", func(ctx context.Context) (bool, error) {
+		var queryErr error // wait's own is about waiting
+		err := m.cluster.wait(ctx, 10*time.Millisecond, "the database", func(ctx context.Context) (bool, error) {
 			metadata, queryErr = m.Query(ctx, http.MethodPost, "/internal/sql",
 				map[string]string{"database": database, "query": statement})
 			return queryErr == nil || !strings.Contains(queryErr.Error(), "database is locked"), queryErr

@@ -11,8 +11,9 @@
 //
 // # Times
 //
-// Every wait ends when its context does, and in any case after the limit that the constants below give for it. Nothing waits
-// for a fixed time: states are polled every few milliseconds.
+// Nothing waits for a fixed time: states are polled every few milliseconds. A wait ends when its context does; when nothing moves
+// any more in the daemons that are waited for, neither in their logs nor in their databases; and after a far bound in any case: see
+// package progress. The error shows the end of the log.
 package cluster
 
 import (
@@ -22,19 +23,20 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/netns"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 	"github.com/lxd-recover/lxd-recover/tests/tied"
 )
 
-// Upper limits of the waits. All are several times what was measured on two busy cores.
+// Bounds of what nobody can see moving, in the machine's time: see progress.Within.
 const (
-	ReadyTimeout   = 90 * time.Second // a daemon's start; without quorum it never becomes ready
-	StopTimeout    = 60 * time.Second // a daemon's clean end: 7 s without quorum
-	CommandTimeout = 90 * time.Second // one client command: lxc gives up after 20 s without quorum
-	SettleTimeout  = 90 * time.Second // roles and states: heartbeats come every 10 s
+	commandTime = 90 * time.Second // one client command: lxc gives up after 20 s without quorum
+	readyTime   = 15 * time.Second // the question whether a daemon is ready, which is asked again
+	closeTime   = time.Minute      // the end of killed processes
 )
 
 // Options says what cluster New makes. Only LXD has no useful zero value.
@@ -228,7 +230,7 @@ func (c *Cluster) Close() error {
 		return nil
 	}
 	c.KillAll()
-	ctx, cancel := context.WithTimeout(context.Background(), StopTimeout)
+	ctx, cancel := progress.Within(context.Background(), closeTime)
 	defer cancel()
 	errs := []error{killMarked(ctx, c.dir)}
 	for _, m := range c.Members() {
@@ -249,20 +251,16 @@ func (c *Cluster) logf(format string, args ...any) {
 	fmt.Fprintf(c.opts.Log, "%6.2fs  %s\n", time.Since(c.started).Seconds(), fmt.Sprintf(format, args...))
 }
 
-// poll calls done until it reports true, and no longer than ctx and limit allow. The error says what was waited for and
-// how it stood at the end.
-func poll(ctx context.Context, limit, interval time.Duration, what string, done func(context.Context) (bool, error)) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not within %s", limit))
-	defer cancel()
-	for {
-		ok, err := done(ctx)
-		if ok {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(fmt.Errorf("wait for %s: %w", what, context.Cause(ctx)), err)
-		case <-time.After(interval):
-		}
+// wait calls done until it reports true, for as long as anything moves in the members, and no longer than ctx allows.
+func (c *Cluster) wait(ctx context.Context, every time.Duration, what string, done func(context.Context) (bool, error)) error {
+	return progress.Watch{What: what, Every: every, Mark: c.mark}.Until(ctx, done)
+}
+
+// mark is where all members stand.
+func (c *Cluster) mark() string {
+	var mark strings.Builder
+	for _, m := range c.Members() {
+		mark.WriteString(m.mark())
 	}
+	return mark.String()
 }

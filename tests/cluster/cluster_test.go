@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -168,10 +169,9 @@ func TestWithoutQuorum(t *testing.T) {
 	// A daemon that cannot start is reported at once, with its own words.
 	must(t, os.Remove(filepath.Join(c.Member(1).Dir(), "server.key")))
 	must(t, os.Mkdir(filepath.Join(c.Member(1).Dir(), "server.key"), 0o700))
-	begin := time.Now()
 	err := c.Member(1).Start(ctx)
-	if err == nil || !strings.Contains(err.Error(), "server.key") || time.Since(begin) > 20*time.Second {
-		t.Errorf("start with a broken server.key after %s: %v", time.Since(begin), err)
+	if err == nil || !strings.Contains(err.Error(), "server.key") || !strings.Contains(err.Error(), "its daemon is not running") {
+		t.Errorf("start with a broken server.key: %v", err)
 	}
 }
 
@@ -196,9 +196,60 @@ func TestStartedAgain(t *testing.T) {
 			if err := m.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "file is not a database") {
 				t.Errorf("start: %v", err)
 			}
-			if n := strings.Count(log.String(), "node1 started again: it failed with"); n != test.again {
+			if n := strings.Count(log.String(), "node1 started again: it failed as it is known to"); n != test.again {
 				t.Errorf("started again %d times, want %d:\n%s", n, test.again, &log)
 			}
 		})
+	}
+}
+
+// A daemon whose node database calls it a voter when it starts, and that is none, does not find the leader until it is started again:
+// LXD looks up its role once. This is what the list's wait starts again, and the log is told.
+func TestStaleRole(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	lxd, err := cluster.Debian()
+	must(t, err)
+	var log bytes.Buffer
+	c := cluster.ForTest(t, cluster.Options{LXD: lxd, Members: 4, Log: &log})
+	m := c.Member(1)
+	must(t, m.Stop(ctx)) // it hands its role to the stand-by
+	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, Spares: 1}))
+	must(t, os.WriteFile(filepath.Join(m.Dir(), "database", "patch.local.sql"), []byte("UPDATE raft_nodes SET role = 0"), 0o600))
+	must(t, m.Start(ctx))
+	must(t, c.WaitOnline(ctx, 4))
+	if n := strings.Count(log.String(), "node1 started again: it takes itself for a voter"); n != 1 {
+		t.Errorf("started again %d times, want once:\n%s", n, &log)
+	}
+}
+
+// What LXD said when it lost its leader on a busy machine, and what it says when trying again is of no use.
+func TestLosesLeader(t *testing.T) {
+	debian, err := cluster.Debian()
+	must(t, err)
+	known := regexp.MustCompile(debian.FailsWith)
+	const begin = "Error: Failed to initialize global database: "
+	for _, words := range []string{
+		"failed to ensure schema: Failed to begin transaction: failed to create dqlite connection: no available dqlite leader server found",
+		"Failed to ensure schema: Failed ensuring schema: failed to execute queries from /x/database/patch.global.sql: interrupted",
+		"Failed to ensure schema: Failed ensuring schema: failed to execute queries from /x/database/patch.global.sql: leader exec failed",
+		"Failed to set page cache size: interrupted",
+		"context deadline exceeded",
+		"failed to ensure schema: Failed to begin transaction: context canceled",
+		"failed to ensure schema: failed checking if schema table is there: x",
+	} {
+		if !known.MatchString(begin + words) {
+			t.Errorf("not known: %s", words)
+		}
+	}
+	for _, words := range []string{
+		begin + "failed to ensure schema: failed to update node version info: updated 0 rows instead of 1",
+		begin + "failed to ensure schema: schema check gracefully aborted: this node's version is behind, please upgrade",
+		"Error: Found patch.global.sql: Custom patches",
+		"Error: interrupted",
+	} {
+		if known.MatchString(words) {
+			t.Errorf("known: %s", words)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/netns"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 	"github.com/lxd-recover/lxd-recover/tests/tied"
 )
 
@@ -84,9 +86,6 @@ func (m *Member) IP() string { return fmt.Sprintf("10.77.0.%d", 100+m.ID) }
 // Address is the IP and port with which the member was formed. See CurrentAddress for what LXD has now.
 func (m *Member) Address() string { return net.JoinHostPort(m.IP(), strconv.Itoa(m.cluster.opts.Port)) }
 
-// NetNS is the path of the member's network namespace, for nsenter --net=PATH; it works while this process lives.
-func (m *Member) NetNS() string { return m.ns.Path() }
-
 // AddAddress gives the member's interface one more address, such as 10.77.1.101/16. Members reach each other at any
 // address in 10.77.0.0/16. Adding one that is there is no error.
 func (m *Member) AddAddress(ctx context.Context, cidr string) error {
@@ -110,7 +109,7 @@ func (m *Member) Start(ctx context.Context) error {
 	return m.WaitReady(ctx)
 }
 
-// Spawn starts the daemon and does not wait for it. The daemon's output goes to LogFile, behind what is there.
+// Spawn starts the daemon and does not wait for it. The daemon's output goes to LogFile, after what is there.
 func (m *Member) Spawn() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -161,47 +160,67 @@ const lastWords = 3
 // restarts is how often WaitReady starts a daemon again that failed as LXD.FailsWith says.
 const restarts = 5
 
-// hangs is after what time WaitReady starts a daemon again that has not become ready, once. It was seen, of either LXD, where all
-// members are started at once, that some get stuck: they wait for ever for the global database ("database is locked"), and
-// are ready a second after they were killed and started again. Others take two or three seconds.
-const hangs = 40 * time.Second
+// stuckAfter is after what time without any movement WaitReady takes a daemon that is not ready for stuck, and starts it again: for
+// what that is seldom needed, see docs/architecture.md, "LXD's own failing starts". Others take two or three seconds for all.
+const stuckAfter = 40 * time.Second
+
+// abortTime is how long a daemon may take to list its goroutines.
+const abortTime = 10 * time.Second
+
+// stuckRestarts is how often it does that.
+const stuckRestarts = 2
 
 // WaitReady waits until the daemon serves requests, or reports its last words if it ended. Where these are the failure that
 // its LXD is known for, and no other, or where it is stuck, the daemon is started again, and Options.Log is told.
 func (m *Member) WaitReady(ctx context.Context) error {
 	begin := time.Now()
-	left, stuck := restarts, false
+	left, stuckLeft := restarts, stuckRestarts
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	err := poll(ctx, ReadyTimeout, 25*time.Millisecond, m.Name+" to be ready", func(ctx context.Context) (bool, error) {
+	again := func(why string) {
+		m.cluster.logf("%s started again: %s", m.Name, why)
+		if err := m.Spawn(); err != nil {
+			cancel(err)
+		}
+	}
+	watch := progress.Watch{
+		What: m.Name + " to be ready", Every: 25 * time.Millisecond, Mark: m.mark,
+		Seen:       func() string { return "end of its log:\n" + m.LogTail(lastWords) },
+		StuckAfter: stuckAfter,
+		Stuck: func() {
+			if stuckLeft == 0 || ctx.Err() != nil {
+				return
+			}
+			stuckLeft--
+			again(fmt.Sprintf("nothing has moved for %s; it was waiting in:\n%s", stuckAfter, m.Abort()))
+		},
+	}
+	err := watch.Until(ctx, func(ctx context.Context) (bool, error) {
 		if !m.Running() {
 			if left == 0 || !m.failedAsKnown() {
 				cancel(errors.New("its daemon is not running"))
 				return false, nil
 			}
 			left--
-			m.cluster.logf("%s started again: it failed with %q", m.Name, m.cluster.opts.LXD.FailsWith)
-			if err := m.Spawn(); err != nil {
-				cancel(err)
-			}
+			again("it failed as it is known to: " + m.LogTail(1))
 			return false, nil
 		}
+		ctx, stop := progress.Within(ctx, readyTime)
+		defer stop()
 		_, err := m.Query(ctx, http.MethodGet, "/internal/ready", nil)
-		if err != nil && !stuck && time.Since(begin) > hangs && ctx.Err() == nil {
-			stuck = true
-			m.cluster.logf("%s started again: not ready after %s", m.Name, hangs)
-			m.Kill()
-			if err := m.Spawn(); err != nil {
-				cancel(err)
-			}
-		}
 		return err == nil, err
 	})
 	if err != nil {
-		return fmt.Errorf("%w\nend of its log:\n%s", err, m.LogTail(lastWords))
+		return err
 	}
 	m.cluster.logf("%s ready after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
 	return nil
+}
+
+// mark is where the member stands: its log and its databases' files, and the processor time of its daemon.
+func (m *Member) mark() string {
+	database := filepath.Join(m.dir, "database")
+	return progress.Files(m.LogFile(), database, filepath.Join(database, "global")) + progress.CPU(m.Pid())
 }
 
 // failedAsKnown tells whether the last daemon's own last words are the failure that its LXD is known for.
@@ -215,7 +234,7 @@ func (m *Member) failedAsKnown() bool {
 		return false
 	}
 	lines := strings.Split(strings.TrimSpace(string(log[d.said:])), "\n")
-	return strings.Contains(strings.Join(lines[max(0, len(lines)-lastWords):], "\n"), known)
+	return regexp.MustCompile(known).MatchString(strings.Join(lines[max(0, len(lines)-lastWords):], "\n"))
 }
 
 // Stop ends the daemon as a service manager does, by SIGTERM, and waits until it is gone. Not running is no error.
@@ -228,15 +247,34 @@ func (m *Member) Stop(ctx context.Context) error {
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop %s: %w", m.Name, err)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, StopTimeout, fmt.Errorf("still there after %s", StopTimeout))
-	defer cancel()
+	watch := progress.Watch{What: "the end of " + m.Name, Every: 5 * time.Millisecond, Mark: m.mark, Seen: func() string { return m.LogTail(lastWords) }}
+	err := watch.Until(ctx, func(context.Context) (bool, error) { return !m.Running(), nil })
+	if err == nil {
+		m.cluster.logf("%s stopped after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
+	}
+	return err
+}
+
+// Abort ends the daemon by SIGABRT, of which Go makes a list of its goroutines, and tells what they were waiting for.
+func (m *Member) Abort() string {
+	d := m.lastDaemon()
+	if d == nil || !m.Running() {
+		return ""
+	}
+	before, _ := os.Stat(m.LogFile())
+	if err := d.cmd.Process.Signal(syscall.SIGABRT); err != nil {
+		return err.Error()
+	}
 	select {
 	case <-d.gone:
-		m.cluster.logf("%s stopped after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("stop %s: %w", m.Name, context.Cause(ctx))
+	case <-time.After(progress.Stretched(abortTime)):
+		m.Kill()
 	}
+	log, err := os.ReadFile(m.LogFile())
+	if err != nil || before == nil {
+		return fmt.Sprint(err)
+	}
+	return progress.Goroutines(string(log[min(before.Size(), int64(len(log))):]))
 }
 
 // Kill ends the daemon by SIGKILL and waits until it is gone. Not running is no error.

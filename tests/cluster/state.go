@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -54,7 +55,7 @@ func (c *Cluster) WaitOnline(ctx context.Context, n int) error {
 // WaitHeartbeat waits until the leader has reached every running member since it was started, at the address that the
 // cluster has for it. Heartbeats come every ten seconds.
 func (c *Cluster) WaitHeartbeat(ctx context.Context) error {
-	return poll(ctx, SettleTimeout, 100*time.Millisecond, "heartbeats", func(ctx context.Context) (bool, error) {
+	return c.wait(ctx, 100*time.Millisecond, "heartbeats", func(ctx context.Context) (bool, error) {
 		m, err := c.anyRunning()
 		if err != nil {
 			return false, err
@@ -105,12 +106,17 @@ func (c *Cluster) WaitSettled(ctx context.Context) error {
 	})
 }
 
-// waitList polls the list; what it was at the end is part of the error.
+// waitList polls the list; what it was at the end is part of the error. A member that cannot give it as it does not know its role is
+// started again, see staleRole.
 func (c *Cluster) waitList(ctx context.Context, what string, done func([]State) bool) error {
-	return poll(ctx, SettleTimeout, 200*time.Millisecond, what, func(ctx context.Context) (bool, error) {
-		list, err := c.List(ctx)
+	return c.wait(ctx, 200*time.Millisecond, what, func(ctx context.Context) (bool, error) {
+		m, err := c.anyRunning()
 		if err != nil {
 			return false, err
+		}
+		list, err := m.List(ctx)
+		if err != nil {
+			return false, errors.Join(err, m.startStaleAgain(ctx))
 		}
 		if done(list) {
 			return true, nil

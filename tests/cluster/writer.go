@@ -15,8 +15,9 @@ import (
 // Writer keeps adding rows to the global database in the background, so that a kill at any moment finds it at work. A row
 // is a profile: a user sees it in `lxc profile list`, and LXD confirms it when a majority of the voters has it on disk.
 type Writer struct {
-	stop func()
-	done chan struct{}
+	cluster *Cluster
+	stop    func()
+	done    chan struct{}
 
 	mu         sync.Mutex
 	confirmed  []string
@@ -27,7 +28,7 @@ type Writer struct {
 // ends with Stop or with the daemon; as long as the daemon only lacks a leader it goes on trying.
 func (m *Member) StartWriter(prefix string) *Writer {
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &Writer{stop: cancel, done: make(chan struct{})}
+	w := &Writer{cluster: m.cluster, stop: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(w.done)
 		for n := 1; ctx.Err() == nil && m.Running(); n++ {
@@ -77,7 +78,7 @@ func (w *Writer) Unanswered() []string {
 
 // WaitConfirmed waits until at least n rows are confirmed.
 func (w *Writer) WaitConfirmed(ctx context.Context, n int) error {
-	return poll(ctx, CommandTimeout, time.Millisecond, fmt.Sprintf("%d confirmed rows", n), func(context.Context) (bool, error) {
+	return w.cluster.wait(ctx, time.Millisecond, fmt.Sprintf("%d confirmed rows", n), func(context.Context) (bool, error) {
 		have := len(w.Confirmed())
 		return have >= n, fmt.Errorf("%d confirmed", have)
 	})
@@ -126,7 +127,7 @@ func (c *Cluster) MakeSnapshot(ctx context.Context, members ...*Member) error {
 		}
 	}
 	begin := time.Now()
-	err = poll(ctx, SettleTimeout, time.Millisecond, "raft snapshots", func(ctx context.Context) (bool, error) {
+	err = c.wait(ctx, time.Millisecond, "raft snapshots", func(ctx context.Context) (bool, error) {
 		for _, m := range members {
 			now, err := m.Snapshots()
 			if err != nil {

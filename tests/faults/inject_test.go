@@ -112,7 +112,7 @@ func (j *job) try(t *testing.T, p *place, known map[step]bool, f fault) {
 	}
 }
 
-// end is the moment behind the last call of a run.
+// end is the moment after the last call of a run.
 var end = step{name: "the end"}
 
 // verify judges a run with a fault, runs the job again, and judges that.
@@ -169,7 +169,7 @@ func (j *job) verify(t *testing.T, p *place, what string, f fault, r result) {
 	case len(p.temporary()) > temporary:
 		why = "it left temporary files"
 	default:
-		why = j.settled(p)
+		why = j.notDone(p)
 	}
 	final, _ := j.judge(p)
 	table.add(sort, func(row *figures) {

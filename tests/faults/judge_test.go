@@ -83,9 +83,9 @@ func (t tree) databases() []string {
 	return names
 }
 
-// settled tells what is wrong with LXD's directory after a job that succeeded: the new database must be in place, the old one
+// notDone tells what is wrong with LXD's directory after a job that succeeded: the new database must be in place, the old one
 // kept under one new name, and nothing else be left.
-func (j *job) settled(p *place) string {
+func (j *job) notDone(p *place) string {
 	v, why := j.judge(p)
 	if v != wholeNew {
 		return "the new database is not in place: " + why

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // lab is what all tests start from: a real cluster of three, killed, whose first member was edited and exported.
@@ -84,7 +85,7 @@ func closeLabs() {
 }
 
 func newLab(find func() (cluster.LXD, error)) (*lab, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := progress.Within(context.Background(), 5*time.Minute)
 	defer cancel()
 	lxd, err := find()
 	if err != nil {

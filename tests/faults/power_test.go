@@ -3,6 +3,7 @@
 package faults
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/tests/faults/systrace"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // Power cuts before every call that touches LXD's directory. Each second run, after which everything must be new, is followed
@@ -123,12 +125,13 @@ func shutDown(mount string) error {
 
 // unmount unmounts a file system. Programs that look through all processes' open files, as ours does, keep it busy for moments.
 func unmount(mount string) error {
-	for begin := time.Now(); ; time.Sleep(time.Millisecond) {
-		err := unix.Unmount(mount, 0)
-		if err == nil || !errors.Is(err, unix.EBUSY) || time.Since(begin) > 10*time.Second {
-			return err
-		}
-	}
+	var err error
+	watch := progress.Watch{What: "a file system to be free", Every: time.Millisecond}
+	waiting := watch.Until(context.Background(), func(context.Context) (bool, error) {
+		err = unix.Unmount(mount, 0)
+		return !errors.Is(err, unix.EBUSY), err
+	})
+	return errors.Join(waiting, err)
 }
 
 func command(name string, args ...string) error {

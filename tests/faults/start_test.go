@@ -3,7 +3,6 @@
 package faults
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"testing"
@@ -12,6 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 	"github.com/lxd-recover/lxd-recover/tests/faults/systrace"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // What a killed import leaves is a database that LXD starts on: three real members, imported on two of them, killed on the
@@ -44,7 +44,7 @@ func (l *lab) startAfterKill(t *testing.T, aroundExchange bool) {
 			continue
 		}
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
 			defer cancel()
 			c := l.cluster
 			must(t, c.Restore(ctx, "edited"))

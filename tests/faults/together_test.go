@@ -63,7 +63,7 @@ func TestTogether(t *testing.T) {
 				t.Errorf("after %d refusals: %s", refused, r)
 			}
 			if test.first != export {
-				if why := test.first.settled(p); why != "" {
+				if why := test.first.notDone(p); why != "" {
 					t.Errorf("%s: %s", why, r)
 				}
 			}
@@ -95,7 +95,7 @@ func TestRace(t *testing.T) {
 			}
 			group.Wait()
 			err := winners(results[:])
-			why := j.settled(p)
+			why := j.notDone(p)
 			if err != nil || why != "" {
 				t.Errorf("%s: %v %s: %v", j.name, err, why, results)
 			}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 	"github.com/lxd-recover/lxd-recover/tests/faults/systrace"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // LXD's own loader, killed at each point at which it is known to get stuck, and the member put right by an import of the very
@@ -46,7 +47,7 @@ func TestWedgedByLXD(t *testing.T) {
 			"patch.global.sql: Custom patches", []string{"global", "patch.global.sql"}, []string{"global.recover"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
 			defer cancel()
 			m := l.cluster.Member(2)
 			l.beginWedged(t, ctx)
@@ -69,7 +70,7 @@ func TestWedgedByLXD(t *testing.T) {
 
 	// What is lost is told, also where only LXD's backup has it.
 	t.Run("at the rename, with a transaction that the tarball lacks", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
 		defer cancel()
 		m := l.cluster.Member(2)
 		l.beginWedged(t, ctx)
@@ -100,7 +101,7 @@ func TestWedgedByLXD(t *testing.T) {
 	// In the middle of removing the database file by file, what is left of its log may look sound, and shorter.
 	for _, left := range []int{1, 4} {
 		t.Run(fmt.Sprintf("after %d files were removed, with a transaction that the tarball lacks", left), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+			ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
 			defer cancel()
 			m := l.cluster.Member(2)
 			l.beginWedged(t, ctx)
@@ -128,7 +129,7 @@ func TestWedgedByLXD(t *testing.T) {
 
 	// The tarball that its own edit leaves in the database directory, where its manual has it stay.
 	t.Run("on the edited member", func(t *testing.T) {
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+		ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
 		defer cancel()
 		m := l.cluster.Member(1)
 		l.beginWedged(t, ctx)

@@ -5,6 +5,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // ForTest is Boot for tests: reporting to t's log, and closed when t ends. If t has failed, the end of the guest's journal is
@@ -23,7 +25,7 @@ func ForTest(t testing.TB, opts Options) *Guest {
 	}
 	t.Cleanup(func() {
 		if t.Failed() && g.lock != nil {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := progress.Within(context.Background(), 10*time.Second)
 			defer cancel()
 			journal, err := g.Exec(ctx, "journalctl", "--boot", "--no-pager", "--output=short-precise", "--lines=60")
 			t.Logf("end of the journal of %s (%v):\n%s", g.Name, err, journal)

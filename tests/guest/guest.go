@@ -12,7 +12,7 @@
 // # What a guest is not
 //
 // It has this machine's kernel, without AppArmor, and one CPU: on Linux 6.18 the ids of mount namespaces grow by CPU, and
-// snap-confine fails at random when a new one was made on a CPU whose ids are behind ("cannot preserve mount namespace").
+// snap-confine fails at random when a new one was made on a CPU whose ids are lower ("cannot preserve mount namespace").
 // snapd is told that the store is offline, so that it does not spend half a minute on finding out.
 package guest
 
@@ -35,11 +35,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/tests/netns"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 	"github.com/lxd-recover/lxd-recover/tests/tied"
 )
-
-// BootTimeout is how long a guest may take until its systemd is up: many times what was measured on two busy cores.
-const BootTimeout = 2 * time.Minute
 
 // Options says what Boot makes. The zero value is a guest with everything in it running, alone on its network.
 type Options struct {
@@ -103,8 +101,6 @@ func Boot(ctx context.Context, opts Options) (*Guest, error) {
 	if g.dir, g.lock, err = tied.Dir(parent, dirPrefix, 0o700); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, BootTimeout, fmt.Errorf("not up within %s", BootTimeout))
-	defer cancel()
 	if err := g.boot(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("boot %s: %w", g.Name, err), g.Close())
 	}
@@ -236,7 +232,8 @@ func nextCPU() (string, error) {
 	}
 }
 
-// waitUp waits for the message by which the guest's systemd says that its queue of jobs is empty. systemd-nspawn passes it on.
+// waitUp waits for the message by which the guest's systemd says that its queue of jobs is empty. systemd-nspawn passes it on. The
+// guest makes progress as long as it writes to its console, or its systemd makes a cgroup for a unit, or removes one.
 func (g *Guest) waitUp(ctx context.Context, ready *net.UnixConn) error {
 	up := make(chan struct{})
 	go func() {
@@ -252,14 +249,32 @@ func (g *Guest) waitUp(ctx context.Context, ready *net.UnixConn) error {
 			}
 		}
 	}()
-	select {
-	case <-up:
-		return nil
-	case <-g.gone:
-		return fmt.Errorf("systemd-nspawn ended: %s", g.nspawn.ProcessState)
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	watch := progress.Watch{What: "the guest's systemd", Every: 5 * time.Millisecond, Mark: func() string {
+		return progress.Files(append(g.cgroups(), filepath.Join(g.dir, "console.log"))...)
+	}}
+	return watch.Until(ctx, func(context.Context) (bool, error) {
+		select {
+		case <-up:
+			return true, nil
+		case <-g.gone:
+			cancel(fmt.Errorf("systemd-nspawn ended: %s", g.nspawn.ProcessState))
+		default:
+		}
+		return false, nil
+	})
+}
+
+// cgroups are the cgroups in which the guest's systemd makes those of its units.
+func (g *Guest) cgroups() []string {
+	var found []string
+	for _, dir := range hierarchies() {
+		groups, _ := filepath.Glob(filepath.Join(dir, filepath.Base(g.dir), "*", "system.slice"))
+		deeper, _ := filepath.Glob(filepath.Join(dir, filepath.Base(g.dir), "*", "*", "system.slice"))
+		found = append(append(found, groups...), deeper...)
 	}
+	return found
 }
 
 // Close kills everything in the guest and removes it. It may be called twice.

@@ -1,6 +1,7 @@
 package guest_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/guest"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // must ends the test on an error.
@@ -95,12 +97,10 @@ func TestCommandEnds(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("a killed command ended well")
 	}
-	for deadline := time.Now().Add(5 * time.Second); len(running(t, seconds)) > 0; {
-		if time.Now().After(deadline) {
-			t.Fatalf("still running in the guest: %v", running(t, seconds))
-		}
-		time.Sleep(time.Millisecond)
-	}
+	must(t, progress.Watch{What: "the end of what the command ran", Every: time.Millisecond}.Until(t.Context(), func(context.Context) (bool, error) {
+		left := running(t, seconds)
+		return len(left) == 0, fmt.Errorf("still running in the guest: %v", left)
+	}))
 }
 
 // TestCluster has three guests on one network, whose LXDs form a cluster, and one on another network in their midst.

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 	"github.com/lxd-recover/lxd-recover/tests/tied"
 )
 
@@ -95,13 +97,14 @@ func removeCgroups(name string) error {
 // removeCgroup removes a cgroup whose processes have been killed. The kernel calls it busy until they are quite gone, which
 // Close has waited for, but nobody has for those of a test process that was killed itself.
 func removeCgroup(path string) error {
-	deadline := time.Now().Add(10 * time.Second)
+	ctx, cancel := progress.Within(context.Background(), 10*time.Second)
+	defer cancel()
 	for {
 		err := unix.Rmdir(path)
 		if err == nil || err == unix.ENOENT {
 			return nil
 		}
-		if err != unix.EBUSY || time.Now().After(deadline) {
+		if err != unix.EBUSY || ctx.Err() != nil {
 			return fmt.Errorf("remove cgroup %s: %w", path, err)
 		}
 		time.Sleep(5 * time.Millisecond)

@@ -87,7 +87,7 @@ func installFilter(pid int, reads bool) error {
 	return unix.PtraceSetRegs(pid, &first)
 }
 
-// encode returns a struct sock_fprog of 16 bytes, and behind it the instructions, which are to be at the address given.
+// encode returns a struct sock_fprog of 16 bytes, and after it the instructions, which are to be at the address given.
 func encode(program []unix.SockFilter, address uint64) []byte {
 	data := binary.LittleEndian.AppendUint64(nil, uint64(len(program)))
 	data = binary.LittleEndian.AppendUint64(data, address)
