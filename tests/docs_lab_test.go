@@ -312,7 +312,8 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 			limit = callTimeout
 		}
 		// timeout ends what the shell has started, too.
-		cmd := g.Command(ctx, "timeout", "--signal=KILL", strconv.Itoa(int(progress.Stretched(limit).Seconds())), "bash", "-c", "export EDITOR=/usr/local/bin/test-editor; "+text)
+		cmd := g.Command(ctx, "timeout", "--signal=KILL", strconv.Itoa(int(progress.Stretched(limit).Seconds())),
+			"bash", "-c", "export EDITOR=/usr/local/bin/test-editor; "+text)
 		screen, status := (&typist{answers: c.answers()}).run(ctx, t, cmd)
 		right := c.bind(screen, l.real) && (status == 0) == !c.fails()
 		if !right && c.block.has(eventually) {

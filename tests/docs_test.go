@@ -153,7 +153,8 @@ func (l *docsLab) readme(t *testing.T, howto, readme *page) {
 func (l *docsLab) wantMembers(t *testing.T, server string, addresses ...string) {
 	t.Helper()
 	watch := progress.Watch{What: fmt.Sprintf("%s to list %v", server, addresses), Every: 500 * time.Millisecond, Seen: func() string {
-		state, _ := l.guests[server].Exec(t.Context(), "sh", "-c", "systemctl status '*lxd*' | head --lines=60; journalctl --since=-6min --unit='*lxd*' | grep -v CGroup | tail --lines=100")
+		state, _ := l.guests[server].Exec(t.Context(), "sh", "-c", "systemctl status '*lxd*' | head --lines=60; "+
+			"journalctl --since=-6min --unit='*lxd*' | grep -v CGroup | tail --lines=100")
 		return state + l.waiting(t, server)
 	}}
 	must(t, watch.Until(t.Context(), func(ctx context.Context) (bool, error) {

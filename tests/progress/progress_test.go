@@ -182,7 +182,8 @@ net.(*conn).Read(0x3)
 
 rax    0x0
 `
-	want := "1 × idle: \n1 × select, 3 minutes: cluster.(*Gateway).LeaderAddress < main.clusterNodesGet\n2 × IO wait: poll.runtime_pollWait < net.(*conn).Read\n"
+	want := "1 × idle: \n1 × select, 3 minutes: cluster.(*Gateway).LeaderAddress < main.clusterNodesGet\n" +
+		"2 × IO wait: poll.runtime_pollWait < net.(*conn).Read\n"
 	if got := Goroutines(dump); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
