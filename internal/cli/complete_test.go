@@ -9,9 +9,9 @@ import (
 )
 
 // keptDatabases makes a directory of LXD's with two kept databases, and LXD_DIR name it.
-func keptDatabases(t *testing.T) (lxd string, older string, newer string) {
+func keptDatabases(t *testing.T) (older string, newer string) {
 	t.Helper()
-	lxd = t.TempDir()
+	lxd := t.TempDir()
 	t.Setenv("LXD_DIR", lxd)
 	older, newer = "database.before-edit-20261122T213000Z", "database.before-import-20261122T213100Z"
 	for _, name := range []string{"database", older, newer} {
@@ -26,12 +26,12 @@ func keptDatabases(t *testing.T) (lxd string, older string, newer string) {
 		}
 	}
 
-	return lxd, older, newer
+	return older, newer
 }
 
 // TestComplete asks for what a shell asks for.
 func TestComplete(t *testing.T) {
-	_, older, newer := keptDatabases(t)
+	older, newer := keptDatabases(t)
 	for line, want := range map[string]string{
 		"global-db-rollback EMPTY":                                newer + " " + older + " :36",
 		"global-db-rollback database.before-i":                    newer + " " + older + " :36", // the shell leaves out what does not fit

@@ -129,7 +129,7 @@ func TestFullOutput(t *testing.T) {
 
 // TestOldNames types commands and flags as they were called once. They work as under their new names, and no help shows them.
 func TestOldNames(t *testing.T) {
-	_, older, newer := keptDatabases(t)
+	older, newer := keptDatabases(t)
 	for _, program := range []string{"lxd-recover", "lxd"} {
 		for _, args := range [][]string{{"list"}, {"list", "--format", "csv"}, {"ls", "-f", "json"}, {"remove", "no-such-name"}} {
 			old := run(t, append([]string{program, "global-db-backups"}, args...)...)

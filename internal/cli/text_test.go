@@ -147,7 +147,8 @@ func TestProblems(t *testing.T) {
 	var got strings.Builder
 	printProblems(&got, nil)
 	printProblems(&got, []raftlog.Problem{
-		{Severity: raftlog.Info, Text: "one"}, {Severity: raftlog.Error, Text: "two", Libdqlite: "crashes", Advice: "look"}, {Severity: raftlog.Error, Text: "three"},
+		{Severity: raftlog.Info, Text: "one"}, {Severity: raftlog.Error, Text: "two", Libdqlite: "crashes", Advice: "look"},
+		{Severity: raftlog.Error, Text: "three"},
 	})
 	want := "\nProblems:\n  error: two\n      libdqlite: crashes\n      you can:   look\n  error: three\n  info: one\n"
 	if got.String() != want {

@@ -59,7 +59,7 @@ func Run(ctx context.Context, args ...string) ([]byte, error) {
 
 		text := lastLine(stderr.String())
 		if exit.ExitCode() < 0 || exit.ExitCode() > 2 {
-			return nil, fmt.Errorf("%w: %s: %s", ErrCrashed, exit, text)
+			return nil, fmt.Errorf("%w: %s: %s", ErrCrashed, exit.ProcessState, text)
 		}
 
 		return nil, errors.New(strings.TrimPrefix(text, "Error: "))

@@ -237,7 +237,7 @@ func (c *daemonCycle) release(ctx context.Context) error {
 
 // inPlace says of an error that it came when the work itself was done. What it was is not wrapped: a cancelled context means
 // "nothing was changed" to the command line.
-func inPlace(err error) error { return fmt.Errorf("the database is in place, but %v", err) }
+func inPlace(err error) error { return errors.New("the database is in place, but " + err.Error()) }
 
 // startAfterFailure brings LXD back on the database that is in place, also when the context was what ended the work.
 func (c *daemonCycle) startAfterFailure(ctx context.Context) error {

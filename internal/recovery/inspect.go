@@ -24,8 +24,9 @@ type InspectReport struct {
 	// Copy is true for what need not be a member's last state: a copy of an earlier time, or an export from which newer entries were left out.
 	Copy bool `json:"copy" yaml:"copy"`
 
-	Cluster string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"` // SHA-256; empty where the source does not tell
-	Member  *InspectMember    `json:"member" yaml:"member"`                                               // whose database it is; null where the source does not tell
+	// Cluster is the SHA-256 of the cluster certificate, empty if the source does not tell; Member is whose database it is, null then.
+	Cluster string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"`
+	Member  *InspectMember    `json:"member" yaml:"member"`
 	Raft    InspectRaft       `json:"raft" yaml:"raft"`
 	Members member.List       `json:"members" yaml:"members"` // of the configuration in force; names where they are known
 	Data    *globaldb.Summary `json:"database" yaml:"database"`

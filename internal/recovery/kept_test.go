@@ -135,7 +135,7 @@ func TestRemoveKeptRefuses(t *testing.T) {
 
 	no := os.ErrPermission
 	_, err = RemoveKept(t.Context(), RemoveKeptOptions{LXDDir: lxd, Names: []string{keptEdit}, Confirm: func(*RemoveKeptReport) error { return no }})
-	if err != no || !slices.Equal(namesIn(t, lxd), before) {
+	if !errors.Is(err, no) || !slices.Equal(namesIn(t, lxd), before) {
 		t.Errorf("not confirmed: %v, left %q", err, namesIn(t, lxd))
 	}
 }

@@ -68,12 +68,17 @@ func RemoveKept(ctx context.Context, opts RemoveKeptOptions) (*RemoveKeptReport,
 		}
 
 		if err != nil {
-			return nil, fmt.Errorf("%d of %d kept databases are removed, not %s: %v", i, len(report.Removed), b.Name, err)
+			return nil, notAllRemoved(i, len(report.Removed), b.Name, err)
 		}
 	}
 
 	report.Left = dir.space()
 	return report, nil
+}
+
+// notAllRemoved says what was removed before an error. That is not wrapped: an interruption would be taken for one with nothing changed.
+func notAllRemoved(done int, all int, next string, err error) error {
+	return errors.New(fmt.Sprintf("%d of %d kept databases are removed, not %s: ", done, all, next) + err.Error())
 }
 
 // chooseRemovals finds what is to be deleted, and refuses what must stay.
