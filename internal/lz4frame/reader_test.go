@@ -56,8 +56,11 @@ func TestRead(t *testing.T) {
 			nil, {lz4.ChecksumOption(true)}, {lz4.ChecksumOption(true), lz4.BlockChecksumOption(true)}, {lz4.SizeOption(0), lz4.BlockSizeOption(lz4.Block4Mb)},
 		} {
 			packed := frame(t, want, options...)
-			for what, src := range map[string]io.Reader{"whole": bytes.NewReader(packed), "in halves": iotest.HalfReader(bytes.NewReader(packed)),
-				"with the end": iotest.DataErrReader(bytes.NewReader(packed))} {
+			for what, src := range map[string]io.Reader{
+				"whole":        bytes.NewReader(packed),
+				"in halves":    iotest.HalfReader(bytes.NewReader(packed)),
+				"with the end": iotest.DataErrReader(bytes.NewReader(packed)),
+			} {
 				got, err := read(src)
 				if err != nil || !bytes.Equal(got, want) {
 					t.Errorf("%d bytes, %s: got %d, %v", size, what, len(got), err)

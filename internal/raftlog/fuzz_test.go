@@ -134,13 +134,20 @@ func openFuzzed(t *testing.T, fsys fstest.MapFS) *raftlog.Log {
 	return log
 }
 
+// bootstrap is the first entry of a log: a configuration with one voter.
+func bootstrap() raftlog.Entry {
+	one := raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}}
+	return raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(one)}
+}
+
 // FuzzSegments reads a closed and an open segment. With sealed, the checksums of the first batches are made right, so that the fuzzer
 // gets past them.
 func FuzzSegments(f *testing.F) {
-	change := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}})}
+	change := bootstrap()
 	command := raftlog.Entry{Term: 2, Type: raftlog.CommandEntry, Data: frames(1, 32)}
 	barrier := raftlog.Entry{Term: 2, Type: raftlog.BarrierEntry, Data: make([]byte, 8)}
-	f.Add(raftlogtest.Segment(0, []raftlog.Entry{change}), raftlogtest.Segment(400, []raftlog.Entry{barrier, command}, []raftlog.Entry{command}), true)
+	open := raftlogtest.Segment(400, []raftlog.Entry{barrier, command}, []raftlog.Entry{command})
+	f.Add(raftlogtest.Segment(0, []raftlog.Entry{change}), open, true)
 	f.Add(raftlogtest.Segment(0, []raftlog.Entry{change}), make([]byte, 100), false)
 	f.Add([]byte{1, 0, 0, 0, 0, 0, 0, 0}, []byte{}, false)
 	f.Fuzz(func(t *testing.T, closed, open []byte, sealed bool) {
@@ -198,7 +205,9 @@ func FuzzSnapshot(f *testing.F) {
 
 // FuzzNames opens a directory with a file of any name.
 func FuzzNames(f *testing.F) {
-	for _, name := range []string{"open-1", "7-9", "snapshot-1-2-3.meta", "snapshot-99999999999999999999-1-1", "0-0", "-5--3", "open--1", "+5- 6", "metadata2"} {
+	for _, name := range []string{
+		"open-1", "7-9", "snapshot-1-2-3.meta", "snapshot-99999999999999999999-1-1", "0-0", "-5--3", "open--1", "+5- 6", "metadata2",
+	} {
 		f.Add(name, []byte("x"))
 		f.Add(name, raftlogtest.Segment(0, []raftlog.Entry{{Term: 1, Type: raftlog.BarrierEntry, Data: make([]byte, 8)}}))
 	}
@@ -208,7 +217,7 @@ func FuzzNames(f *testing.F) {
 			return
 		}
 
-		change := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}})}
+		change := bootstrap()
 		openFuzzed(t, fstest.MapFS{
 			"metadata1":               {Data: raftlog.Metadata{Version: 1, Term: 2}.Encode()},
 			raftlog.SegmentName(1, 1): {Data: raftlogtest.Segment(0, []raftlog.Entry{change})},
@@ -231,7 +240,7 @@ func BenchmarkOpen(b *testing.B) {
 	}
 
 	write("metadata1", raftlog.Metadata{Version: 1, Term: 2}.Encode())
-	change := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}})}
+	change := bootstrap()
 	write(raftlog.SegmentName(1, 1), raftlogtest.Segment(0, []raftlog.Entry{change}))
 	segment := raftlogtest.Segment(0, raftlogtest.Batches(raftlog.Entry{Term: 2, Type: raftlog.CommandEntry, Data: data}, 1, 1, 1, 1, 1)...)
 	for i := range uint64(8) {

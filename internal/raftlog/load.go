@@ -6,9 +6,9 @@ import (
 	"slices"
 )
 
-// loader follows libdqlite through the loading of a directory: the same steps in the same order (docs/raft-directory.md, "Loading"), on what the
-// scan found, without touching a file. It keeps a picture of the directory as libdqlite would have left it, as a second attempt after
-// auto-recovery begins from there.
+// loader follows libdqlite through the loading of a directory: the same steps in the same order (docs/raft-directory.md, "Loading"), on
+// what the scan found, without touching a file. It keeps a picture of the directory as libdqlite would have left it, as a second
+// attempt after auto-recovery begins from there.
 type loader struct {
 	l        *Log
 	pl       *problemList
@@ -168,7 +168,8 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 		p := Problem{Severity: Warning, File: last.name, Offset: -1, Index: last.last,
 			Text:      fmt.Sprintf("the closed segments end before the snapshot's index %d", ld.base()),
 			Libdqlite: "ignores all closed segments and continues after the snapshot",
-			Advice:    "normal when this member was stopped right after it got a snapshot from the leader; otherwise entries after the snapshot may be missing: compare with the other members"}
+			Advice: "normal when this member was stopped right after it got a snapshot from the leader; " +
+				"otherwise entries after the snapshot may be missing: compare with the other members"}
 		if closed == len(pieces) {
 			ld.say(p)
 			return nil, loaded
@@ -256,8 +257,8 @@ func (ld *loader) loadAll(pieces []*piece, start uint64) verdict {
 	return loaded
 }
 
-// endsBeforeSnapshot reports a log that ends before the snapshot although there are open segments. libdqlite calls that corrupt, but by now
-// every segment is closed, and its second attempt drops them all.
+// endsBeforeSnapshot reports a log that ends before the snapshot although there are open segments. libdqlite calls that corrupt, but by
+// now every segment is closed, and its second attempt drops them all.
 func (ld *loader) endsBeforeSnapshot(pieces []*piece, last uint64) verdict {
 	p := Problem{Severity: Warning, Offset: -1, Index: last,
 		Text:      fmt.Sprintf("the log ends at index %d, before the snapshot's index %d", last, ld.base()),
@@ -266,7 +267,8 @@ func (ld *loader) endsBeforeSnapshot(pieces []*piece, last uint64) verdict {
 	for _, q := range pieces {
 		if q.segment.Open && q.segment.Entries > 0 {
 			p.Severity = Error
-			p.Libdqlite = "drops all segments, the open ones too, at its second attempt, and reports success; with auto-recovery switched off it refuses"
+			p.Libdqlite = "drops all segments, the open ones too, at its second attempt, and reports success; " +
+				"with auto-recovery switched off it refuses"
 			p.Advice = "compare with the other members: entries after the snapshot may be gone"
 			ld.dropped += q.segment.Entries
 			ld.worst(LoadsButLoses)

@@ -103,7 +103,8 @@ func (ld *loader) checkTail(p *piece, next uint64) {
 				"entries that others have are not"})
 	case p.next != nil && s.Entries > 0 && s.Size-s.End > int64(p.next.segment.firstBatch):
 		ld.hole(end, Problem{Severity: Error, File: p.name, Offset: s.End, Index: end,
-			Text:      fmt.Sprintf("the segment ends in zeros where the first batch of the later %s would have fitted: entries may be gone", p.next.name),
+			Text: fmt.Sprintf("the segment ends in zeros where the first batch of the later %s would have fitted: "+
+				"entries may be gone", p.next.name),
 			Libdqlite: "takes the later segment as the continuation and reports success",
 			Advice:    "compare with the other members; harmless if this member was killed while it took a snapshot"})
 	}

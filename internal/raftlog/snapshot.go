@@ -29,8 +29,9 @@ type Snapshot struct {
 	Size        int64  // of the data file, bytes
 	Compressed  bool   // an LZ4 frame; otherwise raw, without any checksum
 
-	SHA256     string // of the data file, lower-case hexadecimal, where Options.AllSums is set, or Options.Sums and it is the last in libdqlite's order
-	MetaSHA256 string // of the metadata
+	// SHA256 is that of the data file, lower-case hexadecimal, where Options.AllSums is set, or Options.Sums and it is the last in
+	// libdqlite's order; MetaSHA256 is that of the metadata.
+	SHA256, MetaSHA256 string
 
 	ConfigurationIndex uint64
 	Configuration      Configuration

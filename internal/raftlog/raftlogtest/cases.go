@@ -53,7 +53,8 @@ func nothing(string) error { return nil }
 
 func undamaged() []Case {
 	return []Case{
-		{Name: "killed member", Base: Killed, Damage: func(dir string) error { return resizeOpen(dir, wholeOpenSize) }, Last: KilledLast, Healthy: true},
+		{Name: "killed member", Base: Killed, Last: KilledLast, Healthy: true,
+			Damage: func(dir string) error { return resizeOpen(dir, wholeOpenSize) }},
 		{Name: "killed member with small open segments", Base: Killed, Damage: nothing, Last: KilledLast, Healthy: true},
 		{Name: "stopped member", Base: Stopped, Damage: nothing, Last: StoppedLast, Healthy: true},
 		{Name: "snapshot and log", Base: Snapshot, Damage: nothing, Last: SnapshotLast, Healthy: true},
@@ -333,8 +334,10 @@ func nameCases() []Case {
 	add(longName, crashes, 0)
 	fine("snapshot-1-5-7")
 	fine("snapshot-1-5-7.meta")
-	for _, name := range []string{"foo.bak", "open-x", "raft_nodes.yaml", "open-1.bak", "0000000000000001-0000000000000001.bak", "00000000000000001-00000000000000001",
-		"tmp-metadata1", "tmp-abcdef", "corrupt-1-open-1", "1-2-3", "-", "metadata3", "snapshot-1-2", "tmp-" + longName} {
+	for _, name := range []string{
+		"foo.bak", "open-x", "raft_nodes.yaml", "open-1.bak", "0000000000000001-0000000000000001.bak", "00000000000000001-00000000000000001",
+		"tmp-metadata1", "tmp-abcdef", "corrupt-1-open-1", "1-2-3", "-", "metadata3", "snapshot-1-2", "tmp-" + longName,
+	} {
 		fine(name)
 	}
 
@@ -371,9 +374,11 @@ func contentCases() []Case {
 		write("metadata1", raftlog.Metadata{Version: 101, Term: 1 << 31}.Encode()),
 		write("metadata2", raftlog.Metadata{Version: 102, Term: 1 << 31}.Encode()))})
 	odd := raftlog.Entry{Term: 2, Type: raftlog.BarrierEntry, Data: make([]byte, 12)}
-	list = append(list, Case{Name: "content uneven size", Base: Stopped, Last: 128, Load: loses, Damage: write(raftlog.SegmentName(127, 128), Segment(0, []raftlog.Entry{odd, odd}))})
+	list = append(list, Case{Name: "content uneven size", Base: Stopped, Last: 128, Load: loses,
+		Damage: write(raftlog.SegmentName(127, 128), Segment(0, []raftlog.Entry{odd, odd}))})
 	zero := raftlog.Entry{Term: 0, Type: raftlog.BarrierEntry, Data: make([]byte, 8)}
-	list = append(list, Case{Name: "content term 0", Base: Stopped, Last: 127, Start: crashes, Damage: write(raftlog.SegmentName(127, 127), Segment(0, []raftlog.Entry{zero}))})
+	list = append(list, Case{Name: "content term 0", Base: Stopped, Last: 127, Start: crashes,
+		Damage: write(raftlog.SegmentName(127, 127), Segment(0, []raftlog.Entry{zero}))})
 	return list
 }
 
@@ -419,12 +424,17 @@ func snapshotCases() []Case {
 	add("raw", edit(data, decompress), refuses, 0)
 	add("of 4 bytes", cut(data, 4), refuses, 0)
 	add("of 1 byte", cut(data, 1), refuses, 0).Start = crashes
-	add("frame without size", edit(data, func(p []byte) []byte { return Compress(decompress(p), lz4.SizeOption(0)) }), crashes, 0).Older = true
-	add("frame without checksum", edit(data, func(p []byte) []byte { return Compress(decompress(p), lz4.ChecksumOption(false)) }), clean, SnapshotLast).Healthy = true
-	add("older by term wins", all(rename(older, "snapshot-3-100-1000"), rename(older+".meta", "snapshot-3-100-1000.meta")), clean, SnapshotLast).Healthy = true
-	add("term 0", all(remove(older, older+".meta"), rename(data, "snapshot-0-126-2000"), rename(meta, "snapshot-0-126-2000.meta")), clean, SnapshotLast).Start = crashes
-	add("ahead of the log", all(rename(data, "snapshot-2-200-2000"), rename(meta, "snapshot-2-200-2000.meta")), loses, 200)
-	add("index beyond all bounds", all(rename(data, "snapshot-2-18446744073709551615-2000"), rename(meta, "snapshot-2-18446744073709551615-2000.meta")), crashes, 0).Older = true
+	packed := func(option lz4.Option) Damage {
+		return edit(data, func(p []byte) []byte { return Compress(decompress(p), option) })
+	}
+
+	pair := func(from, to string) Damage { return all(rename(from, to), rename(from+".meta", to+".meta")) }
+	add("frame without size", packed(lz4.SizeOption(0)), crashes, 0).Older = true
+	add("frame without checksum", packed(lz4.ChecksumOption(false)), clean, SnapshotLast).Healthy = true
+	add("older by term wins", pair(older, "snapshot-3-100-1000"), clean, SnapshotLast).Healthy = true
+	add("term 0", all(remove(older, older+".meta"), pair(data, "snapshot-0-126-2000")), clean, SnapshotLast).Start = crashes
+	add("ahead of the log", pair(data, "snapshot-2-200-2000"), loses, 200)
+	add("index beyond all bounds", pair(data, "snapshot-2-18446744073709551615-2000"), crashes, 0).Older = true
 
 	return append(list, snapshotContentCases()...)
 }
@@ -447,7 +457,9 @@ func snapshotContentCases() []Case {
 	inner("many databases", set(8, 1<<40), crashes)
 	inner("one page short", func(p []byte) []byte { return p[:len(p)-4096] }, crashes)
 	inner("one byte more", func(p []byte) []byte { return append(p, 0) }, crashes).Older = true
-	inner("size not a multiple of the page", func(p []byte) []byte { return set(24, binary.LittleEndian.Uint64(p[24:])-100)(p[:len(p)-100]) }, crashes)
+	inner("size not a multiple of the page", func(p []byte) []byte {
+		return set(24, binary.LittleEndian.Uint64(p[24:])-100)(p[:len(p)-100])
+	}, crashes)
 	inner("size enormous", set(24, 1<<62), crashes)
 	inner("name without end", func(p []byte) []byte { return append(p[:16], bytes.Repeat([]byte("n"), 4096)...) }, crashes)
 	inner("no SQLite header", func(p []byte) []byte { p[40] ^= 1; return p }, refuses)
@@ -455,9 +467,8 @@ func snapshotContentCases() []Case {
 	inner("more pages in the header", func(p []byte) []byte { p[40+30] = 9; return p }, refuses)
 
 	wal := func(name string, fn func(p, wal []byte) []byte, start raftlog.Outcome) {
-		list = append(list, Case{Name: "snapshot wal " + name, Base: WAL, Last: SnapshotLast, Start: start, Damage: reframe(data, func(p []byte) []byte {
-			return fn(p, p[len(p)-4096-24-32:])
-		})})
+		damage := reframe(data, func(p []byte) []byte { return fn(p, p[len(p)-4096-24-32:]) })
+		list = append(list, Case{Name: "snapshot wal " + name, Base: WAL, Last: SnapshotLast, Start: start, Damage: damage})
 	}
 
 	wal("of half a frame", func(p, w []byte) []byte { return set(32, 32+2000)(p[:len(p)-len(w)+32+2000]) }, crashes)
