@@ -306,7 +306,7 @@ func TestCompareEditedApart(t *testing.T) {
 	ctx := within(t, 5*time.Minute)
 	one, two, three := c.Member(1), c.Member(2), c.Member(3)
 	must(t, one.CreateProfile(ctx, "kept"))
-	must(t, c.WaitSettled(ctx))
+	must(t, c.WaitFormed(ctx))
 	three.Kill()
 	createRow(t, one, "lostrow")
 	killAlike(t, c, one, two)
@@ -422,7 +422,7 @@ func TestCompareTails(t *testing.T) {
 	ctx := within(t, 5*time.Minute)
 	var confirmed []string
 	for round := range 2 {
-		must(t, c.WaitSettled(ctx))
+		must(t, c.WaitFormed(ctx))
 		var writers []*cluster.Writer
 		for i, m := range c.Members() {
 			writers = append(writers, m.StartWriter(fmt.Sprintf("round%d-%d", round, i)))

@@ -34,7 +34,7 @@ func forgottenMember(t testing.TB, c *cluster.Cluster) (lost []string) {
 		c.KillAll() // and elections, so that the terms are above that of a recovery entry
 		must(t, c.StartAll(ctx))
 	}
-	must(t, c.WaitSettled(ctx))
+	must(t, c.WaitFormed(ctx))
 	c.Member(3).Kill()
 	lost = []string{"lostrow", "lostrow2"}
 	for _, row := range lost {
@@ -171,7 +171,7 @@ func uncommitted(t testing.TB, c *cluster.Cluster) (leader *cluster.Member, row 
 		if ctx.Err() != nil {
 			t.Fatalf("in %d attempts no entry was written that only %s has", attempt, leader.Name)
 		}
-		must(t, c.WaitSettled(ctx))
+		must(t, c.WaitFormed(ctx))
 	}
 }
 

@@ -128,10 +128,10 @@ func TestReadAsLibdqlite(t *testing.T) {
 
 	must(t, c.StartAll(ctx))
 	must(t, c.WaitHeartbeat(ctx)) // a leader that changes forgets the token
-	must(t, c.WaitSettled(ctx))
+	must(t, c.WaitFormed(ctx))
 	_, err := c.AddMember(ctx) // a join and changes of role
 	must(t, err)
-	must(t, c.WaitSettled(ctx))
+	must(t, c.WaitFormed(ctx))
 	for round := range 4 {
 		writer := c.Member(1 + round%3).StartWriter(fmt.Sprintf("round%d", round))
 		must(t, writer.WaitConfirmed(ctx, 7*(round+1)))

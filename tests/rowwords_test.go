@@ -81,7 +81,7 @@ func TestRowWords(t *testing.T) {
 	c.KillAll()
 	must(t, c.Save(ctx, "empty"))
 	must(t, c.StartAll(ctx))
-	must(t, c.WaitSettled(ctx))
+	must(t, c.WaitFormed(ctx))
 	for _, line := range strings.Split(strings.TrimSpace(rowWordSteps), "\n") {
 		_, err := m.LXC(ctx, strings.Fields(strings.ReplaceAll(line, "IMAGE", image))...)
 		must(t, err)

@@ -74,7 +74,7 @@ func TestSQL(t *testing.T) {
 		}
 	}
 	queries := tableQueries(t, asked)
-	settled := frozenLast(t, m)
+	frozen := frozenLast(t, m)
 	want := map[string][][]string{}
 	for table, query := range queries {
 		want[table] = asked(query)
@@ -99,7 +99,7 @@ func TestSQL(t *testing.T) {
 	}
 	log := openLog(t, filepath.Join(m.Dir(), "database", "global"))
 	for table, query := range queries {
-		wantTable(t, table, sorted(want[table]), settled, log.LastIndex, func(index uint64) [][]string {
+		wantTable(t, table, sorted(want[table]), frozen, log.LastIndex, func(index uint64) [][]string {
 			return sorted(sqlRows(t, m.Dir(), "--at", fmt.Sprint(index), query))
 		})
 	}

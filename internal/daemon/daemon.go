@@ -17,8 +17,8 @@ import (
 	lxd "github.com/canonical/lxd/client"
 )
 
-// SocketName is LXD's API socket inside its directory.
-const SocketName = "unix.socket"
+// socketName is LXD's API socket inside its directory.
+const socketName = "unix.socket"
 
 // Service is what runs LXD on this machine: a systemd unit, or a snap.
 type Service interface {
@@ -118,7 +118,7 @@ func Inspect(ctx context.Context, lxdDir string) (*Status, error) {
 	}
 
 	status := &Status{Holders: holders}
-	socket := filepath.Join(lxdDir, SocketName)
+	socket := filepath.Join(lxdDir, socketName)
 	service, ownsSocket, err := findSnapd(ctx, lxdDir)
 	if err == nil && service == nil {
 		service, ownsSocket, err = findSystemd(ctx, socket, holders)
@@ -207,7 +207,7 @@ func WaitReady(ctx context.Context, lxdDir string, service Service) (map[string]
 	}
 
 	for {
-		addresses, err := memberAddresses(ctx, filepath.Join(lxdDir, SocketName))
+		addresses, err := memberAddresses(ctx, filepath.Join(lxdDir, socketName))
 		if err == nil {
 			return addresses, nil
 		}

@@ -138,7 +138,7 @@ func TestHolders(t *testing.T) {
 }
 
 func TestDial(t *testing.T) {
-	socket := filepath.Join(t.TempDir(), SocketName)
+	socket := filepath.Join(t.TempDir(), socketName)
 	if dial(t.Context(), socket) {
 		t.Error("a socket that is not there answers")
 	}

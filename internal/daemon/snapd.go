@@ -184,7 +184,7 @@ func (s *snapd) Start(ctx context.Context, prior *PriorState) error {
 
 	err := s.change(ctx, "start", func() (string, error) { return s.client.Start(prior.Up, client.StartOptions{}) })
 	if err == nil && prior.Daemon {
-		_ = dial(ctx, filepath.Join("/var/snap", s.snap, "common/lxd", SocketName)) // whether it answers is for WaitReady
+		_ = dial(ctx, filepath.Join("/var/snap", s.snap, "common/lxd", socketName)) // whether it answers is for WaitReady
 	}
 
 	return err

@@ -138,8 +138,8 @@ func (m *Member) SQL(ctx context.Context, query string) ([][]string, error) {
 	return m.sql(ctx, "global", query)
 }
 
-// LocalSQL runs a statement on the member's own database, as `lxd sql local` does.
-func (m *Member) LocalSQL(ctx context.Context, query string) ([][]string, error) {
+// localSQL runs a statement on the member's own database, as `lxd sql local` does.
+func (m *Member) localSQL(ctx context.Context, query string) ([][]string, error) {
 	return m.sql(ctx, "local", query)
 }
 

@@ -127,7 +127,7 @@ func (c *Cluster) form(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	if err := c.WaitSettled(ctx); err != nil {
+	if err := c.WaitFormed(ctx); err != nil {
 		return err
 	}
 	c.logf("cluster of %d formed", c.opts.Members)

@@ -65,7 +65,7 @@ func (m *Member) EditReplace(ctx context.Context, oldnew ...string) error {
 // CurrentAddress is the address that LXD has for this member now, whether the daemon runs or not.
 func (m *Member) CurrentAddress(ctx context.Context) (string, error) {
 	if m.Running() {
-		rows, err := m.LocalSQL(ctx, "SELECT value FROM config WHERE key = 'cluster.https_address'")
+		rows, err := m.localSQL(ctx, "SELECT value FROM config WHERE key = 'cluster.https_address'")
 		if err != nil {
 			return "", err
 		}

@@ -192,7 +192,7 @@ func (m *Member) WaitReady(ctx context.Context) error {
 				return
 			}
 			stuckLeft--
-			again(fmt.Sprintf("nothing has moved for %s; it was waiting in:\n%s", stuckAfter, m.Abort()))
+			again(fmt.Sprintf("nothing has moved for %s; it was waiting in:\n%s", stuckAfter, m.abort()))
 		},
 	}
 	err := watch.Until(ctx, func(ctx context.Context) (bool, error) {
@@ -255,8 +255,8 @@ func (m *Member) Stop(ctx context.Context) error {
 	return err
 }
 
-// Abort ends the daemon by SIGABRT, of which Go makes a list of its goroutines, and tells what they were waiting for.
-func (m *Member) Abort() string {
+// abort ends the daemon by SIGABRT, of which Go makes a list of its goroutines, and tells what they were waiting for.
+func (m *Member) abort() string {
 	d := m.lastDaemon()
 	if d == nil || !m.Running() {
 		return ""

@@ -23,7 +23,7 @@ func (m *Member) staleRole(ctx context.Context) bool {
 	if started == nil || string(started[2]) != "voter" {
 		return false
 	}
-	rows, err := m.LocalSQL(ctx, fmt.Sprintf("SELECT 1 FROM raft_nodes WHERE id = %s AND role <> 0", started[1]))
+	rows, err := m.localSQL(ctx, fmt.Sprintf("SELECT 1 FROM raft_nodes WHERE id = %s AND role <> 0", started[1]))
 	return err == nil && len(rows) == 1
 }
 

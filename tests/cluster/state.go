@@ -85,9 +85,9 @@ func (c *Cluster) WaitRoles(ctx context.Context, want Roles) error {
 		func(list []State) bool { return CountRoles(list) == want })
 }
 
-// WaitSettled waits until all members are online with the roles that LXD aims at: three voters (one, if there are fewer
+// WaitFormed waits until all members are online with the roles that LXD aims at: three voters (one, if there are fewer
 // members), then stand-bys up to cluster.max_standby, then spares.
-func (c *Cluster) WaitSettled(ctx context.Context) error {
+func (c *Cluster) WaitFormed(ctx context.Context) error {
 	n := len(c.Members())
 	want := Roles{Voters: min(n, 3)}
 	if n < 3 {

@@ -100,9 +100,9 @@ func (m *Member) Profiles(ctx context.Context) ([]string, error) {
 	return names, err
 }
 
-// GrowLog makes n transactions, and so at least n entries of the raft log, that leave the same rows as before but for the
+// growLog makes n transactions, and so at least n entries of the raft log, that leave the same rows as before but for the
 // default profile's description.
-func (m *Member) GrowLog(ctx context.Context, n int) error {
+func (m *Member) growLog(ctx context.Context, n int) error {
 	for i := range n {
 		_, err := m.SQL(ctx, fmt.Sprintf("UPDATE profiles SET description = 'change %d' WHERE name = 'default'", i))
 		if err != nil {
@@ -135,7 +135,7 @@ func (c *Cluster) MakeSnapshot(ctx context.Context, members ...*Member) error {
 			}
 			isNew := func(name string) bool { return !slices.Contains(before[m], name) }
 			if !slices.ContainsFunc(now, isNew) {
-				return false, errors.Join(fmt.Errorf("%s has none", m.Name), writer.GrowLog(ctx, 128))
+				return false, errors.Join(fmt.Errorf("%s has none", m.Name), writer.growLog(ctx, 128))
 			}
 		}
 		return true, nil
