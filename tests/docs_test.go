@@ -2,6 +2,7 @@ package tests
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -168,7 +169,7 @@ func (l *docsLab) wantMembers(t *testing.T, server string, addresses ...string) 
 		if !right {
 			l.startStaleAgain(t, server, list, err)
 		}
-		return right, fmt.Errorf("it lists %s %v", list, err)
+		return right, errors.Join(fmt.Errorf("it lists %s", list), err)
 	}))
 }
 

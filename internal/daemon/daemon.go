@@ -119,7 +119,7 @@ func Inspect(ctx context.Context, lxdDir string) (*Status, error) {
 
 	status := &Status{Holders: holders}
 	socket := filepath.Join(lxdDir, socketName)
-	service, ownsSocket, err := findSnapd(ctx, lxdDir)
+	service, ownsSocket, err := findSnapd(lxdDir)
 	if err == nil && service == nil {
 		service, ownsSocket, err = findSystemd(ctx, socket, holders)
 	}

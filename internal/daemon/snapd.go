@@ -40,7 +40,7 @@ func newSnapd(snap string) *snapd {
 
 // findSnapd returns the snap that an LXD directory belongs to, or nil, and tells whether one of its sockets is listened on in
 // LXD's place.
-func findSnapd(ctx context.Context, lxdDir string) (Service, bool, error) {
+func findSnapd(lxdDir string) (Service, bool, error) {
 	path, err := filepath.EvalSymlinks(lxdDir)
 	if err != nil {
 		return nil, false, err

@@ -132,7 +132,7 @@ func (d *directory) countBatches(s *Segment, offset int64) (entries uint64, end 
 	for {
 		b, err := br.next()
 		var fault *batchFault
-		if err == io.EOF || errors.As(err, &fault) {
+		if errors.Is(err, io.EOF) || errors.As(err, &fault) {
 			return entries, br.offset, nil
 		}
 

@@ -173,7 +173,7 @@ func (d *directory) scanBatches(s *Segment, file io.Reader, wantsSum bool) error
 	br := d.newBatchReader(file, segmentHeader, s.Size)
 	for {
 		b, err := br.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			if s.Entries == 0 {
 				s.fault = &batchFault{class: faultShort, offset: segmentHeader, text: "the file has no batch"}
 			}
@@ -293,7 +293,7 @@ func onlyZeros(r io.Reader, n int64) (bool, error) {
 }
 
 func shortIsShrunk(err error) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errShrunk
 	}
 

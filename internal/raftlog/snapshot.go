@@ -120,7 +120,7 @@ func EncodeSnapshotMeta(configurationIndex uint64, c Configuration) []byte {
 func openSnapshot(file io.Reader) (r io.ReadCloser, compressed bool, err error) {
 	br := bufio.NewReader(file)
 	head, err := br.Peek(4)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, false, err
 	}
 
@@ -205,7 +205,7 @@ func walkSnapshot(r io.Reader, fn func(db SnapshotDatabase) error) error {
 
 // snapshotDamage wraps an error of reading the content; what came from the file system or the context stays recognisable.
 func snapshotDamage(err error, format string, args ...any) error {
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return fmt.Errorf("%w: %s", errSnapshot, fmt.Sprintf(format, args...))
 	}
 

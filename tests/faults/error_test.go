@@ -28,7 +28,8 @@ func TestError(t *testing.T) {
 		}
 		for _, at := range sample(all, 1, func(s step) bool { return s.rename }) {
 			for _, errno := range []unix.Errno{unix.EIO, unix.EINTR} {
-				faults = append(faults, fault{sort: j.name + ", renamed and reported to have failed", at: at, kind: systrace.Change, action: always(systrace.FailAfter(errno))})
+				faults = append(faults, fault{sort: j.name + ", renamed and reported to have failed",
+					at: at, kind: systrace.Change, action: always(systrace.FailAfter(errno))})
 			}
 		}
 		return j.thin(all, faults)

@@ -84,7 +84,8 @@ func TestWedgedByLXD(t *testing.T) {
 			t.Helper()
 			out, err := m.Command(ctx, tool, "global-db-import", "--yes", m.LoadedTarball()).CombinedOutput()
 			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), says) || !strings.Contains(string(out), "--discard-local-entries") {
+			if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), says) ||
+				!strings.Contains(string(out), "--discard-local-entries") {
 				t.Errorf("import: %v, want exit status 3 and %q: %s", err, says, out)
 			}
 		}

@@ -248,12 +248,15 @@ var closedHurts = []struct {
 	{"unknown type", func(s string) Damage { return resealed(s, 0, func(p []byte, b batchAt) { p[b.headers+8] = 0 }) }, false},
 }
 
+// lastClosed is the last closed segment of the member that was killed.
+const lastClosed = "0000000000000063-0000000000000126"
+
 func closedCases() []Case {
 	const first, second, third, last = "0000000000000001-0000000000000001", "0000000000000002-0000000000000026",
-		"0000000000000028-0000000000000062", "0000000000000063-0000000000000126"
+		"0000000000000028-0000000000000062", lastClosed
 	var list []Case
-	add := func(name string, b Base, d Damage, load raftlog.Outcome, at uint64) {
-		list = append(list, Case{Name: "closed segment " + name, Base: b, Damage: d, Load: load, Last: at})
+	add := func(name string, d Damage, load raftlog.Outcome, at uint64) {
+		list = append(list, Case{Name: "closed segment " + name, Base: Killed, Damage: d, Load: load, Last: at})
 	}
 
 	for _, h := range closedHurts {
@@ -263,22 +266,22 @@ func closedCases() []Case {
 		}{{"second", second, false}, {"last", last, true}} {
 			name := h.name + " (" + where.name + ")"
 			if where.last && h.corrupt {
-				add(name, Killed, h.damage(where.file), loses, 62)
+				add(name, h.damage(where.file), loses, 62)
 			} else {
-				add(name, Killed, h.damage(where.file), refuses, 0)
+				add(name, h.damage(where.file), refuses, 0)
 			}
 		}
 	}
 
-	add("first missing", Killed, remove(first), refuses, 0)
-	add("middle missing", Killed, remove(third), refuses, 0)
-	add("name one too far", Killed, rename(last, raftlog.SegmentName(63, 127)), loses, 62)
-	add("name one too short", Killed, rename(last, raftlog.SegmentName(63, 125)), loses, 62)
-	add("name one late", Killed, rename(last, raftlog.SegmentName(64, 127)), refuses, 0)
-	add("overlap with the same first", Killed, duplicate(last, raftlog.SegmentName(63, 100)), refuses, 0)
-	add("overlap in the middle", Killed, duplicate(last, raftlog.SegmentName(20, 30)), refuses, 0)
-	add("is a directory", Killed, all(remove(last), mkdir(last)), refuses, 0)
-	add("all missing", Killed, remove(first, second, "0000000000000027-0000000000000027", third, last), clean, 62)
+	add("first missing", remove(first), refuses, 0)
+	add("middle missing", remove(third), refuses, 0)
+	add("name one too far", rename(last, raftlog.SegmentName(63, 127)), loses, 62)
+	add("name one too short", rename(last, raftlog.SegmentName(63, 125)), loses, 62)
+	add("name one late", rename(last, raftlog.SegmentName(64, 127)), refuses, 0)
+	add("overlap with the same first", duplicate(last, raftlog.SegmentName(63, 100)), refuses, 0)
+	add("overlap in the middle", duplicate(last, raftlog.SegmentName(20, 30)), refuses, 0)
+	add("is a directory", all(remove(last), mkdir(last)), refuses, 0)
+	add("all missing", remove(first, second, "0000000000000027-0000000000000027", third, last), clean, 62)
 	list[len(list)-1].Start = crashes
 
 	return append(list, closedBesideSnapshot()...)
@@ -351,11 +354,11 @@ func contentCases() []Case {
 		list = append(list, Case{Name: "content " + name, Base: Killed, Damage: d, Last: last, Start: start})
 	}
 
-	const last = "0000000000000063-0000000000000126"
-	add("command format", command(last, func(c []byte) { c[0] = 9 }), KilledLast, crashes)
-	add("command kind", command(last, func(c []byte) { c[1] = 9 }), KilledLast, crashes)
-	add("not a commit", command(last, func(c []byte) { c[8+8+12] = 0 }), KilledLast, crashes)
-	add("too many pages", command(last, func(c []byte) { c[8+8+16+1] = 1 }), KilledLast, crashes)
+	const last = lastClosed
+	add("command format", command(func(c []byte) { c[0] = 9 }), KilledLast, crashes)
+	add("command kind", command(func(c []byte) { c[1] = 9 }), KilledLast, crashes)
+	add("not a commit", command(func(c []byte) { c[8+8+12] = 0 }), KilledLast, crashes)
+	add("too many pages", command(func(c []byte) { c[8+8+16+1] = 1 }), KilledLast, crashes)
 	config := func(c raftlog.Configuration) Damage {
 		e := raftlog.Entry{Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(c)}
 		return all(remove("open-1", "open-2", "open-3"), write(raftlog.SegmentName(127, 127), Segment(0, []raftlog.Entry{e})))

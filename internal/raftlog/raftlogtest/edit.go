@@ -159,9 +159,9 @@ func resealed(name string, number int, fn func(p []byte, b batchAt)) Damage {
 	})
 }
 
-// command edits the payload of the first frames command of a segment's last batch and computes the checksums again.
-func command(name string, fn func(payload []byte)) Damage {
-	return resealed(name, -1, func(p []byte, b batchAt) {
+// command edits the payload of the first frames command of the last batch of the last closed segment, and computes the checksums again.
+func command(fn func(payload []byte)) Damage {
+	return resealed(lastClosed, -1, func(p []byte, b batchAt) {
 		at := b.data
 		for i := range b.n {
 			header := p[b.headers+16*i:]

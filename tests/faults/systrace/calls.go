@@ -79,7 +79,8 @@ var groups = []struct {
 
 	{Other, nil, map[int]string{
 		unix.SYS_CHDIR: "chdir", unix.SYS_DUP: "dup", unix.SYS_DUP2: "dup2", unix.SYS_DUP3: "dup3", unix.SYS_FCHDIR: "fchdir", unix.SYS_FORK: "fork",
-		unix.SYS_GETPGRP: "getpgrp", unix.SYS_VFORK: "vfork", unix.SYS_WAIT4: "wait4", unix.SYS_ARCH_PRCTL: "arch_prctl", unix.SYS_BRK: "brk", unix.SYS_CLOCK_GETTIME: "clock_gettime",
+		unix.SYS_GETPGRP: "getpgrp", unix.SYS_VFORK: "vfork", unix.SYS_WAIT4: "wait4",
+		unix.SYS_ARCH_PRCTL: "arch_prctl", unix.SYS_BRK: "brk", unix.SYS_CLOCK_GETTIME: "clock_gettime",
 		unix.SYS_CLOCK_NANOSLEEP: "clock_nanosleep", unix.SYS_CLONE: "clone", unix.SYS_CLONE3: "clone3", unix.SYS_CONNECT: "connect",
 		unix.SYS_EPOLL_CREATE1: "epoll_create1", unix.SYS_EPOLL_CTL: "epoll_ctl", unix.SYS_EPOLL_PWAIT: "epoll_pwait",
 		unix.SYS_EPOLL_WAIT: "epoll_wait", unix.SYS_EVENTFD2: "eventfd2", unix.SYS_EXECVE: "execve", unix.SYS_EXIT: "exit",
@@ -88,7 +89,8 @@ var groups = []struct {
 		unix.SYS_GETPPID: "getppid", unix.SYS_GETRANDOM: "getrandom", unix.SYS_GETRLIMIT: "getrlimit", unix.SYS_GETRUSAGE: "getrusage",
 		unix.SYS_GETSOCKNAME: "getsockname", unix.SYS_GETSOCKOPT: "getsockopt", unix.SYS_GETTID: "gettid",
 		unix.SYS_GETTIMEOFDAY: "gettimeofday", unix.SYS_IO_DESTROY: "io_destroy",
-		unix.SYS_IO_GETEVENTS: "io_getevents", unix.SYS_IO_SETUP: "io_setup", unix.SYS_GETUID: "getuid", unix.SYS_MADVISE: "madvise", unix.SYS_MINCORE: "mincore",
+		unix.SYS_IO_GETEVENTS: "io_getevents", unix.SYS_IO_SETUP: "io_setup",
+		unix.SYS_GETUID: "getuid", unix.SYS_MADVISE: "madvise", unix.SYS_MINCORE: "mincore",
 		unix.SYS_MPROTECT: "mprotect", unix.SYS_MREMAP: "mremap", unix.SYS_MUNMAP: "munmap", unix.SYS_NANOSLEEP: "nanosleep",
 		unix.SYS_PIDFD_OPEN: "pidfd_open", unix.SYS_PIDFD_SEND_SIGNAL: "pidfd_send_signal", unix.SYS_PIPE2: "pipe2", unix.SYS_POLL: "poll",
 		unix.SYS_PPOLL: "ppoll", unix.SYS_PRCTL: "prctl", unix.SYS_PRLIMIT64: "prlimit64", unix.SYS_RECVFROM: "recvfrom",

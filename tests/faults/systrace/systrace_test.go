@@ -116,7 +116,8 @@ func TestCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := strings.Join(calls, "\n")
-	for _, want := range []string{"openat one\n", "write one\n", "linkat one two\n", "two three\n", "fchmodat three\n", "unlinkat one\n", "mkdir sub\n", "link"} {
+	for _, want := range []string{"openat one\n", "write one\n", "linkat one two\n",
+		"two three\n", "fchmodat three\n", "unlinkat one\n", "mkdir sub\n", "link"} {
 		_, rest, found := strings.Cut(text, want)
 		if !found {
 			t.Fatalf("no %q in the right place:\n%s", want, strings.Join(calls, "\n"))
