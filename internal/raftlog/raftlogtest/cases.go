@@ -354,7 +354,6 @@ func contentCases() []Case {
 		list = append(list, Case{Name: "content " + name, Base: Killed, Damage: d, Last: last, Start: start})
 	}
 
-	const last = lastClosed
 	add("command format", command(func(c []byte) { c[0] = 9 }), KilledLast, crashes)
 	add("command kind", command(func(c []byte) { c[1] = 9 }), KilledLast, crashes)
 	add("not a commit", command(func(c []byte) { c[8+8+12] = 0 }), KilledLast, crashes)
