@@ -214,9 +214,10 @@ func TestStaleRole(t *testing.T) {
 	lxd, err := cluster.Debian()
 	must(t, err)
 	var log bytes.Buffer
-	c := cluster.ForTest(t, cluster.Options{LXD: lxd, Members: 4, Log: &log})
+	c := cluster.ForTest(t, cluster.Options{LXD: lxd, Members: 4, Log: &log,
+		Config: map[string]string{"cluster.max_standby": "0"}}) // else it is given a role, and knows it then
 	m := c.Member(1)
-	must(t, m.Stop(ctx)) // it hands its role to the stand-by
+	must(t, m.Stop(ctx)) // it hands its role to the spare
 	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, Spares: 1}))
 	must(t, os.WriteFile(filepath.Join(m.Dir(), "database", "patch.local.sql"), []byte("UPDATE raft_nodes SET role = 0"), 0o600))
 	must(t, m.Start(ctx))
