@@ -7,8 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // ShowYAML returns what `lxd cluster show` prints, for which the daemon must be down.
@@ -60,34 +58,4 @@ func (m *Member) EditReplace(ctx context.Context, oldnew ...string) error {
 		err = fmt.Errorf("%s: lxd cluster show does not contain %q", m.Name, missing)
 	}
 	return err
-}
-
-// CurrentAddress is the address that LXD has for this member now, whether the daemon runs or not.
-func (m *Member) CurrentAddress(ctx context.Context) (string, error) {
-	if m.Running() {
-		rows, err := m.localSQL(ctx, "SELECT value FROM config WHERE key = 'cluster.https_address'")
-		if err != nil {
-			return "", err
-		}
-		if len(rows) != 1 {
-			return "", fmt.Errorf("%s has no cluster.https_address", m.Name)
-		}
-		return rows[0][0], nil
-	}
-	show, err := m.ShowYAML(ctx)
-	if err != nil {
-		return "", err
-	}
-	var config struct {
-		Members []struct{ Name, Address string }
-	}
-	if err := yaml.Unmarshal(show, &config); err != nil {
-		return "", fmt.Errorf("%s: lxd cluster show: %w", m.Name, err)
-	}
-	for _, member := range config.Members {
-		if member.Name == m.Name {
-			return member.Address, nil
-		}
-	}
-	return "", fmt.Errorf("%s is not in its own lxd cluster show", m.Name)
 }

@@ -83,7 +83,7 @@ func (m *Member) Dir() string { return m.dir }
 // clusters use the same ones: 10.77.0.101 for the first member, and so on.
 func (m *Member) IP() string { return fmt.Sprintf("10.77.0.%d", 100+m.ID) }
 
-// Address is the IP and port with which the member was formed. See CurrentAddress for what LXD has now.
+// Address is the IP and port with which the member was formed.
 func (m *Member) Address() string { return net.JoinHostPort(m.IP(), strconv.Itoa(m.cluster.opts.Port)) }
 
 // AddAddress gives the member's interface one more address, such as 10.77.1.101/16. Members reach each other at any
