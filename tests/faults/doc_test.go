@@ -15,9 +15,9 @@
 // An edit has libdqlite work on the staged copy in a child process. The tracer follows it: its calls are in the list with all
 // others, a kill ends both processes, and an error there is one that the command has to make sense of.
 //
-// All of it takes some fifteen minutes. Plain `go test` takes a sample, and everything around the exchange; `make test-faults`
-// sets FAULTS_REPORT to the name of a file, takes everything (of an edit's errors every fourth, see thin), and writes what it
-// counted to that file as a table.
+// All of it takes some fifteen minutes. `make test` takes a sample, and everything around the exchange, and prints its size.
+// `make campaign` sets CAMPAIGN=1, which takes everything (of an edit's errors every fourth, see thin), and FAULTS_REPORT to the name
+// of a file, to which what was counted is written as a table.
 //
 // The package runs in a mount namespace of its own, so that whatever ends it, no mount and no loop device of it stays; and in
 // a network namespace, so that nobody is asked for the members' addresses. What stays of a run that was killed is a directory,

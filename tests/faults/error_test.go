@@ -18,7 +18,7 @@ var errnos = []unix.Errno{unix.ENOSPC, unix.EIO, unix.EDQUOT, unix.EROFS, unix.E
 func TestError(t *testing.T) {
 	eachJob(t, systrace.Change, func(j *job, all []step) []fault {
 		var faults []fault
-		for i, at := range sample(all, 25, each) {
+		for i, at := range sample(all, each) {
 			for e, errno := range errnos {
 				if at.scratch && e != i%len(errnos) {
 					continue
@@ -26,7 +26,7 @@ func TestError(t *testing.T) {
 				faults = append(faults, fault{sort: j.name + ", " + unix.ErrnoName(errno), at: at, kind: systrace.Change, action: fails(errno)})
 			}
 		}
-		for _, at := range sample(all, 1, func(s step) bool { return s.rename }) {
+		for _, at := range allOf(all, func(s step) bool { return s.rename }) {
 			for _, errno := range []unix.Errno{unix.EIO, unix.EINTR} {
 				faults = append(faults, fault{sort: j.name + ", renamed and reported to have failed",
 					at: at, kind: systrace.Change, action: always(systrace.FailAfter(errno))})
@@ -39,7 +39,7 @@ func TestError(t *testing.T) {
 // A disk that has become read-only, or is full, stays so: from one call on, all fail.
 func TestErrorThatLasts(t *testing.T) {
 	eachJob(t, systrace.Change, func(j *job, all []step) (faults []fault) {
-		for _, at := range sample(all, 25, lasting) {
+		for _, at := range sample(all, lasting) {
 			faults = append(faults, fault{sort: j.name + ", EROFS from then on", at: at, kind: systrace.Change, lasts: true, action: fails(unix.EROFS)})
 		}
 		return faults
@@ -49,7 +49,7 @@ func TestErrorThatLasts(t *testing.T) {
 // Every call that reads LXD's directory, the temporary files or the tarball's copy fails once.
 func TestErrorReading(t *testing.T) {
 	eachJob(t, systrace.Read, func(j *job, all []step) (faults []fault) {
-		for _, at := range sample(all, 25, lasting) {
+		for _, at := range sample(all, lasting) {
 			faults = append(faults, fault{sort: j.name + ", EIO on reading", at: at, kind: systrace.Read, action: fails(unix.EIO)})
 		}
 		return j.thin(all, faults)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -201,22 +202,42 @@ func names(pattern string) []string {
 	return paths
 }
 
-// sample reduces the places of a fault to every so-manieth, unless everything is wanted; what changes LXD's directory itself
-// near the exchange of the databases always stays.
-func sample(all []step, every int, wanted func(step) bool) []step {
+// sampleEvery is the share of the places that a sample has. No seed is needed: it is the same ones each time.
+const sampleEvery = 10
+
+// sampled counts the places of all kinds of faults, and those that were taken.
+var sampled places
+
+type places struct{ taken, all atomic.Int64 }
+
+// String is the line that tests/table looks for.
+func (p *places) String() string {
+	return fmt.Sprintf("sample: places of faults: %d of %d, every %dth and all from the exchange on", p.taken.Load(), p.all.Load(), sampleEvery)
+}
+
+// sample reduces the places of a fault to a sample, unless everything is wanted. What changes LXD's directory itself near the
+// exchange of the databases always stays.
+func sample(all []step, wanted func(step) bool) []step {
 	exchange := exchangeOf(all)
-	var places []step
+	var taken []step
 	n := 0
 	for i, s := range all {
 		if !wanted(s) {
 			continue
 		}
 		n++
-		if everything || n%every == 0 || exchange >= 0 && i > exchange-8 {
-			places = append(places, s)
+		if everything || n%sampleEvery == 0 || exchange >= 0 && i > exchange-8 {
+			taken = append(taken, s)
 		}
 	}
-	return places
+	sampled.taken.Add(int64(len(taken)))
+	sampled.all.Add(int64(n))
+	return taken
+}
+
+// allOf are the places that are always taken, as there are few.
+func allOf(all []step, wanted func(step) bool) []step {
+	return slices.DeleteFunc(slices.Clone(all), func(s step) bool { return !wanted(s) })
 }
 
 // exchangeOf finds the exchange of the databases, -1 where there is none, as among calls that only read.

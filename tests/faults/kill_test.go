@@ -11,10 +11,10 @@ import (
 // Killed before every call that touches the disk, and after every one that touches LXD's directory.
 func TestKill(t *testing.T) {
 	eachJob(t, systrace.Change, func(j *job, all []step) (faults []fault) {
-		for _, at := range sample(all, 25, each) {
+		for _, at := range sample(all, each) {
 			faults = append(faults, fault{sort: j.name + " killed before a system call", at: at, kind: systrace.Change, action: always(systrace.KillBefore)})
 		}
-		for _, at := range sample(all, 25, lasting) {
+		for _, at := range sample(all, lasting) {
 			faults = append(faults, fault{sort: j.name + " killed after a system call", at: at, kind: systrace.Change, action: always(systrace.KillAfter)})
 		}
 		return faults

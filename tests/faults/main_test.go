@@ -15,7 +15,7 @@ import (
 )
 
 // everything tells whether every fault is injected, or a sample.
-var everything = os.Getenv("FAULTS_REPORT") != ""
+var everything = os.Getenv("CAMPAIGN") == "1"
 
 // base is the directory of this run, tool its own copy of bin/lxd-recover.
 var base, tool string
@@ -59,6 +59,7 @@ func run(m *testing.M) (int, error) {
 	closeLabs()
 	text := table.String()
 	fmt.Print("\n", text)
+	fmt.Println(sampled.String())
 	if report := os.Getenv("FAULTS_REPORT"); report != "" {
 		return status, os.WriteFile(report, []byte(text), 0o644)
 	}

@@ -28,7 +28,7 @@ func TestPower(t *testing.T) {
 			all, err := j.steps(disks[0], systrace.Change)
 			must(t, err)
 			var faults []fault
-			for _, at := range append(sample(all, 25, lasting), end) {
+			for _, at := range append(sample(all, lasting), end) {
 				faults = append(faults, fault{sort: j.name + ", power cut before a system call", at: at, kind: systrace.Change, power: true, action: cut})
 			}
 			j.injectAt(t, disks, all, faults)
