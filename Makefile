@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+
 # lxd-recover: `make` builds bin/lxd-recover, `make demo` shows the job, `make test` runs everything.
 
 DEPS    := $(CURDIR)/.deps

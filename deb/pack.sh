@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # pack.sh [VERSION [DIR]]: packs bin/ as a Debian package, DIR/lxd-recover_VERSION_ARCH.deb, whose name it prints. VERSION is git's where it
 # is not given or empty, DIR is bin. `make build man` first; `make deb` does all of that. Needs dpkg-deb, and no root.
 set -euo pipefail

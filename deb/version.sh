@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: AGPL-3.0-only
 # version.sh [VERSION [SECONDS]]: VERSION, or what git says, as dpkg orders it: "v1.2" is 1.2, "v1.2-rc1" is 1.2~rc1 and comes before
 # it, "v1.2-3-gabc1234" is 1.2+3.gabc1234 and comes after it, and a commit without a tag before it is 0~git20261125.abc1234, by the day of
 # SECONDS ($SOURCE_DATE_EPOCH), before all of them.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package docs has no code: its tests keep what the pages say of the code true.
 package docs
 

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # apt-install.sh PACKAGE...: installs those that are missing. Needs no root where all are there.
 set -euo pipefail
 missing=()

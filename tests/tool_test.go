@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package tests holds the tests that need real peers: LXD clusters, systemd, faults. Each one runs the built
 // bin/lxd-recover as its user would.
 package tests

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Command lxd-recover recovers the global database of an LXD cluster.
 package main
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Command gen writes lxd-recover's man pages and shell completions: gen DIR makes DIR/man and DIR/completions. Both come
 // from the commands' own help, so that they cannot tell anything else. `make man` runs it.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package bundle writes, reads and checks the recovery tarball: the raft directory of one member, ready to replace that of
 // every other survivor.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package cli is the command line of lxd-recover: cobra commands, one file a command, each an options struct with its
 // flags and a run function. What a command does is in package recovery; here is how it is asked for, confirmed and shown.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package daemon tells whether LXD runs on this member, and stops and starts it through whatever runs it here.
 //
 // It must never wake LXD by looking: a socket that systemd or snapd listens on starts the daemon at the first connection.

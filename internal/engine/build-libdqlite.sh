@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # build-libdqlite.sh DIR: builds a static libdqlite (1.18 or newer) from Debian's source package into DIR.
 #
 # Debian 12 ships libdqlite 1.11; go-dqlite v3 needs 1.18. The source package comes from the unstable suite of the mirror

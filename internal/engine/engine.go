@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package engine runs the real libdqlite, to see what it makes of a raft directory.
 //
 // libdqlite deletes, renames and truncates files while it loads a directory, and it can take the process down. So it must never see the

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package frontend makes `lxd` in root's PATH a link to lxd-recover, which carries out the commands that it owns and hands
 // every other one over to LXD's own `lxd`.
 //

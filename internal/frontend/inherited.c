@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // What this process inherited, noted before Go's run-time changes it: that installs a handler for every signal but an ignored
 // SIGHUP or SIGINT, unblocks some, opens /dev/null in place of closed standard files, and drops variables that occur twice
 // from the environment. Only a constructor of C's runs before that.

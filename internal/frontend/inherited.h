@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 #ifndef LXD_RECOVER_INHERITED_H
 #define LXD_RECOVER_INHERITED_H
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package globaldb turns a raft log into the SQLite database it stands for, and asks it questions.
 //
 // LXD's global database exists nowhere as one file: it is the newest snapshot with the pages of every later transaction

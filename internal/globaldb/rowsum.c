@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // The aggregate function lxd_recover_sum(VALUE…): see rowsum.go. Here values become bytes; Go takes the sums, of many rows in
 // one call, as a call from C to Go costs as much as hashing a row.
 #include "rowsum.h"

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package lz4frame reads LZ4 frames with liblz4, the library that libdqlite writes and reads its snapshots with. The blocks of those
 // frames build on each other, for which the reader written in Go that there is takes a new buffer every other block: several times a
 // database in garbage.

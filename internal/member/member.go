@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package member holds the one type that all packages share when they talk about LXD: a cluster member as
 // `lxd cluster show` prints it. It knows neither where the list came from nor where it goes.
 package member

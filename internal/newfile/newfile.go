@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package newfile makes files that must not exist yet. It never replaces one.
 package newfile
 

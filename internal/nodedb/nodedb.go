@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package nodedb reads LXD's node database, `database/local.db`, and writes changed copies of it.
 //
 // It never opens the file it is given: SQLite may replay a hot journal, checkpoint a WAL or create files beside it, and

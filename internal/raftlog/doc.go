@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package raftlog reads the raft directory of dqlite (LXD's database/global): metadata, segments, snapshots, configurations and
 // commands, with every checksum, and says what libdqlite would make of it.
 //

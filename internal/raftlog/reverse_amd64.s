@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 #include "textflag.h"
 
 // Reversed nibbles: entry i holds the four bits of i in opposite order, once in

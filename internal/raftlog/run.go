@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 package raftlog
 
 // Run is a stretch of the effective log that lies in one file.

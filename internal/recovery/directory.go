@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package recovery holds the use cases: export a member's global database, import it on another member, roll that back,
 // and tell how a member stands. Each is one function that takes a context and its options and returns a report; it knows
 // nothing of the command line, and asks through callbacks.

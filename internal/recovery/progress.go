@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 package recovery
 
 // Progress is told what is being done. The zero value is silent.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package survivor tells which of several members' raft logs to recover from. It works on plain values, so that raft's rules
 // can be tested against simulated clusters; it reads no files and knows nothing of LXD but the entry that `lxd cluster edit`
 // leaves.

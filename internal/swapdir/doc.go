@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package swapdir replaces one directory by another beside it, all or nothing, and keeps the replaced one.
 //
 // The invariant: at every instant, also after a kill or a power cut, the live name holds one whole directory, the old or

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # pack.sh [VERSION [DIR]]: packs the snap without snapcraft, into DIR/lxd-recover_VERSION_ARCH.snap, whose name it prints.
 # VERSION is git's where it is not given or empty, DIR is bin. `snap pack` is this machine's, or the one in the guests' image,
 # which needs root. COMPRESSION: xz (the default) or lzo. `make build man` first; `make snap` does all of that.

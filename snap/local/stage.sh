@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: AGPL-3.0-only
 # stage.sh DIR: what the snap consists of, besides its hooks and its snap.yaml, out of bin/ into DIR. `make build man` first.
 set -eu
 cd "$(dirname "$0")/../.."

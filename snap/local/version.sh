@@ -1,4 +1,5 @@
 #!/bin/sh
+# SPDX-License-Identifier: AGPL-3.0-only
 # version.sh [VERSION]: VERSION, or what git says, as snapd takes it: 32 characters of a few kinds, beginning and ending with a
 # letter or a digit; "v1.2-3-gabc-dirty" is 1.2-3-gabc-dirty.
 set -eu

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Command bench measures lxd-recover against named tools, in one run and on one set of files, and writes the page
 // docs/performance.md: ratios, because seconds alone say little on machines that others share. `make bench` runs it, as root.
 package main

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package cluster runs real LXD clusters for tests and demonstrations: every member is an LXD daemon with its own LXD_DIR,
 // in its own network namespace, all of them on one bridge that leads nowhere else. A cluster of three forms in about three
 // seconds, its members can be stopped, killed, edited, copied and started again at will, and clients run next to them.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # unpack-lxd.sh DIR: Debian's LXD 5.0.2 and the libraries it needs, unpacked into DIR/root and never installed.
 #
 # The tests run it from there (see the package comment of tests/cluster): an LXD that this machine has stays as it is.

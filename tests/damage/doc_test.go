@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package damage gives damaged raft directories to the real libdqlite, and compares what it does with what raftlog said that it would
 // do. libdqlite ruins the directories, and it can take its process down: each question is a child process, this very test program once
 // more, and a copy of the directory.

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Command demo shows the job of lxd-recover on a real LXD cluster: it forms three members, writes rows, kills them all, gives
 // them new addresses, and recovers them with the commands that an administrator would type. Everything runs in directories
 // and network namespaces of its own and is gone afterwards; an LXD that is installed on the machine is not touched.

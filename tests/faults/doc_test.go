@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 //go:build linux && amd64
 
 // Package faults proves guarantee G2: an import, a rollback or an edit that is killed, meets a failing system call, or loses

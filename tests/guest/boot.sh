@@ -1,3 +1,5 @@
+# SPDX-License-Identifier: AGPL-3.0-only
+
 # The first process of a guest: root's /bin/sh, in a mount and a PID namespace of its own, which becomes systemd-nspawn and
 # ends with the test process. Nothing that it mounts is seen outside. Its environment is made by Guest.spawn.
 set -eu

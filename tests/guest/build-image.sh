@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # build-image.sh DIR: the root file system of the guests (package guest), Debian 13 with snapd and LXD, made in DIR/root.
 #
 # It is downloaded from whatever mirror this machine's apt uses, and every signature is checked with Debian's keyring.

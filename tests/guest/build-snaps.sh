@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # build-snaps.sh DIR: the snaps that guests need before they can have LXD and lxd-recover as snaps, in DIR/snaps: fakes of
 # snapd and core24, as no store is asked, and two versions of LXD. DIR/root is the guests' image, which `snap pack` and LXD are
 # taken from. DIR/snaps/.done is the sum of what they were made of: others are made anew. Needs root.

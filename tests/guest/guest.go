@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package guest boots throwaway machines for tests: each is a Debian with a real systemd, snapd and LXD in namespaces of this
 // machine, by systemd-nspawn, without a virtual machine, an image server or a snap store. A guest is up in about two seconds.
 // Guests can share a network, and then be the members of a cluster.

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # snap-pack.sh IMAGE DIR FILE: `snap pack` of the directory DIR, by the snapd in the guests' image, where this machine has none.
 # COMPRESSION: lzo (fast) or xz (small; the default). The image stays as it is. Needs root.
 set -euo pipefail

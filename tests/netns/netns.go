@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package netns makes network namespaces without names for tests: each exists as long as this process holds it or a process
 // in it lives. When the test process dies, however it dies, so do its namespaces and everything in them.
 package netns

@@ -1,4 +1,5 @@
 #!/bin/bash
+# SPDX-License-Identifier: AGPL-3.0-only
 # build-lxd.sh DQLITE DIR: LXD 6.6, daemon and client, built into DIR/bin from the module that lxd/go.mod pins. What is there
 # already is built again only if the module or this script has changed.
 #

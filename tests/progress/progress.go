@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package progress bounds the waits of tests: by whether anything moves, and not by the clock on the wall. What takes a second on a
 // quiet machine takes half a minute on a busy one, and is no failure there; what has stopped moving is one on either.
 //

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package repository finds the files of this repository from a test, wherever its package is.
 package repository
 

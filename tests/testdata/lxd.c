@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Two programs in one. Called as `launch` it starts another with everything about the process unusual that a process can
 // inherit:
 //

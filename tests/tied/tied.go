@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package tied ties what tests start and make to the process that does: its children die with it, and its directories can be told
 // from those of a process that is dead.
 package tied

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Package raftlogtest makes raft directories to test with: real members unpacked from the project's fixtures, directories built entry
 // by entry, and every kind of damage applied to copies of them. It is for tests only.
 package raftlogtest

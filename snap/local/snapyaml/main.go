@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 // Command snapyaml makes the meta/snap.yaml of a snap out of its snapcraft.yaml, where snapcraft is not at hand:
 //
 //	snapyaml SNAPCRAFT.YAML VERSION ARCHITECTURE > meta/snap.yaml

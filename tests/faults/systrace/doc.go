@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
 //go:build linux && amd64
 
 // Package systrace runs a program under ptrace and steps in at its system calls: kills it there, makes a call fail, or does
