@@ -54,40 +54,49 @@ func TestExportAt(t *testing.T) {
 	if inside, status := inspectDir(t, furthest); status != 0 || inside.Raft.LastIndex != snapshot.Index+1 || inside.Raft.SnapshotIndex != snapshot.Index {
 		t.Errorf("exit status %d, %+v", status, inside.Raft)
 	}
+
 	earlier := filepath.Join(t.TempDir(), "earlier") // the snapshot: from the beginning of the log, which is still there
 	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index-1), earlier)
 	if inside, status := inspectDir(t, earlier); status != 0 || inside.Raft.LastIndex != snapshot.Index || inside.Raft.SnapshotIndex != 0 {
 		t.Errorf("exit status %d, %+v", status, inside.Raft)
 	}
-	if _, err := os.Lstat(file); err == nil {
+
+	_, err := os.Lstat(file)
+	if err == nil {
 		t.Error("a refused export wrote its file")
 	}
+
 	check()
 
 	old, moved := addresses(c.Members()), []string{}
 	for _, address := range old {
 		moved = append(moved, strings.Replace(address, ":8443", ":9393", 1))
 	}
+
 	must(t, m.EditReplace(ctx, ":8443", ":9393"))
 	check = unchanged(t, m.Dir())
 	nothing := mustRecover(t, m, "cluster", "export-db", "--at", fmt.Sprint(last.Index), filepath.Join(t.TempDir(), "x")) // nothing to confirm
 	if strings.Contains(nothing.stdout, "given up") || strings.Contains(nothing.stdout, "--discard-local-entries") {
 		t.Errorf("nothing is given up:\n%s", nothing.stdout)
 	}
+
 	r := mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "-f", "json", file)
 	report := decode[recovery.ExportReport](t, r)
 	if report.Before.Index != deleted-1 || report.Raft.Index != deleted || report.Last.Index != last.Index+1 ||
 		!report.Edited || !givesUp(report, deleted, "precious") {
 		t.Errorf("report %+v", report)
 	}
+
 	r = mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "--force", file)
 	if !strings.Contains(r.stdout, "precious") || !strings.Contains(r.stdout, "--discard-local-entries") {
 		t.Errorf("the export says\n%s", r.stdout)
 	}
+
 	check()
 	if inside, status := inspectDir(t, file); status != 0 || inside.Raft.LastIndex != deleted || !inside.Raft.Edited || inside.Members[2].Address != moved[2] {
 		t.Errorf("exit status %d, %+v", status, inside)
 	}
+
 	if names := sqlRows(t, file, "SELECT name FROM profiles ORDER BY name"); fmt.Sprint(names) != "[[bystander] [default] [precious]]" {
 		t.Errorf("profiles in the tarball %v", names)
 	}
@@ -96,6 +105,7 @@ func TestExportAt(t *testing.T) {
 		recoverTool(t, member, "global-db-import", "--yes", file).want(t, 3, "--discard-local-entries", "precious")
 		mustRecover(t, member, "global-db-import", "--yes", "--discard-local-entries", file)
 	}
+
 	must(t, c.StartAll(ctx))
 	wantRows(t, []string{"precious", "bystander"}, c.Members()...)
 	wantWorking(t, c, moved, c.Members()...)
@@ -118,6 +128,7 @@ func TestExportAtOlderSnapshot(t *testing.T) {
 		_, err := m.LXC(ctx, "profile", command, "precious")
 		must(t, err)
 	}
+
 	must(t, c.MakeSnapshot(ctx))
 	killAlike(t, c, c.Members()...)
 
@@ -126,16 +137,19 @@ func TestExportAtOlderSnapshot(t *testing.T) {
 	if len(log.Snapshots) < 2 {
 		t.Fatalf("snapshots %+v", log.Snapshots)
 	}
+
 	older, newest := log.Snapshots[len(log.Snapshots)-2], log.Snapshot()
 	for _, s := range log.Segments { // as raft removes them when its log is longer
 		if !s.Open && s.Last <= older.Index {
 			must(t, os.Remove(filepath.Join(global, s.File)))
 		}
 	}
+
 	deleted := profileChange(t, entries(t, m.Dir(), "--rows"), "delete", "precious")
 	if deleted <= older.Index || deleted > newest.Index {
 		t.Fatalf("deleted at index %d, snapshots at %d and %d", deleted, older.Index, newest.Index)
 	}
+
 	check := unchanged(t, m.Dir())
 	file := filepath.Join(t.TempDir(), "tarball")
 	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(older.Index-1), file).want(t, 1,
@@ -147,9 +161,11 @@ func TestExportAtOlderSnapshot(t *testing.T) {
 	if inside, status := inspectDir(t, file); status != 0 || inside.Raft.LastIndex != deleted || inside.Raft.SnapshotIndex != older.Index {
 		t.Errorf("exit status %d, %+v", status, inside.Raft)
 	}
+
 	for _, member := range c.Members() {
 		mustRecover(t, member, "global-db-import", "--yes", "--discard-local-entries", file)
 	}
+
 	must(t, c.StartAll(ctx))
 	wantRows(t, []string{"precious"}, c.Members()...)
 }
@@ -161,10 +177,12 @@ func givesUp(report recovery.ExportReport, index uint64, name string) bool {
 		if d.Index < index {
 			return false
 		}
+
 		for _, row := range d.Rows {
 			found = found || d.Index == index && row.Table == "profiles" && row.After == nil && row.Before["name"] == "'"+name+"'"
 		}
 	}
+
 	return found
 }
 
@@ -174,6 +192,7 @@ func TestExportAtDamage(t *testing.T) {
 	for _, member := range []string{"n1-afteredit", "n1-preedit"} { // the fixtures have none; an export only takes its fingerprint
 		must(t, os.WriteFile(filepath.Join(dir, "forgotten", member, "cluster.crt"), anyCertificate(t), 0o600))
 	}
+
 	export := func(member string, args ...string) result {
 		cmd := exec.CommandContext(t.Context(), tool, append([]string{"cluster", "export-db"}, args...)...)
 		cmd.Env = append(os.Environ(), "LXD_DIR="+filepath.Join(dir, "forgotten", member))
@@ -183,9 +202,11 @@ func TestExportAtDamage(t *testing.T) {
 	if r := export("n1-afteredit", "--at", "187", "--yes", tarball); r.status != 0 || !strings.Contains(r.stdout, "lostrow2") {
 		t.Errorf("LXD 6.9: %+v", r)
 	}
+
 	if names := sqlRows(t, tarball, "SELECT name FROM profiles WHERE name LIKE 'lostrow%'"); fmt.Sprint(names) != "[[lostrow]]" {
 		t.Errorf("profiles in the tarball %v", names)
 	}
+
 	export("n1-afteredit", "--at", "30", "--yes", tarball, "--force").want(t, 1, "joined the cluster after index 30")
 	export("n1-afteredit", "--at", "1", "--yes", tarball, "--force").want(t, 1, "at index 1 there was no database yet")
 
@@ -203,6 +224,7 @@ func TestExportAtDamage(t *testing.T) {
 	if r.status != 0 || !strings.Contains(r.stdout, "lostrow") || !strings.Contains(r.stdout, "after index 187 the log is damaged") {
 		t.Errorf("damaged: %+v", r)
 	}
+
 	if tree(t, filepath.Dir(global)) != before {
 		t.Error("the damaged directory was changed")
 	}

@@ -25,6 +25,7 @@ func compareSources(t testing.TB, args ...string) (recovery.CompareReport, int) 
 	if r.status != 0 && r.status != 3 && r.status != 4 {
 		t.Fatalf("exit status %d: %s", r.status, r.stderr)
 	}
+
 	return decode[recovery.CompareReport](t, r), r.status
 }
 
@@ -34,6 +35,7 @@ func wantRecommended(t testing.TB, r recovery.CompareReport, status int, want ..
 	if status != 0 || r.Recommendation == nil {
 		t.Fatalf("exit status %d, nothing recommended: %+v", status, r.Refusal)
 	}
+
 	got := append([]string{r.Recommendation.Label}, r.Recommendation.Same...)
 	slices.Sort(got)
 	slices.Sort(want)
@@ -56,18 +58,22 @@ func changesOf(t testing.TB, r recovery.CompareReport, label string) []string {
 		if !slices.Contains(d.Sources, label) {
 			continue
 		}
+
 		if d.Unknown != "" {
 			t.Errorf("%s: %s", label, d.Unknown)
 		}
+
 		var all []string
 		for _, row := range d.Rows {
 			if !row.Housekeeping() {
 				all = append(all, row.String())
 			}
 		}
+
 		slices.Sort(all)
 		return all
 	}
+
 	return nil
 }
 
@@ -78,6 +84,7 @@ func TestCompareFixtures(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	at := func(name string) string { return filepath.Join(dir, name) }
 	n1, n2, n3 := at("forgotten/n1-preedit"), at("forgotten/n2-preedit"), at("forgotten/n3-preedit")
 	before := tree(t, dir)
@@ -89,6 +96,7 @@ func TestCompareFixtures(t *testing.T) {
 	if got := changesOf(t, r, "node3"); !slices.Equal(got, lost) {
 		t.Errorf("choosing node3 would %q", got)
 	}
+
 	if r.Common != 186 || r.Committed != 188 || len(r.Branches) > 0 || len(r.Uncertain) > 0 {
 		t.Errorf("common %d, committed %d, branches %v, uncertain %v", r.Common, r.Committed, r.Branches, r.Uncertain)
 	}
@@ -127,6 +135,7 @@ func TestCompareFixtures(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	global := filepath.Join(damaged, "database", "global")
 	file, offset, _ := lastCommand(t, openLog(t, global))
 	f, err := os.OpenFile(filepath.Join(global, file), os.O_RDWR, 0)
@@ -149,11 +158,13 @@ func TestCompareFixtures(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	r, status = compareSources(t, n3, kept)
 	wantRefusal(t, r, status, 3, survivor.TooFew)
 	if r.Refusal != nil && !strings.Contains(r.Refusal.Reason, "a kept database") || !slices.Equal(r.Preferred, []string{"node2"}) {
 		t.Errorf("preferred %v, %+v", r.Preferred, r.Refusal)
 	}
+
 	r, status = compareSources(t, n3, n1, kept)
 	wantRecommended(t, r, status, "node1", "node2")
 	backups, err := filepath.Glob(at("small/n1-afteredit/db_backup.*.tar.gz"))
@@ -195,6 +206,7 @@ func recoverFrom(t testing.TB, c *cluster.Cluster, m *cluster.Member) {
 	for _, other := range c.Members() {
 		mustRecover(t, other, "global-db-import", "--yes", "--discard-local-entries", tarball)
 	}
+
 	startTogether(t, c)
 	createRow(t, c.Member(1), "after")
 	waitReplicated(t, c)
@@ -222,6 +234,7 @@ func dirs(members ...*cluster.Member) []string {
 	for _, m := range members {
 		all = append(all, m.Dir())
 	}
+
 	return all
 }
 
@@ -236,9 +249,11 @@ func wantLoss(t testing.TB, c *cluster.Cluster, r recovery.CompareReport, wrong 
 			named = append(named, what)
 		}
 	}
+
 	if len(named) == 0 {
 		t.Errorf("nothing is named that choosing %s would lose", wrong.Name)
 	}
+
 	recoverFrom(t, c, wrong)
 	for _, m := range c.Members() {
 		if gone := missing(full, content(t, m)); !slices.Equal(gone, named) {
@@ -269,6 +284,7 @@ func TestCompareForgottenMember(t *testing.T) {
 	if r := recoverTool(t, one, "global-db-inspect"); r.status != 0 || !strings.Contains(r.stdout, "file is not a database") {
 		t.Errorf("inspect: %+v", r)
 	}
+
 	must(t, os.Remove(nodeDB))
 	r, status = compareSources(t, dirs(three, one)...)
 	wantRecommended(t, r, status, one.Name)
@@ -280,6 +296,7 @@ func TestCompareForgottenMember(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	other, status := compareSources(t, one.Dir(), two.Dir(), filepath.Join(stranger, "forgotten/n1-preedit"))
 	wantRefusal(t, other, status, 3, survivor.Different)
 
@@ -287,6 +304,7 @@ func TestCompareForgottenMember(t *testing.T) {
 	for _, m := range c.Members() {
 		must(t, m.EditReplace(ctx))
 	}
+
 	r, status = compareSources(t, dirs(three, two, one)...)
 	wantRecommended(t, r, status, one.Name, two.Name)
 	must(t, c.Restore(ctx, "behind"))
@@ -315,6 +333,7 @@ func TestCompareEditedApart(t *testing.T) {
 	for _, m := range c.Members() {
 		must(t, m.EditReplace(ctx))
 	}
+
 	r, status := compareSources(t, dirs(c.Members()...)...)
 	wantRecommended(t, r, status, one.Name, two.Name)
 	edit := lastIndex(t, three)
@@ -326,6 +345,7 @@ func TestCompareEditedApart(t *testing.T) {
 	if ours.Term != theirs.Term || ours.Type == theirs.Type {
 		t.Fatalf("the members have not diverged: %+v, %+v", ours, theirs)
 	}
+
 	r, status = compareSources(t, dirs(c.Members()...)...)
 	wantRefusal(t, r, status, 3, survivor.Conflict)
 }
@@ -337,6 +357,7 @@ func entryAt(t testing.TB, m *cluster.Member, index uint64) raftlog.Entry {
 		must(t, err)
 		return entry
 	}
+
 	t.Fatalf("%s has no entry with index %d", m.Name, index)
 	return raftlog.Entry{}
 }
@@ -356,9 +377,11 @@ func TestCompareUncommitted(t *testing.T) {
 	if n := len(r.Uncertain); n != 1 || !r.Uncertain[0].Never || r.Uncertain[0].Holding != 1 || r.Uncertain[0].First.Index != r.Committed+1 {
 		t.Errorf("committed %d, uncertain %+v", r.Committed, r.Uncertain)
 	}
+
 	if got := changesOf(t, r, others[0].Name); !slices.Contains(got, "delete profile "+row+" in project default") {
 		t.Errorf("choosing %s would %q", others[0].Name, got)
 	}
+
 	without, status := compareSources(t, dirs(others...)...)
 	wantRecommended(t, without, status, others[0].Name, others[1].Name)
 	alone, status := compareSources(t, dirs(leader, leader)...)
@@ -394,6 +417,7 @@ func TestCompareBranch(t *testing.T) {
 		!slices.Equal(r.Branches[0].Sources, []string{leader.Name}) {
 		t.Errorf("branches %+v, want one of %s at index %d", r.Branches, leader.Name, at)
 	}
+
 	lost, back := "profile instead in project default", "profile "+row+" in project default"
 	got := changesOf(t, r, leader.Name)
 	if !slices.Equal(got, []string{fmt.Sprintf("update %s (name: 'instead' -> '%s')", back, row)}) { // both are the profile with the next id
@@ -408,6 +432,7 @@ func TestCompareBranch(t *testing.T) {
 			t.Errorf("recovered from %s, %s lacks %q and has %q", leader.Name, m.Name, gone, come)
 		}
 	}
+
 	must(t, c.Restore(ctx, "branch"))
 	recoverFrom(t, c, others[0])
 	for _, m := range c.Members() {
@@ -429,31 +454,38 @@ func TestCompareTails(t *testing.T) {
 		for i, m := range c.Members() {
 			writers = append(writers, m.StartWriter(fmt.Sprintf("round%d-%d", round, i)))
 		}
+
 		for n, i := range []int{(round + 2) % 3, (round + 1) % 3, round % 3} {
 			last := writers[round%3]
 			if n < 2 {
 				must(t, last.WaitConfirmed(ctx, 3*(n+1)))
 			}
+
 			c.Members()[i].Kill()
 		}
+
 		for _, w := range writers {
 			w.Stop()
 			confirmed = append(confirmed, w.Confirmed()...)
 		}
+
 		r, status := compareSources(t, dirs(c.Members()...)...)
 		if status != 0 {
 			t.Fatalf("exit status %d: %+v", status, r.Refusal)
 		}
+
 		best := memberNamed(t, c, r.Recommendation.Label)
 		for _, pair := range [][]*cluster.Member{{c.Member(1), c.Member(2)}, {c.Member(2), c.Member(3)}, {c.Member(1), c.Member(3)}} {
 			two, status := compareSources(t, dirs(pair...)...)
 			if status != 0 {
 				t.Fatalf("exit status %d: %+v", status, two.Refusal)
 			}
+
 			if gone := missing(confirmed, rowsOnDisk(t, memberNamed(t, c, two.Recommendation.Label))); len(gone) > 0 {
 				t.Errorf("%s, recommended of two, lacks %q", two.Recommendation.Label, gone)
 			}
 		}
+
 		t.Logf("round %d: ends %v, %d rows confirmed, recommended %s", round, ends(r), len(confirmed), best.Name)
 		recoverFrom(t, c, best)
 		for _, m := range c.Members() {
@@ -461,6 +493,7 @@ func TestCompareTails(t *testing.T) {
 				t.Errorf("%s lacks %q", m.Name, gone)
 			}
 		}
+
 		must(t, c.StartAll(ctx))
 	}
 }
@@ -470,6 +503,7 @@ func ends(r recovery.CompareReport) string {
 	for _, s := range r.Sources {
 		all = append(all, fmt.Sprintf("%s %d/%d", s.Label, s.End.Index, s.End.Term))
 	}
+
 	return strings.Join(all, ", ")
 }
 
@@ -479,5 +513,6 @@ func memberNamed(t testing.TB, c *cluster.Cluster, name string) *cluster.Member 
 	if i < 0 {
 		t.Fatalf("no member %s", name)
 	}
+
 	return c.Members()[i]
 }

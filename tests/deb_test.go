@@ -29,18 +29,22 @@ func TestDeb(t *testing.T) {
 	if !strings.HasPrefix(got, "/usr/bin/lxd-recover\nlxd-recover ") || !strings.Contains(got, "libdqlite ") {
 		t.Errorf("version: %q", got)
 	}
+
 	page := inGuest(t, g, "zcat", "/usr/share/man/man8/lxd-recover-global-db-import.8.gz")
 	if !strings.Contains(page, ".TH \"LXD-RECOVER-GLOBAL-DB-IMPORT\" \"8\"") || !strings.Contains(page, "recovery tarball") {
 		t.Errorf("the man page is %q", page)
 	}
+
 	complete := inGuest(t, g, "bash", "-c", ". /usr/share/bash-completion/completions/lxd-recover && complete -p lxd-recover")
 	if !strings.Contains(complete, "__start_lxd-recover lxd-recover") {
 		t.Errorf("completion: %q", complete)
 	}
+
 	for _, file := range []string{"/usr/share/zsh/vendor-completions/_lxd-recover", "/usr/share/fish/vendor_completions.d/lxd-recover.fish",
 		"/usr/share/doc/lxd-recover/copyright", "/usr/share/doc/lxd-recover/changelog.gz"} {
 		inGuest(t, g, "test", "-s", file)
 	}
+
 	inGuest(t, g, "dpkg", "--verify", "lxd-recover")
 
 	inGuest(t, g, "lxd-recover", "frontend", "install")
@@ -55,6 +59,7 @@ func TestDeb(t *testing.T) {
 	if version := inGuest(t, g, "dpkg-query", "--show", "--showformat", "${Version}", "lxd-recover"); version != "1.0+1.gabcdef0" {
 		t.Errorf("updated to %s", version)
 	}
+
 	front("the front-end after an update")
 
 	inGuest(t, g, "dpkg", "--purge", "lxd-recover")
@@ -78,10 +83,12 @@ func packDeb(t testing.TB, version string, umask string) string {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	file := strings.TrimSpace(string(out))
 	if filepath.Dir(file) != dir {
 		t.Fatalf("packed %q", out)
 	}
+
 	return file
 }
 
@@ -113,10 +120,12 @@ func TestDebVersion(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v: %s", version, err, out)
 		}
+
 		made := strings.TrimSpace(string(out))
 		if before != "" && version != "8985120-dirty" { // without a tag the name says nothing
 			must(t, exec.CommandContext(t.Context(), "dpkg", "--compare-versions", before, "lt", made).Run())
 		}
+
 		before = made
 	}
 }

@@ -29,6 +29,7 @@ func sqlOnDisk(t testing.TB, global string, query string) []string {
 		must(t, rows.Scan(&s))
 		all = append(all, s)
 	}
+
 	must(t, rows.Err())
 	return all
 }

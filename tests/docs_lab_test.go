@@ -43,6 +43,7 @@ func newDocsLab(t *testing.T, variant string) *docsLab {
 		l.lxdDir = guest.LXDSnapDir
 		snap = packSnap(t, "docs")
 	}
+
 	network := guest.NetworkForTest(t)
 	var nodes []*guest.Guest
 	for i := range docsServers {
@@ -60,6 +61,7 @@ func newDocsLab(t *testing.T, variant string) *docsLab {
 			continue
 		}
 	}
+
 	must(t, guest.FormCluster(ctx, nodes...))
 	waitThreeVoters(t, nodes[0])
 	inGuest(t, nodes[0], "lxc", "profile", "create", "precious")
@@ -69,6 +71,7 @@ func newDocsLab(t *testing.T, variant string) *docsLab {
 		putText(t, g, "/usr/local/bin/test-editor", editor)
 		inGuest(t, g, "chmod", "755", "/usr/local/bin/test-editor")
 	}
+
 	l.freezeAlike(t, nodes...)
 	l.each(t, func(g *guest.Guest) {
 		l.kill(t, g)
@@ -96,15 +99,18 @@ func (l *docsLab) network(t *testing.T, network string) {
 	for i := range docsServers {
 		hosts += fmt.Sprintf("%s.0.%d server%d\n", network, i+1, i+1)
 	}
+
 	for i := range docsServers {
 		g := l.guests[fmt.Sprintf("server%d", i+1)]
 		putText(t, g, "/etc/hosts", hosts)
 		inGuest(t, g, "ip", "addr", "flush", "dev", "eth0", "scope", "global")
 		inGuest(t, g, "ip", "addr", "add", fmt.Sprintf("%s.0.%d/16", network, i+1), "dev", "eth0")
 	}
+
 	for name := range l.guests {
 		inGuest(t, l.guests[name], "ip", "link", "set", "eth0", "up")
 	}
+
 	for name := range l.guests {
 		l.found(t, name)
 	}
@@ -124,6 +130,7 @@ func (l *docsLab) each(t *testing.T, do func(g *guest.Guest)) {
 	for _, g := range l.guests {
 		wait.Go(func() { do(g) })
 	}
+
 	wait.Wait()
 	if t.Failed() {
 		t.FailNow()
@@ -137,6 +144,7 @@ func (l *docsLab) kill(t *testing.T, g *guest.Guest) {
 	if l.variant == "snap" {
 		unit, sockets = "snap.lxd.daemon.service", "snap.lxd.daemon.unix.socket snap.lxd.activate.service"
 	}
+
 	inGuest(t, g, "sh", "-c", fmt.Sprintf(`
 		systemctl stop --no-block --job-mode=ignore-dependencies %[1]s %[2]s
 		systemctl kill --signal=KILL %[2]s
@@ -170,6 +178,7 @@ func (l *docsLab) startStaleAgain(t *testing.T, server, said string, err error) 
 	if !l.runs(t, server) || !staleRole(t, g, said, err) {
 		return
 	}
+
 	t.Logf("LXD on %s takes itself for a voter, and is none any more: started again; it was waiting in:\n%s", server, l.waiting(t, server))
 	l.kill(t, g)
 	l.start(t, server)
@@ -183,6 +192,7 @@ func (l *docsLab) waiting(t *testing.T, server string) string {
 	if err != nil {
 		return err.Error()
 	}
+
 	return progress.Goroutines(dump)
 }
 
@@ -198,6 +208,7 @@ func (l *docsLab) unit() string {
 	if l.variant == "snap" {
 		return "snap.lxd.daemon.service"
 	}
+
 	return "lxd.service"
 }
 
@@ -210,6 +221,7 @@ func (l *docsLab) lost(t *testing.T, servers ...string) {
 			others = append(others, g)
 		}
 	}
+
 	l.freezeAlike(t, others...)
 	l.each(t, func(g *guest.Guest) {
 		if slices.Contains(servers, g.Name) {
@@ -242,11 +254,14 @@ func (l *docsLab) freezeAlike(t *testing.T, guests ...*guest.Guest) {
 			if json.Unmarshal([]byte(stdout), &report) != nil || !report.Healthy { // in the middle of a write
 				ends[g.Name] = true
 			}
+
 			ends[fmt.Sprint(report.Raft.LastIndex, report.Raft.LastTerm)] = true
 		}
+
 		if len(ends) == 1 {
 			return
 		}
+
 		l.signal(t, "CONT")
 		select {
 		case <-ctx.Done():
@@ -265,6 +280,7 @@ func (l *docsLab) run(t *testing.T, p *page, sections []string, tags ...string) 
 		for _, b := range p.section(t, section, tags...) {
 			l.runBlock(t, b)
 		}
+
 		t.Logf("%s: %s: %.1f s", p.name, section, time.Since(begin).Seconds())
 	}
 }
@@ -303,16 +319,19 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 	if g == nil {
 		t.Fatalf("%s: there is no machine %s", c, c.machine)
 	}
+
 	text, missing := realText(c.text, l.real)
 	for _, shown := range missing {
 		t.Errorf("%s: what is %s? It was in no output before", c, shown)
 	}
+
 	ctx := within(t, progress.Far)
 	for {
 		limit := commandTimeout
 		if c.block.has(eventually) {
 			limit = callTimeout
 		}
+
 		// timeout ends what the shell has started, too.
 		cmd := g.Command(ctx, "timeout", "--signal=KILL", strconv.Itoa(int(progress.Stretched(limit).Seconds())),
 			"bash", "-c", "export EDITOR=/usr/local/bin/test-editor; "+text)
@@ -326,10 +345,12 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 				continue
 			}
 		}
+
 		t.Logf("%s %s: root@%s:~# %s\n%s", time.Now().Format("05.0"), c, c.machine, text, screen)
 		if !right {
 			t.Errorf("%s: exit status %d, and the page shows:\n%s", c, status, strings.Join(c.output, "\n"))
 		}
+
 		return
 	}
 }
@@ -342,6 +363,7 @@ func (l *docsLab) wantPrecious(t *testing.T, servers ...string) {
 		if list := inGuest(t, g, "lxc", "profile", "list", "--format", "csv"); !strings.Contains(list, "precious") {
 			t.Errorf("%s has the profiles %s", server, list)
 		}
+
 		inGuest(t, g, "lxc", "profile", "create", fmt.Sprintf("after-%d", time.Now().UnixNano()))
 	}
 }
@@ -358,6 +380,7 @@ func waitDatabase(t *testing.T, g *guest.Guest) {
 		if json.Unmarshal([]byte(stdout), &report) == nil && report.Data != nil && report.Data.Rows > 0 {
 			return
 		}
+
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%s never got the database", g.Name)
@@ -375,6 +398,7 @@ func letIn(t *testing.T, nodes []*guest.Guest) {
 		keys += inGuest(t, g, "cat", "/root/.ssh/id_ed25519.pub")
 		known += g.Name + " " + inGuest(t, g, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
 	}
+
 	for _, g := range nodes {
 		putText(t, g, "/root/.ssh/authorized_keys", keys)
 		putText(t, g, "/root/.ssh/known_hosts", known)

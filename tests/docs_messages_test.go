@@ -31,22 +31,27 @@ func TestDocsMessages(t *testing.T) {
 		if b.language != "text" {
 			continue
 		}
+
 		all := ours
 		if b.has("lxd") {
 			all = lxds
 		}
+
 		for i, line := range b.lines {
 			for _, piece := range pieces(line) {
 				if !says(all, piece) {
 					t.Errorf("%s:%d: no source says %q", p.name, b.line+i+1, piece)
 				}
+
 				found++
 			}
 		}
 	}
+
 	if found < 60 {
 		t.Errorf("only %d pieces of messages are on the page", found)
 	}
+
 	if says(ours, "this tarball is not for this machine") || says(ours, "the database lies in place") {
 		t.Error("messages are found that no source has")
 	}
@@ -58,12 +63,14 @@ func says(texts, piece string) bool {
 	if strings.Contains(texts, piece) {
 		return true
 	}
+
 	for i := range piece {
 		ends := strings.Contains(texts, piece[:i]+"\x00")
 		if ends && (strings.Contains(texts, "\x00"+piece[i:]) || strings.Contains(texts, "\x00%w"+piece[i:])) {
 			return true
 		}
 	}
+
 	return false
 }
 
@@ -74,10 +81,12 @@ var separators = regexp.MustCompile(`…|: |; | overrides this|^Error: |^Warning
 func pieces(message string) []string {
 	var all []string
 	for _, piece := range separators.Split(message, -1) {
-		if piece = strings.Trim(piece, " ,.()`"); len(piece) > 2 && piece != "Error" && piece != "Warning" && piece != "Not checked" {
+		piece = strings.Trim(piece, " ,.()`")
+		if len(piece) > 2 && piece != "Error" && piece != "Warning" && piece != "Not checked" {
 			all = append(all, piece)
 		}
 	}
+
 	return all
 }
 
@@ -89,15 +98,18 @@ func texts(t testing.TB, dir string) string {
 		if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
 			return err
 		}
+
 		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
+
 		ast.Inspect(file, func(n ast.Node) bool {
 			text, ok := literal(n)
 			if ok {
 				all.WriteString("\x00" + text + "\x00")
 			}
+
 			return !ok
 		})
 		return nil
@@ -121,6 +133,7 @@ func literal(n ast.Node) (string, bool) {
 			return left + right, true
 		}
 	}
+
 	return "", false
 }
 

@@ -75,6 +75,7 @@ func readPage(t testing.TB, path string) *page {
 			if len(words) == 0 {
 				t.Fatalf("%s:%d: a block must say what it is: console, yaml, text", path, n)
 			}
+
 			indent = parts[1]
 			open = &block{page: p, line: n, section: section, language: words[0], tags: words[1:]}
 			p.blocks = append(p.blocks, open)
@@ -94,6 +95,7 @@ func readPage(t testing.TB, path string) *page {
 			}
 		}
 	}
+
 	return p
 }
 
@@ -106,9 +108,11 @@ func (p *page) section(t testing.TB, name string, tags ...string) []*block {
 			all = append(all, b)
 		}
 	}
+
 	if len(all) == 0 {
 		t.Fatalf("%s has no block in a section %q for %v", p.name, name, tags)
 	}
+
 	return all
 }
 
@@ -120,6 +124,7 @@ func (p *page) runnable() []string {
 			all = append(all, b.section)
 		}
 	}
+
 	return all
 }
 
@@ -155,6 +160,7 @@ func (b *block) commands(t testing.TB) []command {
 			last.output = append(last.output, line)
 		}
 	}
+
 	return all
 }
 
@@ -163,12 +169,14 @@ func (c command) answers() []string {
 	if len(c.output) == 0 {
 		return []string{"yes"}
 	}
+
 	var all []string
 	for _, line := range c.output {
 		if _, answer, ok := strings.Cut(line, question); ok {
 			all = append(all, answer)
 		}
 	}
+
 	return all
 }
 
@@ -203,11 +211,13 @@ func (c command) pattern() (*regexp.Regexp, []string) {
 			out.WriteString(`(?:[^\n]*\n)*?`)
 			continue
 		}
+
 		for len(line) > 0 {
 			at := varying.FindStringIndex(line)
 			if at == nil {
 				at = []int{len(line), len(line)}
 			}
+
 			for _, word := range words.FindAllStringIndex(line, -1) {
 				_, ok := c.block.page.indexes[line[word[0]:word[1]]]
 				if ok && word[0] < at[0] {
@@ -215,6 +225,7 @@ func (c command) pattern() (*regexp.Regexp, []string) {
 					break
 				}
 			}
+
 			out.WriteString(strings.ReplaceAll(regexp.QuoteMeta(line[:at[0]]), "…", `[^\n]*`))
 			number := line[at[0]:at[1]]
 			_, index := c.block.page.indexes[number]
@@ -228,10 +239,13 @@ func (c command) pattern() (*regexp.Regexp, []string) {
 			default:
 				out.WriteString(digits.ReplaceAllString(regexp.QuoteMeta(number), `[0-9]+`))
 			}
+
 			line = line[at[1]:]
 		}
+
 		out.WriteString(`\n`)
 	}
+
 	out.WriteString(`$`)
 	return regexp.MustCompile(out.String()), groups
 }
@@ -246,15 +260,18 @@ func (c command) bind(screen string, real map[string]string) bool {
 	if len(c.output) == 0 {
 		return true
 	}
+
 	var got strings.Builder
 	for line := range strings.SplitSeq(screen, "\n") {
 		got.WriteString(plain(line) + "\n")
 	}
+
 	re, groups := c.pattern()
 	found := re.FindStringSubmatch(got.String())
 	if found == nil {
 		return false
 	}
+
 	for i, group := range groups {
 		real[group] = found[i+1]
 		if c.block.page.indexes[group] == 1 {
@@ -263,6 +280,7 @@ func (c command) bind(screen string, real map[string]string) bool {
 			real[strconv.Itoa(shown-1)] = strconv.Itoa(n - 1)
 		}
 	}
+
 	return true
 }
 
@@ -272,6 +290,7 @@ func realText(text string, real map[string]string) (now string, missing []string
 		if real[shown] == "" {
 			missing = append(missing, shown)
 		}
+
 		return real[shown]
 	}
 	text = stamps.ReplaceAllStringFunc(text, meant)
@@ -324,10 +343,12 @@ func TestPageBinds(t *testing.T) {
 	if !c.bind(screen, real) || real["61"] != "7061" || real["20261124T101500Z"] != "20271124T000000Z" {
 		t.Errorf("bound %v", real)
 	}
+
 	got, missing := realText("export --at 61 database.before-import-20261124T101500Z 60", real)
 	if got != "export --at 7061 database.before-import-20271124T000000Z 60" || missing != nil {
 		t.Errorf("the command is %q, without %v", got, missing)
 	}
+
 	if _, missing := realText("export --at 99 database.before-import-20200101T000000Z", real); len(missing) != 2 {
 		t.Errorf("only %v are missing", missing)
 	}

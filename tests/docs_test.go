@@ -90,6 +90,7 @@ func (l *docsLab) scenarios(t *testing.T, howto, trouble *page) {
 		for _, server := range all {
 			l.wantMembers(t, server, addresses...)
 		}
+
 		l.wantPrecious(t, all...)
 	})
 
@@ -140,6 +141,7 @@ func (l *docsLab) readme(t *testing.T, howto, readme *page) {
 				l.runBlock(t, b)
 			}
 		}
+
 		l.run(t, readme, []string{"lxd-recover"})
 		l.run(t, howto, howtoEnd, "quorum")
 		l.wantPrecious(t, "server1", "server4")
@@ -168,9 +170,11 @@ func (l *docsLab) wantMembers(t *testing.T, server string, addresses ...string) 
 		for _, a := range addresses {
 			right = right && strings.Contains(list, a)
 		}
+
 		if !right {
 			l.startStaleAgain(t, server, list, err)
 		}
+
 		return right, errors.Join(fmt.Errorf("it lists %s", list), err)
 	}))
 }
@@ -182,6 +186,7 @@ func staleRole(t testing.TB, g *guest.Guest, said string, err error) bool {
 	if !strings.Contains(said+fmt.Sprint(err), "context deadline exceeded") {
 		return false
 	}
+
 	role, err := g.Exec(within(t, time.Minute), "lxd", "sql", "local",
 		"SELECT 'no' || 'voter' FROM raft_nodes JOIN config ON value = address WHERE key = 'cluster.https_address' AND role <> 0")
 	return err == nil && strings.Contains(role, "novoter")

@@ -43,12 +43,14 @@ func (s *typist) run(ctx context.Context, t testing.TB, cmd *exec.Cmd) (string, 
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%s: %v\n%s", cmd, err, s.text())
 	}
+
 	select {
 	case err = <-read: // the last one to have the terminal open has ended
 		must(t, err)
 	case <-ctx.Done(): // something that was left keeps it open
 		t.Fatalf("%s: %v\n%s", cmd, context.Cause(ctx), s.text())
 	}
+
 	return s.text(), cmd.ProcessState.ExitCode()
 }
 
@@ -64,17 +66,22 @@ func (s *typist) read(file *os.File) error {
 		if errors.Is(err, unix.EIO) { // a terminal that nobody has open any more
 			return nil
 		}
+
 		if err != nil {
 			return err
 		}
+
 		if !asked {
 			continue
 		}
+
 		answer := "\x04" // end of file: nobody is there who could answer
 		if len(s.answers) > 0 {
 			answer, s.answers = s.answers[0]+"\n", s.answers[1:]
 		}
-		if _, err := file.WriteString(answer); err != nil {
+
+		_, err = file.WriteString(answer)
+		if err != nil {
 			return err
 		}
 	}
@@ -92,5 +99,6 @@ func (s *typist) text() string {
 		line = line[strings.LastIndex(line, "\r")+1:]
 		lines = append(lines, strings.TrimRight(line, " "))
 	}
+
 	return strings.TrimSpace(strings.Join(lines, "\n"))
 }

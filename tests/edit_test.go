@@ -31,6 +31,7 @@ func listOf(t testing.TB, m *cluster.Member, oldnew ...string) []byte {
 			t.Fatalf("%q is not in %s", oldnew[i], list)
 		}
 	}
+
 	return []byte(strings.NewReplacer(oldnew...).Replace(string(list)))
 }
 
@@ -49,6 +50,7 @@ func mustEdit(t testing.TB, m *cluster.Member, list []byte, args ...string) reco
 	if r.status != 0 {
 		t.Fatalf("edit on %s: exit status %d: %s", m.Name, r.status, r.stderr)
 	}
+
 	return decode[recovery.EditReport](t, r)
 }
 
@@ -63,6 +65,7 @@ func downCluster(t testing.TB, lxd cluster.LXD) (c *cluster.Cluster, rows []stri
 	for _, row := range rows[1:] {
 		must(t, c.Member(1).CreateProfile(ctx, row))
 	}
+
 	c.KillAll()
 	must(t, c.Save(ctx, "down"))
 	return c, rows
@@ -91,18 +94,21 @@ func editInParts(t *testing.T, lxd cluster.LXD) {
 			must(t, m.AddAddress(t.Context(), ip+"/16"))
 			moved = append(moved, ip+":9393")
 		}
+
 		before := entriesOf(t, globalOf(one), 0)
 		begin := time.Now()
 		r := mustEdit(t, one, listOf(t, one, old[0], moved[0], old[1], moved[1], old[2], moved[2]))
 		if !r.Done || r.Member.Address != moved[0] || len(r.Members) != 3 || r.Before.Index != uint64(len(before)) || r.Raft.Index != r.Before.Index+1 {
 			t.Errorf("report %+v, %d entries before", r, len(before))
 		}
+
 		wantFenced(t, one, before, begin)
 		wantModes(t, one, r.Kept)
 		s := status(t, one)
 		if s.Edit == nil || s.Edit.Raft != r.Raft || s.Import != nil || !s.Edited || len(s.Kept) != 1 || s.Kept[0].Purpose != "edit" || len(s.Pending) != 1 {
 			t.Errorf("status %+v", s)
 		}
+
 		importOn(t, export(t, one), c.Members()...)
 		must(t, c.StartAll(t.Context()))
 		wantRows(t, rows, c.Members()...)
@@ -115,9 +121,11 @@ func editInParts(t *testing.T, lxd cluster.LXD) {
 		if again := mustEdit(t, one, listOf(t, one)); !again.NothingToDo || again.Done || again.Raft != r.Raft || again.Kept != r.Kept {
 			t.Errorf("the same list again: %+v", again)
 		}
+
 		if s := status(t, one); !s.Agree || len(s.Kept) != 2 || len(s.Pending) > 0 {
 			t.Errorf("status %+v", s)
 		}
+
 		importOn(t, export(t, one), c.Members()...)
 		must(t, c.StartAll(t.Context()))
 		wantRows(t, rows, c.Members()...)
@@ -129,13 +137,16 @@ func editInParts(t *testing.T, lxd cluster.LXD) {
 		if !r.Done || tree(t, r.Kept) != before {
 			t.Errorf("the copy is not the database as it was: %+v", r)
 		}
+
 		wantMissing(t, one.LoadedTarball()) // LXD would not start with it
 		if (r.Tarball != "") != lxd.WritesTarball {
 			t.Errorf("%s, and the report has the tarball %q", lxd.Name, r.Tarball)
 		}
+
 		if log := openLog(t, globalOf(one)); log.LastTerm != 1 || !log.Edited {
 			t.Errorf("not LXD's own edit: it ends with term %d", log.LastTerm)
 		}
+
 		importOn(t, export(t, one), c.Members()...)
 		must(t, c.StartAll(t.Context()))
 		wantRows(t, rows, c.Members()...)
@@ -172,6 +183,7 @@ func editInParts(t *testing.T, lxd cluster.LXD) {
 		if r.Before.Index != index-1 || r.Raft.Index != index || len(r.Damage) == 0 {
 			t.Errorf("report %+v, damaged at %d", r, index)
 		}
+
 		wantFenced(t, one, whole[:index-1], begin)
 	})
 
@@ -191,22 +203,26 @@ func onlySurvivor(t *testing.T, c *cluster.Cluster, rows []string) {
 	if !r.Done || len(log.Configuration) != 1 || log.Configuration[0].ID != 1 || log.Configuration[0].Role != raftlog.Voter {
 		t.Errorf("report %+v, configuration %+v", r, log.Configuration)
 	}
+
 	again := decode[recovery.EditReport](t, mustRecover(t, one, "cluster", "recover-from-quorum-loss", "--quiet", "--format", "json"))
 	if !again.NothingToDo {
 		t.Errorf("again: %+v", again)
 	}
+
 	must(t, one.Start(ctx))
 	wantRows(t, rows, one)
 	for _, lost := range c.Members()[1:] {
 		_, err := one.LXC(ctx, "cluster", "remove", "--force", "--yes", lost.Name)
 		must(t, err)
 	}
+
 	must(t, c.WaitOnline(ctx, 1))
 	list, err := one.List(ctx)
 	must(t, err)
 	if len(list) != 1 || list[0].Name != one.Name || cluster.CountRoles(list).Voters != 1 {
 		t.Errorf("members %+v", list)
 	}
+
 	must(t, one.CreateProfile(ctx, "after"))
 }
 
@@ -219,6 +235,7 @@ func entriesOf(t testing.TB, global string, from uint64) []string {
 		must(t, err)
 		entries = append(entries, fmt.Sprintf("%d %d %s %x", entry.Index, entry.Term, entry.Type, entry.Data))
 	}
+
 	return entries
 }
 
@@ -232,18 +249,22 @@ func wantFenced(t testing.TB, m *cluster.Member, before []string, begin time.Tim
 	if len(entries) != len(before)+1 || len(entries) <= lacking || !slices.Equal(entries[lacking:len(before)], before[lacking:]) {
 		t.Errorf("%s: %d entries became %d, or others", m.Name, len(before), len(entries))
 	}
+
 	if log.LastTerm < uint64(begin.Unix()) || log.LastTerm != log.MaxTerm || log.LastTerm != log.Term {
 		t.Errorf("%s: last term %d, highest %d, current %d, edited at %d", m.Name, log.LastTerm, log.MaxTerm, log.Term, begin.Unix())
 	}
+
 	for _, meta := range log.Metadata {
 		if meta == nil || meta.Term != log.LastTerm || meta.Vote != 0 {
 			t.Errorf("%s: metadata %+v", m.Name, meta)
 		}
 	}
+
 	r, exit := inspectDir(t, m.Dir())
 	if exit != 0 || !r.Healthy || !r.Raft.Edited || len(r.Libdqlite.Actions) > 0 {
 		t.Errorf("%s: exit status %d, %+v", m.Name, exit, r)
 	}
+
 	wantAsLibdqlite(t, globalOf(m))
 }
 
@@ -260,9 +281,11 @@ func wantModes(t testing.TB, m *cluster.Member, kept string) {
 		if err == nil && info.Mode()&^was.Mode() != 0 || err != nil && info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s is %s", path, info.Mode())
 		}
+
 		if a, b := info.Sys().(*syscall.Stat_t), old.Sys().(*syscall.Stat_t); a.Uid != b.Uid || a.Gid != b.Gid {
 			t.Errorf("%s is of %d:%d", path, a.Uid, a.Gid)
 		}
+
 		return nil
 	})
 	must(t, err)
@@ -325,6 +348,7 @@ func TestEditRefusals(t *testing.T) {
 					t.Fatalf("%q is not in %s", test.oldnew, good)
 				}
 			}
+
 			check := unchanged(t, one.Dir())
 			edit(t, one, list).want(t, 1, "standard input", test.says)
 			check()

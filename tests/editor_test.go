@@ -79,11 +79,13 @@ func (r *terminal) expect(what string) {
 		if found {
 			r.text = rest
 		}
+
 		all := r.all
 		r.mu.Unlock()
 		if found {
 			return
 		}
+
 		select {
 		case <-ctx.Done():
 			r.t.Fatalf("no %q on the terminal:\n%s", what, all)
@@ -108,6 +110,7 @@ func (r *terminal) end() result {
 	if err != nil && !errors.As(err, &exit) {
 		r.t.Fatal(err)
 	}
+
 	<-r.ended
 	r.t.Logf("on the terminal, exit status %d:\n%s", r.cmd.ProcessState.ExitCode(), r.all)
 	return result{stderr: r.all, status: r.cmd.ProcessState.ExitCode()}
@@ -123,6 +126,7 @@ func withEditor(t testing.TB, m *cluster.Member, scripts ...string) (*terminal, 
 	for i, s := range scripts {
 		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("script.%d", i+1)), []byte(s+"\n"), 0o644))
 	}
+
 	cmd := m.Command(context.WithoutCancel(t.Context()), tool, "cluster", "edit")
 	cmd.Env = append(cmd.Env, "VISUAL="+filepath.Join(dir, "editor"), "EDITOR=false", "TERM=dumb")
 	return onTerminal(t, cmd), dir
@@ -154,6 +158,7 @@ func TestEditor(t *testing.T) {
 		if r := term.end(); r.status != 0 || !moved(t) {
 			t.Errorf("exit status %d", r.status)
 		}
+
 		seen, err := os.ReadFile(filepath.Join(dir, "seen.1"))
 		must(t, err)
 		for _, want := range []string{"# The members of the cluster", "name: node3", "role: voter",
@@ -172,6 +177,7 @@ func TestEditor(t *testing.T) {
 			term.types(answer)
 			term.end().want(t, 1, "not confirmed: nothing was changed")
 		}
+
 		check()
 	})
 
@@ -183,6 +189,7 @@ func TestEditor(t *testing.T) {
 		if r := term.end(); r.status == 0 {
 			t.Error("success")
 		}
+
 		check()
 	})
 
@@ -195,11 +202,13 @@ func TestEditor(t *testing.T) {
 			term.expect("Press enter to open the editor again or ctrl+c to abort change")
 			term.types("\n")
 		}
+
 		term.expect(question)
 		term.types("y\n")
 		if r := term.end(); r.status != 0 || !moved(t) {
 			t.Errorf("exit status %d", r.status)
 		}
+
 		for n, left := range map[int]string{2: "role: king", 3: "address: bogus"} {
 			seen, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("seen.%d", n)))
 			must(t, err)
@@ -217,6 +226,7 @@ func TestEditor(t *testing.T) {
 		if r := term.end(); r.status == 0 {
 			t.Error("success")
 		}
+
 		check()
 	})
 
@@ -228,6 +238,7 @@ func TestEditor(t *testing.T) {
 		if r := term.end(); r.status != 1 {
 			t.Errorf("exit status %d", r.status)
 		}
+
 		wantMissing(t, filepath.Join(dir, "seen.2"))
 		check()
 	})

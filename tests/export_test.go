@@ -35,6 +35,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 	if r := export("--unedited"); r.status != 0 {
 		t.Fatalf("%+v", r)
 	}
+
 	must(t, os.Remove(output))
 
 	snapshot := filepath.Join(global, raftlogtest.NewerSnapshot)
@@ -48,6 +49,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 		wantMissing(t, output)
 		wantEmpty(t, scratch)
 	}
+
 	check()
 }
 
@@ -67,6 +69,7 @@ func TestExportVerifyKilled(t *testing.T) {
 	if text := screen.String(); cmd.ProcessState.ExitCode() != 1 || !strings.Contains(text, "memory runs out") || !strings.Contains(text, "--no-verify") {
 		t.Errorf("exit status %d: %s", cmd.ProcessState.ExitCode(), text)
 	}
+
 	wantMissing(t, output)
 	wantEmpty(t, scratch)
 }
@@ -99,8 +102,10 @@ func offered(t *testing.T, parent int) int {
 				}
 			}
 		}
+
 		time.Sleep(time.Millisecond)
 	}
+
 	t.Fatal("no child has offered itself")
 	return 0
 }

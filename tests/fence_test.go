@@ -36,12 +36,14 @@ func forgottenMember(t testing.TB, c *cluster.Cluster) (lost []string) {
 		c.KillAll() // and elections, so that the terms are above that of a recovery entry
 		must(t, c.StartAll(ctx))
 	}
+
 	must(t, c.WaitFormed(ctx))
 	c.Member(3).Kill()
 	lost = []string{"lostrow", "lostrow2"}
 	for _, row := range lost {
 		createRow(t, c.Member(1), row)
 	}
+
 	killAlike(t, c, c.Member(1), c.Member(2))
 	must(t, c.Save(ctx, "behind"))
 	return lost
@@ -56,6 +58,7 @@ func createRow(t testing.TB, m *cluster.Member, row string) {
 		if err == nil || strings.Contains(err.Error(), "already exists") {
 			return
 		}
+
 		select {
 		case <-ctx.Done():
 			t.Fatal(err)
@@ -77,6 +80,7 @@ func fencedAgainstForgotten(t *testing.T, lxd cluster.LXD) {
 	if lxd.WritesTarball {
 		starts = fencedStarts6
 	}
+
 	for i := range starts {
 		t.Run(fmt.Sprintf("fenced start %d", i+1), func(t *testing.T) {
 			ctx := within(t, 3*time.Minute)
@@ -170,9 +174,11 @@ func uncommitted(t testing.TB, c *cluster.Cluster) (leader *cluster.Member, row 
 		if writeAlone(t, c, leader, row) {
 			return leader, row
 		}
+
 		if ctx.Err() != nil {
 			t.Fatalf("in %d attempts no entry was written that only %s has", attempt, leader.Name)
 		}
+
 		must(t, c.WaitFormed(ctx))
 	}
 }
@@ -194,6 +200,7 @@ func writeAlone(t testing.TB, c *cluster.Cluster, leader *cluster.Member, row st
 		if m == leader {
 			continue
 		}
+
 		thaw = append(thaw, freeze(t, m))
 		if lastIndex(t, m) != before {
 			return false
@@ -217,10 +224,12 @@ func writeAlone(t testing.TB, c *cluster.Cluster, leader *cluster.Member, row st
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
+
 	thaw = append(thaw, freeze(t, leader))
 	if lastIndex(t, leader) != before+1 || !slices.Contains(rowsOnDisk(t, leader), row) {
 		return false
 	}
+
 	c.KillAll()
 	return true
 }
@@ -241,6 +250,7 @@ func leaderOf(t testing.TB, c *cluster.Cluster) *cluster.Member {
 				return memberNamed(t, c, s.Name)
 			}
 		}
+
 		select {
 		case <-ctx.Done():
 			t.Fatalf("no leader in %+v, %v", list, err)
@@ -260,17 +270,21 @@ func killAlike(t testing.TB, c *cluster.Cluster, members ...*cluster.Member) {
 				thaw = append(thaw, freeze(t, m))
 			}
 		}
+
 		ends := map[uint64]bool{}
 		for _, m := range members {
 			ends[lastIndex(t, m)] = true
 		}
+
 		if len(ends) == 1 {
 			c.KillAll()
 			return
 		}
+
 		for _, f := range thaw {
 			f()
 		}
+
 		select {
 		case <-ctx.Done():
 			t.Fatalf("the logs never ended alike: %v", ends)
@@ -310,12 +324,14 @@ func TestConflictingEntry(t *testing.T) {
 		for _, m := range others {
 			mustRecover(t, m, "global-db-import", "--yes", tarball)
 		}
+
 		mustRecover(t, third, "global-db-import", "--yes", "--discard-local-entries", tarball)
 		startTogether(t, c)
 		wantRows(t, []string{"kept"}, c.Members()...)
 		if slices.Contains(profiles(t, third), row) {
 			t.Errorf("the discarded row is there")
 		}
+
 		c.KillAll()
 	})
 
@@ -365,6 +381,7 @@ func importBesideCluster(t *testing.T, lxd cluster.LXD) {
 		recoverTool(t, m, "global-db-import", "--yes", tarball).want(t, 3, "would be lost", "--discard-local-entries")
 		mustRecover(t, m, "global-db-import", "--yes", "--discard-local-entries", tarball)
 	}
+
 	must(t, c.StartAll(ctx, one, two))
 	importOn(t, tarball, three)
 	must(t, three.Start(ctx))

@@ -44,6 +44,7 @@ func newFrontEnd(t testing.TB) *frontEnd {
 	if err != nil {
 		t.Fatalf("gcc: %v: %s", err, out)
 	}
+
 	must(t, os.Symlink(f.theirs, f.launch))
 	f.env = []string{"LANG=C.UTF-8", "PATH=" + filepath.Dir(f.ours) + ":" + filepath.Dir(f.theirs) + ":/usr/bin:/bin", "LXD_TEST_REPORT=" + f.report}
 	return f
@@ -64,14 +65,17 @@ func (f *frontEnd) outcome(t testing.TB, cmd *exec.Cmd) (state string, report st
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
+
 	err = cmd.Run()
 	if cmd.ProcessState == nil {
 		t.Fatal(err)
 	}
+
 	data, err := os.ReadFile(f.report)
 	if err != nil && !os.IsNotExist(err) {
 		t.Fatal(err)
 	}
+
 	return cmd.ProcessState.String(), strings.NewReplacer(f.ours, "PROGRAM", f.theirs, "PROGRAM").Replace(string(data))
 }
 
@@ -88,14 +92,17 @@ func TestFrontEndIsNotNoticed(t *testing.T) {
 		if gotState != state {
 			t.Errorf("ended with %s, want %s", gotState, state)
 		}
+
 		if got != report {
 			t.Errorf("through the front-end:\n%s\n--- without:\n%s", got, report)
 		}
+
 		for _, s := range says {
 			numbers, ignored := strings.CutPrefix(s, "ignored ")
 			if ignored && ignores(report, strings.Fields(numbers)...) {
 				continue
 			}
+
 			if !strings.Contains(report, s+"\n") {
 				t.Errorf("the report lacks %q:\n%s", s, report)
 			}
@@ -181,6 +188,7 @@ func TestFrontEndSignals(t *testing.T) {
 		if err != nil || pid != cmd.Process.Pid {
 			t.Errorf("pid %d (%v), started was %d", pid, err, cmd.Process.Pid)
 		}
+
 		must(t, cmd.Process.Signal(sig))
 		cmd.Wait()
 		status := cmd.ProcessState.Sys().(syscall.WaitStatus)
@@ -206,6 +214,7 @@ func TestFrontEndTerminal(t *testing.T) {
 		if err != nil || pid != cmd.Process.Pid {
 			t.Errorf("pid %d (%v), started was %d", pid, err, cmd.Process.Pid)
 		}
+
 		_, err = master.Write([]byte{3})
 		must(t, err)
 		cmd.Wait()
@@ -213,6 +222,7 @@ func TestFrontEndTerminal(t *testing.T) {
 		if !status.Signaled() || status.Signal() != unix.SIGINT {
 			t.Errorf("ended with %s", cmd.ProcessState)
 		}
+
 		report, err := os.ReadFile(f.report)
 		must(t, err)
 		for _, s := range []string{"tty 1", "leads its session 1, its group 1; in the foreground 1"} {
@@ -220,9 +230,11 @@ func TestFrontEndTerminal(t *testing.T) {
 				t.Errorf("the report lacks %q:\n%s", s, report)
 			}
 		}
+
 		reports = append(reports, strings.ReplaceAll(string(report), slave.Name(), "terminal"))
 		must(t, master.Close())
 	}
+
 	if reports[0] != reports[1] {
 		t.Errorf("through the front-end:\n%s\n--- without:\n%s", reports[1], reports[0])
 	}
@@ -262,6 +274,7 @@ func TestFrontEndNeverLoops(t *testing.T) {
 	for _, p := range ours {
 		path = append(path, filepath.Dir(p))
 	}
+
 	path = append(path, filepath.Dir(f.theirs))
 	for _, p := range ours {
 		cmd := f.command(t, p, "42", "cluster", "show")
@@ -291,6 +304,7 @@ func TestFrontEndWithoutLXD(t *testing.T) {
 	for _, dir := range []string{"bin", "usr/local/sbin", "usr/bin", "snap/bin"} {
 		must(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
 	}
+
 	must(t, os.WriteFile(filepath.Join(root, "bin/lxd-recover"), program, 0o755))
 	must(t, os.Symlink("/bin/lxd-recover", filepath.Join(root, "usr/local/sbin/lxd")))
 	must(t, os.Symlink("/bin/lxd-recover", filepath.Join(root, "usr/bin/lxd")))
@@ -336,6 +350,7 @@ func TestFrontEndOfDebiansLXD(t *testing.T) {
 		r := run(t, cmd)
 		r.want(t, 1, "LXD is running")
 	}
+
 	r := run(t, m.Command(t.Context(), lxd, "-d", "global-db-status", "--format", "json"))
 	if r.status != 0 || !strings.Contains(r.stdout, m.Name) {
 		t.Errorf("lxd global-db-status: %+v", r)
@@ -347,25 +362,33 @@ func TestFrontEndOfDebiansLXD(t *testing.T) {
 	must(t, c.StopAll(t.Context()))
 	cmd := m.Command(t.Context(), lxd, "cluster", "edit")
 	cmd.Stdin = bytes.NewReader(list)
-	if r = run(t, cmd); r.status != 0 || !strings.Contains(r.stdout, "  lxd cluster export-db ") {
+	r = run(t, cmd)
+	if r.status != 0 || !strings.Contains(r.stdout, "  lxd cluster export-db ") {
 		t.Errorf("lxd cluster edit: %+v", r)
 	}
+
 	tarball := filepath.Join(t.TempDir(), "recovery.tar.gz")
-	if r = run(t, m.Command(t.Context(), lxd, "cluster", "export-db", tarball)); r.status != 0 {
+	r = run(t, m.Command(t.Context(), lxd, "cluster", "export-db", tarball))
+	if r.status != 0 {
 		t.Errorf("lxd cluster export-db: %+v", r)
 	}
-	if r = run(t, m.Command(t.Context(), lxd, "global-db-import", "--yes", tarball)); r.status != 0 {
+
+	r = run(t, m.Command(t.Context(), lxd, "global-db-import", "--yes", tarball))
+	if r.status != 0 {
 		t.Errorf("lxd global-db-import: %+v", r)
 	}
+
 	must(t, m.Start(t.Context()))
 
 	// And past ourselves, to LXD's own.
 	must(t, c.StopAll(t.Context()))
 	cmd = m.Command(t.Context(), lxd, "cluster", "edit", "--passthrough")
 	cmd.Stdin = bytes.NewReader(list)
-	if r = run(t, cmd); r.status != 0 || !strings.Contains(r.stdout, "LXD's own command is done") {
+	r = run(t, cmd)
+	if r.status != 0 || !strings.Contains(r.stdout, "LXD's own command is done") {
 		t.Errorf("lxd cluster edit --passthrough: %+v", r)
 	}
+
 	must(t, m.Start(t.Context()))
 }
 
@@ -402,28 +425,35 @@ func TestFrontEndInstalled(t *testing.T) {
 	if r := status(); r.Installed || r.Effective || r.Found != theirs || r.LXD != theirs || len(r.Warnings) != 0 {
 		t.Errorf("before: %+v", r)
 	}
+
 	r := toolInGuest(t, g, "frontend", "install")
 	if r.stderr != "" || !strings.Contains(r.stdout, link+" points to /usr/bin/lxd-recover now") || !strings.Contains(r.stdout, theirs) {
 		t.Errorf("install: %+v", r)
 	}
+
 	if r := toolInGuest(t, g, "frontend", "install"); r.stderr != "" || !strings.Contains(r.stdout, "there already") {
 		t.Errorf("install again: %+v", r)
 	}
+
 	wantLXD(link)
 	if r := status(); !r.Installed || !r.Effective || r.Target != "/usr/bin/lxd-recover" || r.Found != link || r.LXD != theirs || len(r.Warnings) != 0 {
 		t.Errorf("installed: %+v", r)
 	}
+
 	for kind := range shells {
 		if got := shell(kind, "lxd --version"); got != version {
 			t.Errorf("%s: lxd --version says %q, want %q", kind, got, version)
 		}
+
 		if got := shell(kind, "lxd cluster export-db --help"); !strings.Contains(got, "recovery tarball") {
 			t.Errorf("%s: lxd cluster export-db --help says %q", kind, got)
 		}
 	}
+
 	if got := shell("su", "su nobody -s /bin/sh -c 'lxd --version'"); got != version {
 		t.Errorf("as nobody, lxd --version says %q, want %q", got, version)
 	}
+
 	other := run(t, g.Command(t.Context(), "setpriv", "--reuid", "nobody", "--clear-groups", "/usr/bin/lxd-recover", "frontend", "remove"))
 	other.want(t, 1, "needs root")
 
@@ -448,15 +478,18 @@ func TestFrontEndInstalled(t *testing.T) {
 	if r := toolInGuest(t, g, "frontend", "remove"); r.stderr != "" || !strings.Contains(r.stdout, link+" is removed") {
 		t.Errorf("remove: %+v", r)
 	}
+
 	if r := toolInGuest(t, g, "frontend", "remove"); !strings.Contains(r.stdout, "nothing was changed") {
 		t.Errorf("remove again: %+v", r)
 	}
+
 	wantLXD(theirs)
 
 	putText(t, g, link, "#!/bin/sh\n")
 	for _, what := range []string{"install", "remove"} {
 		run(t, g.Command(t.Context(), "lxd-recover", "frontend", what)).want(t, 1, link, "mv ")
 	}
+
 	if got := inGuest(t, g, "cat", link); got != "#!/bin/sh\n" {
 		t.Errorf("%s is %q now", link, got)
 	}

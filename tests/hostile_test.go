@@ -48,6 +48,7 @@ func unpack(t testing.TB, tarball string) []packed {
 		if errors.Is(err, io.EOF) {
 			return all
 		}
+
 		must(t, err)
 		data, err := io.ReadAll(archive)
 		must(t, err)
@@ -70,6 +71,7 @@ func pack(t testing.TB, files []packed) string {
 		_, err = archive.Write(p.data)
 		must(t, err)
 	}
+
 	must(t, archive.Close())
 	must(t, zip.Close())
 	return path
@@ -89,11 +91,13 @@ func believable(t testing.TB, files []packed) []packed {
 					m.Files = append(m.Files, bundle.File{Name: q.header.Name, Size: int64(len(q.data)), SHA256: hex.EncodeToString(sum[:])})
 				}
 			}
+
 			data, err := m.Encode()
 			must(t, err)
 			files[i].data = data
 		}
 	}
+
 	return files
 }
 
@@ -117,6 +121,7 @@ func TestHostileTarballs(t *testing.T) {
 			if memory > maxMemory {
 				t.Errorf("%d KiB of memory", memory)
 			}
+
 			check()
 		})
 	}
@@ -130,6 +135,7 @@ func TestHostileTarballs(t *testing.T) {
 					files[i].data = do(bytes.Clone(files[i].data))
 				}
 			}
+
 			return files
 		}
 		flip := func(data []byte) []byte { data[len(data)*2/3] ^= 0x10; return data }
@@ -138,6 +144,7 @@ func TestHostileTarballs(t *testing.T) {
 			try("flipped bit behind a believable manifest in "+name, 4, believable(t, change(flip)))
 			try("cut short behind a believable manifest: "+name, 4, believable(t, change(func(d []byte) []byte { return d[:len(d)-8] })))
 		}
+
 		missing := unpack(t, good)
 		for i := range missing {
 			if missing[i].header.Name == name {
@@ -145,6 +152,7 @@ func TestHostileTarballs(t *testing.T) {
 				break
 			}
 		}
+
 		try("missing "+name, 4, missing)
 	}
 
@@ -177,19 +185,23 @@ func TestHostileTarballs(t *testing.T) {
 			if memory > maxMemory {
 				t.Errorf("%d KiB of memory", memory)
 			}
+
 			check()
 		})
 	}
+
 	t.Run("many entries", func(t *testing.T) {
 		var files []packed
 		for i := range 150_000 {
 			files = append(files, file(fmt.Sprintf("%016d-%016d", i+1, i+1), nil))
 		}
+
 		try("without a manifest", 4, files)
 	})
 	if found, _ := filepath.Glob(filepath.Join(m.Dir(), "..", "outside")); len(found) > 0 {
 		t.Errorf("written outside: %v", found)
 	}
+
 	importOn(t, good, m)
 }
 
@@ -209,6 +221,7 @@ func bomb(t testing.TB, name string, size int64) string {
 		_, err = archive.Write(zeros)
 		must(t, err)
 	}
+
 	must(t, archive.Close())
 	must(t, zip.Close())
 	return path

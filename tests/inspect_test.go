@@ -43,11 +43,13 @@ func wantAsLibdqlite(t testing.TB, global string) {
 	if !log.Healthy() {
 		t.Fatalf("%s: not healthy: %v", global, log.Problems)
 	}
+
 	ours, err := globaldb.Open(t.Context(), log, 0)
 	if errors.Is(err, globaldb.ErrNoDatabase) && log.LastIndex <= 1 {
 		t.Logf("%s: joined a moment ago, its log is empty", global)
 		return
 	}
+
 	must(t, err)
 	defer ours.Close()
 	want, err := ours.Fingerprint(t.Context())
@@ -58,6 +60,7 @@ func wantAsLibdqlite(t testing.TB, global string) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	address := fmt.Sprintf("@lxd-recover-test-%d", time.Now().UnixNano())
 	self, err := json.Marshal([]engine.Node{engine.NewNode(engine.ServeID, address, 0)})
 	must(t, err)
@@ -65,14 +68,17 @@ func wantAsLibdqlite(t testing.TB, global string) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	r := run(t, exec.CommandContext(t.Context(), tool, "verify-copy", scratch, address))
 	var got globaldb.Fingerprint
 	must(t, json.Unmarshal([]byte(r.stdout), &got))
 	if differ := want.Differ(got); len(differ) > 0 {
 		t.Errorf("%s: libdqlite serves other rows in %v", global, differ)
 	}
+
 	name := raftlog.SegmentName(log.LastIndex+1, log.LastIndex+1)
-	if _, err := os.Stat(filepath.Join(scratch, name)); err != nil {
+	_, err = os.Stat(filepath.Join(scratch, name))
+	if err != nil {
 		t.Errorf("%s: we say the last index is %d, libdqlite does not: %v", global, log.LastIndex, err)
 	}
 }
@@ -94,6 +100,7 @@ func wantAsDump(t testing.TB, global string) {
 			return
 		}
 	}
+
 	t.Errorf("%s: no replay up to the last 20 indexes is LXD's dump", global)
 }
 
@@ -106,6 +113,7 @@ func dumpOf(t testing.TB, global string) []byte {
 		must(t, err)
 		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o600))
 	}
+
 	file := filepath.Join(dir, "db.bin")
 	checkpoint(t, file)
 	data, err := os.ReadFile(file)
@@ -162,6 +170,7 @@ func TestReadAsLibdqlite(t *testing.T) {
 		uint64(len(report.Entries)) != report.Raft.LastIndex-report.Raft.SnapshotIndex {
 		t.Errorf("report %+v", report)
 	}
+
 	tarball := export(t, c.Member(1))
 	fromTarball, status := inspectDir(t, tarball)
 	if status != 0 || fromTarball.Raft.LastIndex != report.Raft.LastIndex || fromTarball.Raft.LastTerm < 1e9 || fromTarball.Data.Rows != report.Data.Rows ||
@@ -180,9 +189,11 @@ func dumped(t testing.TB, c *cluster.Cluster, since time.Time) []*cluster.Member
 			all = append(all, m)
 		}
 	}
+
 	if len(all) < 2 {
 		t.Errorf("%d members wrote a dump", len(all))
 	}
+
 	return all
 }
 
@@ -192,6 +203,7 @@ func worst(problems []raftlog.Problem) raftlog.Severity {
 	for _, p := range problems {
 		severity = max(severity, p.Severity)
 	}
+
 	return severity
 }
 
@@ -206,6 +218,7 @@ func TestInspectChangesNothing(t *testing.T) {
 		if r.status != 0 || !bytes.Contains([]byte(r.stderr), []byte("may not belong together")) {
 			t.Errorf("beside a daemon: %+v", r)
 		}
+
 		mustRecover(t, m, "global-db-status")
 		check()
 	}()
@@ -236,6 +249,7 @@ func TestDamagedDirectory(t *testing.T) {
 	if !bytes.Contains([]byte(r.stdout), []byte(filepath.Base(segment))) {
 		t.Errorf("%s is not named in %s", filepath.Base(segment), r.stdout)
 	}
+
 	recoverTool(t, m, "cluster", "export-db", filepath.Join(t.TempDir(), "x")).want(t, 4, "damaged", filepath.Base(segment), "--accept-damage")
 	check()
 }
@@ -249,6 +263,7 @@ func TestAcceptDamage(t *testing.T) {
 	for _, row := range []string{"first", "second", "third"} {
 		must(t, m.CreateProfile(ctx, row))
 	}
+
 	c.KillAll()
 	global := filepath.Join(m.Dir(), "database", "global")
 	whole := openLog(t, global)
@@ -262,6 +277,7 @@ func TestAcceptDamage(t *testing.T) {
 	if status != 4 || report.Healthy || report.Raft.SoundIndex != index-1 {
 		t.Errorf("exit status %d, sound up to %d, want %d", status, report.Raft.SoundIndex, index-1)
 	}
+
 	check := unchanged(t, m.Dir())
 	recoverTool(t, m, "cluster", "export-db", "--unedited", filepath.Join(t.TempDir(), "x")).want(t, 4,
 		"--accept-damage", fmt.Sprintf("up to index %d", index-1))
@@ -271,11 +287,13 @@ func TestAcceptDamage(t *testing.T) {
 	if status != 0 || after.Raft.LastIndex != index || !after.Raft.Edited {
 		t.Errorf("exit status %d, %+v", status, after.Raft)
 	}
+
 	recoverTool(t, m, "global-db-import", "--yes", tarball).want(t, 3, "cannot be told", "--discard-local-entries")
 	mustRecover(t, m, "global-db-import", "--yes", "--discard-local-entries", tarball)
 	for _, other := range c.Members()[1:] {
 		mustRecover(t, other, "global-db-import", "--yes", "--discard-local-entries", tarball)
 	}
+
 	must(t, c.StartAll(ctx))
 	wantRows(t, []string{"first", "second"}, c.Members()...)
 }
@@ -289,6 +307,7 @@ func lastCommand(t testing.TB, log *raftlog.Log) (file string, offset int64, ind
 			file, offset, index = entry.File, entry.Offset, entry.Index
 		}
 	}
+
 	return file, offset, index
 }
 
@@ -299,6 +318,7 @@ func TestInspectFixtures(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	backups, err := filepath.Glob(filepath.Join(dir, "small/n1-afteredit/db_backup.*.tar.gz"))
 	must(t, err)
 	for _, test := range []struct {
@@ -323,13 +343,16 @@ func TestInspectFixtures(t *testing.T) {
 			r.Raft.Edited != test.edited || r.Data.Integrity != "ok" || len(r.Members) != 3 {
 			t.Errorf("%s: exit status %d, %+v", test.source, status, r.Raft)
 		}
+
 		if tree(t, dir) != before {
 			t.Errorf("%s was changed", test.source)
 		}
 	}
+
 	for _, member := range []string{"small/n1-afteredit", "small/n2-preimport", "small/n3-preimport"} {
 		wantAsDump(t, filepath.Join(dir, member, "database/global"))
 	}
+
 	for _, member := range []string{"small/n2-preimport", "forgotten/n1-preedit", "forgotten/n3-preedit", "forgotten/n1-afteredit"} {
 		wantAsLibdqlite(t, filepath.Join(dir, member, "database/global"))
 	}

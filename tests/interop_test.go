@@ -28,6 +28,7 @@ func newPort(members []*cluster.Member) []string {
 	for _, m := range members {
 		all = append(all, m.IP()+":9393")
 	}
+
 	return all
 }
 
@@ -96,10 +97,12 @@ func importOwn(t testing.TB, tarball string, members ...*cluster.Member) {
 		if len(r.Unchecked) == 0 || r.Raft.Term < 1000 {
 			t.Errorf("%s: %+v", m.Name, r)
 		}
+
 		files := contents(t, globalOf(m))
 		if first == "" {
 			first = files
 		}
+
 		if files != first {
 			t.Errorf("%s has other files than %s:\n%s\n%s", m.Name, members[0].Name, files, first)
 		}
@@ -151,6 +154,7 @@ func editedBy(t testing.TB, lxd cluster.LXD, m *cluster.Member) string {
 	if r := run(t, cmd); r.status != 0 {
 		t.Fatalf("%s: exit status %d", lxd.Name, r.status)
 	}
+
 	tarball := filepath.Join(t.TempDir(), "lxd_recovery_db.tar.gz")
 	must(t, os.Rename(m.LoadedTarball(), tarball))
 	return tarball

@@ -28,17 +28,20 @@ func TestKept(t *testing.T) {
 	if r := run(t, edit); r.status != 0 {
 		t.Fatal(r)
 	}
+
 	tarball := export(t, m)
 	r := mustRecover(t, m, "global-db-import", "--dry-run", "--format", "json", tarball)
 	plan := decode[recovery.ImportReport](t, r)
 	if plan.KeptSpace.Count != 1 || plan.KeptSpace.Size == 0 || plan.Size == 0 {
 		t.Errorf("the plan: %+v, %d bytes", plan.KeptSpace, plan.Size)
 	}
+
 	log := filepath.Join(t.TempDir(), "log")
 	imported := mustRecover(t, m, "global-db-import", "--yes", "--log-file", log, tarball).stdout
 	if !strings.Contains(imported, "2 kept databases here take ") {
 		t.Errorf("the import says %q", imported)
 	}
+
 	logged, err := os.ReadFile(log)
 	must(t, err)
 	wantOrder(t, string(logged), "msg=begin", "global-db-import", "what=\"Replaying the raft log\"",
@@ -52,6 +55,7 @@ func TestKept(t *testing.T) {
 		if b.Raft == nil || b.Raft.Index == 0 || b.Size == 0 || b.Report != b.Name+".report.json" {
 			t.Errorf("%+v", b)
 		}
+
 		data, err := os.ReadFile(filepath.Join(m.Dir(), b.Report))
 		must(t, err)
 		var report recovery.RunReport
@@ -60,6 +64,7 @@ func TestKept(t *testing.T) {
 			t.Errorf("%s: %s", b.Report, data)
 		}
 	}
+
 	if got := strings.Join(runs, " "); got != "rollback edit" {
 		t.Fatalf("kept by %s", got)
 	}
@@ -83,9 +88,11 @@ func TestKept(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+
 	if left := backups(t, m); len(left.Kept) != 1 || left.Kept[0].Name != undone || left.Size != left.Kept[0].Size {
 		t.Errorf("left: %+v", left)
 	}
+
 	mustRecover(t, m, "global-db-rollback", "--yes", undone)
 	must(t, c.StartAll(within(t, time.Minute)))
 }

@@ -28,6 +28,7 @@ func entries(t testing.TB, source string, args ...string) []recovery.HistoryEntr
 	if err != nil {
 		t.Fatalf("global-db-log %s %q: %v: %s", source, args, err, stderr.String())
 	}
+
 	return decode[[]recovery.HistoryEntry](t, result{stdout: string(out)})
 }
 
@@ -41,14 +42,17 @@ func profileChange(t testing.TB, all []recovery.HistoryEntry, what string, name 
 			if what == "delete" {
 				values, gone = row.Before, row.After == nil
 			}
+
 			if row.Table == "profiles" && gone && values["name"] == "'"+name+"'" {
 				found = append(found, e.Index)
 			}
 		}
 	}
+
 	if len(found) != 1 {
 		t.Fatalf("%s of profile %s is in the entries %v", what, name, found)
 	}
+
 	return found[0]
 }
 
@@ -76,6 +80,7 @@ func TestLog(t *testing.T) {
 		if r.status != 0 || !strings.Contains(r.stderr, "may not belong together") || !strings.Contains(r.stdout, "insert profile two in project default") {
 			t.Errorf("beside a daemon: %+v", r)
 		}
+
 		check()
 	}()
 	c.KillAll()
@@ -91,10 +96,12 @@ func TestLog(t *testing.T) {
 			}
 		}
 	}
+
 	two, early := profileChange(t, all, "insert", "two"), profileChange(t, all, "insert", "before")
 	if early >= born || born >= set || set >= two || two >= died {
 		t.Errorf("created before %d, created one %d, set %d, created two %d, deleted one %d", early, born, set, two, died)
 	}
+
 	for index, there := range map[uint64]bool{born - 1: false, born: true, died - 1: true, died: false} {
 		if slices.Contains(at(t, m, index), "one") != there {
 			t.Errorf("profile one is there at index %d: %v", index, !there)
@@ -105,28 +112,35 @@ func TestLog(t *testing.T) {
 	if got[0].Index != born || got[len(got)-1].Index != died || got[0].Rows != nil {
 		t.Errorf("from %d to %d: %+v", born, died, got)
 	}
+
 	if got := entries(t, m.Dir(), "--find", "Delete PROFILE one in"); len(got) != 1 || got[0].Index != died || len(got[0].Rows) == 0 {
 		t.Errorf("found %+v", got)
 	}
+
 	if got := entries(t, m.Dir(), "--find", "profile one", "--to", fmt.Sprint(born)); len(got) != 1 || got[0].Index != born {
 		t.Errorf("found up to %d: %+v", born, got)
 	}
+
 	if r := mustRecover(t, m, "global-db-log", "-f", "csv", "--find", "profile three"); strings.Count(r.stdout, "\n") != 1 {
 		t.Errorf("found what is not there: %s", r.stdout)
 	}
+
 	if got := entries(t, m.Dir(), "-n", "3", "--to", fmt.Sprint(died), "--rows"); len(got) != 3 || got[2].Index != died || len(got[2].Rows) == 0 {
 		t.Errorf("the last three up to %d: %+v", died, got)
 	}
+
 	r := mustRecover(t, m, "global-db-log", "-f", "csv", "--rows", "--from", fmt.Sprint(died), "--to", fmt.Sprint(died))
 	rows, err := csv.NewReader(strings.NewReader(r.stdout)).ReadAll()
 	if err != nil || len(rows) != 2 || rows[1][0] != fmt.Sprint(died) || rows[1][2] != "transaction" ||
 		!strings.Contains(rows[1][5], "delete profile one in project default") {
 		t.Errorf("%v %q", err, rows)
 	}
+
 	r = mustRecover(t, m, "global-db-log", "--rows", "--from", fmt.Sprint(born), "--to", fmt.Sprint(born))
 	if !strings.Contains(r.stdout, "insert profile one in project default") {
 		t.Errorf("table: %s", r.stdout)
 	}
+
 	recoverTool(t, m, "global-db-log", "--from", "9999999").want(t, 1, "there is no index 9999999")
 	recoverTool(t, m, "global-db-log", "--from", "9", "--to", "8").want(t, 2, "after --to")
 	check()
@@ -151,6 +165,7 @@ func wantEveryEntry(t testing.TB, m *cluster.Member, all []recovery.HistoryEntry
 		if n >= len(all) {
 			break
 		}
+
 		e := all[n]
 		n++
 		info, err := os.Stat(filepath.Join(global, e.File))
@@ -159,15 +174,18 @@ func wantEveryEntry(t testing.TB, m *cluster.Member, all []recovery.HistoryEntry
 			e.Written == nil || !e.Written.Equal(info.ModTime()) {
 			t.Errorf("%+v is not %d", e, entry.Index)
 		}
+
 		kind := map[raftlog.EntryType]string{raftlog.BarrierEntry: "barrier", raftlog.ChangeEntry: "configuration"}[entry.Type]
 		if kind == "" {
 			cmd, err := raftlog.ParseCommand(entry.Data)
 			must(t, err)
 			kind = strings.Replace(cmd.Kind.String(), "frames", "transaction", 1)
 		}
+
 		if e.Kind != kind || (e.Kind != "transaction" && e.Rows != nil) || e.Unknown != "" || e.Recovery {
 			t.Errorf("%+v is no %s", e, kind)
 		}
+
 		rows += len(e.Rows)
 		for _, change := range e.Members {
 			if change.OldAddress == "" {
@@ -175,6 +193,7 @@ func wantEveryEntry(t testing.TB, m *cluster.Member, all []recovery.HistoryEntry
 			}
 		}
 	}
+
 	if uint64(n) != log.LastIndex || n != len(all) || rows < n || joined != 3 {
 		t.Errorf("%d of %d entries with %d rows up to index %d, %d members joined", n, len(all), rows, log.LastIndex, joined)
 	}
@@ -190,13 +209,16 @@ func TestLogFixtures(t *testing.T) {
 	if profileChange(t, all, "insert", "lostrow") != 187 || profileChange(t, all, "insert", "lostrow2") != 188 || all[len(all)-1].Index != 188 {
 		t.Errorf("entries up to %+v", all[len(all)-1])
 	}
+
 	if created := entries(t, source, "--find", "create table auth_groups"); len(created) != 1 || created[0].Index > 3 {
 		t.Errorf("the schema's entries: %+v", created)
 	}
+
 	fromTarball := entries(t, filepath.Join(dir, "small/lxd_recovery_db.tar.gz"))
 	if last := fromTarball[len(fromTarball)-1]; last.Index != 128 || last.Written != nil || !last.Recovery {
 		t.Errorf("the tarball's last entry %+v", last)
 	}
+
 	report := filepath.Join(t.TempDir(), "report.json")
 	must(t, os.WriteFile(report, []byte(run(t, exec.CommandContext(t.Context(), tool, "global-db-inspect", "-f", "json", source)).stdout), 0o600))
 	run(t, exec.CommandContext(t.Context(), tool, "global-db-log", report)).want(t, 4, "report.json")
@@ -217,6 +239,7 @@ func TestLogFixtures(t *testing.T) {
 	if cut := decode[[]recovery.HistoryEntry](t, r); len(cut) != 2 || cut[1].Index != index-1 {
 		t.Errorf("damaged: %+v", cut)
 	}
+
 	if tree(t, dir) != check {
 		t.Error("the damaged directory was changed")
 	}

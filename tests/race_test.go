@@ -37,16 +37,20 @@ func TestDaemonStartedDuringExchange(t *testing.T) {
 	if !m.Running() {
 		t.Error("the daemon is gone")
 	}
+
 	m.Kill()
 	for _, name := range []string{"database.import", "database.swap.yaml"} {
 		wantMissing(t, filepath.Join(m.Dir(), name))
 	}
+
 	if kept, _ := filepath.Glob(filepath.Join(m.Dir(), "database.before-*")); len(kept) > 0 {
 		t.Errorf("kept %v", kept)
 	}
+
 	if have := rowsOnDisk(t, m); len(have) != len(before) {
 		t.Errorf("rows %v, before %v", have, before)
 	}
+
 	importOn(t, tarball, c.Members()...)
 	must(t, c.StartAll(ctx))
 }
@@ -55,9 +59,11 @@ func waitFile(t testing.TB, path string) {
 	t.Helper()
 	ctx := within(t, time.Minute)
 	for {
-		if _, err := os.Stat(path); err == nil {
+		_, err := os.Stat(path)
+		if err == nil {
 			return
 		}
+
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%s never came", path)

@@ -39,12 +39,14 @@ func importGivingUp(t testing.TB, m *cluster.Member, tarball string, confirmed [
 	if r.status == 0 {
 		return
 	}
+
 	r.want(t, 3, "would be lost", "--discard-local-entries")
 	for _, row := range confirmed {
 		if strings.Contains(r.stderr, "profile "+row+" ") {
 			t.Errorf("%s: %s is confirmed, and would be lost: %s", m.Name, row, r.stderr)
 		}
 	}
+
 	mustRecover(t, m, "global-db-import", "--yes", "--discard-local-entries", tarball)
 }
 
@@ -85,12 +87,14 @@ func wantWorking(t testing.TB, c *cluster.Cluster, addresses []string, members .
 			t.Errorf("%s is not listed at %s: %+v", m.Name, addresses[m.ID-1], list)
 		}
 	}
+
 	var rows []string
 	for _, m := range members {
 		name := fmt.Sprintf("after-%s-%d", m.Name, time.Now().UnixNano())
 		must(t, m.CreateProfile(ctx, name))
 		rows = append(rows, name)
 	}
+
 	wantRows(t, rows, members...)
 }
 
@@ -99,6 +103,7 @@ func addresses(members []*cluster.Member) []string {
 	for _, m := range members {
 		all = append(all, m.Address())
 	}
+
 	return all
 }
 
@@ -110,6 +115,7 @@ func TestRecoverAtNewAddresses(t *testing.T) {
 		if lxd.WritesTarball {
 			moments = moments[1:2] // the moment matters to raft's log, and that is the same
 		}
+
 		for _, m := range moments {
 			t.Run(fmt.Sprintf("killed after %d and %d rows", m.third, m.others), func(t *testing.T) {
 				recoverAtNewAddresses(t, lxd, m.third, m.others)
@@ -135,6 +141,7 @@ func recoverAtNewAddresses(t *testing.T, lxd cluster.LXD, third, others int) {
 		must(t, m.SetAddresses(ctx, ip+"/16"))
 		moved = append(moved, ip+":9393")
 	}
+
 	must(t, one.EditReplace(ctx, old[0], moved[0], old[1], moved[1], old[2], moved[2]))
 	check := unchanged(t, one.Dir())
 	tarball := export(t, one)
@@ -170,6 +177,7 @@ func wantSameRows(t testing.TB, c *cluster.Cluster, written []string) {
 			t.Errorf("profile %s was never written", name)
 		}
 	}
+
 	for _, m := range c.Members()[1:] {
 		if have := profiles(t, m); !slices.Equal(have, first) {
 			t.Errorf("%s serves %d profiles, %s %d", m.Name, len(have), c.Member(1).Name, len(first))
@@ -189,6 +197,7 @@ func wantStatus(t testing.TB, m *cluster.Member, moved []string) {
 	if s.Running || s.Member == nil || s.Member.Address != moved[m.ID-1] || !s.Edited || s.Import == nil || s.Import.Source != "node1" || len(s.Kept) != 1 {
 		t.Errorf("%s after the import: %+v", m.Name, s)
 	}
+
 	for _, a := range s.Addresses {
 		if a.Local != moved[a.ID-1] || a.Raft != moved[a.ID-1] {
 			t.Errorf("%s after the import: addresses %+v", m.Name, a)
@@ -215,6 +224,7 @@ func recoverWithoutAddressChange(t *testing.T, lxd cluster.LXD) {
 			t.Errorf("%s: nothing was to be changed: %+v", m.Name, s)
 		}
 	}
+
 	must(t, c.StartAll(ctx))
 	wantRows(t, writer.Confirmed(), c.Members()...)
 	wantWorking(t, c, addresses(c.Members()), c.Members()...)
@@ -230,6 +240,7 @@ func TestRecoverWithoutTwoOfFive(t *testing.T) {
 	for _, row := range rows {
 		must(t, c.Member(1).CreateProfile(ctx, row))
 	}
+
 	c.KillAll()
 	must(t, c.Member(1).Edit(ctx, func(yaml []byte) []byte { return setRoles(yaml, "voter", "voter", "voter", "spare", "spare") }))
 	tarball := export(t, c.Member(1))
@@ -241,6 +252,7 @@ func TestRecoverWithoutTwoOfFive(t *testing.T) {
 		_, err := c.Member(1).Query(ctx, http.MethodDelete, "/1.0/cluster/members/"+lost+"?force=1", nil)
 		must(t, err)
 	}
+
 	wantWorking(t, c, addresses(c.Members()), survivors...)
 }
 
@@ -254,6 +266,7 @@ func setRoles(yaml []byte, roles ...string) []byte {
 			i++
 		}
 	}
+
 	return []byte(strings.Join(lines, "\n"))
 }
 
@@ -273,6 +286,7 @@ func TestRecoverStandByAndSpare(t *testing.T) {
 	for _, m := range c.Members() {
 		moved = append(moved, m.IP()+":9393")
 	}
+
 	wantWorking(t, c, moved, c.Members()...)
 	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1, Spares: 1}))
 }
@@ -303,6 +317,7 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 	for _, m := range c.Members() {
 		before[m.Name] = tree(t, filepath.Join(m.Dir(), "database"))
 	}
+
 	must(t, c.Member(1).EditReplace(ctx, ":8443", ":9393"))
 	before["node1"] = tree(t, filepath.Join(c.Member(1).Dir(), "database"))
 	tarball := export(t, c.Member(1))
@@ -313,6 +328,7 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 		if !r.NothingToDo || r.Done {
 			t.Errorf("second import on %s: %+v", m.Name, r)
 		}
+
 		check()
 	}
 
@@ -321,6 +337,7 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 		if got := tree(t, filepath.Join(m.Dir(), "database")); got != before[m.Name] {
 			t.Errorf("%s after the rollback:\n%s\n--- before\n%s", m.Name, got, before[m.Name])
 		}
+
 		s := status(t, m)
 		if len(s.Kept) != 1 || s.Kept[0].Purpose != "rollback" || s.Import != nil {
 			t.Errorf("%s after the rollback: %+v", m.Name, s)
@@ -337,10 +354,12 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 		if !strings.Contains(r.stdout, "already") {
 			t.Errorf("the rollback run again says %q", r.stdout)
 		}
+
 		for range 2 { // the rollback undone, and that undone
 			mustRecover(t, m, "global-db-rollback", "--yes", status(t, m).Kept[0].Name)
 		}
 	}
+
 	old := c.Members()[1:]
 	must(t, c.StartAll(ctx, old...))
 	wantRows(t, []string{"kept"}, old...)

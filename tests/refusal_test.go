@@ -57,6 +57,7 @@ func TestRefusals(t *testing.T) {
 		if string(data) != "precious" {
 			t.Errorf("the file was changed to %q", data)
 		}
+
 		check()
 		mustRecover(t, one, "cluster", "export-db", "--force", output)
 	})
@@ -75,6 +76,7 @@ func TestRefusals(t *testing.T) {
 			cmd := two.Command(ctx, "setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", asNobody}, args...)...)
 			run(t, cmd).want(t, 1, "needs root")
 		}
+
 		check()
 	})
 
@@ -114,6 +116,7 @@ func TestRefusals(t *testing.T) {
 		if !strings.Contains(r.stdout, "could outvote it") {
 			t.Errorf("not said:\n%s", r.stdout)
 		}
+
 		check()
 
 		report := filepath.Join(t.TempDir(), "two.json")
@@ -142,6 +145,7 @@ func TestRefusals(t *testing.T) {
 			must(t, os.WriteFile(short, data[:size], 0o600))
 			recoverTool(t, two, "global-db-import", "--yes", short).want(t, 4, short)
 		}
+
 		check()
 	})
 
@@ -197,6 +201,7 @@ func TestRefusals(t *testing.T) {
 		} {
 			recoverTool(t, two, args...).want(t, 2)
 		}
+
 		check()
 	})
 
@@ -235,6 +240,7 @@ func TestRefuseOtherCluster(t *testing.T) {
 		recoverTool(t, m, "global-db-import", "--yes", tarball).want(t, 1, "not for this member", "certificate")
 		check()
 	}
+
 	importOn(t, tarball, theirs.Members()...)
 }
 
@@ -266,6 +272,7 @@ func freeze(t testing.TB, m *cluster.Member) (thaw func()) {
 		case <-time.After(time.Millisecond):
 		}
 	}
+
 	return func() { must(t, syscall.Kill(pid, syscall.SIGCONT)) }
 }
 
@@ -275,6 +282,7 @@ func stopped(pid int) bool {
 	if err != nil || len(tasks) == 0 {
 		return false
 	}
+
 	for _, task := range tasks {
 		stat, _ := os.ReadFile(task)
 		_, state, _ := strings.Cut(string(stat), ") ")
@@ -282,6 +290,7 @@ func stopped(pid int) bool {
 			return false
 		}
 	}
+
 	return true
 }
 
@@ -296,6 +305,7 @@ func waitHolds(t testing.TB, m *cluster.Member) {
 				return
 			}
 		}
+
 		select {
 		case <-ctx.Done():
 			t.Fatalf("%s never opened its database", m.Name)
@@ -320,7 +330,8 @@ func copyTool(t testing.TB) string {
 
 func wantMissing(t testing.TB, path string) {
 	t.Helper()
-	if _, err := os.Lstat(path); !os.IsNotExist(err) {
+	_, err := os.Lstat(path)
+	if !os.IsNotExist(err) {
 		t.Errorf("%s is there (%v)", path, err)
 	}
 }
@@ -341,6 +352,7 @@ func TestImportOnWedgedMember(t *testing.T) {
 	if !strings.Contains(r.stdout, "by its certificate it is node2") {
 		t.Errorf("nothing is said: %s", r.stdout)
 	}
+
 	importOn(t, tarball, c.Member(1), c.Member(3))
 	must(t, c.StartAll(ctx))
 	wantRows(t, []string{"kept"}, c.Members()...)

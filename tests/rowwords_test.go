@@ -79,6 +79,7 @@ func TestRowWords(t *testing.T) {
 	for _, dir := range []string{"rootfs", "templates"} {
 		must(t, os.Mkdir(filepath.Join(image, dir), 0o755))
 	}
+
 	must(t, os.WriteFile(filepath.Join(image, "metadata.yaml"), []byte("architecture: x86_64\ncreation_date: 1700000000\nproperties:\n  os: none\n"), 0o644))
 	c.KillAll()
 	must(t, c.Save(ctx, "empty"))
@@ -88,6 +89,7 @@ func TestRowWords(t *testing.T) {
 		_, err := m.LXC(ctx, strings.Fields(strings.ReplaceAll(line, "IMAGE", image))...)
 		must(t, err)
 	}
+
 	waitReplicated(t, c)
 	c.KillAll()
 
@@ -96,6 +98,7 @@ func TestRowWords(t *testing.T) {
 	if status != 0 || r.Recommendation.Label == "node3" {
 		t.Fatalf("exit status %d, %+v, %+v", status, r.Recommendation, r.Refusal)
 	}
+
 	got := changesOf(t, r, "node3")
 	fingerprint := sqlOnDisk(t, filepath.Join(m.Dir(), "database", "global"), "SELECT fingerprint FROM images")[0]
 	for _, want := range strings.Split(strings.TrimSpace(strings.ReplaceAll(rowWords, "FINGERPRINT", fingerprint[:12])), "\n") {
@@ -103,10 +106,12 @@ func TestRowWords(t *testing.T) {
 			t.Errorf("lacks %s", want)
 		}
 	}
+
 	for _, line := range got {
 		if strings.Contains(line, "with id=") || strings.Contains(line, " row of ") || strings.Contains(line, " id=") {
 			t.Errorf("no words: %s", line)
 		}
+
 		t.Log(line)
 	}
 }

@@ -21,6 +21,7 @@ func TestSnapCluster(t *testing.T) {
 	for _, n := range []string{"1", "2", "3"} {
 		options = append(options, guest.Options{Name: "node" + n, Network: network, Address: "10.78.0." + n + "/16"})
 	}
+
 	nodes := snapGuests(t, packSnap(t, "1"), options...)
 	must(t, guest.FormCluster(ctx, nodes...))
 	one, two, three := nodes[0], nodes[1], nodes[2]
@@ -29,6 +30,7 @@ func TestSnapCluster(t *testing.T) {
 		inGuest(t, g, "lxd-recover", "frontend", "install")
 		wantFrontEnd(t, g)
 	}
+
 	inGuest(t, one, "lxc", "profile", "create", "before-the-move")
 
 	t.Run("addresses change", func(t *testing.T) {
@@ -38,15 +40,18 @@ func TestSnapCluster(t *testing.T) {
 			inGuest(t, g, "ip", "address", "flush", "dev", "eth0")
 			inGuest(t, g, "ip", "address", "add", "10.79.0."+n+"/16", "dev", "eth0")
 		}
+
 		inGuest(t, one, "sh", "-c", "lxd cluster show | sed s/10.78.0/10.79.0/ | lxd cluster edit")
 		inGuest(t, one, "lxd", "cluster", "export-db", guestTarball)
 		for _, g := range nodes[1:] {
 			must(t, g.Put(ctx, one.Root()+guestTarball, guestTarball, 0o600))
 		}
+
 		inGuest(t, one, "lxd", "global-db-import", "--yes", guestTarball)
 		for _, g := range nodes[1:] {
 			wantRequested(t, g, "LXD was not started", "import="+guestTarball, "discard-local-entries=true")
 		}
+
 		wantCluster(t, nodes, "10.79.0.1:8443", "10.79.0.2:8443", "10.79.0.3:8443")
 		inGuest(t, three, "lxc", "profile", "create", "after-the-move")
 		for _, g := range nodes {
@@ -97,9 +102,11 @@ func wantCluster(t testing.TB, nodes []*guest.Guest, addresses ...string) {
 			errs <- err
 		}()
 	}
+
 	for range nodes {
 		must(t, <-errs)
 	}
+
 	for _, g := range nodes {
 		ctx := within(t, progress.Far)
 		for {
@@ -112,14 +119,17 @@ func wantCluster(t testing.TB, nodes []*guest.Guest, addresses ...string) {
 					}
 				}
 			}
+
 			if err == nil && online == len(addresses) {
 				break
 			}
+
 			if staleRole(t, g, list, err) {
 				t.Logf("LXD on %s takes itself for a voter, and is none any more: started again", g.Name)
 				inGuest(t, g, "systemctl", "kill", "--signal=KILL", snapService)
 				inGuest(t, g, "snap", "start", "lxd")
 			}
+
 			select {
 			case <-ctx.Done():
 				t.Fatalf("%s does not list %v as online: %s %v", g.Name, addresses, list, err)

@@ -40,11 +40,14 @@ func packSnap(t testing.TB, version string) (file string) {
 	if file, ok := packedSnaps.files[version]; ok {
 		return file
 	}
+
 	dir := filepath.Join(filepath.Dir(tool), "test")
 	must(t, os.MkdirAll(dir, 0o755))
-	if _, err := os.Stat(filepath.Join(filepath.Dir(tool), "completions")); err != nil {
+	_, err := os.Stat(filepath.Join(filepath.Dir(tool), "completions"))
+	if err != nil {
 		t.Fatalf("%v: run make man", err)
 	}
+
 	cmd := exec.CommandContext(within(t, 2*time.Minute), "../snap/local/pack.sh", version, dir)
 	cmd.Env = append(os.Environ(), "COMPRESSION=lzo")
 	cmd.Stderr = t.Output()
@@ -53,6 +56,7 @@ func packSnap(t testing.TB, version string) (file string) {
 	if packedSnaps.files == nil {
 		packedSnaps.files = map[string]string{}
 	}
+
 	packedSnaps.files[version] = strings.TrimSpace(string(out))
 	return packedSnaps.files[version]
 }
@@ -65,6 +69,7 @@ func snapGuests(t testing.TB, tool string, options ...guest.Options) []*guest.Gu
 		o.WithoutLXD = true
 		guests[i] = guest.ForTest(t, o)
 	}
+
 	errs := make([]error, len(guests))
 	var all sync.WaitGroup
 	for i, g := range guests {
@@ -75,10 +80,12 @@ func snapGuests(t testing.TB, tool string, options ...guest.Options) []*guest.Gu
 			}
 		})
 	}
+
 	all.Wait()
 	for _, err := range errs {
 		must(t, err)
 	}
+
 	return guests
 }
 
@@ -193,6 +200,7 @@ func wantFree(t testing.TB, g *guest.Guest) {
 	if hold := heldUntil(t, g); hold != "" {
 		t.Errorf("refreshes are held until %s", hold)
 	}
+
 	wantMissing(t, g.Root()+snapStopped)
 	wantMissing(t, g.Root()+snapLXD+"/database.import")
 	wantMissing(t, g.Root()+snapLXD+"/database.swap.yaml")
@@ -211,6 +219,7 @@ func snapSetting(t testing.TB, g *guest.Guest, key string) string {
 	if r.status != 0 && !strings.Contains(r.stderr, "no \""+key+"\" configuration option") && !strings.Contains(r.stderr, "has no configuration") {
 		t.Errorf("snap get: %s", r.stderr)
 	}
+
 	return strings.TrimSpace(r.stdout)
 }
 

@@ -58,6 +58,7 @@ func TestSnapRequest(t *testing.T) {
 			if r := snapSet(t, g, c.set...); r.status == 0 || !strings.Contains(r.stderr, c.says) {
 				t.Errorf("snap set %v: exit status %d, %q does not say %q", c.set, r.status, r.stderr, c.says)
 			}
+
 			for _, value := range c.set {
 				key, _, _ := strings.Cut(value, "=")
 				if now := snapSetting(t, g, key); now != "" {
@@ -65,13 +66,16 @@ func TestSnapRequest(t *testing.T) {
 				}
 			}
 		}
+
 		check()
 		if now := snapSetting(t, g, "status"); now != before {
 			t.Errorf("status %q, was %q", now, before)
 		}
+
 		if n := len(snapStarts(t, g)) - begin; n != 0 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		wantFree(t, g)
 	})
 
@@ -85,9 +89,11 @@ func TestSnapRequest(t *testing.T) {
 		if !report.Done || !report.Ready || report.Kept == "" {
 			t.Errorf("report %+v", report)
 		}
+
 		if n := len(snapStarts(t, g)) - begin; n != 1 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		wantProfiles(t, g, "default", "exported")
 
 		wantRequested(t, g, "is back in place", "rollback=true")
@@ -99,6 +105,7 @@ func TestSnapRequest(t *testing.T) {
 		if len(kept) != 1 {
 			t.Fatalf("kept by the rollback: %v", kept)
 		}
+
 		wantRequested(t, g, "is back in place", "rollback="+filepath.Base(kept[0]))
 		wantProfiles(t, g, "default", "exported")
 	})
@@ -121,15 +128,18 @@ func wantRequested(t testing.TB, g *guest.Guest, says string, values ...string) 
 	if r := snapSet(t, g, values...); r.status != 0 {
 		t.Fatalf("snap set %v: %s", values, r.stderr)
 	}
+
 	if status := snapSetting(t, g, "status"); !strings.Contains(status, says) || strings.Contains(status, "\n") {
 		t.Errorf("status %q does not say %q", status, says)
 	}
+
 	for _, value := range values {
 		key, _, _ := strings.Cut(value, "=")
 		if now := snapSetting(t, g, key); now != "" {
 			t.Errorf("%s is still %q", key, now)
 		}
 	}
+
 	wantFree(t, g)
 }
 
@@ -142,26 +152,32 @@ func refreshTool(t testing.TB, g *guest.Guest, file string, flags ...string) err
 // testRefreshBeside refreshes while an import waits for LXD to stop, and when it is done.
 func testRefreshBeside(t *testing.T, g *guest.Guest, next string) {
 	b, thaw := importBesideFrozen(t, g)
-	if err := refreshTool(t, g, next); err == nil || !strings.Contains(err.Error(), "running apps") { // snapd's own check, which can be waived
+	err := refreshTool(t, g, next)
+	if err == nil || !strings.Contains(err.Error(), "running apps") { // snapd's own check, which can be waived
 		t.Errorf("refresh: %v", err)
 	}
-	err := refreshTool(t, g, next, "--ignore-running")
+
+	err = refreshTool(t, g, next, "--ignore-running")
 	if err == nil || !strings.Contains(err.Error(), "pre-refresh") || !strings.Contains(err.Error(), "another lxd-recover") {
 		t.Errorf("refresh: %v", err)
 	}
+
 	if now := snapVersion(t, g, "lxd-recover"); now != "1" {
 		t.Errorf("version %s", now)
 	}
+
 	thaw()
 	if status := b.end(); status != 0 {
 		t.Errorf("the import: exit status %d", status)
 	}
+
 	wantFree(t, g)
 	wantProfiles(t, g, "default", "exported")
 	must(t, refreshTool(t, g, next))
 	if now := snapVersion(t, g, "lxd-recover"); now != "2" {
 		t.Errorf("version %s", now)
 	}
+
 	inGuest(t, g, "snap", "revert", "lxd-recover")
 }
 
@@ -172,13 +188,16 @@ func testFailingPostRefresh(t *testing.T, g *guest.Guest, next string) {
 	if err == nil || !strings.Contains(err.Error(), "post-refresh") || !strings.Contains(err.Error(), snapStopped) {
 		t.Errorf("refresh: %v", err)
 	}
+
 	if now := snapVersion(t, g, "lxd-recover"); now != "1" {
 		t.Errorf("version %s", now)
 	}
+
 	inGuest(t, g, "rm", snapStopped)
 	if out := inGuest(t, g, "lxd-recover", "global-db-status"); out == "" {
 		t.Error("the old revision says nothing")
 	}
+
 	importInGuest(t, g)
 	wantProfiles(t, g, "default", "exported")
 }
@@ -193,15 +212,18 @@ func testRefreshRepairs(t *testing.T, g *guest.Guest, next string) {
 	if heldUntil(t, g) == "" {
 		t.Error("the killed import had not held refreshes of LXD")
 	}
+
 	must(t, refreshTool(t, g, next))
 	if now := snapVersion(t, g, "lxd-recover"); now != "2" {
 		t.Errorf("version %s", now)
 	}
+
 	wantState(t, g, "active", snapService, snapSocket)
 	wantFree(t, g)
 	if pending := statusInGuest(t, g).Pending; len(pending) != 0 {
 		t.Errorf("pending %q", pending)
 	}
+
 	wantProfiles(t, g, "default", "exported")
 }
 
@@ -217,15 +239,18 @@ func testHookTimeout(t *testing.T, g *guest.Guest) {
 	if r.status == 0 || !strings.Contains(r.stderr, "exceeded maximum runtime") || !strings.Contains(r.stderr, "Stopping LXD") {
 		t.Errorf("snap set: %+v", r)
 	}
+
 	thaw()
 	if setting := snapSetting(t, g, "import"); setting != "" {
 		t.Errorf("import is still %q", setting)
 	}
+
 	waitUnit(t, g, snapService, "inactive")
 	inGuest(t, g, "sh", "-c", "rm "+dropIn+"; "+restart)
 	if r := toolInGuest(t, g, "resume"); r.status != 0 || !strings.Contains(r.stdout, "LXD is up") {
 		t.Errorf("resume: %+v", r)
 	}
+
 	wantState(t, g, "active", snapService, snapSocket)
 	wantFree(t, g)
 	wantProfiles(t, g, "default", "exported")
@@ -242,6 +267,7 @@ func testFrontEndStays(t *testing.T, g *guest.Guest) {
 	if now := snapVersion(t, g, "lxd"); now != "5.0.2-fake2" {
 		t.Errorf("version %s", now)
 	}
+
 	wantProfiles(t, g, "default", "exported")
 	wantFrontEnd(t, g)
 
@@ -252,9 +278,11 @@ func testFrontEndStays(t *testing.T, g *guest.Guest) {
 	if now := snapBackups(t, g); len(kept) == 0 || len(now) != len(kept) {
 		t.Errorf("%d kept databases, were %d", len(now), len(kept))
 	}
+
 	if out := inGuest(t, g, "lxd", "--version"); strings.TrimSpace(out) != "5.0.2" {
 		t.Errorf("lxd --version: %q", out)
 	}
+
 	wantProfiles(t, g, "default", "exported")
 }
 
@@ -286,9 +314,11 @@ func TestSnapWithoutLXD(t *testing.T) {
 	if status := snapSetting(t, g, "status"); !strings.Contains(status, "waiting for LXD") || !strings.Contains(status, "/var/lib/lxd") {
 		t.Errorf("status %q", status)
 	}
+
 	if r := snapSet(t, g, "import="+guestTarball); r.status == 0 || !strings.Contains(r.stderr, "no LXD found") {
 		t.Errorf("import without LXD: %+v", r)
 	}
+
 	must(t, refreshTool(t, g, packSnap(t, "2")))
 	inGuest(t, g, "bash", "-n", "/snap/lxd-recover/current/completions/lxd-recover.bash")
 	inGuest(t, g, "snap", "remove", "lxd-recover")

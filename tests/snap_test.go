@@ -32,12 +32,14 @@ func TestSnap(t *testing.T) {
 		if !report.Done || !report.Started || !report.Ready || len(report.Warnings) != 0 {
 			t.Errorf("report %+v", report)
 		}
+
 		wantOrder(t, r.stderr, "Stopping LXD (snap lxd)", "The new database is in place", "Starting LXD (snap lxd)")
 		wantState(t, g, "active", snapService, snapSocket, "snap.lxd.user-daemon.unix.socket")
 		wantState(t, g, "inactive", "snap.lxd.user-daemon.service")
 		if n := len(snapStarts(t, g)) - begin; n != 1 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		wantFree(t, g)
 		wantProfiles(t, g, "default", "exported")
 		status := statusInGuest(t, g)
@@ -53,10 +55,12 @@ func TestSnap(t *testing.T) {
 		if status.Running || !strings.Contains(status.Daemon, "on demand") {
 			t.Errorf("status %+v", status)
 		}
+
 		toolInGuest(t, g, "global-db-import", "--dry-run", guestTarball)
 		if n := len(snapStarts(t, g)) - begin; n != 0 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		wantState(t, g, "inactive", snapService)
 		wantState(t, g, "active", snapSocket)
 	})
@@ -69,6 +73,7 @@ func TestSnap(t *testing.T) {
 		if n := len(snapStarts(t, g)) - begin; n != 0 {
 			t.Errorf("LXD was woken %d times", n)
 		}
+
 		wantFree(t, g)
 		wantProfiles(t, g, "default", "exported")
 		wantStartsAfterExchange(t, g, snapLXD, snapStarts(t, g)[begin:])
@@ -82,6 +87,7 @@ func TestSnap(t *testing.T) {
 		if n := len(snapStarts(t, g)) - begin; n != 0 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		wantFree(t, g)
 	})
 
@@ -123,6 +129,7 @@ func TestSnap(t *testing.T) {
 	for _, signal := range []string{"INT", "TERM"} {
 		part("SIG"+signal, func(t *testing.T) { testSignal(t, g, signal) })
 	}
+
 	part("killed before the exchange", func(t *testing.T) { testKilledBefore(t, g) })
 	part("killed after the exchange", func(t *testing.T) { testKilledAfter(t, g) })
 	part("LXD that fails to start", func(t *testing.T) { testFailedStart(t, g) })
@@ -146,24 +153,30 @@ func testHold(t *testing.T, g *guest.Guest) {
 			inGuest(t, g, "snap", "refresh", "--hold="+theirs, "lxd")
 			before = heldUntil(t, g)
 		}
+
 		b, thaw := importBesideFrozen(t, g)
 		during, err := time.Parse(time.RFC3339, heldUntil(t, g))
 		if err != nil || time.Until(during) < 50*time.Minute {
 			t.Errorf("hold %q: during the import until %s (%v)", theirs, during, err)
 		}
+
 		if list := inGuest(t, g, "snap", "list", "lxd"); !strings.Contains(list, "held") {
 			t.Errorf("snap list does not show it: %s", list)
 		}
+
 		thaw()
 		if status := b.end(); status != 0 {
 			t.Errorf("hold %q: exit status %d", theirs, status)
 		}
+
 		if after := heldUntil(t, g); !sameTime(before, after) {
 			t.Errorf("held until %q before, %q after", before, after)
 		}
+
 		if theirs != "" {
 			inGuest(t, g, "snap", "refresh", "--unhold", "lxd")
 		}
+
 		wantFree(t, g)
 	}
 }
@@ -173,6 +186,7 @@ func sameTime(a, b string) bool {
 	if a == b {
 		return true
 	}
+
 	at, errA := time.Parse(time.RFC3339, a)
 	bt, errB := time.Parse(time.RFC3339, b)
 	return errA == nil && errB == nil && at.Sub(bt).Abs() < time.Second
@@ -189,6 +203,7 @@ func testSignal(t *testing.T, g *guest.Guest, signal string) {
 	if status := b.end(); status == 0 {
 		t.Error("exit status 0")
 	}
+
 	wantState(t, g, "active", snapService, snapSocket)
 	wantFree(t, g)
 	wantProfiles(t, g, want...)
@@ -209,13 +224,16 @@ func testKilledBefore(t *testing.T, g *guest.Guest) {
 	if status.Running || !strings.Contains(strings.Join(status.Pending, "\n"), "lxd-recover resume") {
 		t.Errorf("status %+v", status)
 	}
+
 	if heldUntil(t, g) == "" {
 		t.Error("the killed import had not held refreshes")
 	}
+
 	r := toolInGuest(t, g, "resume")
 	if r.status != 0 || !strings.Contains(r.stdout, "LXD is up") {
 		t.Errorf("resume: %+v", r)
 	}
+
 	wantState(t, g, "active", snapService, snapSocket)
 	wantFree(t, g)
 	wantProfiles(t, g, want...)
@@ -246,9 +264,11 @@ func testKilledAfter(t *testing.T, g *guest.Guest) {
 	if status.Running || !strings.Contains(strings.Join(status.Pending, "\n"), "lxd-recover resume") {
 		t.Errorf("status %+v", status)
 	}
+
 	if r := toolInGuest(t, g, "resume"); r.status != 0 {
 		t.Errorf("resume: %+v", r)
 	}
+
 	wantState(t, g, "active", snapService, snapSocket)
 	wantFree(t, g)
 	wantProfiles(t, g, "default", "exported")
@@ -267,6 +287,7 @@ func testFailedStart(t *testing.T, g *guest.Guest) {
 	if hold := heldUntil(t, g); hold != "" {
 		t.Errorf("refreshes are held until %s", hold)
 	}
+
 	inGuest(t, g, "rm", dropIn)
 	inGuest(t, g, "systemctl", "daemon-reload")
 	inGuest(t, g, "systemctl", "reset-failed")
@@ -275,5 +296,6 @@ func testFailedStart(t *testing.T, g *guest.Guest) {
 	if r := toolInGuest(t, g, "resume"); r.status != 0 {
 		t.Errorf("resume: %+v", r)
 	}
+
 	wantFree(t, g)
 }

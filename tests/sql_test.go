@@ -27,6 +27,7 @@ func sqlRows(t testing.TB, source string, args ...string) [][]string {
 	if r.status != 0 {
 		t.Fatalf("%s %q: exit status %d: %s", source, args, r.status, r.stderr)
 	}
+
 	rows, err := csv.NewReader(strings.NewReader(r.stdout)).ReadAll()
 	must(t, err)
 	return rows[1:]
@@ -43,10 +44,12 @@ func tableQueries(t testing.TB, ask func(query string) [][]string) map[string]st
 				columns = append(columns, fmt.Sprintf(`typeof("%s") || ' ' || quote("%s")`, c[0], c[0]))
 			}
 		}
+
 		if len(columns) > 0 {
 			queries[table[0]] = fmt.Sprintf(`SELECT %s FROM "%s"`, strings.Join(columns, ", "), table[0])
 		}
 	}
+
 	return queries
 }
 
@@ -75,6 +78,7 @@ func TestSQL(t *testing.T) {
 			steps = append(steps, now)
 		}
 	}
+
 	queries := tableQueries(t, asked)
 	frozen := frozenLast(t, m)
 	want := map[string][][]string{}
@@ -89,6 +93,7 @@ func TestSQL(t *testing.T) {
 		if r.status != 0 || !strings.Contains(r.stderr, "may not belong together") {
 			t.Errorf("beside a daemon: %+v", r)
 		}
+
 		check()
 	}()
 	c.KillAll()
@@ -99,6 +104,7 @@ func TestSQL(t *testing.T) {
 	if ours := tableQueries(t, offline); len(ours) < 30 || fmt.Sprint(ours) != fmt.Sprint(queries) {
 		t.Errorf("tables\n%v\nwant\n%v", ours, queries)
 	}
+
 	log := openLog(t, filepath.Join(m.Dir(), "database", "global"))
 	for table, query := range queries {
 		wantTable(t, table, sorted(want[table]), frozen, log.LastIndex, func(index uint64) [][]string {
@@ -111,6 +117,7 @@ func TestSQL(t *testing.T) {
 	if snapshot == nil {
 		t.Fatal("no snapshot")
 	}
+
 	var seen [][]string
 	for index := first; index <= log.LastIndex; index++ {
 		names := at(t, m, index)
@@ -118,13 +125,16 @@ func TestSQL(t *testing.T) {
 			seen = append(seen, names)
 		}
 	}
+
 	if fmt.Sprint(seen) != fmt.Sprint(steps) {
 		t.Errorf("profiles at each index\n%q\nLXD said\n%q", seen, steps)
 	}
+
 	oldest := globaldb.Oldest(log)
 	if got := at(t, m, oldest+20); slices.Contains(got, "one") || snapshot.Index <= oldest+20 {
 		t.Errorf("oldest index %d, profiles %q", oldest, got)
 	}
+
 	recoverTool(t, m, "global-db-sql", "--at", fmt.Sprint(log.LastIndex+1), "SELECT 1").want(t, 1, fmt.Sprintf("ends at index %d", log.LastIndex))
 
 	wantDump(t, m.Dir())
@@ -150,10 +160,12 @@ func wantTable(t testing.TB, table string, want [][]string, first, last uint64, 
 	t.Helper()
 	var got [][]string
 	for index := last; index >= first; index-- {
-		if got = at(index); fmt.Sprint(got) == fmt.Sprint(want) {
+		got = at(index)
+		if fmt.Sprint(got) == fmt.Sprint(want) {
 			return
 		}
 	}
+
 	t.Errorf("table %s:\nat index %d\n%q\nLXD said\n%q", table, first, got, want)
 }
 
@@ -165,6 +177,7 @@ func at(t testing.TB, m *cluster.Member, index uint64) []string {
 	for _, row := range decode[[]struct{ Name string }](t, r) {
 		names = append(names, row.Name)
 	}
+
 	slices.Sort(names)
 	return names
 }
@@ -179,6 +192,7 @@ func wantDump(t testing.TB, source string) {
 	if r.status != 0 {
 		t.Fatalf("exit status %d: %s", r.status, r.stderr)
 	}
+
 	copied := filepath.Join(dir, "copied.db")
 	db, err := sql.Open("sqlite3", "file:"+copied)
 	must(t, err)
@@ -197,6 +211,7 @@ func wantDump(t testing.TB, source string) {
 	if differ := want.Differ(got); len(differ) > 0 || len(want) < 30 {
 		t.Errorf("%s: the dump of %d tables differs in %v", source, len(want), differ)
 	}
+
 	names := func(db *sql.DB) (all string) {
 		must(t, db.QueryRow("SELECT group_concat(type || name || coalesce(sql, ''), x'0a') FROM (SELECT * FROM sqlite_master ORDER BY type, name)").Scan(&all))
 		return all
@@ -204,6 +219,7 @@ func wantDump(t testing.TB, source string) {
 	if names(db) != names(whole) {
 		t.Errorf("%s: the dump has another schema", source)
 	}
+
 	run(t, exec.CommandContext(t.Context(), tool, "global-db-sql", source, "--output", kept)).want(t, 3, "exists already", "--force")
 	if r := run(t, exec.CommandContext(t.Context(), tool, "global-db-sql", source, "--output", kept, "--force")); r.status != 0 {
 		t.Errorf("--force: exit status %d: %s", r.status, r.stderr)
@@ -224,6 +240,7 @@ func wantFormats(t testing.TB, m *cluster.Member) {
 			t.Errorf("%s:\n%q\nwant\n%q", format, r.stdout, want)
 		}
 	}
+
 	cmd := m.Command(t.Context(), tool, "global-db-sql", "-f", "csv", m.Dir(), "SELECT 1 AS a", "-", ".schema", "projects")
 	cmd.Stdin = strings.NewReader("SELECT 2 AS b; -- two\n.tables\nSELECT 3 AS c")
 	r := run(t, cmd)
@@ -241,9 +258,12 @@ func wantRefused(t testing.TB, m *cluster.Member) {
 	} {
 		recoverTool(t, m, "global-db-sql", query).want(t, 1, "only reading is possible", query)
 	}
-	if _, err := os.Lstat(target); err == nil {
+
+	_, err := os.Lstat(target)
+	if err == nil {
 		t.Error("a file was written")
 	}
+
 	recoverTool(t, m, "global-db-sql", "SELECT nosuch").want(t, 1, "no such column: nosuch")
 	recoverTool(t, m, "global-db-sql", ".nosuch").want(t, 2, ".schema")
 	recoverTool(t, m, "global-db-sql", m.Dir()).want(t, 2, "there is no query")
@@ -276,6 +296,7 @@ func waitBusy(t testing.TB, pid int) {
 		if ticks > 50 {
 			return
 		}
+
 		select {
 		case <-ctx.Done():
 			t.Fatal("the query never ran")
@@ -298,12 +319,14 @@ func TestSQLFixtures(t *testing.T) {
 			t.Errorf("%s: %v", source, rows)
 		}
 	}
+
 	wantDump(t, filepath.Join(dir, "forgotten/n1-preedit"))
 	lost := "SELECT name FROM profiles WHERE name LIKE 'lostrow%' ORDER BY name"
 	source := filepath.Join(dir, "forgotten/n1-preedit")
 	if rows := sqlRows(t, source, lost); fmt.Sprint(rows) != "[[lostrow] [lostrow2]]" {
 		t.Errorf("lost rows %v", rows)
 	}
+
 	if tree(t, dir) != before {
 		t.Error("the fixtures were changed")
 	}
@@ -320,9 +343,11 @@ func TestSQLFixtures(t *testing.T) {
 	r := run(t, exec.CommandContext(t.Context(), tool, "global-db-sql", "-f", "json", source, lost))
 	r.want(t, 4, "damaged", fmt.Sprintf("up to index %d", index-1))
 	var rows []map[string]string
-	if err := json.Unmarshal([]byte(r.stdout), &rows); err != nil || len(rows) != 1 {
+	err = json.Unmarshal([]byte(r.stdout), &rows)
+	if err != nil || len(rows) != 1 {
 		t.Errorf("damaged: %v, %s", err, r.stdout)
 	}
+
 	run(t, exec.CommandContext(t.Context(), tool, "global-db-sql", "--at", fmt.Sprint(index-1), source, lost)).want(t, 4, "damaged")
 	if tree(t, dir) != check {
 		t.Error("the damaged directory was changed")
@@ -337,5 +362,6 @@ func unpackFixtures(t testing.TB) string {
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
+
 	return dir
 }

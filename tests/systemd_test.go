@@ -45,27 +45,33 @@ func TestSystemd(t *testing.T) {
 		if !report.Done || !report.Started || !report.Ready || len(report.Warnings) != 0 {
 			t.Errorf("report %+v", report)
 		}
+
 		wantOrder(t, r.stderr, "Stopping LXD (systemd unit lxd.service)", "The new database is in place", "Starting LXD (systemd unit lxd.service)")
 		wantState(t, g, "active", "lxd.service", "lxd.socket", "lxd-containers.service")
 		if now := property(t, g, "lxd.service", "MainPID"); now == pid || now == "0" {
 			t.Errorf("LXD's pid is %s, was %s", now, pid)
 		}
+
 		// Stopping this one shuts down all instances.
 		if now := property(t, g, "lxd-containers.service", "InactiveExitTimestampMonotonic"); now != containers {
 			t.Error("lxd-containers.service was stopped and started")
 		}
+
 		if n := len(lxdStarts(t, g)) - begin; n != 1 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		wantProfiles(t, g, "default", "exported")
 
 		status := decode[recovery.StatusReport](t, toolInGuest(t, g, "global-db-status", "--format", "json"))
 		if !status.Running || !status.Agree || status.Member == nil || status.Member.Address != "10.78.0.1:9393" || len(status.Pending) != 0 {
 			t.Errorf("status %+v", status)
 		}
+
 		if status.Import == nil || status.Import.Source != "node1" || len(status.Kept) != 1 || guestLXD+"/"+status.Kept[0].Name != report.Kept {
 			t.Errorf("import %+v, backups %+v, reported %s", status.Import, status.Kept, report.Kept)
 		}
+
 		if !strings.Contains(status.Daemon, "systemd unit lxd.service") {
 			t.Errorf("daemon %q", status.Daemon)
 		}
@@ -78,10 +84,12 @@ func TestSystemd(t *testing.T) {
 		if status.Running || !strings.Contains(status.Daemon, "on demand") {
 			t.Errorf("status %+v", status)
 		}
+
 		toolInGuest(t, g, "global-db-import", "--dry-run", guestTarball)
 		if n := len(lxdStarts(t, g)) - begin; n != 0 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		wantState(t, g, "inactive", "lxd.service")
 		wantState(t, g, "active", "lxd.socket")
 	})
@@ -101,6 +109,7 @@ func TestSystemd(t *testing.T) {
 		if n := len(lxdStarts(t, g)) - begin; n != 0 {
 			t.Errorf("LXD was woken %d times", n)
 		}
+
 		wantProfiles(t, g, "default", "exported")
 		wantStartAfterExchange(t, g, begin)
 	})
@@ -113,6 +122,7 @@ func TestSystemd(t *testing.T) {
 		if n := len(lxdStarts(t, g)) - begin; n != 0 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		startLXD(t, g)
 		wantProfiles(t, g, "default", "exported")
 	})
@@ -165,6 +175,7 @@ func TestSystemd(t *testing.T) {
 		if n := len(lxdStarts(t, g)) - begin; n != 1 {
 			t.Errorf("LXD was started %d times", n)
 		}
+
 		wantState(t, g, "active", "lxd.service", "lxd.socket")
 		wantProfiles(t, g, "default", "exported", "replaced")
 
@@ -201,6 +212,7 @@ func TestSystemdQuorumLoss(t *testing.T) {
 		must(t, g.Put(ctx, tool, "/usr/local/bin/lxd-recover", 0o755))
 		nodes = append(nodes, g)
 	}
+
 	must(t, guest.FormCluster(ctx, nodes...))
 	one, two, three := nodes[0], nodes[1], nodes[2]
 	waitThreeVoters(t, one)
@@ -225,6 +237,7 @@ func TestSystemdQuorumLoss(t *testing.T) {
 	if !report.Done || !report.Started || !report.Ready {
 		t.Errorf("import on the second: %+v", report)
 	}
+
 	for _, g := range []*guest.Guest{one, two} {
 		wantState(t, g, "active", "lxd.service", "lxd.socket")
 		wantProfiles(t, g, "default", "exported")
@@ -235,6 +248,7 @@ func TestSystemdQuorumLoss(t *testing.T) {
 			}
 		}
 	}
+
 	inGuest(t, two, "lxc", "profile", "create", "written-since")
 	wantProfiles(t, one, "default", "exported", "written-since")
 }
@@ -248,6 +262,7 @@ func waitThreeVoters(t testing.TB, g *guest.Guest) {
 		if strings.Contains(show, "| 3 ") {
 			return
 		}
+
 		select {
 		case <-ctx.Done():
 			t.Fatalf("never three voters: %s", show)
@@ -301,6 +316,7 @@ func importInGuest(t testing.TB, g *guest.Guest, flags ...string) result {
 	if r.status != 0 {
 		t.Fatalf("import on %s: exit status %d: %s", g.Name, r.status, r.stderr)
 	}
+
 	return r
 }
 
@@ -328,6 +344,7 @@ func wantState(t testing.TB, g *guest.Guest, state string, units ...string) {
 		for strings.HasSuffix(now, "ating") && ctx.Err() == nil { // activating, deactivating
 			now = property(t, g, unit, "ActiveState")
 		}
+
 		if now != state {
 			t.Errorf("%s is %s, want %s", unit, now, state)
 		}
@@ -350,6 +367,7 @@ func unitStarts(t testing.TB, g *guest.Guest, unit, message string) []time.Time 
 		must(t, err)
 		times = append(times, time.UnixMicro(int64(seconds*1e6)))
 	}
+
 	return times
 }
 
@@ -366,6 +384,7 @@ func wantStartsAfterExchange(t testing.TB, g *guest.Guest, lxdDir string, starts
 	if len(status.Kept) == 0 {
 		t.Fatal("no database is kept")
 	}
+
 	// The last step of the exchange is to rename the old database.
 	changed := strings.TrimSpace(inGuest(t, g, "stat", "--format=%.6Z", lxdDir+"/"+status.Kept[0].Name))
 	seconds, err := strconv.ParseFloat(changed, 64)
@@ -392,6 +411,7 @@ func profileNames(t testing.TB, g *guest.Guest) []string {
 		name, _, _ := strings.Cut(line, ",")
 		names = append(names, name)
 	}
+
 	slices.Sort(names)
 	return names
 }
@@ -406,6 +426,7 @@ func wantOrder(t testing.TB, text string, parts ...string) {
 			t.Errorf("no %q, or not after the others, in %q", part, text)
 			return
 		}
+
 		rest = after
 	}
 }

@@ -31,10 +31,12 @@ func TestMain(m *testing.M) {
 	if err == nil && os.Geteuid() != 0 {
 		err = errors.New("these tests must run as root")
 	}
+
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "tests:", err)
 		os.Exit(1)
 	}
+
 	os.Exit(m.Run())
 }
 
@@ -44,26 +46,31 @@ func findTool() error {
 	if err != nil {
 		return err
 	}
+
 	tool = filepath.Join(root, "bin", "lxd-recover")
 	info, err := os.Stat(tool)
 	if err != nil {
 		return fmt.Errorf("%w: run make", err)
 	}
+
 	for _, dir := range []string{"cmd", "internal"} {
 		err = filepath.WalkDir(filepath.Join(root, dir), func(path string, e fs.DirEntry, err error) error {
 			if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
 				return err
 			}
+
 			source, err := e.Info()
 			if err == nil && source.ModTime().After(info.ModTime()) {
 				return fmt.Errorf("%s is newer than %s: run make", path, tool)
 			}
+
 			return err
 		})
 		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -83,6 +90,7 @@ func run(t testing.TB, cmd *exec.Cmd) result {
 	if err != nil && !errors.As(err, &exit) {
 		t.Fatalf("%s: %v", cmd, err)
 	}
+
 	r := result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
 	t.Logf("%s: exit status %d\n%s%s", strings.Join(cmd.Args, " "), r.status, r.stdout, r.stderr)
 	return r
@@ -101,6 +109,7 @@ func mustRecover(t testing.TB, m *cluster.Member, args ...string) result {
 	if r.status != 0 {
 		t.Fatalf("lxd-recover %s on %s: exit status %d: %s", strings.Join(args, " "), m.Name, r.status, r.stderr)
 	}
+
 	return r
 }
 
@@ -110,9 +119,11 @@ func (r result) want(t testing.TB, status int, says ...string) {
 	if r.status != status {
 		t.Errorf("exit status %d, want %d: %s", r.status, status, r.stderr)
 	}
+
 	if strings.Count(r.stderr, "Error: ") != 1 {
 		t.Errorf("not one error on standard error: %q", r.stderr)
 	}
+
 	for _, s := range says {
 		if !strings.Contains(r.stderr, s) {
 			t.Errorf("%q does not say %q", r.stderr, s)
@@ -124,9 +135,11 @@ func (r result) want(t testing.TB, status int, says ...string) {
 func decode[T any](t testing.TB, r result) T {
 	t.Helper()
 	var v T
-	if err := json.Unmarshal([]byte(r.stdout), &v); err != nil {
+	err := json.Unmarshal([]byte(r.stdout), &v)
+	if err != nil {
 		t.Fatalf("%v in %q", err, r.stdout)
 	}
+
 	return v
 }
 
@@ -138,10 +151,12 @@ func tree(t testing.TB, dir string) string {
 		if err != nil {
 			return err
 		}
+
 		info, err := e.Info()
 		if err != nil {
 			return err
 		}
+
 		name, _ := filepath.Rel(dir, path)
 		fmt.Fprintf(&b, "%s %s %d %s", name, info.Mode(), info.Size(), info.ModTime().Format(time.RFC3339Nano))
 		if info.Mode().IsRegular() {
@@ -149,14 +164,17 @@ func tree(t testing.TB, dir string) string {
 			if err != nil {
 				return err
 			}
+
 			fmt.Fprintf(&b, " %x", sha256.Sum256(data))
 		}
+
 		b.WriteString("\n")
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	return b.String()
 }
 
@@ -168,6 +186,7 @@ func unchanged(t testing.TB, dir string) (check func()) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		return strings.Join(names, "\n") + "\n" + tree(t, filepath.Join(dir, "database"))
 	}
 	before := look()

@@ -34,6 +34,7 @@ func TestFitLast(t *testing.T) {
 		for line := range strings.Lines(b.String()) {
 			widest = max(widest, utf8.RuneCountInString(strings.TrimSuffix(line, "\n")))
 		}
+
 		if widest > width || widest < min(width-5, 200) {
 			t.Errorf("%d columns on a terminal of %d:\n%s", widest, width, b.String())
 		}

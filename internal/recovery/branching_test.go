@@ -20,6 +20,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == VerifyCommand {
 		os.Exit(verifyInChild(os.Args[2], os.Args[3])) // engine.Run has started this very program
 	}
+
 	status := m.Run()
 	raftlogtest.Cleanup()
 	os.Exit(status)
@@ -45,6 +46,7 @@ func TestDiscarded(t *testing.T) {
 			newer := filepath.Join(dir, raftlogtest.NewerSnapshot+suffix)
 			must(t, os.Rename(newer, strings.Replace(newer, "snapshot-2-", "snapshot-3-", 1)))
 		}
+
 		return dir
 	}
 	for name, test := range map[string]struct {
@@ -70,6 +72,7 @@ func TestDiscarded(t *testing.T) {
 			if !strings.Contains(unknown, test.unknown) || (unknown == "") != (test.unknown == "") {
 				t.Errorf("unknown: %q, want %q", unknown, test.unknown)
 			}
+
 			compared, err := discarded(t.Context(), local, tarball, nil)
 			must(t, err)
 			found := compared.found
@@ -77,11 +80,14 @@ func TestDiscarded(t *testing.T) {
 				if test.first != 0 {
 					t.Error("nothing discarded")
 				}
+
 				return
 			}
+
 			if found[0].Index < test.first || found[len(found)-1].Index > test.last || test.first == 0 {
 				t.Errorf("discarded %v", found)
 			}
+
 			for _, d := range found {
 				if len(d.Rows) == 0 && d.Unknown == "" && name == "local ahead" {
 					t.Errorf("no rows: %v", d)
@@ -118,11 +124,13 @@ func TestExportTerm(t *testing.T) {
 	if term < high+1000 || len(ahead) != 0 {
 		t.Errorf("term %d, warnings %q", term, ahead)
 	}
+
 	_, ahead, err = exportTerm(log, 126, []string{report(InspectRaft{SnapshotIndex: 126})})
 	must(t, err)
 	if len(ahead) != 1 || !strings.Contains(ahead[0], "must be imported to") {
 		t.Errorf("warnings %q", ahead)
 	}
+
 	_, _, err = exportTerm(log, 126, []string{report(InspectRaft{MetadataTerm: 1 << 63})})
 	if err == nil {
 		t.Error("an impossible term was believed")
@@ -183,6 +191,7 @@ func replaceFiles(t *testing.T, dir string, from string) {
 			must(t, os.Remove(filepath.Join(dir, e.Name())))
 		}
 	}
+
 	new, err := os.ReadDir(from)
 	must(t, err)
 	for _, e := range new {
@@ -205,6 +214,7 @@ func TestUnreadableBackup(t *testing.T) {
 	if used || err != nil || look.err == nil || !strings.Contains(look.err.Error(), "db_backup.2026.tar.gz cannot be read") {
 		t.Errorf("used %v, %v, %v", used, err, look.err)
 	}
+
 	must(t, im.compareLocal(t.Context(), look))
 	refusal := im.checkLoss()
 	if refusal == nil || !strings.Contains(refusal.Error(), "it cannot be read") {

@@ -32,6 +32,7 @@ func makeKept(t testing.TB) string {
 		must(t, os.CopyFS(filepath.Join(lxd, name, globalName), os.DirFS(sound)))
 		must(t, os.WriteFile(filepath.Join(lxd, name, "local.db"), []byte("1234"), 0o600))
 	}
+
 	must(t, os.WriteFile(filepath.Join(lxd, keptSecond, globalName, "0000000000000062-0000000000000126"), []byte("damage"), 0o600))
 	must(t, os.Mkdir(filepath.Join(lxd, "database.before-import-20261122T213300Z"), 0o700))                                   // without a local.db
 	must(t, os.Symlink(keptEdit, filepath.Join(lxd, "database.before-import-20261122T213400Z")))                              // a link
@@ -54,19 +55,24 @@ func TestListKept(t *testing.T) {
 		if b.Size != want || b.Size == 0 {
 			t.Errorf("%s has %d bytes, want %d", b.Name, b.Size, want)
 		}
+
 		if b.Healthy == (b.Name == keptSecond) {
 			t.Errorf("%s is healthy: %t", b.Name, b.Healthy)
 		}
+
 		if b.Name == keptSecond {
 			continue
 		}
+
 		if b.Raft == nil || b.Raft.Index != raftlogtest.StoppedLast {
 			t.Errorf("%s ends at %v", b.Name, b.Raft)
 		}
 	}
+
 	if !slices.Equal(names, []string{keptRollback, keptSecond, keptImport, keptEdit}) || report.Size != size {
 		t.Errorf("%d bytes in %q", report.Size, names)
 	}
+
 	if b := report.Kept[0]; b.Purpose != purposeRollback || b.Time.Format("15:04:05") != "21:32:00" {
 		t.Errorf("%+v", b)
 	}
@@ -91,6 +97,7 @@ func TestRemoveKept(t *testing.T) {
 	if !asked || report.Left.Count != 2 {
 		t.Errorf("asked: %t, %+v", asked, report)
 	}
+
 	want := slices.DeleteFunc(before, func(name string) bool { return name == keptImport || name == keptEdit })
 	if got := namesIn(t, lxd); !slices.Equal(got, want) {
 		t.Errorf("left: %q, want %q", got, want)
@@ -107,6 +114,7 @@ func TestRemoveKeptRefuses(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("remove %q: %v, want %q", names, err, says)
 		}
+
 		if got := namesIn(t, lxd); !slices.Equal(got, before) {
 			t.Errorf("remove %q leaves %q", names, got)
 		}
@@ -152,6 +160,7 @@ func TestRemoveKeptOfPlan(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "lxd-recover resume") {
 		t.Errorf("%v", err)
 	}
+
 	_, err = RemoveKept(t.Context(), RemoveKeptOptions{LXDDir: lxd, Names: []string{keptEdit}})
 	must(t, err)
 	if got := namesIn(t, lxd); slices.Contains(got, keptEdit) || !slices.Contains(got, keptImport) {
@@ -167,5 +176,6 @@ func namesIn(t testing.TB, dir string) []string {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
+
 	return names
 }

@@ -23,6 +23,7 @@ func TestCarryOver(t *testing.T) {
 	for _, name := range []string{"same", "sly", "gone", "dir/same", "other/changed", "global/left alone"} {
 		write(name, "before")
 	}
+
 	must(t, os.Symlink("same", filepath.Join(live, "link")))
 	must(t, syscall.Mkfifo(filepath.Join(live, "pipe"), 0o600))
 	first, err := copyOtherFiles(live, staging, nil)
@@ -55,6 +56,7 @@ func TestCarryOver(t *testing.T) {
 			t.Errorf("%s: %q, %v", name, data, err)
 		}
 	}
+
 	for i, name := range []string{"same", "dir/same", "link"} {
 		if inode(name) != same[i] {
 			t.Errorf("%s was copied again", strings.ToUpper(name))

@@ -38,10 +38,12 @@ func TestPatch(t *testing.T) {
 				must(t, err)
 				members = append(members, member.Member{ID: n.ID, Name: n.Name, Address: test.want[i]})
 			}
+
 			patch := patchSQL(old, members)
 			if test.empty != (patch == "") {
 				t.Errorf("patch %q", patch)
 			}
+
 			for range 2 {
 				_, err = db.Exec(patch)
 				must(t, err)
@@ -49,6 +51,7 @@ func TestPatch(t *testing.T) {
 				for i := range got {
 					must(t, db.QueryRow("SELECT address FROM nodes WHERE id = ?", i+1).Scan(&got[i]))
 				}
+
 				if got != test.want {
 					t.Errorf("got %v, want %v", got, test.want)
 				}

@@ -33,6 +33,7 @@ func TestSettleReport(t *testing.T) {
 				want = append(want, test.kept+reportSuffix)
 				slices.Sort(want)
 			}
+
 			for range 2 {
 				dir.placeReport()
 				if got := namesIn(t, dir.path); !slices.Equal(got, want) {
@@ -60,6 +61,7 @@ func TestReporter(t *testing.T) {
 		if info.Mode().Perm() != 0o600 {
 			t.Errorf("mode %s", info.Mode())
 		}
+
 		return run, report
 	}
 
@@ -67,14 +69,17 @@ func TestReporter(t *testing.T) {
 	if exists(path) {
 		t.Error("a report before the exchange")
 	}
+
 	r.exchanged(true, nil)
 	if got, report := read(); got.Finished != nil || !report.Done || got.Kept != keptImport || got.Run != purposeImport || got.Version != "1.0" ||
 		got.Format != reportFormat {
 		t.Errorf("after the exchange: %+v", got)
 	}
+
 	if warnings := r.finish(ImportReport{Done: true, Ready: true}, errors.New("LXD is late")); len(warnings) > 0 {
 		t.Error(warnings)
 	}
+
 	if got, report := read(); got.Finished == nil || !report.Ready || got.Error != "LXD is late" {
 		t.Errorf("at the end: %+v", got)
 	}

@@ -37,6 +37,7 @@ func TestChangedSinceChecked(t *testing.T) {
 			files = append(files, run.File)
 		}
 	}
+
 	wantNoticed(t, from, log.LastIndex, raftlog.Options{Sums: true}, append(files, ""))
 
 	before := log.Snapshot().Index - 1 // so that the older one is exported
@@ -55,6 +56,7 @@ func wantNoticed(t *testing.T, from string, last uint64, opts raftlog.Options, f
 		if file != "" {
 			flipFirst(t, filepath.Join(dir, file))
 		}
+
 		manifest := &bundle.Manifest{
 			Created: time.Now(), Cluster: bundle.Cluster{Certificate: strings.Repeat("ab", 32)},
 			Members: member.List{{ID: 1, Name: "one", Address: "10.0.0.1:8443", Role: raftlog.Voter}},
@@ -79,6 +81,7 @@ func verifyInChild(dir string, address string) int {
 		fmt.Fprintln(os.Stderr, "Error: "+err.Error())
 		return 1
 	}
+
 	return 0
 }
 
@@ -97,6 +100,7 @@ func TestVerification(t *testing.T) {
 			served = serve(t.Context(), pieces, fence)
 			defer served.end()
 		}
+
 		p := startVerification(t.Context(), log, upTo, "the database", served)
 		err := writeOutput(out, false, func(w io.Writer) error {
 			_, err := io.WriteString(w, "tarball")
@@ -105,11 +109,13 @@ func TestVerification(t *testing.T) {
 		if verifyErr := p.end(); verifyErr != nil {
 			err = verifyErr
 		}
+
 		left, globErr := filepath.Glob(filepath.Join(filepath.Dir(out), "*"))
 		must(t, globErr)
 		if hidden, _ := filepath.Glob(filepath.Join(filepath.Dir(out), ".*")); len(hidden) > 0 || (len(left) > 0) != (err == nil) {
 			t.Errorf("with the error %v there are %v and %v", err, left, hidden)
 		}
+
 		return err
 	}
 	must(t, export(whole, log.LastIndex, false))
@@ -118,11 +124,13 @@ func TestVerification(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "its rows differ in") {
 		t.Errorf("rows that are not in our replay: %v", err)
 	}
+
 	holed := slices.Delete(slices.Clone(whole), 3, 4) // a segment is missing
 	err = export(holed, log.LastIndex, false)
 	if err == nil || !strings.Contains(err.Error(), "libdqlite does not get this database") {
 		t.Errorf("what libdqlite does not load: %v", err)
 	}
+
 	must(t, export(holed, log.LastIndex, true))
 }
 
@@ -148,6 +156,7 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 	if !log.Healthy() || !log.Edited || log.Snapshot().Index != log.LastIndex {
 		t.Fatalf("snapshot %+v, last %d, edited %v, %v", log.Snapshot(), log.LastIndex, log.Edited, log.Problems)
 	}
+
 	pieces, fence, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(dir), 5000)
 	must(t, err)
 	out := filepath.Join(t.TempDir(), "out")
@@ -157,6 +166,7 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 		got.Snapshot().Index != log.LastIndex {
 		t.Errorf("fence %+v, last %d, snapshot %+v, %v", fence, got.LastIndex, got.Snapshot(), got.Problems)
 	}
+
 	served := serve(t.Context(), pieces, fence)
 	defer served.end()
 	p := startVerification(t.Context(), log, log.LastIndex, "the database", served)

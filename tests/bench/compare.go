@@ -14,17 +14,22 @@ func (l *lab) compare(ctx context.Context, p *page, runs int, lxd string) (f fig
 	if err != nil {
 		return f, err
 	}
+
 	f.export, err = l.export(ctx, runs)
 	if err != nil {
 		return f, err
 	}
-	if err := l.unpack(ctx); err != nil {
+
+	err = l.unpack(ctx)
+	if err != nil {
 		return f, err
 	}
+
 	packed, err := treeSize(l.packed())
 	if err != nil {
 		return f, err
 	}
+
 	p.text("## Recovering %s", mib(before))
 	p.text("Members of a real cluster of %s, stopped. libdqlite has written %d transactions, rows of random text, into their global "+
 		"database, until `database/global` had %s, a `db.bin` as LXD leaves it among them. What is needed of that, and what is exported, is %s: "+
@@ -35,6 +40,7 @@ func (l *lab) compare(ctx context.Context, p *page, runs int, lxd string) (f fig
 	if err != nil {
 		return f, err
 	}
+
 	rows := []exportRow{{"`lxd-recover cluster export-db`", f.export}, {"the same with `--no-verify`", f.noVerify}}
 	for i, tool := range []struct{ name, output, line string }{
 		{"`tar \\| pigz -1`", "pigz.tar.gz", `tar -C "$1" -cf - . | pigz -1 > "$2" && sync "$2"`},
@@ -46,30 +52,39 @@ func (l *lab) compare(ctx context.Context, p *page, runs int, lxd string) (f fig
 		if err != nil {
 			return f, fmt.Errorf("%s: %w", tool.name, err)
 		}
-		if r.size, err = treeSize(output); err != nil {
+
+		r.size, err = treeSize(output)
+		if err != nil {
 			return f, err
 		}
+
 		if i == 0 {
 			f.pigz = r
 		}
+
 		rows = append(rows, exportRow{tool.name, r})
 	}
+
 	f.ours, err = l.importOurs(ctx, runs)
 	if err != nil {
 		return f, err
 	}
+
 	edit, err := l.editOurs(ctx)
 	if err != nil {
 		return f, err
 	}
+
 	f.lxdEdit, err = l.editLXD(ctx)
 	if err != nil {
 		return f, err
 	}
+
 	f.lxdImport, err = l.importLXD(ctx)
 	if err != nil {
 		return f, err
 	}
+
 	rows = append(rows, exportRow{lxd + ", `lxd cluster edit`", f.lxdEdit}, exportRow{"`lxd-recover cluster edit`, for comparison", result{measure: edit}})
 	p.exports(rows)
 	p.imports(lxd, f.ours, f.lxdImport)
@@ -90,8 +105,10 @@ func (p *page) exports(rows []exportRow) {
 		if r.size > 0 {
 			output = mib(r.size)
 		}
+
 		lines = append(lines, []string{r.what, seconds(r.wall), times(r.wall, first), seconds(r.cpu), mib(r.own), mib(r.peak), output})
 	}
+
 	p.table([]string{"", "wall", "of the first", "CPU", "memory", "with children", "output"}, lines)
 	p.text("The verification loads what is exported with the real libdqlite, in a child process; libdqlite holds the whole database in memory, which " +
 		"is the memory \"with children\". `--no-verify` leaves it out. LXD's `cluster edit` changes the member list and writes LXD's tarball and a backup.")
@@ -114,30 +131,37 @@ func (p *page) imports(lxd string, ours result, theirs result) {
 func (l *lab) curve(ctx context.Context, p *page, sizes []int64, f *figures) error {
 	var exports, imports [][]string
 	for _, size := range sizes {
-		if err := l.grow(ctx, size); err != nil {
+		err := l.grow(ctx, size)
+		if err != nil {
 			return err
 		}
+
 		before, err := treeSize(global(l.Member(1)))
 		if err != nil {
 			return err
 		}
+
 		export, err := l.export(ctx, 1)
 		if err != nil {
 			return err
 		}
+
 		noVerify, err := l.export(ctx, 1, "--no-verify")
 		if err != nil {
 			return err
 		}
+
 		ours, err := l.importOurs(ctx, 1)
 		if err != nil {
 			return err
 		}
+
 		f.curve = append(f.curve, sized{before, export, noVerify, ours})
 		exports = append(exports, []string{mib(before), seconds(export.wall), seconds(export.cpu), mib(export.own), mib(export.peak), seconds(noVerify.wall),
 			mib(noVerify.peak), mib(export.size)})
 		imports = append(imports, []string{mib(before), seconds(ours.wall), seconds(ours.cpu), mib(ours.peak), fmt.Sprintf("%.3f s", ours.down)})
 	}
+
 	p.text("## Time and memory against the size")
 	p.text("The same members, with databases of other sizes; one run each.")
 	p.table([]string{"export of", "wall", "CPU", "memory", "with children", "`--no-verify`", "its memory", "output"}, exports)
@@ -151,8 +175,10 @@ func treeSize(path string) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	if len(files) == 0 {
 		files = []string{path}
 	}
+
 	return sizeOf(files...)
 }

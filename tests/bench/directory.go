@@ -29,36 +29,47 @@ func makeDirectory(dir string, size int64) error {
 	if err != nil {
 		return err
 	}
+
 	defer os.RemoveAll(scratch)
 	w := &writer{dir: dir, first: 1, next: 1}
 	server := raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}}
-	if err := w.add(raftlog.ChangeEntry, raftlog.EncodeConfiguration(server)); err != nil {
+	err = w.add(raftlog.ChangeEntry, raftlog.EncodeConfiguration(server))
+	if err != nil {
 		return err
 	}
+
 	file := filepath.Join(scratch, "db.bin")
 	db, err := sql.Open("sqlite3", "file:"+file+"?_journal_mode=WAL&_synchronous=OFF")
 	if err != nil {
 		return err
 	}
+
 	defer db.Close()
 	db.SetMaxOpenConns(1)
 	for _, statement := range []string{"PRAGMA wal_autocheckpoint=0", "CREATE TABLE t (id INTEGER PRIMARY KEY, text TEXT)"} {
-		if _, err := db.Exec(statement); err != nil {
+		_, err := db.Exec(statement)
+		if err != nil {
 			return err
 		}
 	}
+
 	random := rand.New(rand.NewPCG(1, 2))
 	for i := 0; w.total < size; i += batchRows {
 		if err := change(db, random, i); err != nil {
 			return err
 		}
-		if err := w.transactions(db, file); err != nil {
+
+		err := w.transactions(db, file)
+		if err != nil {
 			return err
 		}
 	}
-	if err := w.flush(); err != nil {
+
+	err = w.flush()
+	if err != nil {
 		return err
 	}
+
 	meta := raftlog.Metadata{Version: 1, Term: 1, Vote: 1}
 	return os.WriteFile(filepath.Join(dir, meta.FileName()), meta.Encode(), 0o600)
 }
@@ -69,16 +80,20 @@ func change(db *sql.DB, random *rand.Rand, from int) error {
 	if err != nil {
 		return err
 	}
+
 	defer tx.Rollback()
 	for i := from; i < from+batchRows; i++ {
 		text := make([]byte, 2<<10)
 		for n := range text {
 			text[n] = 'a' + byte(random.IntN(26))
 		}
-		if _, err := tx.Exec("INSERT OR REPLACE INTO t VALUES (?, ?)", i%rows, string(text)); err != nil {
+
+		_, err := tx.Exec("INSERT OR REPLACE INTO t VALUES (?, ?)", i%rows, string(text))
+		if err != nil {
 			return err
 		}
 	}
+
 	return tx.Commit()
 }
 
@@ -94,11 +109,13 @@ func (w *writer) add(kind raftlog.EntryType, data []byte) error {
 	if w.buf == nil {
 		w.buf = raftlog.SegmentHeader()
 	}
+
 	w.buf = raftlog.AppendBatch(w.buf, raftlog.Entry{Term: 1, Type: kind, Data: data})
 	w.next++
 	if len(w.buf) < segment-1<<20 {
 		return nil
 	}
+
 	return w.flush()
 }
 
@@ -106,6 +123,7 @@ func (w *writer) flush() error {
 	if w.buf == nil {
 		return nil
 	}
+
 	name := filepath.Join(w.dir, raftlog.SegmentName(w.first, w.next-1))
 	w.total += int64(len(w.buf))
 	w.first = w.next
@@ -121,6 +139,7 @@ func (w *writer) transactions(db *sql.DB, file string) error {
 	if err != nil {
 		return err
 	}
+
 	var numbers []uint64
 	var pages []byte
 	for p := wal[min(32, len(wal)):]; len(p) >= 24+pageSize; p = p[24+pageSize:] {
@@ -129,18 +148,25 @@ func (w *writer) transactions(db *sql.DB, file string) error {
 		if binary.BigEndian.Uint32(p[4:]) == 0 {
 			continue
 		}
-		if err := w.add(raftlog.CommandEntry, frames(numbers, pages)); err != nil {
+
+		err := w.add(raftlog.CommandEntry, frames(numbers, pages))
+		if err != nil {
 			return err
 		}
+
 		numbers, pages = nil, nil
 	}
+
 	var busy, log, done int
-	if err := db.QueryRow("PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &log, &done); err != nil {
+	err = db.QueryRow("PRAGMA wal_checkpoint(TRUNCATE)").Scan(&busy, &log, &done)
+	if err != nil {
 		return err
 	}
+
 	if busy != 0 {
 		return fmt.Errorf("the WAL cannot be emptied")
 	}
+
 	return nil
 }
 
@@ -157,5 +183,6 @@ func frames(numbers []uint64, pages []byte) []byte {
 	for _, n := range numbers {
 		data = binary.LittleEndian.AppendUint64(data, n)
 	}
+
 	return append(data, pages...)
 }

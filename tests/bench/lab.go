@@ -27,35 +27,45 @@ func newLab(ctx context.Context, lxd cluster.LXD, tool string, dir string) (*lab
 	if err != nil {
 		return nil, err
 	}
+
 	err = c.StopAll(ctx)
 	if err == nil {
 		err = c.Save(ctx, "formed")
 	}
+
 	if err != nil {
 		return nil, errors.Join(err, c.Close())
 	}
+
 	return &lab{Cluster: c, tool: tool, dir: dir}, nil
 }
 
 // grow makes the raft directories of both members about so many MiB large. The log ends in a member list written by libdqlite, as
 // after `lxd cluster edit`.
 func (l *lab) grow(ctx context.Context, size int64) error {
-	if err := l.Restore(ctx, "formed"); err != nil {
+	err := l.Restore(ctx, "formed")
+	if err != nil {
 		return err
 	}
+
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
+
 	fmt.Fprintf(os.Stderr, "Growing a database to %d MiB…\n", size)
 	// In a child: libdqlite holds the database in memory, and what this process has ever used would count for all it starts.
 	from, to := global(l.Member(1)), global(l.Member(2))
-	if _, err := once(exec.CommandContext(ctx, self, "-child", "grow", "-size", fmt.Sprint(size), from)); err != nil {
+	_, err = once(exec.CommandContext(ctx, self, "-child", "grow", "-size", fmt.Sprint(size), from))
+	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(to); err != nil {
+
+	err = os.RemoveAll(to)
+	if err != nil {
 		return err
 	}
+
 	return errors.Join(copyTree(ctx, from, to), flush(ctx))
 }
 
@@ -70,6 +80,7 @@ func copyTree(ctx context.Context, from string, to string) error {
 	if err != nil {
 		return fmt.Errorf("copy %s: %w: %s", from, err, out)
 	}
+
 	return nil
 }
 
@@ -79,6 +90,7 @@ func putBack(m *cluster.Member) error {
 	if err != nil || len(kept) == 0 {
 		return err
 	}
+
 	database := filepath.Join(m.Dir(), "database")
 	return errors.Join(os.RemoveAll(database), os.Rename(kept[0], database))
 }

@@ -47,8 +47,10 @@ func (o *options) setSizes(list string) error {
 		if err != nil {
 			return err
 		}
+
 		o.sizes = append(o.sizes, n)
 	}
+
 	return nil
 }
 
@@ -68,8 +70,10 @@ func run(ctx context.Context, opts options, child string, args []string) error {
 		if err == nil && !log.Healthy() {
 			err = fmt.Errorf("not healthy: %v", log.Problems)
 		}
+
 		return err
 	}
+
 	return errors.New("unknown child")
 }
 
@@ -79,24 +83,33 @@ func bench(ctx context.Context, opts options) error {
 	if err != nil {
 		return err
 	}
+
 	dir, err := os.MkdirTemp("", "lxd-recover-bench-")
 	if err != nil {
 		return err
 	}
+
 	defer os.RemoveAll(dir)
 	var text bytes.Buffer
 	p := &page{w: io.MultiWriter(os.Stdout, &text)}
-	if err := p.introduce(); err != nil {
+	err = p.introduce()
+	if err != nil {
 		return err
 	}
-	if err := benchRecovery(ctx, p, opts, tool, dir); err != nil {
+
+	err = benchRecovery(ctx, p, opts, tool, dir)
+	if err != nil {
 		return err
 	}
-	if err := benchReading(ctx, p, opts, tool); err != nil {
+
+	err = benchReading(ctx, p, opts, tool)
+	if err != nil {
 		return err
 	}
+
 	if opts.page == "" {
 		return nil
 	}
+
 	return os.WriteFile(opts.page, text.Bytes(), 0o644)
 }

@@ -32,15 +32,18 @@ func best(runs int, prepare func() (*exec.Cmd, error)) (measure, error) {
 		if err != nil {
 			return m, err
 		}
+
 		one, err := once(cmd)
 		if err != nil {
 			return m, err
 		}
+
 		m.peak, m.own = max(m.peak, one.peak), max(m.own, one.own)
 		if m.wall == 0 || one.wall < m.wall {
 			m.wall, m.cpu = one.wall, one.cpu
 		}
 	}
+
 	return m, nil
 }
 
@@ -56,10 +59,13 @@ func once(cmd *exec.Cmd) (measure, error) {
 	if cmd.Stderr == nil {
 		cmd.Stderr = &errText
 	}
+
 	began := time.Now()
-	if err := cmd.Start(); err != nil {
+	err := cmd.Start()
+	if err != nil {
 		return measure{}, err
 	}
+
 	ended := make(chan struct{})
 	own := make(chan int64)
 	go func() {
@@ -74,7 +80,7 @@ func once(cmd *exec.Cmd) (measure, error) {
 			}
 		}
 	}()
-	err := cmd.Wait()
+	err = cmd.Wait()
 	m := measure{wall: time.Since(began)}
 	close(ended)
 	m.own = <-own
@@ -82,6 +88,7 @@ func once(cmd *exec.Cmd) (measure, error) {
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != refused) {
 		return m, fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, errText.String())
 	}
+
 	m.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	m.peak = cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
 	return m, nil
@@ -93,6 +100,7 @@ func memory(pid int) int64 {
 	if err != nil {
 		return 0
 	}
+
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		text, ok := strings.CutPrefix(lines.Text(), "VmHWM:")
@@ -101,6 +109,7 @@ func memory(pid int) int64 {
 			return kib << 10
 		}
 	}
+
 	return 0
 }
 
@@ -110,6 +119,7 @@ func processorTime(pid int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	// Behind the name, which is in parentheses, fields 3 and on; 14 and 15 are user and system time, in hundredths of a second.
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	user, userErr := strconv.ParseInt(fields[11], 10, 64)

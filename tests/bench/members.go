@@ -19,14 +19,18 @@ func compareMembers(p *page, big string, runs int, tool string) error {
 	if err != nil {
 		return err
 	}
+
 	defer os.RemoveAll(shorter)
-	if err := linkMember(big, shorter, 1); err != nil {
+	err = linkMember(big, shorter, 1)
+	if err != nil {
 		return err
 	}
+
 	small, err := os.MkdirTemp("", "lxd-recover-bench-")
 	if err != nil {
 		return err
 	}
+
 	defer os.RemoveAll(small)
 	var hundred []string
 	for _, size := range []int64{1 << 20, 900 << 10} {
@@ -34,11 +38,14 @@ func compareMembers(p *page, big string, runs int, tool string) error {
 		if err := errors.Join(os.Mkdir(first, 0o700), makeDirectory(first, size)); err != nil {
 			return err
 		}
+
 		for i := range 50 {
 			dir := filepath.Join(small, fmt.Sprintf("%d-%d", size, i))
-			if err := errors.Join(os.Mkdir(dir, 0o700), linkMember(first, dir, 0)); err != nil {
+			err := errors.Join(os.Mkdir(dir, 0o700), linkMember(first, dir, 0))
+			if err != nil {
 				return err
 			}
+
 			hundred = append(hundred, dir)
 		}
 	}
@@ -55,11 +62,14 @@ func compareMembers(p *page, big string, runs int, tool string) error {
 		if err != nil {
 			return fmt.Errorf("%s: %w", test.what, err)
 		}
+
 		if m.peak > compareMemory {
 			return fmt.Errorf("%s: global-db-compare took %d MiB of memory, more than %d", test.what, m.peak>>20, compareMemory>>20)
 		}
+
 		rows = append(rows, []string{test.what, seconds(m.wall), seconds(m.cpu), mib(m.peak)})
 	}
+
 	p.table([]string{"`global-db-compare`", "wall", "CPU", "peak memory"}, rows)
 	return nil
 }
@@ -70,18 +80,23 @@ func linkMember(from string, to string, without int) error {
 	if err != nil {
 		return err
 	}
+
 	segments, err := filepath.Glob(filepath.Join(from, "0*-0*"))
 	if err != nil {
 		return err
 	}
+
 	slices.Sort(segments)
 	for _, f := range files {
 		if slices.Contains(segments[len(segments)-without:], f) {
 			continue
 		}
-		if err := os.Link(f, filepath.Join(to, filepath.Base(f))); err != nil {
+
+		err := os.Link(f, filepath.Join(to, filepath.Base(f)))
+		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }

@@ -32,6 +32,7 @@ func (p *page) table(head []string, rows [][]string) {
 	for range head[1:] {
 		alignment = append(alignment, tablewriter.ALIGN_RIGHT)
 	}
+
 	t.SetColumnAlignment(alignment)
 	t.AppendBulk(rows)
 	t.Render()
@@ -44,6 +45,7 @@ func (p *page) introduce() error {
 	if err != nil {
 		return err
 	}
+
 	fmt.Fprint(p.w, "# How fast, and how much memory\n\n")
 	p.text("Written by `make bench`, which measures everything below in one run; nothing here is written by hand.")
 	p.text("%s, %d processors (%s), on %s. The files are in the page cache; what a command writes is on disk when it ends. "+
@@ -58,6 +60,7 @@ func processor() string {
 	if err != nil {
 		return "unknown"
 	}
+
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		key, value, _ := strings.Cut(lines.Text(), ":")
@@ -65,6 +68,7 @@ func processor() string {
 			return strings.TrimSpace(value)
 		}
 	}
+
 	return "unknown"
 }
 

@@ -23,11 +23,14 @@ func sumFiles(files []string) error {
 		if err != nil {
 			return err
 		}
+
 		_, err = io.CopyBuffer(hash, struct{ io.Reader }{f}, buf)
-		if err := errors.Join(err, f.Close()); err != nil {
+		err = errors.Join(err, f.Close())
+		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -37,24 +40,30 @@ func benchReading(ctx context.Context, p *page, opts options, tool string) error
 	if err != nil {
 		return err
 	}
+
 	defer os.RemoveAll(dir)
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
+
 	// In a child: what this process has ever used would count for every process that it starts.
-	if _, err := once(exec.CommandContext(ctx, self, "-child", "make", "-size", fmt.Sprint(opts.size), dir)); err != nil {
+	_, err = once(exec.CommandContext(ctx, self, "-child", "make", "-size", fmt.Sprint(opts.size), dir))
+	if err != nil {
 		return err
 	}
+
 	files, err := filepath.Glob(filepath.Join(dir, "*"))
 	if err != nil {
 		return err
 	}
+
 	slices.Sort(files)
 	total, err := sizeOf(files...)
 	if err != nil {
 		return err
 	}
+
 	p.text("## Reading")
 	p.text("A raft directory of %d files, %s, all of them segments. raftlog is the part of lxd-recover that verifies every checksum; "+
 		"`global-db-inspect` also replays the log into an SQLite file, has SQLite check it, and sums every entry.", len(files), mib(total))
@@ -73,14 +82,17 @@ func benchReading(ctx context.Context, p *page, opts options, tool string) error
 		if err != nil {
 			return fmt.Errorf("%s: %w", test.what, err)
 		}
+
 		if reference.wall == 0 {
 			reference = m
 		}
+
 		rows = append(rows, []string{
 			test.what, seconds(m.wall), fmt.Sprintf("%.2f GB/s", float64(total)/1e9/m.wall.Seconds()),
 			times(reference.wall, m.wall), seconds(m.cpu), mib(m.peak),
 		})
 	}
+
 	p.table([]string{"", "wall", "speed", "of crc32's speed", "CPU", "peak memory"}, rows)
 	return compareMembers(p, dir, opts.runs, tool)
 }
@@ -93,7 +105,9 @@ func sizeOf(files ...string) (int64, error) {
 		if err != nil {
 			return 0, err
 		}
+
 		total += info.Size()
 	}
+
 	return total, nil
 }

@@ -23,23 +23,30 @@ func benchRecovery(ctx context.Context, p *page, opts options, tool string, dir 
 	if err != nil {
 		return err
 	}
+
 	l, err := newLab(ctx, lxd, tool, dir)
 	if err != nil {
 		return err
 	}
+
 	defer l.Close()
-	if err := l.grow(ctx, opts.size); err != nil {
+	err = l.grow(ctx, opts.size)
+	if err != nil {
 		return err
 	}
+
 	f, err := l.compare(ctx, p, opts.runs, lxd.Name)
 	if err != nil {
 		return err
 	}
+
 	if len(opts.sizes) > 0 {
-		if err := l.curve(ctx, p, opts.sizes, &f); err != nil {
+		err := l.curve(ctx, p, opts.sizes, &f)
+		if err != nil {
 			return err
 		}
 	}
+
 	p.targets(f)
 	return nil
 }
@@ -68,6 +75,7 @@ func (l *lab) into(file string, runs int, prepare func() (*exec.Cmd, error)) (re
 	if err != nil {
 		return result{}, err
 	}
+
 	size, err := sizeOf(file)
 	return result{measure: m, size: size}, err
 }
@@ -81,6 +89,7 @@ func (l *lab) importOurs(ctx context.Context, runs int) (result, error) {
 		if out.Len() == 0 {
 			return nil
 		}
+
 		var report struct {
 			Down float64 `json:"down_seconds"`
 			Done bool    `json:"done"`
@@ -89,6 +98,7 @@ func (l *lab) importOurs(ctx context.Context, runs int) (result, error) {
 		if err == nil && !report.Done {
 			err = fmt.Errorf("the import did nothing: %s", &out)
 		}
+
 		r.down = max(r.down, report.Down)
 		out.Reset()
 		return err
@@ -98,9 +108,12 @@ func (l *lab) importOurs(ctx context.Context, runs int) (result, error) {
 		if err := took(); err != nil {
 			return nil, err
 		}
-		if err := putBack(m); err != nil {
+
+		err := putBack(m)
+		if err != nil {
 			return nil, err
 		}
+
 		cmd := m.Command(ctx, l.tool, "global-db-import", "--yes", "--format", "json", l.tarball())
 		cmd.Stdout = &out
 		return cmd, flush(ctx)
@@ -108,9 +121,11 @@ func (l *lab) importOurs(ctx context.Context, runs int) (result, error) {
 	if err == nil {
 		err = took()
 	}
+
 	if err != nil {
 		return r, err
 	}
+
 	return r, putBack(m)
 }
 
@@ -126,12 +141,14 @@ func (l *lab) editOurs(ctx context.Context) (measure, error) {
 	if err != nil {
 		return measure{}, err
 	}
+
 	cmd := l.Member(1).Command(ctx, l.tool, "cluster", "edit")
 	cmd.Stdin = strings.NewReader(list)
 	m, err := once(cmd)
 	if err != nil {
 		return m, err
 	}
+
 	return m, putBack(l.Member(1))
 }
 
@@ -141,6 +158,7 @@ func (l *lab) editLXD(ctx context.Context) (result, error) {
 	if err != nil {
 		return result{}, err
 	}
+
 	m := l.Member(1)
 	r, err := l.into(m.LoadedTarball(), 1, func() (*exec.Cmd, error) {
 		cmd := m.Command(ctx, "lxd", "cluster", "edit")
@@ -150,6 +168,7 @@ func (l *lab) editLXD(ctx context.Context) (result, error) {
 	if err != nil {
 		return r, err
 	}
+
 	return r, os.Rename(m.LoadedTarball(), l.lxdTarball())
 }
 
@@ -163,13 +182,17 @@ func (l *lab) importLXD(ctx context.Context) (result, error) {
 	if err == nil {
 		err = flush(ctx)
 	}
+
 	if err != nil {
 		return result{}, err
 	}
+
 	began := time.Now()
-	if err := m.Spawn(); err != nil {
+	err = m.Spawn()
+	if err != nil {
 		return result{}, err
 	}
+
 	defer m.Kill()
 	for {
 		_, err := os.Lstat(m.LoadedTarball())
@@ -186,6 +209,7 @@ func (l *lab) importLXD(ctx context.Context) (result, error) {
 		case wall > 30*time.Minute:
 			return result{}, fmt.Errorf("LXD does not load its tarball: %s", m.LogTail(5))
 		}
+
 		time.Sleep(5 * time.Millisecond)
 	}
 }
@@ -193,9 +217,11 @@ func (l *lab) importLXD(ctx context.Context) (result, error) {
 // shell measures a command line that writes a file. The files it reads are those that our export packs.
 func (l *lab) shell(ctx context.Context, runs int, output string, line string) (result, error) {
 	return l.into(output, runs, func() (*exec.Cmd, error) {
-		if err := os.RemoveAll(output); err != nil {
+		err := os.RemoveAll(output)
+		if err != nil {
 			return nil, err
 		}
+
 		cmd := exec.CommandContext(ctx, "sh", "-c", line, "sh", l.packed(), output)
 		return cmd, flush(ctx)
 	})
@@ -206,12 +232,15 @@ func (l *lab) packed() string { return filepath.Join(l.dir, "packed") }
 
 // unpack fills it.
 func (l *lab) unpack(ctx context.Context) error {
-	if err := os.Mkdir(l.packed(), 0o700); err != nil {
+	err := os.Mkdir(l.packed(), 0o700)
+	if err != nil {
 		return err
 	}
+
 	out, err := exec.CommandContext(ctx, "tar", "-xzf", l.tarball(), "-C", l.packed()).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("unpack %s: %w: %s", l.tarball(), err, out)
 	}
+
 	return nil
 }

@@ -32,6 +32,7 @@ func (p *page) targets(f figures) {
 		if is {
 			return "yes"
 		}
+
 		return "no"
 	}
 	var rows [][]string
@@ -58,6 +59,7 @@ func (p *page) targets(f figures) {
 			slowest = max(slowest, s.ours.down)
 		}
 	}
+
 	add("memory under 64 MiB at any size: import", imports < memoryBound, "%s", mib(imports))
 	add("export, lxd-recover itself", max(own, noVerify) < memoryBound, "%s", mib(max(own, noVerify)))
 	add("export, with libdqlite's child process", children < memoryBound, "%s", mib(children))

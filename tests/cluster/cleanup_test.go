@@ -26,19 +26,24 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if len(holders(t, parent)) != 2 {
 		t.Errorf("processes before Close: %v, want lxd and sleep", holders(t, parent))
 	}
+
 	must(t, c.Close())
 	if left := holders(t, parent); len(left) != 0 {
 		t.Errorf("processes left: %v", left)
 	}
+
 	if left, _ := os.ReadDir(parent); len(left) != 0 {
 		t.Errorf("left in the directory: %v", left)
 	}
+
 	if now := mountTable(t); now != mounts {
 		t.Errorf("mounts:\n%s\nwere\n%s", now, mounts)
 	}
+
 	if now := namespaceHandles(t); now != namespaces {
 		t.Errorf("%d open network namespaces, were %d", now, namespaces)
 	}
+
 	must(t, c.Close())
 }
 
@@ -53,9 +58,11 @@ func TestKilledProcess(t *testing.T) {
 	for lines := bufio.NewScanner(output); lines.Scan() && lines.Text() != "ready"; {
 		t.Log(lines.Text())
 	}
+
 	if running := holders(t, parent); len(running) != 4 {
 		t.Errorf("processes of the helper: %v, want three lxd and sleep", running)
 	}
+
 	must(t, helper.Process.Kill())
 	helper.Wait()
 
@@ -66,10 +73,12 @@ func TestKilledProcess(t *testing.T) {
 	if left := holders(t, parent); len(left) != 1 || !strings.Contains(left[0], "sleep") {
 		t.Errorf("processes after the death of their owner: %v, want sleep alone", left)
 	}
+
 	c := cluster.ForTest(t, cluster.Options{Members: 1, Dir: parent})
 	if dirs, _ := filepath.Glob(filepath.Join(parent, "*")); len(dirs) != 1 || dirs[0] != c.Dir() {
 		t.Errorf("directories after the next start: %v, want %s", dirs, c.Dir())
 	}
+
 	must(t, c.Close())
 	if left := holders(t, parent); len(left) != 0 {
 		t.Errorf("processes left: %v", left)
@@ -84,6 +93,7 @@ func TestHelperProcess(t *testing.T) {
 	if parent == "" {
 		return
 	}
+
 	c := cluster.ForTest(t, cluster.Options{Dir: parent})
 	must(t, c.Member(1).Command(t.Context(), "setsid", "--fork", "sleep", "600").Run())
 	fmt.Println("ready")
@@ -101,10 +111,13 @@ func TestSideBySide(t *testing.T) {
 	if err != nil || strings.Contains(out, "one") || !strings.Contains(out, "two") {
 		t.Errorf("profiles of the second cluster: %q, %v", out, err)
 	}
+
 	must(t, one.Close())
-	if _, err := two.List(ctx); err != nil {
+	_, err = two.List(ctx)
+	if err != nil {
 		t.Errorf("second cluster after the end of the first: %v", err)
 	}
+
 	// No way out of the namespaces.
 	out, err = output(ctx, two.Member(1), "ip", "route", "get", "192.0.2.1")
 	if err == nil {
@@ -128,9 +141,11 @@ func holders(t *testing.T, dir string) []string {
 		if err != nil || !strings.Contains(string(environ), "LXD_DIR="+dir+"/") {
 			continue
 		}
+
 		command, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "cmdline"))
 		found = append(found, strings.ReplaceAll(string(command), "\x00", " "))
 	}
+
 	return found
 }
 
@@ -152,5 +167,6 @@ func namespaceHandles(t *testing.T) int {
 			count++
 		}
 	}
+
 	return count
 }

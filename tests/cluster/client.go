@@ -44,13 +44,16 @@ func (m *Member) run(ctx context.Context, stdin io.Reader, name string, args ...
 	cmd := m.Command(ctx, name, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if err != nil {
 		if ctx.Err() != nil {
 			err = context.Cause(ctx)
 		}
+
 		return stdout.String(), fmt.Errorf("%s: %s %s: %w: %s",
 			m.Name, name, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
+
 	return stdout.String(), nil
 }
 
@@ -63,6 +66,7 @@ func (m *Member) bootstrap(ctx context.Context) error {
 	for key, value := range m.cluster.opts.Config {
 		preseed["config"].(map[string]string)[key] = value
 	}
+
 	return m.preseed(ctx, preseed)
 }
 
@@ -72,6 +76,7 @@ func (m *Member) join(ctx context.Context, through *Member) error {
 	if err != nil {
 		return err
 	}
+
 	return m.preseed(ctx, map[string]any{"cluster": map[string]any{
 		"enabled":        true,
 		"server_name":    m.Name,
@@ -87,9 +92,12 @@ func (m *Member) preseed(ctx context.Context, answers any) error {
 	if err != nil {
 		return err
 	}
-	if _, err := m.run(ctx, bytes.NewReader(yaml), "lxd", "init", "--preseed"); err != nil {
+
+	_, err = m.run(ctx, bytes.NewReader(yaml), "lxd", "init", "--preseed")
+	if err != nil {
 		return err
 	}
+
 	m.cluster.logf("%s is a member after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
 	return nil
 }
@@ -106,29 +114,36 @@ func (m *Member) Query(ctx context.Context, method, path string, body any) (json
 		if err != nil {
 			return fail(err)
 		}
+
 		content = bytes.NewReader(data)
 	}
+
 	ctx, cancel := progress.Within(ctx, commandTime)
 	defer cancel()
 	request, err := http.NewRequestWithContext(ctx, method, "http://lxd"+path, content)
 	if err != nil {
 		return fail(err)
 	}
+
 	response, err := m.http.Do(request)
 	if err != nil {
 		return fail(err)
 	}
+
 	defer response.Body.Close()
 	var answer struct {
 		Error    string          `json:"error"`
 		Metadata json.RawMessage `json:"metadata"`
 	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+	err = json.NewDecoder(response.Body).Decode(&answer)
+	if err != nil {
 		return fail(fmt.Errorf("%s: %w", response.Status, err))
 	}
+
 	if answer.Error != "" {
 		return fail(fmt.Errorf("%s", answer.Error))
 	}
+
 	return answer.Metadata, nil
 }
 
@@ -151,6 +166,7 @@ func (m *Member) sql(ctx context.Context, database, statements string) ([][]stri
 		if strings.TrimSpace(statement) == "" {
 			continue
 		}
+
 		var metadata json.RawMessage
 		var queryErr error // wait's own is about waiting
 		err := m.cluster.wait(ctx, 10*time.Millisecond, "the database", func(ctx context.Context) (bool, error) {
@@ -161,13 +177,16 @@ func (m *Member) sql(ctx context.Context, database, statements string) ([][]stri
 		if err == nil {
 			err = queryErr
 		}
+
 		if err == nil {
 			rows, err = sqlRows(metadata)
 		}
+
 		if err != nil {
 			return nil, fmt.Errorf("%w, statement %q", err, statement)
 		}
 	}
+
 	return rows, nil
 }
 
@@ -180,21 +199,27 @@ func sqlRows(metadata json.RawMessage) ([][]string, error) {
 	}
 	decoder := json.NewDecoder(bytes.NewReader(metadata))
 	decoder.UseNumber() // ids stay integers
-	if err := decoder.Decode(&batch); err != nil {
+	err := decoder.Decode(&batch)
+	if err != nil {
 		return nil, err
 	}
+
 	if len(batch.Results) != 1 {
 		return nil, fmt.Errorf("%d results", len(batch.Results))
 	}
+
 	var rows [][]string
 	for _, row := range batch.Results[0].Rows {
 		values := make([]string, len(row))
 		for i, value := range row {
-			if values[i] = fmt.Sprint(value); value == nil {
+			values[i] = fmt.Sprint(value)
+			if value == nil {
 				values[i] = "NULL"
 			}
 		}
+
 		rows = append(rows, values)
 	}
+
 	return rows, nil
 }

@@ -71,67 +71,95 @@ func New(ctx context.Context, opts Options) (*Cluster, error) {
 	if opts.Members == 0 {
 		opts.Members = 3
 	}
+
 	if opts.Port == 0 {
 		opts.Port = 8443
 	}
+
 	if opts.Dir == "" {
 		opts.Dir = os.TempDir()
 	}
+
 	if opts.Log == nil {
 		opts.Log = io.Discard
 	}
+
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a cluster needs root: it makes network namespaces and runs LXD")
 	}
-	if err := opts.LXD.check(); err != nil {
+
+	err := opts.LXD.check()
+	if err != nil {
 		return nil, err
 	}
+
 	parent, err := filepath.Abs(opts.Dir)
 	if err != nil {
 		return nil, err
 	}
+
 	c := &Cluster{opts: opts, started: time.Now()}
-	if err := sweep(ctx, parent); err != nil {
+	err = sweep(ctx, parent)
+	if err != nil {
 		c.logf("leftovers of an earlier run: %v", err)
 	}
-	if c.dir, c.lock, err = tied.Dir(parent, dirPrefix, 0o711); err != nil {
+
+	c.dir, c.lock, err = tied.Dir(parent, dirPrefix, 0o711)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.form(ctx); err != nil {
+
+	err = c.form(ctx)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("form cluster: %w", err), c.Close())
 	}
+
 	return c, nil
 }
 
 func (c *Cluster) form(ctx context.Context) (err error) {
 	for _, name := range []string{"conf", "home", "log", "saved"} {
-		if err := os.Mkdir(filepath.Join(c.dir, name), 0o700); err != nil {
+		err := os.Mkdir(filepath.Join(c.dir, name), 0o700)
+		if err != nil {
 			return err
 		}
 	}
-	if c.sw, err = netns.NewSwitch(ctx); err != nil {
+
+	c.sw, err = netns.NewSwitch(ctx)
+	if err != nil {
 		return err
 	}
+
 	for range c.opts.Members {
-		if _, err := c.newMember(ctx); err != nil {
+		_, err := c.newMember(ctx)
+		if err != nil {
 			return err
 		}
 	}
+
 	// Daemons start side by side; after that everything goes through the one that leads.
-	if err := c.StartAll(ctx); err != nil {
+	err = c.StartAll(ctx)
+	if err != nil {
 		return err
 	}
-	if err := c.Member(1).bootstrap(ctx); err != nil {
+
+	err = c.Member(1).bootstrap(ctx)
+	if err != nil {
 		return err
 	}
+
 	for _, m := range c.Members()[1:] {
-		if err := m.join(ctx, c.Member(1)); err != nil {
+		err := m.join(ctx, c.Member(1))
+		if err != nil {
 			return err
 		}
 	}
-	if err := c.WaitFormed(ctx); err != nil {
+
+	err = c.WaitFormed(ctx)
+	if err != nil {
 		return err
 	}
+
 	c.logf("cluster of %d formed", c.opts.Members)
 	return nil
 }
@@ -142,13 +170,17 @@ func (c *Cluster) AddMember(ctx context.Context) (*Member, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	m, err := c.newMember(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := m.Start(ctx); err != nil {
+
+	err = m.Start(ctx)
+	if err != nil {
 		return nil, err
 	}
+
 	return m, m.join(ctx, through)
 }
 
@@ -172,6 +204,7 @@ func (c *Cluster) anyRunning() (*Member, error) {
 			return m, nil
 		}
 	}
+
 	return nil, errors.New("no member of the cluster is running")
 }
 
@@ -183,10 +216,13 @@ func (c *Cluster) StartAll(ctx context.Context, members ...*Member) error {
 		if m.Running() {
 			continue
 		}
-		if err := m.Spawn(); err != nil {
+
+		err := m.Spawn()
+		if err != nil {
 			return err
 		}
 	}
+
 	return each(members, func(m *Member) error { return m.WaitReady(ctx) })
 }
 
@@ -202,6 +238,7 @@ func (c *Cluster) KillAll(members ...*Member) {
 	for _, m := range members {
 		m.sigkill()
 	}
+
 	for _, m := range members {
 		m.Kill()
 	}
@@ -211,6 +248,7 @@ func (c *Cluster) orAll(members []*Member) []*Member {
 	if len(members) == 0 {
 		return c.Members()
 	}
+
 	return members
 }
 
@@ -221,6 +259,7 @@ func each(members []*Member, do func(*Member) error) error {
 	for i, m := range members {
 		group.Go(func() { errs[i] = do(m) })
 	}
+
 	group.Wait()
 	return errors.Join(errs...)
 }
@@ -231,6 +270,7 @@ func (c *Cluster) Close() error {
 	if c.lock == nil {
 		return nil
 	}
+
 	c.KillAll()
 	ctx, cancel := progress.Within(context.Background(), closeTime)
 	defer cancel()
@@ -238,9 +278,11 @@ func (c *Cluster) Close() error {
 	for _, m := range c.Members() {
 		errs = append(errs, m.ns.Close())
 	}
+
 	if c.sw != nil {
 		errs = append(errs, c.sw.Close())
 	}
+
 	errs = append(errs, os.RemoveAll(c.dir), c.lock.Close())
 	c.lock = nil
 	return errors.Join(errs...)
@@ -264,5 +306,6 @@ func (c *Cluster) mark() string {
 	for _, m := range c.Members() {
 		mark.WriteString(m.mark())
 	}
+
 	return mark.String()
 }

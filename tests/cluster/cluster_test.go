@@ -46,6 +46,7 @@ func threeMembers(t *testing.T, c *cluster.Cluster) {
 	if c.Member(2).Running() || c.Member(2).Pid() != 0 {
 		t.Error("member 2 runs after KillAll")
 	}
+
 	must(t, c.StartAll(ctx))
 	profiles, err := c.Member(3).Profiles(ctx)
 	must(t, err)
@@ -54,9 +55,11 @@ func threeMembers(t *testing.T, c *cluster.Cluster) {
 			t.Errorf("confirmed row %s is lost", name)
 		}
 	}
+
 	if extra := len(profiles) - 1 - len(writer.Confirmed()); extra < 0 || extra > len(writer.Unanswered()) {
 		t.Errorf("%d rows, %d confirmed, %d unanswered", len(profiles)-1, len(writer.Confirmed()), len(writer.Unanswered()))
 	}
+
 	must(t, c.WaitOnline(ctx, 3))
 	must(t, c.WaitHeartbeat(ctx))
 
@@ -69,12 +72,16 @@ func threeMembers(t *testing.T, c *cluster.Cluster) {
 	}
 
 	// Clients fail with what they said.
-	if _, err := first.LXC(ctx, "profile", "show", "nosuch"); err == nil || !strings.Contains(err.Error(), "not found") {
+	_, err = first.LXC(ctx, "profile", "show", "nosuch")
+	if err == nil || !strings.Contains(err.Error(), "not found") {
 		t.Errorf("lxc profile show nosuch: %v", err)
 	}
-	if _, err := first.SQL(ctx, "SELECT nosuch"); err == nil || !strings.Contains(err.Error(), "no such column") {
+
+	_, err = first.SQL(ctx, "SELECT nosuch")
+	if err == nil || !strings.Contains(err.Error(), "no such column") {
 		t.Errorf("SELECT nosuch: %v", err)
 	}
+
 	rows, err := first.SQL(ctx, "INSERT INTO config (key, value) VALUES ('user.a', 'b'); SELECT id > 0, value, NULL FROM config WHERE key = 'user.a'")
 	if err != nil || fmt.Sprint(rows) != "[[1 b NULL]]" {
 		t.Errorf("rows %v, %v", rows, err)
@@ -88,12 +95,16 @@ func threeMembers(t *testing.T, c *cluster.Cluster) {
 		must(t, m.EditReplace(ctx, "10.77.0.", "10.77.1.", ":8443", ":9393"))
 		must(t, m.SetAddresses(ctx, fmt.Sprintf("10.77.1.%d/16", 100+m.ID)))
 	}
+
 	if show, err := c.Member(2).ShowYAML(ctx); err != nil || !strings.Contains(string(show), "address: 10.77.1.102:9393") {
 		t.Errorf("after edit: %s, %v", show, err)
 	}
-	if err := first.EditReplace(ctx, "nowhere", ""); err == nil {
+
+	err = first.EditReplace(ctx, "nowhere", "")
+	if err == nil {
 		t.Error("replaced a string that is not there")
 	}
+
 	must(t, c.StartAll(ctx))
 	must(t, c.WaitHeartbeat(ctx))
 	must(t, c.WaitOnline(ctx, 3))
@@ -109,9 +120,11 @@ func threeMembers(t *testing.T, c *cluster.Cluster) {
 	for _, m := range c.Members() {
 		must(t, m.AddAddress(ctx, m.IP()+"/16"))
 	}
+
 	if after := files(t, first.Dir()); after != before {
 		t.Errorf("restored\n%s\nwas\n%s", after, before)
 	}
+
 	must(t, c.StartAll(ctx))
 	wantAddress(first.Address())
 }
@@ -124,10 +137,12 @@ func files(t *testing.T, dir string) string {
 		if err != nil {
 			return err
 		}
+
 		info, err := entry.Info()
 		if err == nil && !entry.IsDir() {
 			fmt.Fprintln(&list, path[len(dir):], info.Mode(), info.Size(), info.ModTime())
 		}
+
 		return err
 	}))
 	return list.String()
@@ -138,11 +153,13 @@ func TestRoles(t *testing.T) {
 	ctx := t.Context()
 	c := cluster.ForTest(t, cluster.Options{Members: 4, Config: map[string]string{"cluster.max_standby": "1"}})
 	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1}))
-	if _, err := c.AddMember(ctx); err != nil {
+	_, err := c.AddMember(ctx)
+	if err != nil {
 		t.Fatal(err)
 	}
+
 	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1, Spares: 1}))
-	_, err := c.Member(1).LXC(ctx, "config", "set", "cluster.max_standby", "2")
+	_, err = c.Member(1).LXC(ctx, "config", "set", "cluster.max_standby", "2")
 	must(t, err)
 	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 2}))
 	must(t, c.WaitOnline(ctx, 5))
@@ -155,9 +172,11 @@ func TestWithoutQuorum(t *testing.T) {
 	c.KillAll(c.Member(2), c.Member(3))
 	short, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := c.Member(1).CreateProfile(short, "nowhere"); err == nil {
+	err := c.Member(1).CreateProfile(short, "nowhere")
+	if err == nil {
 		t.Error("a write was confirmed without quorum")
 	}
+
 	must(t, c.Member(1).Stop(ctx))
 	if status, err := c.Member(1).Wait(ctx); err != nil || status != 0 {
 		t.Errorf("end after Stop: status %d, %v", status, err)
@@ -166,15 +185,17 @@ func TestWithoutQuorum(t *testing.T) {
 	// One member alone does not become ready, and the caller says how long to wait.
 	short, cancel = context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
-	if err := c.Member(1).Start(short); !errors.Is(err, context.DeadlineExceeded) {
+	err = c.Member(1).Start(short)
+	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("start of one of three: %v", err)
 	}
+
 	c.Member(1).Kill()
 
 	// A daemon that cannot start is reported at once, with its own words.
 	must(t, os.Remove(filepath.Join(c.Member(1).Dir(), "server.key")))
 	must(t, os.Mkdir(filepath.Join(c.Member(1).Dir(), "server.key"), 0o700))
-	err := c.Member(1).Start(ctx)
+	err = c.Member(1).Start(ctx)
 	if err == nil || !strings.Contains(err.Error(), "server.key") || !strings.Contains(err.Error(), "its daemon is not running") {
 		t.Errorf("start with a broken server.key: %v", err)
 	}
@@ -198,9 +219,11 @@ func TestStartedAgain(t *testing.T) {
 			m := c.Member(1)
 			must(t, m.Stop(t.Context()))
 			must(t, os.WriteFile(filepath.Join(m.Dir(), "database", "local.db"), bytes.Repeat([]byte("no database "), 1000), 0o600))
-			if err := m.Start(t.Context()); err == nil || !strings.Contains(err.Error(), "file is not a database") {
+			err = m.Start(t.Context())
+			if err == nil || !strings.Contains(err.Error(), "file is not a database") {
 				t.Errorf("start: %v", err)
 			}
+
 			if n := strings.Count(log.String(), "node1 started again: it failed as it is known to"); n != test.again {
 				t.Errorf("started again %d times, want %d:\n%s", n, test.again, &log)
 			}
@@ -248,6 +271,7 @@ func TestLosesLeader(t *testing.T) {
 			t.Errorf("not known: %s", words)
 		}
 	}
+
 	for _, words := range []string{
 		begin + "failed to ensure schema: failed to update node version info: updated 0 rows instead of 1",
 		begin + "failed to ensure schema: schema check gracefully aborted: this node's version is behind, please upgrade",

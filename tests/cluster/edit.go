@@ -24,10 +24,12 @@ func (m *Member) Edit(ctx context.Context, change func(yaml []byte) []byte) erro
 	if err != nil {
 		return err
 	}
+
 	_, err = m.run(ctx, bytes.NewReader(change(before)), "lxd", "cluster", "edit")
 	if err == nil && m.cluster.opts.LXD.WritesTarball {
 		err = os.Rename(m.LoadedTarball(), m.OwnTarball())
 	}
+
 	return err
 }
 
@@ -51,13 +53,16 @@ func (m *Member) EditReplace(ctx context.Context, oldnew ...string) error {
 				missing = append(missing, oldnew[i])
 			}
 		}
+
 		if missing != nil {
 			return before
 		}
+
 		return []byte(strings.NewReplacer(oldnew...).Replace(string(before)))
 	})
 	if err == nil && missing != nil {
 		err = fmt.Errorf("%s: lxd cluster show does not contain %q", m.Name, missing)
 	}
+
 	return err
 }

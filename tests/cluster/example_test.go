@@ -18,19 +18,25 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
+
 	c, err := cluster.New(ctx, cluster.Options{LXD: lxd, Log: os.Stderr})
 	if err != nil {
 		log.Fatal(err)
 	}
+
 	defer c.Close()
 
 	survivor := c.Member(1)
 	c.KillAll()
-	if _, err := survivor.LXD(ctx, "cluster", "recover-from-quorum-loss", "--quiet"); err != nil {
+	_, err = survivor.LXD(ctx, "cluster", "recover-from-quorum-loss", "--quiet")
+	if err != nil {
 		log.Print(err)
 	}
-	if err := survivor.Start(ctx); err != nil {
+
+	err = survivor.Start(ctx)
+	if err != nil {
 		log.Print(err)
 	}
+
 	fmt.Println(survivor.Profiles(ctx))
 }

@@ -14,27 +14,34 @@ func ForTest(t testing.TB, opts Options) *Cluster {
 	if os.Geteuid() != 0 {
 		t.Fatal("tests with real clusters must run as root")
 	}
+
 	if opts.LXD == (LXD{}) {
 		debian, err := Debian()
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		opts.LXD = debian
 	}
+
 	if opts.Log == nil {
 		opts.Log = t.Output()
 	}
+
 	c, err := New(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() {
 		if t.Failed() {
 			for _, m := range c.Members() {
 				t.Logf("end of the log of %s:\n%s", m.Name, m.LogTail(20))
 			}
 		}
-		if err := c.Close(); err != nil {
+
+		err := c.Close()
+		if err != nil {
 			t.Errorf("close cluster: %v", err)
 		}
 	})

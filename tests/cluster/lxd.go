@@ -41,6 +41,7 @@ func EachLXD(t *testing.T, test func(t *testing.T, lxd LXD)) {
 		if err != nil {
 			t.Fatal(err)
 		}
+
 		t.Run(lxd.Name, func(t *testing.T) {
 			t.Parallel()
 			test(t, lxd)
@@ -54,14 +55,18 @@ func Debian() (LXD, error) {
 	if err != nil {
 		return LXD{}, err
 	}
+
 	tree := filepath.Join(root, ".deps", "lxd5")
-	if _, err := os.Stat(filepath.Join(tree, ".done")); err != nil {
+	_, err = os.Stat(filepath.Join(tree, ".done"))
+	if err != nil {
 		return LXD{}, fmt.Errorf("no LXD to test with in %s: run `make test-deps` first", tree)
 	}
+
 	libs, err := filepath.Glob(filepath.Join(tree, "root/usr/lib/*/libdqlite.so.0"))
 	if err != nil || len(libs) != 1 {
 		return LXD{}, fmt.Errorf("%s has %d libdqlite.so.0, want one: remove it and run `make test-deps`", tree, len(libs))
 	}
+
 	return LXD{
 		Name:   "LXD 5.0.2",
 		BinDir: filepath.Join(tree, "root/usr/bin"),
@@ -77,10 +82,13 @@ func LXD6() (LXD, error) {
 	if err != nil {
 		return LXD{}, err
 	}
+
 	dir := filepath.Join(root, ".deps", "lxd6")
-	if _, err := os.Stat(filepath.Join(dir, ".done")); err != nil {
+	_, err = os.Stat(filepath.Join(dir, ".done"))
+	if err != nil {
 		return LXD{}, fmt.Errorf("no LXD 6.6 to test with in %s: run `make test-peers` first", dir)
 	}
+
 	return LXD{
 		Name:          "LXD 6.6",
 		BinDir:        filepath.Join(dir, "bin"),
@@ -92,10 +100,12 @@ func LXD6() (LXD, error) {
 // check says early and clearly what would otherwise fail late inside a namespace.
 func (l LXD) check() error {
 	for _, program := range []string{"lxd", "lxc"} {
-		if _, err := os.Stat(filepath.Join(l.BinDir, program)); err != nil {
+		_, err := os.Stat(filepath.Join(l.BinDir, program))
+		if err != nil {
 			return fmt.Errorf("%s: %w", l.Name, err)
 		}
 	}
+
 	return nil
 }
 
@@ -114,11 +124,13 @@ next:
 				continue next
 			}
 		}
+
 		env = append(env, variable)
 	}
 	env = append(env, "PATH="+l.BinDir+":"+os.Getenv("PATH")+":/usr/sbin:/sbin", "EDITOR=false", "VISUAL=false")
 	if l.LibDir != "" {
 		env = append(env, "LD_LIBRARY_PATH="+l.LibDir)
 	}
+
 	return env
 }

@@ -58,9 +58,12 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 	if path := filepath.Join(m.dir, "seccomp.socket"); len(path) > 107 {
 		return nil, fmt.Errorf("%s is too long for a Unix socket: set Options.Dir or TMPDIR to something shorter", path)
 	}
-	if err := os.Mkdir(m.dir, 0o711); err != nil {
+
+	err := os.Mkdir(m.dir, 0o711)
+	if err != nil {
 		return nil, err
 	}
+
 	m.http = &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true, // the daemon is a different one after every start
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -68,10 +71,11 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 			return dialer.DialContext(ctx, "unix", filepath.Join(m.dir, "unix.socket"))
 		},
 	}}
-	var err error
-	if m.ns, err = c.sw.Plug(ctx, m.IP()+"/16"); err != nil {
+	m.ns, err = c.sw.Plug(ctx, m.IP()+"/16")
+	if err != nil {
 		return nil, err
 	}
+
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.members = append(c.members, m)
@@ -100,14 +104,17 @@ func (m *Member) SetAddresses(ctx context.Context, cidrs ...string) error {
 	for _, cidr := range cidrs {
 		commands = append(commands, "addr add "+cidr+" dev eth0")
 	}
+
 	return m.ns.IP(ctx, commands...)
 }
 
 // Start starts the daemon and waits until it is ready, which takes quorum.
 func (m *Member) Start(ctx context.Context) error {
-	if err := m.Spawn(); err != nil {
+	err := m.Spawn()
+	if err != nil {
 		return err
 	}
+
 	return m.WaitReady(ctx)
 }
 
@@ -118,10 +125,12 @@ func (m *Member) Spawn() error {
 	if m.runningLocked() {
 		return fmt.Errorf("%s is running already", m.Name)
 	}
+
 	output, err := os.OpenFile(m.LogFile(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return err
 	}
+
 	defer output.Close()
 	before, err := output.Stat()
 	if err != nil {
@@ -131,9 +140,11 @@ func (m *Member) Spawn() error {
 	cmd := m.DaemonCommand()
 	cmd.Stdout, cmd.Stderr = output, output
 	d := &daemon{cmd: cmd, begun: time.Now(), said: before.Size(), gone: make(chan struct{})}
-	if err := tied.Start(cmd); err != nil {
+	err = tied.Start(cmd)
+	if err != nil {
 		return fmt.Errorf("start %s: %w", m.Name, err)
 	}
+
 	go func() {
 		cmd.Wait()
 		close(d.gone)
@@ -149,6 +160,7 @@ func (m *Member) DaemonCommand() *exec.Cmd {
 	if m.cluster.opts.Debug {
 		level = "--debug"
 	}
+
 	cmd := exec.Command("nsenter", "--net="+m.ns.Path(),
 		"unshare", "--mount", "--propagation", "private", "lxd", level)
 	cmd.Dir = m.cluster.dir
@@ -181,7 +193,8 @@ func (m *Member) WaitReady(ctx context.Context) error {
 	defer cancel(nil)
 	again := func(why string) {
 		m.cluster.logf("%s started again: %s", m.Name, why)
-		if err := m.Spawn(); err != nil {
+		err := m.Spawn()
+		if err != nil {
 			cancel(err)
 		}
 	}
@@ -193,6 +206,7 @@ func (m *Member) WaitReady(ctx context.Context) error {
 			if stuckLeft == 0 || ctx.Err() != nil {
 				return
 			}
+
 			stuckLeft--
 			again(fmt.Sprintf("nothing has moved for %s; it was waiting in:\n%s", stuckAfter, m.abort()))
 		},
@@ -203,10 +217,12 @@ func (m *Member) WaitReady(ctx context.Context) error {
 				cancel(errors.New("its daemon is not running"))
 				return false, nil
 			}
+
 			left--
 			again("it failed as it is known to: " + m.LogTail(1))
 			return false, nil
 		}
+
 		ctx, stop := progress.Within(ctx, readyTime)
 		defer stop()
 		_, err := m.Query(ctx, http.MethodGet, "/internal/ready", nil)
@@ -215,6 +231,7 @@ func (m *Member) WaitReady(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	m.cluster.logf("%s ready after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
 	return nil
 }
@@ -231,10 +248,12 @@ func (m *Member) failedAsKnown() bool {
 	if d == nil || known == "" {
 		return false
 	}
+
 	log, err := os.ReadFile(m.LogFile())
 	if err != nil || d.said > int64(len(log)) {
 		return false
 	}
+
 	lines := strings.Split(strings.TrimSpace(string(log[d.said:])), "\n")
 	return regexp.MustCompile(known).MatchString(strings.Join(lines[max(0, len(lines)-lastWords):], "\n"))
 }
@@ -245,15 +264,19 @@ func (m *Member) Stop(ctx context.Context) error {
 	if d == nil || !m.Running() {
 		return nil
 	}
+
 	begin := time.Now()
-	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	err := d.cmd.Process.Signal(syscall.SIGTERM)
+	if err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("stop %s: %w", m.Name, err)
 	}
+
 	watch := progress.Watch{What: "the end of " + m.Name, Every: 5 * time.Millisecond, Mark: m.mark, Seen: func() string { return m.LogTail(lastWords) }}
-	err := watch.Until(ctx, func(context.Context) (bool, error) { return !m.Running(), nil })
+	err = watch.Until(ctx, func(context.Context) (bool, error) { return !m.Running(), nil })
 	if err == nil {
 		m.cluster.logf("%s stopped after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
 	}
+
 	return err
 }
 
@@ -263,19 +286,24 @@ func (m *Member) abort() string {
 	if d == nil || !m.Running() {
 		return ""
 	}
+
 	before, _ := os.Stat(m.LogFile())
-	if err := d.cmd.Process.Signal(syscall.SIGABRT); err != nil {
+	err := d.cmd.Process.Signal(syscall.SIGABRT)
+	if err != nil {
 		return err.Error()
 	}
+
 	select {
 	case <-d.gone:
 	case <-time.After(progress.Stretched(abortTime)):
 		m.Kill()
 	}
+
 	log, err := os.ReadFile(m.LogFile())
 	if err != nil || before == nil {
 		return fmt.Sprint(err)
 	}
+
 	return progress.Goroutines(string(log[min(before.Size(), int64(len(log))):]))
 }
 
@@ -300,6 +328,7 @@ func (m *Member) Wait(ctx context.Context) (status int, err error) {
 	if d == nil {
 		return 0, fmt.Errorf("%s was never started", m.Name)
 	}
+
 	select {
 	case <-d.gone:
 		return d.cmd.ProcessState.ExitCode(), nil
@@ -319,6 +348,7 @@ func (m *Member) runningLocked() bool {
 	if m.daemon == nil {
 		return false
 	}
+
 	select {
 	case <-m.daemon.gone:
 		return false
@@ -340,6 +370,7 @@ func (m *Member) Pid() int {
 	if !m.runningLocked() {
 		return 0
 	}
+
 	return m.daemon.cmd.Process.Pid
 }
 
@@ -354,6 +385,7 @@ func (m *Member) LogTail(lines int) string {
 	if err != nil {
 		return err.Error()
 	}
+
 	all := strings.Split(strings.TrimSpace(string(log)), "\n")
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }

@@ -26,25 +26,31 @@ func killMarked(ctx context.Context, mark string) error {
 		if err != nil {
 			return err
 		}
+
 		for _, entry := range entries {
 			pid, err := strconv.Atoi(entry.Name())
 			if err != nil || pid == os.Getpid() || !hasMark(pid, mark) {
 				continue
 			}
+
 			left++
 			// The handle is a pidfd: looking again after taking it makes sure that it is still the process seen above.
 			process, err := os.FindProcess(pid)
 			if err != nil {
 				continue
 			}
+
 			if hasMark(pid, mark) {
 				process.Kill()
 			}
+
 			process.Release()
 		}
+
 		if left == 0 {
 			return nil
 		}
+
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d processes of %s would not die: %w", left, mark, ctx.Err())
@@ -58,12 +64,14 @@ func hasMark(pid int, mark string) bool {
 	if err != nil {
 		return false
 	}
+
 	want := []byte(markVariable + "=" + mark)
 	for variable := range bytes.SplitSeq(environ, []byte{0}) {
 		if bytes.Equal(variable, want) {
 			return true
 		}
 	}
+
 	return false
 }
 

@@ -18,17 +18,23 @@ import (
 func (c *Cluster) Save(ctx context.Context, name string) error {
 	begin := time.Now()
 	to := filepath.Join(c.dir, "saved", name)
-	if err := c.allDown(); err != nil {
+	err := c.allDown()
+	if err != nil {
 		return fmt.Errorf("save %s: %w", name, err)
 	}
-	if err := errors.Join(os.RemoveAll(to), os.Mkdir(to, 0o700)); err != nil {
+
+	err = errors.Join(os.RemoveAll(to), os.Mkdir(to, 0o700))
+	if err != nil {
 		return err
 	}
+
 	for _, m := range c.Members() {
-		if err := copyTree(ctx, m.dir, filepath.Join(to, filepath.Base(m.dir))); err != nil {
+		err := copyTree(ctx, m.dir, filepath.Join(to, filepath.Base(m.dir)))
+		if err != nil {
 			return fmt.Errorf("save %s: %w", name, err)
 		}
 	}
+
 	c.logf("saved %q in %s", name, time.Since(begin).Round(10*time.Millisecond))
 	return nil
 }
@@ -42,19 +48,23 @@ func (c *Cluster) Restore(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("restore: %w", err)
 	}
+
 	if len(saved) != len(c.Members()) {
 		return fmt.Errorf("restore %s: saved with %d members, there are %d", name, len(saved), len(c.Members()))
 	}
+
 	c.KillAll()
 	for _, m := range c.Members() {
 		err := os.RemoveAll(m.dir)
 		if err == nil {
 			err = copyTree(ctx, filepath.Join(from, filepath.Base(m.dir)), m.dir)
 		}
+
 		if err != nil {
 			return fmt.Errorf("restore %s: %w", name, err)
 		}
 	}
+
 	c.logf("restored %q in %s", name, time.Since(begin).Round(10*time.Millisecond))
 	return nil
 }
@@ -65,6 +75,7 @@ func (c *Cluster) allDown() error {
 			return fmt.Errorf("%s is running", m.Name)
 		}
 	}
+
 	return nil
 }
 
@@ -74,5 +85,6 @@ func copyTree(ctx context.Context, from, to string) error {
 	if err != nil {
 		return fmt.Errorf("copy %s: %w: %s", from, err, bytes.TrimSpace(out))
 	}
+
 	return nil
 }

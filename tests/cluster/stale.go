@@ -21,10 +21,12 @@ func (m *Member) staleRole(ctx context.Context) bool {
 	if d == nil || err != nil || d.said > int64(len(log)) {
 		return false
 	}
+
 	started := startedAs.FindSubmatch(log[d.said:])
 	if started == nil || string(started[2]) != "voter" {
 		return false
 	}
+
 	rows, err := m.localSQL(ctx, fmt.Sprintf("SELECT 1 FROM raft_nodes WHERE id = %s AND role <> 0", started[1]))
 	return err == nil && len(rows) == 1
 }
@@ -34,6 +36,7 @@ func (m *Member) startStaleAgain(ctx context.Context) error {
 	if !m.staleRole(ctx) {
 		return nil
 	}
+
 	m.cluster.logf("%s started again: it takes itself for a voter, and is none any more", m.Name)
 	m.Kill()
 	return m.Start(ctx)

@@ -30,6 +30,7 @@ func (c *Cluster) List(ctx context.Context) ([]State, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	return m.List(ctx)
 }
 
@@ -39,10 +40,13 @@ func (m *Member) List(ctx context.Context) ([]State, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var list []State
-	if err := json.Unmarshal([]byte(out), &list); err != nil {
+	err = json.Unmarshal([]byte(out), &list)
+	if err != nil {
 		return nil, fmt.Errorf("%s: lxc cluster list: %w", m.Name, err)
 	}
+
 	return list, nil
 }
 
@@ -62,21 +66,26 @@ func (c *Cluster) WaitHeartbeat(ctx context.Context) error {
 		if err != nil {
 			return false, err
 		}
+
 		rows, err := m.SQL(ctx, "SELECT name, heartbeat FROM nodes")
 		if err != nil {
 			return false, err
 		}
+
 		last := map[string]time.Time{}
 		for _, row := range rows {
-			if last[row[0]], err = time.Parse(time.RFC3339Nano, row[1]); err != nil {
+			last[row[0]], err = time.Parse(time.RFC3339Nano, row[1])
+			if err != nil {
 				return false, fmt.Errorf("heartbeat of %s: %w", row[0], err)
 			}
 		}
+
 		for _, m := range c.Members() {
 			if m.Running() && !last[m.Name].After(m.lastDaemon().begun) {
 				return false, fmt.Errorf("%s: last one at %s", m.Name, last[m.Name])
 			}
 		}
+
 		return true, nil
 	})
 }
@@ -95,12 +104,15 @@ func (c *Cluster) WaitFormed(ctx context.Context) error {
 	if n < 3 {
 		want.Voters = 1
 	}
+
 	standBys := 2
 	if value, ok := c.opts.Config["cluster.max_standby"]; ok {
-		if _, err := fmt.Sscan(value, &standBys); err != nil {
+		_, err := fmt.Sscan(value, &standBys)
+		if err != nil {
 			return fmt.Errorf("cluster.max_standby %q: %w", value, err)
 		}
 	}
+
 	want.StandBys = min(n-want.Voters, standBys)
 	want.Spares = n - want.Voters - want.StandBys
 	return c.waitList(ctx, fmt.Sprintf("%d members online and %+v", n, want), func(list []State) bool {
@@ -116,17 +128,21 @@ func (c *Cluster) waitList(ctx context.Context, what string, done func([]State) 
 		if err != nil {
 			return false, err
 		}
+
 		list, err := m.List(ctx)
 		if err != nil {
 			return false, errors.Join(err, m.startStaleAgain(ctx))
 		}
+
 		if done(list) {
 			return true, nil
 		}
+
 		var lines []string
 		for _, state := range list {
 			lines = append(lines, fmt.Sprintf("%s %s %s: %s", state.Name, strings.Join(state.Roles, "+"), state.Status, state.Message))
 		}
+
 		return false, fmt.Errorf("last seen:\n%s", strings.Join(lines, "\n"))
 	})
 }
@@ -138,6 +154,7 @@ func online(list []State) int {
 			n++
 		}
 	}
+
 	return n
 }
 
@@ -154,5 +171,6 @@ func CountRoles(list []State) Roles {
 			count.Spares++
 		}
 	}
+
 	return count
 }

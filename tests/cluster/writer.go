@@ -99,6 +99,7 @@ func (m *Member) Profiles(ctx context.Context) ([]string, error) {
 	for _, row := range rows {
 		names = append(names, row[0])
 	}
+
 	return names, err
 }
 
@@ -111,6 +112,7 @@ func (m *Member) growLog(ctx context.Context, n int) error {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -122,12 +124,15 @@ func (c *Cluster) MakeSnapshot(ctx context.Context, members ...*Member) error {
 	if err != nil {
 		return err
 	}
+
 	before := map[*Member][]string{}
 	for _, m := range members {
-		if before[m], err = m.Snapshots(); err != nil {
+		before[m], err = m.Snapshots()
+		if err != nil {
 			return err
 		}
 	}
+
 	begin := time.Now()
 	err = c.wait(ctx, time.Millisecond, "raft snapshots", func(ctx context.Context) (bool, error) {
 		for _, m := range members {
@@ -135,16 +140,19 @@ func (c *Cluster) MakeSnapshot(ctx context.Context, members ...*Member) error {
 			if err != nil {
 				return false, err
 			}
+
 			isNew := func(name string) bool { return !slices.Contains(before[m], name) }
 			if !slices.ContainsFunc(now, isNew) {
 				return false, errors.Join(fmt.Errorf("%s has none", m.Name), writer.growLog(ctx, 128))
 			}
 		}
+
 		return true, nil
 	})
 	if err == nil {
 		c.logf("snapshots taken after %s", time.Since(begin).Round(10*time.Millisecond))
 	}
+
 	return err
 }
 
@@ -154,5 +162,6 @@ func (m *Member) Snapshots() ([]string, error) {
 	for i, meta := range metas {
 		metas[i] = strings.TrimSuffix(filepath.Base(meta), ".meta")
 	}
+
 	return metas, err
 }

@@ -25,10 +25,12 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	began := time.Now()
-	if err := demo(ctx); err != nil {
+	err := demo(ctx)
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "\ndemo:", err)
 		os.Exit(1)
 	}
+
 	say("Done in %s. The members, their directories and their networks are gone again.", time.Since(began).Round(time.Second))
 }
 
@@ -45,14 +47,17 @@ func demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+
 	lxd, err := cluster.Debian()
 	if err != nil {
 		return err
 	}
+
 	home, err := os.MkdirTemp("", "lxd-recover-demo-")
 	if err != nil {
 		return err
 	}
+
 	defer os.RemoveAll(home)
 
 	say("A real LXD cluster of three members, each daemon with its own directory and network namespace.")
@@ -60,6 +65,7 @@ func demo(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+
 	defer func() { err = errors.Join(err, c.Close()) }()
 	s := &show{ctx: ctx, c: c, tool: tool, home: home}
 	return s.play()
@@ -79,10 +85,12 @@ func (s *show) play() error {
 		s.start,
 		s.check,
 	} {
-		if err := step(); err != nil {
+		err := step()
+		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -93,10 +101,12 @@ func (s *show) list(m *cluster.Member) error { return s.enter(m, "lxc cluster li
 func (s *show) write(m *cluster.Member, commands ...string) error {
 	say("Some rows in the global database: a project and profiles.")
 	for _, command := range commands {
-		if err := s.enter(m, "lxc "+command); err != nil {
+		err := s.enter(m, "lxc "+command)
+		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -107,18 +117,23 @@ func (s *show) lose() error {
 	say("Disaster. node3 dies; node1 and node2 still accept one more row; then they die, too (SIGKILL).")
 	note("kill -KILL: node3")
 	three.Kill()
-	if err := s.enter(one, "lxc profile create last-row-before-the-end"); err != nil {
+	err := s.enter(one, "lxc profile create last-row-before-the-end")
+	if err != nil {
 		return err
 	}
+
 	note("kill -KILL: node1, node2")
 	s.c.KillAll(one, two)
 	say("And the machines come back in another network: no member has the address that the cluster knows.")
 	for _, m := range s.c.Members() {
-		if err := m.SetAddresses(s.ctx, moved(m)+"/16"); err != nil {
+		err := m.SetAddresses(s.ctx, moved(m)+"/16")
+		if err != nil {
 			return err
 		}
+
 		note("%s: %s is now %s", m.Name, m.IP(), moved(m))
 	}
+
 	return nil
 }
 
@@ -137,11 +152,13 @@ func (s *show) edit() error {
 	if err != nil {
 		return err
 	}
+
 	for line := range strings.Lines(string(shown)) {
 		if !strings.HasPrefix(line, "#") && strings.TrimSpace(line) != "" {
 			fmt.Print("    " + line)
 		}
 	}
+
 	return nil
 }
 
@@ -152,14 +169,18 @@ func (s *show) export() error {
 
 func (s *show) importAll() error {
 	say("Second command, on every survivor. A dry run first, to see what it would do on node3:")
-	if err := s.enter(s.c.Member(3), "lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz"); err != nil {
+	err := s.enter(s.c.Member(3), "lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz")
+	if err != nil {
 		return err
 	}
+
 	for _, m := range s.c.Members() {
-		if err := s.enter(m, "lxd-recover global-db-import --yes lxd_recovery_db.tar.gz"); err != nil {
+		err := s.enter(m, "lxd-recover global-db-import --yes lxd_recovery_db.tar.gz")
+		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -170,31 +191,41 @@ func (s *show) start() error {
 
 // check shows that the rows are there on every member, and fails if they are not.
 func (s *show) check() error {
-	if err := s.c.WaitHeartbeat(s.ctx); err != nil {
+	err := s.c.WaitHeartbeat(s.ctx)
+	if err != nil {
 		return err
 	}
-	if err := s.c.WaitOnline(s.ctx, 3); err != nil {
+
+	err = s.c.WaitOnline(s.ctx, 3)
+	if err != nil {
 		return err
 	}
+
 	three := s.c.Member(3)
-	if err := s.list(three); err != nil {
+	err = s.list(three)
+	if err != nil {
 		return err
 	}
+
 	say("Every row is there, the last one included, also on node3, which had never seen it:")
-	if err := s.enter(three, "lxc profile list -f csv | cut -d, -f1"); err != nil {
+	err = s.enter(three, "lxc profile list -f csv | cut -d, -f1")
+	if err != nil {
 		return err
 	}
+
 	for _, m := range s.c.Members() {
 		names, err := m.Profiles(s.ctx)
 		if err != nil {
 			return err
 		}
+
 		for _, want := range []string{"web", "database", "last-row-before-the-end"} {
 			if !strings.Contains(strings.Join(names, " "), want) {
 				return fmt.Errorf("%s lost the profile %s: it has %v", m.Name, want, names)
 			}
 		}
 	}
+
 	say("And the cluster takes new ones:")
 	return s.enter(three, "lxc profile create after-the-recovery")
 }
@@ -209,10 +240,13 @@ func (s *show) enter(m *cluster.Member, line string) error {
 			cmd.Env[i] = "PATH=" + s.tool + ":" + path
 		}
 	}
+
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if err != nil {
 		return fmt.Errorf("%s: %s: %w", m.Name, line, err)
 	}
+
 	return nil
 }
 
@@ -223,6 +257,7 @@ func colours() (bold, dim, plain string) {
 	if !term.IsTerminal(int(os.Stdout.Fd())) || os.Getenv("NO_COLOR") != "" {
 		return "", "", ""
 	}
+
 	return "\x1b[1m", "\x1b[2m", "\x1b[0m"
 }
 

@@ -25,15 +25,18 @@ func TestError(t *testing.T) {
 				if at.scratch && e != i%len(errnos) {
 					continue
 				}
+
 				faults = append(faults, fault{sort: j.name + ", " + unix.ErrnoName(errno), at: at, kind: systrace.Change, action: fails(errno)})
 			}
 		}
+
 		for _, at := range allOf(all, func(s step) bool { return s.rename }) {
 			for _, errno := range []unix.Errno{unix.EIO, unix.EINTR} {
 				faults = append(faults, fault{sort: j.name + ", renamed and reported to have failed",
 					at: at, kind: systrace.Change, action: always(systrace.FailAfter(errno))})
 			}
 		}
+
 		return j.thin(all, faults)
 	})
 }
@@ -44,6 +47,7 @@ func TestErrorThatLasts(t *testing.T) {
 		for _, at := range sample(all, lasting) {
 			faults = append(faults, fault{sort: j.name + ", EROFS from then on", at: at, kind: systrace.Change, lasts: true, action: fails(unix.EROFS)})
 		}
+
 		return faults
 	})
 }
@@ -54,6 +58,7 @@ func TestErrorReading(t *testing.T) {
 		for _, at := range sample(all, lasting) {
 			faults = append(faults, fault{sort: j.name + ", EIO on reading", at: at, kind: systrace.Read, action: fails(unix.EIO)})
 		}
+
 		return j.thin(all, faults)
 	})
 }
@@ -65,18 +70,21 @@ func (j *job) thin(all []step, faults []fault) []fault {
 	if j.name != "edit" || !everything {
 		return faults
 	}
+
 	near := map[step]bool{}
 	if at := exchangeOf(all); at >= 0 {
 		for _, s := range all[max(at-8, 0):] {
 			near[s] = true
 		}
 	}
+
 	var kept []fault
 	for i, f := range faults {
 		if i%4 == 0 || near[f.at] {
 			kept = append(kept, f)
 		}
 	}
+
 	return kept
 }
 
@@ -86,6 +94,7 @@ func fails(errno unix.Errno) func(*place, *systrace.Call) systrace.Action {
 		if c.Name == "close" {
 			return systrace.FailAfter(errno)
 		}
+
 		return systrace.Fail(errno)
 	}
 }

@@ -23,10 +23,12 @@ func (j *job) differs(live tree) (string, error) {
 	if diff == "" || j.name != "edit" {
 		return diff, nil
 	}
+
 	want, err := retermed(j.new, live)
 	if err != nil {
 		return "", err
 	}
+
 	return live.differ(want, false), nil
 }
 
@@ -37,23 +39,28 @@ func retermed(fenced tree, other tree) (tree, error) {
 	if err != nil {
 		return fenced, nil // not a fenced database: it will differ
 	}
+
 	old, err := fenced.term()
 	if err != nil {
 		return nil, err
 	}
+
 	want := fenced.without("")
 	for _, name := range []string{"global/metadata1", "global/metadata2"} {
 		m, err := raftlog.ParseMetadata(want[name].content)
 		if err != nil || m.Term != old {
 			return nil, errors.Join(err, fmt.Errorf("%s has the term %d, want %d", name, m.Term, old))
 		}
+
 		m.Term = term
 		want.replace(name, m.Encode())
 	}
+
 	entry, err := fenced.lastEntry()
 	if err != nil {
 		return nil, err
 	}
+
 	entry.Term = term
 	want.replace("global/"+raftlog.SegmentName(entry.Index, entry.Index), raftlog.AppendBatch(raftlog.SegmentHeader(), entry))
 
@@ -63,6 +70,7 @@ func retermed(fenced tree, other tree) (tree, error) {
 	if n := bytes.Count(local, before); n != 1 {
 		return nil, fmt.Errorf("local.db has the term %d times, want once", n)
 	}
+
 	want.replace("local.db", bytes.Replace(local, before, after, 1))
 	return want, nil
 }
@@ -87,13 +95,16 @@ func (t tree) lastEntry() (raftlog.Entry, error) {
 			files[name] = &fstest.MapFile{Data: n.content, Mode: n.mode}
 		}
 	}
+
 	log, err := raftlog.Open(context.Background(), files, raftlog.Options{})
 	if err != nil {
 		return raftlog.Entry{}, err
 	}
+
 	for entry, err := range log.Entries(context.Background(), log.LastIndex) {
 		entry.Data = bytes.Clone(entry.Data)
 		return entry, err
 	}
+
 	return raftlog.Entry{}, errors.New("the log is empty")
 }

@@ -56,6 +56,7 @@ func (j *job) inject(t *testing.T, all []step, faults []fault) {
 		p.number = i
 		places = append(places, p)
 	}
+
 	j.injectAt(t, places, all, faults)
 }
 
@@ -66,6 +67,7 @@ func (j *job) injectAt(t *testing.T, places []*place, all []step, faults []fault
 	for _, s := range all {
 		known[s] = true
 	}
+
 	work := make(chan fault)
 	var group sync.WaitGroup
 	for _, p := range places {
@@ -75,9 +77,11 @@ func (j *job) injectAt(t *testing.T, places []*place, all []step, faults []fault
 			}
 		})
 	}
+
 	for _, f := range faults {
 		work <- f
 	}
+
 	close(work)
 	group.Wait()
 }
@@ -90,6 +94,7 @@ func (j *job) try(t *testing.T, p *place, known map[step]bool, f fault) {
 		t.Error(err)
 		return
 	}
+
 	n, hit, strange := newCounter(p), false, ""
 	r, err := p.trace(j, f.kind, func(c *systrace.Call) systrace.Action {
 		s := n.step(c)
@@ -100,6 +105,7 @@ func (j *job) try(t *testing.T, p *place, known map[step]bool, f fault) {
 		case !hit && !known[s]:
 			strange = s.String()
 		}
+
 		return systrace.Proceed
 	})
 	what := fmt.Sprintf("%s at %s", f.sort, f.at)
@@ -140,19 +146,23 @@ func (j *job) verify(t *testing.T, p *place, what string, f fault, r result) {
 		failed(why)
 		return
 	}
+
 	killed := r.signal == unix.SIGKILL
 	if !killed && r.status != 0 && strings.Contains(f.sort, "EINTR") {
 		t.Logf("%s: not tried again: %s", what, r)
 	}
+
 	if !killed {
 		complaint := r.complaint()
 		if f.power && r.status == 4 {
 			complaint = "" // the disk under its temporary database is gone: to SQLite that may look like damage
 		}
+
 		if complaint != "" {
 			failed(complaint)
 		}
 	}
+
 	says := strings.Contains(r.output, "in place")
 	switch {
 	case killed, f.power && r.status != 0:
@@ -174,6 +184,7 @@ func (j *job) verify(t *testing.T, p *place, what string, f fault, r result) {
 	default:
 		why = j.notDone(p)
 	}
+
 	final, _ := j.judge(p)
 	table.add(sort, func(row *figures) {
 		switch {
@@ -201,6 +212,7 @@ func names(pattern string) []string {
 	for i, path := range paths {
 		paths[i] = filepath.Base(path)
 	}
+
 	return paths
 }
 
@@ -227,11 +239,13 @@ func sample(all []step, wanted func(step) bool) []step {
 		if !wanted(s) {
 			continue
 		}
+
 		n++
 		if everything || n%sampleEvery == 0 || exchange >= 0 && i > exchange-8 {
 			taken = append(taken, s)
 		}
 	}
+
 	sampled.taken.Add(int64(len(taken)))
 	sampled.all.Add(int64(n))
 	return taken

@@ -30,6 +30,7 @@ func (j *job) judge(p *place) (verdict, string) {
 	if err != nil {
 		return broken, err.Error()
 	}
+
 	var complaints []string
 	rest := func(t tree) tree {
 		t = t.without(".") // its time changes, with the names in it
@@ -38,22 +39,26 @@ func (j *job) judge(p *place) (verdict, string) {
 				delete(t, name)
 			}
 		}
+
 		return t
 	}
 	if diff := rest(now).differ(rest(j.start), true); diff != "" {
 		complaints = append(complaints, "beside the database: "+diff)
 	}
+
 	for name, want := range j.wholes() {
 		if !slices.ContainsFunc(now.databases(), func(dir string) bool { return now.sub(dir).differ(want, true) == "" }) {
 			complaints = append(complaints, "the database "+name+" is nowhere whole")
 		}
 	}
+
 	live := now.sub("database")
 	notOld := live.differ(j.old, true)
 	notNew, err := j.differs(live)
 	if err != nil {
 		return broken, err.Error()
 	}
+
 	switch {
 	case len(complaints) > 0:
 		return broken, strings.Join(complaints, "\n")
@@ -62,6 +67,7 @@ func (j *job) judge(p *place) (verdict, string) {
 	case notNew == "":
 		return wholeNew, ""
 	}
+
 	return broken, fmt.Sprintf("not the old database: %snor the new one: %s", notOld, notNew)
 }
 
@@ -71,6 +77,7 @@ func (j *job) wholes() map[string]tree {
 	for _, name := range j.start.databases() {
 		all[name] = j.start.sub(name)
 	}
+
 	return all
 }
 
@@ -82,6 +89,7 @@ func (t tree) databases() []string {
 			names = append(names, name)
 		}
 	}
+
 	return names
 }
 
@@ -92,6 +100,7 @@ func (j *job) notDone(p *place) string {
 	if v != wholeNew {
 		return "the new database is not in place: " + why
 	}
+
 	return j.keptOne(p)
 }
 
@@ -101,6 +110,7 @@ func (j *job) keptOne(p *place) string {
 	if err != nil {
 		return err.Error()
 	}
+
 	var kept, reports []string
 	for _, path := range paths {
 		name := filepath.Base(path)
@@ -120,9 +130,11 @@ func (j *job) keptOne(p *place) string {
 			return name + " is left over"
 		}
 	}
+
 	if len(kept) != 1 || !slices.Equal(kept, reports) {
 		return fmt.Sprintf("kept: %q, reports of %q, want one", kept, reports)
 	}
+
 	return ""
 }
 
@@ -135,6 +147,7 @@ func reportComplaint(path string, backup string) string {
 	if err != nil {
 		return err.Error()
 	}
+
 	var r struct {
 		Kept   string
 		Report struct {
@@ -146,5 +159,6 @@ func reportComplaint(path string, backup string) string {
 	if err != nil || r.Kept != backup || filepath.Base(r.Report.Kept) != backup || !r.Report.Done {
 		return fmt.Sprintf("%s: %v: not the report of the run that made %s: %s", path, err, backup, data)
 	}
+
 	return ""
 }

@@ -16,9 +16,11 @@ func TestKill(t *testing.T) {
 		for _, at := range sample(all, each) {
 			faults = append(faults, fault{sort: j.name + " killed before a system call", at: at, kind: systrace.Change, action: always(systrace.KillBefore)})
 		}
+
 		for _, at := range sample(all, lasting) {
 			faults = append(faults, fault{sort: j.name + " killed after a system call", at: at, kind: systrace.Change, action: always(systrace.KillAfter)})
 		}
+
 		return faults
 	})
 }

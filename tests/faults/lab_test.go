@@ -93,14 +93,17 @@ func newLab(find func() (cluster.LXD, error)) (*lab, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	dir, err := os.MkdirTemp(base, "lab-")
 	if err != nil {
 		return nil, err
 	}
+
 	c, err := cluster.New(ctx, cluster.Options{LXD: lxd, Log: os.Stderr})
 	if err != nil {
 		return nil, err
 	}
+
 	l := &lab{cluster: c, dir: dir, tarball: filepath.Join(dir, "lxd_recovery_db.tar.gz")}
 	labs = append(labs, l)
 	return l, l.make(ctx)
@@ -114,38 +117,47 @@ func (l *lab) make(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+
 		l.rows = append(l.rows, name)
 	}
+
 	c.KillAll()
 	err := l.makeChanged(ctx)
 	if err != nil {
 		return err
 	}
+
 	err = c.Member(1).EditReplace(ctx, ":8443", ":9393")
 	if err == nil {
 		err = c.Save(ctx, "edited")
 	}
+
 	if err != nil {
 		return err
 	}
+
 	out, err := c.Member(1).Command(ctx, tool, "cluster", "export-db", l.tarball).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("export: %w: %s", err, out)
 	}
+
 	l.edited, err = readTree(c.Member(1).Dir())
 	if err != nil {
 		return err
 	}
+
 	start, err := readTree(c.Member(2).Dir())
 	if err != nil {
 		return err
 	}
+
 	addExtras(start)
 	l.imported = &job{name: "import", args: []string{"global-db-import", "--yes", l.tarball}, start: start, keeps: "database.before-import-"}
 	after, err := l.imported.learn(filepath.Join(l.dir, "run"))
 	if err != nil {
 		return err
 	}
+
 	l.undone = &job{name: "rollback", args: []string{"global-db-rollback", "--yes"}, start: after, keeps: "database.before-rollback-"}
 	_, err = l.undone.learn(filepath.Join(l.dir, "run"))
 	return err
@@ -157,15 +169,18 @@ func (l *lab) makeChanged(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	input := filepath.Join(l.dir, "members.yaml")
 	err = os.WriteFile(input, bytes.ReplaceAll(list, []byte(":8443"), []byte(":9393")), 0o600)
 	if err != nil {
 		return err
 	}
+
 	start, err := readTree(l.cluster.Member(1).Dir())
 	if err != nil {
 		return err
 	}
+
 	addExtras(start)
 	l.changed = &job{name: "edit", args: []string{"cluster", "edit"}, input: input, start: start, keeps: "database.before-edit-"}
 	_, err = l.changed.learn(filepath.Join(l.dir, "run"))
@@ -189,32 +204,39 @@ func (j *job) learn(dir string) (tree, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var after [2]tree
 	for i := range after {
 		err = p.reset(j.start)
 		if err != nil {
 			return nil, err
 		}
+
 		r := p.run(j)
 		if r.status != 0 {
 			return nil, fmt.Errorf("%s without a fault: %s", j.name, r)
 		}
+
 		after[i], err = readTree(p.lxd())
 		if err != nil {
 			return nil, err
 		}
 	}
+
 	j.new = after[1].sub("database").without(recordName)
 	diff, err := j.differs(after[0].sub("database"))
 	if err != nil {
 		return nil, err
 	}
+
 	if diff != "" {
 		return nil, fmt.Errorf("the %s makes two different databases of one: %s", j.name, diff)
 	}
+
 	if j.old.differ(j.new, false) == "" {
 		return nil, errors.New("old and new database are the same: nothing could be told from them")
 	}
+
 	return after[1], nil
 }
 
@@ -241,10 +263,12 @@ func (p *place) reset(start tree) error {
 	if err != nil {
 		return err
 	}
+
 	err = start.write(p.lxd())
 	if err != nil || p.after == nil {
 		return err
 	}
+
 	return p.sync()
 }
 
@@ -254,6 +278,7 @@ func (p *place) sync() error {
 	if err != nil {
 		return err
 	}
+
 	defer dir.Close()
 	return unix.Syncfs(int(dir.Fd()))
 }
@@ -270,6 +295,7 @@ func (t tree) sub(dir string) tree {
 			part[rest] = n
 		}
 	}
+
 	return part
 }
 

@@ -31,6 +31,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, "faults:", err)
 		status = 1
 	}
+
 	os.Exit(status)
 }
 
@@ -38,13 +39,16 @@ func run(m *testing.M) (int, error) {
 	if os.Geteuid() != 0 {
 		return 1, errors.New("these tests must run as root")
 	}
+
 	if os.Getenv(oursVariable) == "" {
 		return 1, ownNamespace()
 	}
+
 	remove, err := makeBase(os.TempDir())
 	if err != nil {
 		return 1, err
 	}
+
 	defer remove()
 
 	// All temporary directories of the tests, the cluster's too, are below it, for the next run to remove if need be.
@@ -52,11 +56,13 @@ func run(m *testing.M) (int, error) {
 	if err != nil {
 		return 1, err
 	}
+
 	tool = filepath.Join(base, "lxd-recover")
 	out, err := exec.Command("cp", "../../bin/lxd-recover", tool).CombinedOutput()
 	if err != nil {
 		return 1, fmt.Errorf("%w: %s: run make", err, out)
 	}
+
 	status := m.Run()
 	closeLabs()
 	text := table.String()
@@ -65,6 +71,7 @@ func run(m *testing.M) (int, error) {
 	if report := os.Getenv("FAULTS_REPORT"); report != "" {
 		return status, os.WriteFile(report, []byte(text), 0o644)
 	}
+
 	return status, nil
 }
 
@@ -75,10 +82,12 @@ func ownNamespace() error {
 	if err != nil {
 		return err
 	}
+
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
+
 	args := append([]string{unshare, "--net", "--mount", "--propagation", "private", "--", self}, os.Args[1:]...)
 	return syscall.Exec(unshare, args, append(os.Environ(), oursVariable+"=1"))
 }
@@ -92,24 +101,30 @@ func makeBase(parent string) (remove func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+
 	for _, dir := range old {
 		lock, err := os.Open(dir)
 		if err != nil {
 			continue
 		}
+
 		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			_ = os.RemoveAll(dir)
 		}
+
 		lock.Close()
 	}
+
 	base, err = os.MkdirTemp(parent, basePrefix)
 	if err != nil {
 		return nil, err
 	}
+
 	lock, err := os.Open(base)
 	if err != nil {
 		return nil, err
 	}
+
 	return func() {
 		_ = os.RemoveAll(base)
 		lock.Close()

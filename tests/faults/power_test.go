@@ -33,6 +33,7 @@ func TestPower(t *testing.T) {
 			for _, at := range append(sample(all, lasting), end) {
 				faults = append(faults, fault{sort: j.name + ", power cut before a system call", at: at, kind: systrace.Change, power: true, action: cut})
 			}
+
 			j.injectAt(t, disks, all, faults)
 		})
 	}
@@ -52,6 +53,7 @@ func TestPowerAtAnyTime(t *testing.T) {
 			if everything {
 				moments = 50
 			}
+
 			for i := range moments {
 				must(t, p.reset(j.start))
 				moment := whole * time.Duration(i) / time.Duration(moments)
@@ -73,6 +75,7 @@ func cut(p *place, _ *systrace.Call) systrace.Action {
 	if err != nil {
 		panic(err) // no such file system: newDisks made it
 	}
+
 	return systrace.KillBefore
 }
 
@@ -93,6 +96,7 @@ func newDisks(t *testing.T) []*place {
 		if i%2 == 1 {
 			options += ",data=writeback"
 		}
+
 		must(t, command("mount", "-t", "ext4", "-o", options, image, mount))
 		t.Cleanup(func() {
 			err := unmount(mount)
@@ -104,6 +108,7 @@ func newDisks(t *testing.T) []*place {
 			return errors.Join(shutDown(mount), unmount(mount), command("mount", "-t", "ext4", "-o", options, image, mount))
 		}})
 	}
+
 	return places
 }
 
@@ -113,6 +118,7 @@ func shutDown(mount string) error {
 	if err != nil {
 		return err
 	}
+
 	defer dir.Close()
 	const (
 		ioctlShutdown = 0x8004587d // EXT4_IOC_SHUTDOWN, _IOR('X', 125, __u32)
@@ -122,6 +128,7 @@ func shutDown(mount string) error {
 	if err != nil {
 		return fmt.Errorf("shut down the file system in %s: %w", mount, err)
 	}
+
 	return nil
 }
 
@@ -141,5 +148,6 @@ func command(name string, args ...string) error {
 	if err != nil {
 		return fmt.Errorf("%s %v: %w: %s", name, args, err, out)
 	}
+
 	return nil
 }

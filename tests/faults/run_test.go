@@ -31,6 +31,7 @@ func (r result) String() string {
 	if r.status < 0 {
 		return fmt.Sprintf("%s: %s", r.signal, r.output)
 	}
+
 	return fmt.Sprintf("exit status %d: %s", r.status, r.output)
 }
 
@@ -41,6 +42,7 @@ func (r result) complaint() string {
 			return "it crashed"
 		}
 	}
+
 	errs := strings.Count("\n"+r.output, "\nError: ")
 	switch {
 	case r.status < 0:
@@ -52,6 +54,7 @@ func (r result) complaint() string {
 	case r.status > 1 && r.status != 3:
 		return "not the exit status of a failure or a refusal"
 	}
+
 	return ""
 }
 
@@ -68,6 +71,7 @@ func (p *place) run(j *job) result {
 	if err != nil {
 		return result{output: err.Error(), status: -1}
 	}
+
 	return r
 }
 
@@ -76,6 +80,7 @@ func (p *place) ended() error {
 	if p.after == nil {
 		return nil
 	}
+
 	return p.after()
 }
 
@@ -93,6 +98,7 @@ func (p *place) begin(j *job) *running {
 		r.err = err
 		return r
 	}
+
 	defer input.Close()
 	r.cmd.Env, r.cmd.Dir, r.cmd.Stdin = p.environ(p.lxd()), base, input
 	r.cmd.Stdout, r.cmd.Stderr = &r.output, &r.output
@@ -104,10 +110,12 @@ func (r *running) finish() result {
 	if r.err == nil {
 		r.err = r.cmd.Wait()
 	}
+
 	var exit *exec.ExitError
 	if r.err != nil && !errors.As(r.err, &exit) {
 		return result{output: r.err.Error(), status: -1}
 	}
+
 	return result{output: r.output.String(), status: r.cmd.ProcessState.ExitCode()}
 }
 
@@ -123,11 +131,13 @@ func (p *place) traceOn(lxd string, j *job, kind systrace.Kind, decide func(*sys
 	if err != nil {
 		return result{}, err
 	}
+
 	defer input.Close()
 	out, err := os.Create(p.output)
 	if err != nil {
 		return result{}, err
 	}
+
 	defer out.Close()
 	ws, err := systrace.Run(systrace.Program{
 		Path: tool, Args: j.args, Env: p.environ(lxd), Dir: base, Input: input, Output: out, Roots: []string{lxd, p.tmp()},
@@ -136,16 +146,19 @@ func (p *place) traceOn(lxd string, j *job, kind systrace.Kind, decide func(*sys
 		if c.Kind != kind {
 			return systrace.Proceed
 		}
+
 		return decide(c)
 	})
 	if err != nil {
 		return result{}, err
 	}
+
 	data, err := os.ReadFile(out.Name())
 	r := result{output: string(data), status: ws.ExitStatus()}
 	if ws.Signaled() {
 		r.signal = ws.Signal()
 	}
+
 	return r, err
 }
 
@@ -180,6 +193,7 @@ func (n *counter) step(c *systrace.Call) step {
 			s.scratch = false
 		}
 	}
+
 	return s
 }
 
@@ -192,6 +206,7 @@ func (j *job) steps(p *place, kind systrace.Kind) ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var all []step
 	n := newCounter(p)
 	r, err := p.trace(j, kind, func(c *systrace.Call) systrace.Action {
@@ -201,8 +216,10 @@ func (j *job) steps(p *place, kind systrace.Kind) ([]step, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	if r.status != 0 {
 		return nil, fmt.Errorf("%s, only traced: %s", j.name, r)
 	}
+
 	return all, nil
 }

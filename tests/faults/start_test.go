@@ -45,6 +45,7 @@ func (l *lab) startAfterKill(t *testing.T, aroundExchange bool) {
 		if aroundExchange && !test.around {
 			continue
 		}
+
 		t.Run(test.name, func(t *testing.T) {
 			ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
 			defer cancel()
@@ -54,26 +55,31 @@ func (l *lab) startAfterKill(t *testing.T, aroundExchange bool) {
 			for _, m := range []*cluster.Member{c.Member(1), c.Member(3)} {
 				l.importOn(t, m)
 			}
+
 			m := c.Member(2)
 			r, err := p.traceOn(m.Dir(), l.imported, systrace.Change, func(c *systrace.Call) systrace.Action {
 				if test.at(c) {
 					return test.action
 				}
+
 				return systrace.Proceed
 			})
 			must(t, err)
 			if r.status != -1 {
 				t.Fatalf("not killed: %s", r)
 			}
+
 			if test.again {
 				l.importOn(t, m)
 			}
+
 			for _, command := range []string{"global-db-status", "global-db-inspect"} {
 				out, err := m.Command(ctx, tool, command).CombinedOutput()
 				if err != nil {
 					t.Errorf("%s: %v: %s", command, err, out)
 				}
 			}
+
 			must(t, c.StartAll(ctx))
 			for _, m := range c.Members() {
 				have, err := m.Profiles(ctx)
@@ -84,6 +90,7 @@ func (l *lab) startAfterKill(t *testing.T, aroundExchange bool) {
 					}
 				}
 			}
+
 			must(t, m.CreateProfile(ctx, "written-after"))
 			table.add("import killed, then real LXDs started", func(row *figures) {
 				row.injected++

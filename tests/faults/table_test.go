@@ -39,6 +39,7 @@ func (c *counts) add(sort string, change func(*figures)) {
 		row = &figures{}
 		c.rows[sort] = row
 	}
+
 	change(row)
 }
 
@@ -58,6 +59,7 @@ func (c *counts) String() string {
 		line(name, f)
 		sum = figures{sum.injected + f.injected, sum.old + f.old, sum.new + f.new, sum.again + f.again, sum.wedged + f.wedged, sum.lost + f.lost}
 	}
+
 	line("**all**", sum)
 	return b.String()
 }

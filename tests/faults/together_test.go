@@ -55,8 +55,10 @@ func TestTogether(t *testing.T) {
 					if second.status != 1 || !strings.Contains(second.output, busy) || second.complaint() != "" {
 						t.Errorf("at call %d (%s): %s", n, c, second)
 					}
+
 					refused++
 				}
+
 				locked = locked || c.Name == "flock"
 				return systrace.Proceed
 			})
@@ -64,11 +66,13 @@ func TestTogether(t *testing.T) {
 			if r.status != 0 || refused < 2 {
 				t.Errorf("after %d refusals: %s", refused, r)
 			}
+
 			if test.first != export {
 				if why := test.first.notDone(p); why != "" {
 					t.Errorf("%s: %s", why, r)
 				}
 			}
+
 			table.add(test.name+", refused", func(row *figures) {
 				row.injected += refused
 				row.new += refused
@@ -87,6 +91,7 @@ func TestRace(t *testing.T) {
 	if everything {
 		rounds = 50
 	}
+
 	for _, j := range []*job{l.imported, l.changed} {
 		for range rounds {
 			must(t, p.reset(j.start))
@@ -95,12 +100,14 @@ func TestRace(t *testing.T) {
 			for i := range results {
 				group.Go(func() { results[i] = p.run(j) })
 			}
+
 			group.Wait()
 			err := winners(results[:])
 			why := j.notDone(p)
 			if err != nil || why != "" {
 				t.Errorf("%s: %v %s: %v", j.name, err, why, results)
 			}
+
 			table.add(fmt.Sprintf("three %ss at once", j.name), func(row *figures) {
 				row.injected++
 				if why == "" {
@@ -127,8 +134,10 @@ func winners(results []result) error {
 			return errors.New("not refused, and failed: " + r.String())
 		}
 	}
+
 	if won == 0 {
 		return errors.New("none succeeded")
 	}
+
 	return nil
 }

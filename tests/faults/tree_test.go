@@ -36,10 +36,12 @@ func readTree(dir string) (tree, error) {
 		if err != nil {
 			return err
 		}
+
 		info, err := e.Info()
 		if err != nil {
 			return err
 		}
+
 		st := info.Sys().(*syscall.Stat_t)
 		n := node{mode: info.Mode(), uid: st.Uid, gid: st.Gid, modified: info.ModTime()}
 		switch {
@@ -52,9 +54,11 @@ func readTree(dir string) (tree, error) {
 		case !info.IsDir():
 			return nil
 		}
+
 		if err != nil {
 			return err
 		}
+
 		name, err := filepath.Rel(dir, path)
 		t[name] = n
 		return err
@@ -68,6 +72,7 @@ func (t tree) names() []string {
 	for name := range t {
 		names = append(names, name)
 	}
+
 	slices.Sort(names)
 	return names
 }
@@ -81,6 +86,7 @@ func (t tree) write(dir string) error {
 			return err
 		}
 	}
+
 	slices.Reverse(names) // writing into a directory changes its time
 	for _, name := range names {
 		when := unix.NsecToTimespec(t[name].modified.UnixNano())
@@ -89,6 +95,7 @@ func (t tree) write(dir string) error {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -102,12 +109,15 @@ func (n node) write(path string) error {
 	default:
 		err = writeSparse(path, n.content)
 	}
+
 	if err == nil {
 		err = os.Lchown(path, int(n.uid), int(n.gid))
 	}
+
 	if err == nil && n.mode&fs.ModeSymlink == 0 {
 		err = os.Chmod(path, n.mode)
 	}
+
 	return err
 }
 
@@ -116,6 +126,7 @@ func writeSparse(path string, content []byte) error {
 	if err != nil {
 		return err
 	}
+
 	defer f.Close()
 	zeros := make([]byte, 64<<10)
 	for at := 0; at < len(content); at += len(zeros) {
@@ -123,15 +134,18 @@ func writeSparse(path string, content []byte) error {
 		if bytes.Equal(block, zeros[:len(block)]) {
 			continue
 		}
+
 		_, err = f.WriteAt(block, int64(at))
 		if err != nil {
 			return err
 		}
 	}
+
 	err = f.Truncate(int64(len(content)))
 	if err != nil {
 		return err
 	}
+
 	return f.Close()
 }
 
@@ -144,6 +158,7 @@ func (t tree) differ(want tree, times bool) string {
 			fmt.Fprintf(&b, "%s should not be there\n", name)
 		}
 	}
+
 	for _, name := range want.names() {
 		have, ok := t[name]
 		switch n := want[name]; {
@@ -157,6 +172,7 @@ func (t tree) differ(want tree, times bool) string {
 			fmt.Fprintf(&b, "%s is of %s, want %s\n", name, have.modified, n.modified)
 		}
 	}
+
 	return b.String()
 }
 
@@ -168,5 +184,6 @@ func (t tree) without(name string) tree {
 			rest[n] = t[n]
 		}
 	}
+
 	return rest
 }

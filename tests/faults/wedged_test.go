@@ -58,14 +58,17 @@ func TestWedgedByLXD(t *testing.T) {
 			for _, name := range append(test.left, filepath.Base(m.LoadedTarball())) {
 				wantThere(t, m, name, true)
 			}
+
 			for _, name := range test.gone {
 				wantThere(t, m, name, false)
 			}
+
 			wantLoaderDead(t, ctx, m, slices.Contains(test.gone, "global"))
 			if test.says != "" {
 				ageBackup(t, m)
 				wantRefused(t, ctx, m, test.says)
 			}
+
 			l.putRight(t, ctx, m)
 		})
 	}
@@ -97,6 +100,7 @@ func TestWedgedByLXD(t *testing.T) {
 		for _, backup := range backups {
 			must(t, os.Remove(backup))
 		}
+
 		importRefused("no backup of LXD's has it")
 		l.putRight(t, ctx, m, "--discard-local-entries")
 	})
@@ -117,6 +121,7 @@ func TestWedgedByLXD(t *testing.T) {
 				if c.Name == "unlinkat" && c.Kind == systrace.Change && filepath.Base(filepath.Dir(c.Files[0])) == "global" {
 					removed++
 				}
+
 				return removed == left
 			}, systrace.KillAfter)
 			wantThere(t, m, "global", true)
@@ -126,6 +131,7 @@ func TestWedgedByLXD(t *testing.T) {
 			if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), "insert profile lacking in project default") {
 				t.Errorf("import: %v: %s", err, out)
 			}
+
 			l.putRight(t, ctx, m, "--discard-local-entries")
 		})
 	}
@@ -183,6 +189,7 @@ func killLoader(t *testing.T, m *cluster.Member, at func(*systrace.Call) bool, a
 		case loaded(c): // it would become a daemon that nobody ends
 			return systrace.KillBefore
 		}
+
 		return systrace.Proceed
 	})
 	must(t, err)
@@ -210,6 +217,7 @@ func ageBackup(t *testing.T, m *cluster.Member) {
 	if len(backups) != 1 {
 		t.Fatalf("backups %v, want one", backups)
 	}
+
 	must(t, os.Rename(backups[0], filepath.Join(m.Dir(), "db_backup.2024-02-29T120000Z.tar.gz")))
 }
 
@@ -232,9 +240,11 @@ func wantLoaderDead(t *testing.T, ctx context.Context, m *cluster.Member, emptie
 	if err != nil || gone != emptied || !strings.Contains(string(out), "LXD (5.21.3 and later, 6.2 and later) will load this tarball") {
 		t.Errorf("status: %v: %s", err, out)
 	}
+
 	if !emptied {
 		return
 	}
+
 	out, err = m.Command(ctx, tool, "cluster", "export-db", filepath.Join(t.TempDir(), "tarball")).CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "database/global is gone: LXD's own loader was interrupted") {
 		t.Errorf("export: %v: %s", err, out)
@@ -251,10 +261,12 @@ func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member
 		if m == wedged {
 			tarball = m.LoadedTarball()
 		}
+
 		out, err := m.Command(ctx, tool, append([]string{"global-db-import", "--yes", tarball}, flags...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("import on %s: %v: %s", m.Name, err, out)
 		}
+
 		t.Logf("%s: %s", m.Name, out)
 		all, err := readTree(m.Dir())
 		must(t, err)
@@ -264,17 +276,21 @@ func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member
 				t.Errorf("the database is not what it is on %s, which was never wedged: %s", l.cluster.Member(3).Name, diff)
 			}
 		}
+
 		if m == l.cluster.Member(3) {
 			other = now
 		}
 	}
+
 	for _, name := range []string{"global.recover", filepath.Base(wedged.LoadedTarball())} {
 		wantThere(t, wedged, name, false)
 	}
+
 	out, err := wedged.Command(ctx, tool, "global-db-status").CombinedOutput()
 	if err != nil || strings.Contains(string(out), "Problem") {
 		t.Errorf("status: %v: %s", err, out)
 	}
+
 	must(t, l.cluster.StartAll(ctx))
 	for _, m := range l.cluster.Members() {
 		have, err := m.Profiles(ctx)
@@ -285,6 +301,7 @@ func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member
 			}
 		}
 	}
+
 	must(t, wedged.CreateProfile(ctx, "written-after"))
 	table.add("LXD's own loader killed, its tarball imported by us, real LXDs started", func(row *figures) {
 		row.injected++

@@ -35,30 +35,38 @@ func TestCloseLeavesNothing(t *testing.T) {
 	if len(cgroup) == 0 {
 		t.Error("no cgroup while the guest runs")
 	}
+
 	inside := inPIDNamespaceOf(t, g)
 	if len(inside) < 5 || len(running(t, sleep)) != 1 || len(running(t, parent)) == 0 {
 		t.Errorf("processes before Close: %v", inside)
 	}
+
 	must(t, g.Close())
 	for pid, begun := range inside {
 		if startTime(pid) == begun {
 			t.Errorf("process %s is left", pid)
 		}
 	}
+
 	if left := append(running(t, sleep), running(t, parent)...); len(left) != 0 {
 		t.Errorf("processes left: %v", left)
 	}
+
 	for _, path := range cgroup {
-		if _, err := os.Stat(path); !os.IsNotExist(err) {
+		_, err := os.Stat(path)
+		if !os.IsNotExist(err) {
 			t.Errorf("cgroup %s is left (%v)", path, err)
 		}
 	}
+
 	if left, _ := os.ReadDir(parent); len(left) != 0 {
 		t.Errorf("left in the directory: %v", left)
 	}
+
 	if now := outside(t); now != before {
 		t.Errorf("this machine:\n%s\nwas\n%s", now, before)
 	}
+
 	must(t, g.Close())
 }
 
@@ -70,9 +78,11 @@ func TestFailedBoot(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "systemd-nspawn ended") || !strings.Contains(err.Error(), "end of its console") {
 		t.Errorf("boot of an empty directory: %v", err)
 	}
+
 	if left, _ := os.ReadDir(parent); len(left) != 0 {
 		t.Errorf("left in the directory: %v", left)
 	}
+
 	if now := outside(t); now != before {
 		t.Errorf("this machine:\n%s\nwas\n%s", now, before)
 	}
@@ -94,9 +104,11 @@ func TestKilledProcess(t *testing.T) {
 			sleep = ""
 		}
 	}
+
 	if sleep == "" || len(running(t, sleep)) != 1 || len(running(t, parent)) == 0 {
 		t.Errorf("processes of the helper: %v, %v", running(t, sleep), running(t, parent))
 	}
+
 	must(t, helper.Process.Kill())
 	helper.Wait()
 
@@ -108,13 +120,16 @@ func TestKilledProcess(t *testing.T) {
 	stale := cgroups(t, parent)
 	g := guest.ForTest(t, guest.Options{Dir: parent})
 	for _, path := range stale {
-		if _, err := os.Stat(path); !os.IsNotExist(err) {
+		_, err := os.Stat(path)
+		if !os.IsNotExist(err) {
 			t.Errorf("cgroup %s of the dead guest is left (%v)", path, err)
 		}
 	}
+
 	if dirs, _ := filepath.Glob(filepath.Join(parent, "*")); len(dirs) != 1 {
 		t.Errorf("directories after the next start: %v, want one", dirs)
 	}
+
 	must(t, g.Close())
 }
 
@@ -126,6 +141,7 @@ func TestHelperProcess(t *testing.T) {
 	if parent == "" {
 		return
 	}
+
 	g := guest.ForTest(t, guest.Options{Dir: parent})
 	fmt.Println("ready", leaveBehind(t, g))
 	time.Sleep(time.Minute)
@@ -143,6 +159,7 @@ func running(t *testing.T, s string) []string {
 			found = append(found, strings.ReplaceAll(string(command), "\x00", " "))
 		}
 	}
+
 	return found
 }
 
@@ -159,6 +176,7 @@ func inPIDNamespaceOf(t *testing.T, g *guest.Guest) map[string]string {
 			found[filepath.Base(dir)] = startTime(filepath.Base(dir))
 		}
 	}
+
 	return found
 }
 
@@ -168,6 +186,7 @@ func startTime(pid string) string {
 	if err != nil {
 		return ""
 	}
+
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
 	return fields[19] // number 22 of proc(5), and the first two are cut off
 }
@@ -185,6 +204,7 @@ func cgroups(t *testing.T, parent string) []string {
 			found = append(found, groups...)
 		}
 	}
+
 	return found
 }
 
@@ -206,5 +226,6 @@ func outside(t *testing.T) string {
 			namespaces++
 		}
 	}
+
 	return fmt.Sprintf("%s%v\n%v\n%d network namespaces", mounts, files, locks, namespaces)
 }

@@ -44,10 +44,12 @@ func (g *Guest) Exec(ctx context.Context, name string, args ...string) (stdout s
 func (g *Guest) run(cmd *exec.Cmd, name string, args []string) (string, error) {
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if err != nil {
 		return stdout.String(), fmt.Errorf("%s: %s %s: %w: %s",
 			g.Name, name, strings.Join(args, " "), err, bytes.TrimSpace(stderr.Bytes()))
 	}
+
 	return stdout.String(), nil
 }
 
@@ -57,6 +59,7 @@ func (g *Guest) Put(ctx context.Context, source, destination string, mode fs.Fil
 	if err != nil {
 		return err
 	}
+
 	defer file.Close()
 	args := []string{"-D", "-m", fmt.Sprintf("%04o", mode.Perm()), "/dev/stdin", destination}
 	cmd := g.Command(ctx, "install", args...)

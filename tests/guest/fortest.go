@@ -18,13 +18,16 @@ func ForTest(t testing.TB, opts Options) *Guest {
 	if os.Geteuid() != 0 {
 		t.Fatal("tests with guests must run as root")
 	}
+
 	if opts.Log == nil {
 		opts.Log = t.Output()
 	}
+
 	g, err := Boot(t.Context(), opts)
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() {
 		if t.Failed() && g.lock != nil {
 			ctx, cancel := progress.Within(context.Background(), 10*time.Second)
@@ -32,7 +35,9 @@ func ForTest(t testing.TB, opts Options) *Guest {
 			journal, err := g.Exec(ctx, "journalctl", "--boot", "--no-pager", "--output=short-precise", "--lines=60")
 			t.Logf("end of the journal of %s (%v):\n%s", g.Name, err, journal)
 		}
-		if err := g.Close(); err != nil {
+
+		err := g.Close()
+		if err != nil {
 			t.Errorf("close guest: %v", err)
 		}
 	})

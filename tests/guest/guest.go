@@ -77,35 +77,48 @@ func Boot(ctx context.Context, opts Options) (*Guest, error) {
 	if os.Geteuid() != 0 {
 		return nil, errors.New("a guest needs root: it makes namespaces and mounts")
 	}
+
 	if opts.Name == "" {
 		opts.Name = "guest"
 	}
+
 	if opts.Dir == "" {
 		opts.Dir = os.TempDir()
 	}
+
 	if opts.Log == nil {
 		opts.Log = io.Discard
 	}
+
 	var err error
 	if opts.Image == "" {
-		if opts.Image, err = Image(ctx); err != nil {
+		opts.Image, err = Image(ctx)
+		if err != nil {
 			return nil, err
 		}
 	}
+
 	parent, err := filepath.Abs(opts.Dir)
 	if err != nil {
 		return nil, err
 	}
+
 	g := &Guest{Name: opts.Name, opts: opts, started: time.Now()}
-	if err := sweep(parent); err != nil {
+	err = sweep(parent)
+	if err != nil {
 		g.logf("leftovers of an earlier run: %v", err)
 	}
-	if g.dir, g.lock, err = tied.Dir(parent, dirPrefix, 0o700); err != nil {
+
+	g.dir, g.lock, err = tied.Dir(parent, dirPrefix, 0o700)
+	if err != nil {
 		return nil, err
 	}
-	if err := g.boot(ctx); err != nil {
+
+	err = g.boot(ctx)
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("boot %s: %w", g.Name, err), g.Close())
 	}
+
 	return g, nil
 }
 
@@ -113,33 +126,48 @@ func (g *Guest) boot(ctx context.Context) (err error) {
 	if err := g.prepare(); err != nil {
 		return err
 	}
+
 	network := g.opts.Network
 	if network == nil {
-		if g.own, err = netns.NewSwitch(ctx); err != nil {
+		g.own, err = netns.NewSwitch(ctx)
+		if err != nil {
 			return err
 		}
+
 		network = g.own
 	}
-	if g.ns, err = network.Plug(ctx, g.opts.Address); err != nil {
+
+	g.ns, err = network.Plug(ctx, g.opts.Address)
+	if err != nil {
 		return err
 	}
+
 	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: filepath.Join(g.dir, "notify")})
 	if err != nil {
 		return err
 	}
+
 	defer ready.Close()
-	if err := g.spawn(); err != nil {
+	err = g.spawn()
+	if err != nil {
 		return err
 	}
-	if err := g.waitUp(ctx, ready); err != nil {
+
+	err = g.waitUp(ctx, ready)
+	if err != nil {
 		return fmt.Errorf("%w\nend of its console:\n%s", err, g.consoleTail())
 	}
-	if g.leader, err = childOf(g.nspawn.Process.Pid); err != nil {
+
+	g.leader, err = childOf(g.nspawn.Process.Pid)
+	if err != nil {
 		return err
 	}
-	if _, err := g.Exec(ctx, "snap", "set", "system", "store.access=offline"); err != nil {
+
+	_, err = g.Exec(ctx, "snap", "set", "system", "store.access=offline")
+	if err != nil {
 		return err
 	}
+
 	g.logf("up")
 	return nil
 }
@@ -147,10 +175,12 @@ func (g *Guest) boot(ctx context.Context) (err error) {
 // prepare makes the upper layer of the guest's file system.
 func (g *Guest) prepare() error {
 	for _, dir := range []string{"work", "root", "up/etc/systemd/system", "up/var/cache/snapd"} {
-		if err := os.MkdirAll(filepath.Join(g.dir, dir), 0o755); err != nil {
+		err := os.MkdirAll(filepath.Join(g.dir, dir), 0o755)
+		if err != nil {
 			return err
 		}
 	}
+
 	for file, content := range map[string]string{
 		"etc/hostname":          g.Name + "\n",
 		"etc/hosts":             "127.0.0.1 localhost\n127.0.1.1 " + g.Name + "\n",
@@ -158,18 +188,23 @@ func (g *Guest) prepare() error {
 		"etc/machine-id":        "", // a new machine's
 		"var/cache/snapd/names": "", // as long as it is fresh, snapd does not ask the store for one
 	} {
-		if err := os.WriteFile(filepath.Join(g.dir, "up", file), []byte(content), 0o644); err != nil {
+		err := os.WriteFile(filepath.Join(g.dir, "up", file), []byte(content), 0o644)
+		if err != nil {
 			return err
 		}
 	}
+
 	for _, unit := range g.opts.Mask {
-		if err := os.Symlink("/dev/null", filepath.Join(g.dir, "up/etc/systemd/system", unit)); err != nil {
+		err := os.Symlink("/dev/null", filepath.Join(g.dir, "up/etc/systemd/system", unit))
+		if err != nil {
 			return err
 		}
 	}
+
 	if g.opts.WithoutLXD {
 		return g.hideLXD()
 	}
+
 	return nil
 }
 
@@ -185,13 +220,17 @@ func (g *Guest) spawn() error {
 	if err != nil {
 		return err
 	}
-	if g.cpu, err = nextCPU(); err != nil {
+
+	g.cpu, err = nextCPU()
+	if err != nil {
 		return err
 	}
+
 	console, err := os.Create(filepath.Join(g.dir, "console.log"))
 	if err != nil {
 		return err
 	}
+
 	defer console.Close()
 	cmd := exec.Command("/bin/sh", "-c", bootScript, "boot.sh")
 	cmd.Dir = g.dir
@@ -206,9 +245,11 @@ func (g *Guest) spawn() error {
 		"CGROUPS=" + strings.Join(cgroups, " "),
 	}
 	cmd.Stdout, cmd.Stderr = console, console
-	if err := startTied(cmd); err != nil {
+	err = startTied(cmd)
+	if err != nil {
 		return err
 	}
+
 	g.nspawn, g.gone = cmd, make(chan struct{})
 	go func() {
 		cmd.Wait()
@@ -220,15 +261,18 @@ func (g *Guest) spawn() error {
 // nextCPU is the CPU for one more guest, out of those that this process may use.
 func nextCPU() (string, error) {
 	var allowed unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &allowed); err != nil {
+	err := unix.SchedGetaffinity(0, &allowed)
+	if err != nil {
 		return "", err
 	}
+
 	skip := int(guests.Add(1)-1) % allowed.Count()
 	for cpu := 0; ; cpu++ {
 		if allowed.IsSet(cpu) {
 			if skip == 0 {
 				return strconv.Itoa(cpu), nil
 			}
+
 			skip--
 		}
 	}
@@ -245,6 +289,7 @@ func (g *Guest) waitUp(ctx context.Context, ready *net.UnixConn) error {
 			if err != nil {
 				return // the socket was closed: nobody waits any more
 			}
+
 			if bytes.Contains(buffer[:n], []byte("READY=1")) {
 				close(up)
 				return
@@ -264,6 +309,7 @@ func (g *Guest) waitUp(ctx context.Context, ready *net.UnixConn) error {
 			cancel(fmt.Errorf("systemd-nspawn ended: %s", g.nspawn.ProcessState))
 		default:
 		}
+
 		return false, nil
 	})
 }
@@ -276,6 +322,7 @@ func (g *Guest) cgroups() []string {
 		deeper, _ := filepath.Glob(filepath.Join(dir, filepath.Base(g.dir), "*", "*", "system.slice"))
 		found = append(append(found, groups...), deeper...)
 	}
+
 	return found
 }
 
@@ -284,17 +331,21 @@ func (g *Guest) Close() error {
 	if g.lock == nil {
 		return nil
 	}
+
 	if g.nspawn != nil {
 		g.nspawn.Process.Kill()
 		<-g.gone
 	}
+
 	errs := []error{removeCgroups(filepath.Base(g.dir))}
 	if g.ns != nil {
 		errs = append(errs, g.ns.Close())
 	}
+
 	if g.own != nil {
 		errs = append(errs, g.own.Close())
 	}
+
 	errs = append(errs, os.RemoveAll(g.dir), g.lock.Close())
 	g.lock = nil
 	return errors.Join(errs...)
@@ -306,6 +357,7 @@ func (g *Guest) consoleTail() string {
 	if err != nil {
 		return err.Error()
 	}
+
 	lines := strings.Split(strings.TrimSpace(string(console)), "\n")
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
 }

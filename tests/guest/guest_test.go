@@ -76,7 +76,9 @@ func TestGuest(t *testing.T) {
 	if data, err := os.ReadFile(g.Root() + "/srv/deep/file"); err != nil || string(data) != "content" {
 		t.Errorf("the file from outside: %q, %v", data, err)
 	}
-	if err := g.Put(ctx, source, "/proc/file", 0o600); err == nil {
+
+	err = g.Put(ctx, source, "/proc/file", 0o600)
+	if err == nil {
 		t.Error("a file was put into /proc")
 	}
 
@@ -96,9 +98,11 @@ func TestCommandEnds(t *testing.T) {
 	_, err = io.ReadFull(out, make([]byte, len("begun")))
 	must(t, err)
 	must(t, cmd.Process.Kill())
-	if err := cmd.Wait(); err == nil {
+	err = cmd.Wait()
+	if err == nil {
 		t.Error("a killed command ended well")
 	}
+
 	must(t, progress.Watch{What: "the end of what the command ran", Every: time.Millisecond}.Until(t.Context(), func(context.Context) (bool, error) {
 		left := running(t, seconds)
 		return len(left) == 0, fmt.Errorf("still running in the guest: %v", left)
@@ -115,6 +119,7 @@ func TestCluster(t *testing.T) {
 			Name: fmt.Sprintf("node%d", i+1), Network: network, Address: fmt.Sprintf("10.78.0.%d/16", i+1),
 		}))
 	}
+
 	other := guest.ForTest(t, guest.Options{Name: "other", Address: "10.78.0.9/16"})
 	must(t, guest.FormCluster(ctx, guests...))
 	out, err := guests[2].Exec(ctx, "lxc", "cluster", "list", "--format", "csv")
@@ -124,13 +129,17 @@ func TestCluster(t *testing.T) {
 			t.Errorf("%s is not in\n%s", g.Name, out)
 		}
 	}
+
 	connect := []string{"-c", "exec 3<> /dev/tcp/10.78.0.1/8443"}
 	_, err = guests[1].Exec(ctx, "bash", connect...)
 	must(t, err)
-	if _, err := other.Exec(ctx, "bash", connect...); err == nil {
+	_, err = other.Exec(ctx, "bash", connect...)
+	if err == nil {
 		t.Error("networks see each other")
 	}
-	if err := guest.FormCluster(ctx, other, guests[0]); err == nil {
+
+	err = guest.FormCluster(ctx, other, guests[0])
+	if err == nil {
 		t.Error("a member of one cluster was made one of another")
 	}
 }

@@ -19,10 +19,12 @@ func Image(ctx context.Context) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
+
 	parent := filepath.Join(repository, ".deps", "guest")
 	cmd := exec.CommandContext(ctx, filepath.Join(repository, "tests", "guest", "build-image.sh"), parent)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("make the guests' image: %w: %s", err, bytes.TrimSpace(out))
 	}
+
 	return filepath.Join(parent, "root"), nil
 }

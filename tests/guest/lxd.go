@@ -27,6 +27,7 @@ func FormCluster(ctx context.Context, guests ...*Guest) error {
 		if g.IP() == "" {
 			return errors.New(g.Name + " has no address")
 		}
+
 		address := net.JoinHostPort(g.IP(), lxdPort)
 		answers := map[string]any{
 			"config":  map[string]string{"core.https_address": address, "images.auto_update_interval": "0"},
@@ -37,14 +38,18 @@ func FormCluster(ctx context.Context, guests ...*Guest) error {
 			if err != nil {
 				return err
 			}
+
 			answers = map[string]any{"cluster": map[string]any{
 				"enabled": true, "server_name": g.Name, "server_address": address, "cluster_token": strings.TrimSpace(token),
 			}}
 		}
-		if err := g.initLXD(ctx, answers); err != nil {
+
+		err := g.initLXD(ctx, answers)
+		if err != nil {
 			return fmt.Errorf("form a cluster: %w", err)
 		}
 	}
+
 	return nil
 }
 
@@ -54,6 +59,7 @@ func (g *Guest) initLXD(ctx context.Context, answers any) error {
 	if err != nil {
 		return err
 	}
+
 	args := []string{"init", "--preseed"}
 	cmd := g.Command(ctx, "lxd", args...)
 	cmd.Stdin = strings.NewReader(string(yaml))

@@ -15,8 +15,10 @@ func NetworkForTest(t testing.TB) *netns.Switch {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	t.Cleanup(func() {
-		if err := n.Close(); err != nil {
+		err := n.Close()
+		if err != nil {
 			t.Errorf("close network: %v", err)
 		}
 	})

@@ -41,6 +41,7 @@ func sweep(parent string) error {
 		if err != nil {
 			return err // the directory's name is all that tells of them
 		}
+
 		return os.RemoveAll(dir)
 	})
 }
@@ -51,13 +52,16 @@ func hierarchies() []string {
 	const root = "/sys/fs/cgroup"
 	var found []string
 	for _, dir := range []string{root + "/unified", root + "/systemd"} {
-		if _, err := os.Stat(filepath.Join(dir, "cgroup.procs")); err == nil {
+		_, err := os.Stat(filepath.Join(dir, "cgroup.procs"))
+		if err == nil {
 			found = append(found, dir)
 		}
 	}
+
 	if found == nil {
 		return []string{root}
 	}
+
 	return found
 }
 
@@ -67,11 +71,14 @@ func makeCgroups(name string) ([]string, error) {
 	var made []string
 	for _, dir := range hierarchies() {
 		path := filepath.Join(dir, name)
-		if err := os.Mkdir(path, 0o755); err != nil {
+		err := os.Mkdir(path, 0o755)
+		if err != nil {
 			return nil, fmt.Errorf("make a cgroup for the guest: %w", err)
 		}
+
 		made = append(made, path)
 	}
+
 	return made, nil
 }
 
@@ -84,15 +91,18 @@ func removeCgroups(name string) error {
 			if err == nil && e.IsDir() {
 				groups = append(groups, path)
 			}
+
 			return err
 		})
 		if !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
+
 		for _, group := range slices.Backward(groups) { // parents came first
 			errs = append(errs, removeCgroup(group))
 		}
 	}
+
 	return errors.Join(errs...)
 }
 
@@ -106,9 +116,11 @@ func removeCgroup(path string) error {
 		if err == nil || err == unix.ENOENT {
 			return nil
 		}
+
 		if err != unix.EBUSY || ctx.Err() != nil {
 			return fmt.Errorf("remove cgroup %s: %w", path, err)
 		}
+
 		time.Sleep(5 * time.Millisecond)
 	}
 }
@@ -121,16 +133,20 @@ func childOf(pid int) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	for _, path := range lists {
 		list, err := os.ReadFile(path)
 		if err != nil {
 			return 0, err
 		}
+
 		children = append(children, strings.Fields(string(list))...)
 	}
+
 	if len(children) != 1 {
 		return 0, fmt.Errorf("process %d has children %v, want one", pid, children)
 	}
+
 	var child int
 	_, err = fmt.Sscan(children[0], &child)
 	return child, err

@@ -33,14 +33,17 @@ func Snaps(ctx context.Context) (*SnapSet, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	repository, err := repository.Root()
 	if err != nil {
 		return nil, err
 	}
+
 	cmd := exec.CommandContext(ctx, filepath.Join(repository, "tests", "guest", "build-snaps.sh"), filepath.Dir(image))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return nil, fmt.Errorf("pack the guests' snaps: %w: %s", err, bytes.TrimSpace(out))
 	}
+
 	file := func(name string) string { return filepath.Join(filepath.Dir(image), "snaps", name) }
 	return &SnapSet{
 		Bases: []string{file("snapd.snap"), file("core24.snap")},
@@ -51,10 +54,12 @@ func Snaps(ctx context.Context) (*SnapSet, error) {
 // InstallSnap installs a snap of this machine's, or refreshes it, without asking who made it.
 func (g *Guest) InstallSnap(ctx context.Context, file string, flags ...string) error {
 	inside := "/srv/" + filepath.Base(file)
-	if err := g.Put(ctx, file, inside, 0o600); err != nil {
+	err := g.Put(ctx, file, inside, 0o600)
+	if err != nil {
 		return err
 	}
-	_, err := g.Exec(ctx, "snap", append([]string{"install", "--dangerous", inside}, flags...)...)
+
+	_, err = g.Exec(ctx, "snap", append([]string{"install", "--dangerous", inside}, flags...)...)
 	return err
 }
 
@@ -64,11 +69,14 @@ func (g *Guest) InstallBases(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+
 	for _, file := range snaps.Bases {
-		if err := g.InstallSnap(ctx, file); err != nil {
+		err := g.InstallSnap(ctx, file)
+		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -78,16 +86,22 @@ func (g *Guest) InstallLXDSnap(ctx context.Context) error {
 	if !g.opts.WithoutLXD {
 		return errors.New(g.Name + " has Debian's LXD in the snap's way: boot it with WithoutLXD")
 	}
-	if err := g.InstallBases(ctx); err != nil {
+
+	err := g.InstallBases(ctx)
+	if err != nil {
 		return err
 	}
+
 	snaps, err := Snaps(ctx)
 	if err != nil {
 		return err
 	}
-	if err := g.InstallSnap(ctx, snaps.LXD[0], "--classic"); err != nil {
+
+	err = g.InstallSnap(ctx, snaps.LXD[0], "--classic")
+	if err != nil {
 		return err
 	}
+
 	_, err = g.Exec(ctx, "snap", "alias", "lxd.lxc", "lxc") // what the store does for the real one
 	return err
 }
@@ -99,17 +113,22 @@ func (g *Guest) hideLXD() error {
 		if err != nil {
 			return err
 		}
+
 		for name := range strings.Lines(string(names)) {
-			if err := g.hide(strings.TrimSpace(name)); err != nil {
+			err := g.hide(strings.TrimSpace(name))
+			if err != nil {
 				return err
 			}
 		}
 	}
+
 	for _, name := range []string{"/etc/systemd/system/multi-user.target.wants/lxd-containers.service", "/etc/systemd/system/sockets.target.wants/lxd.socket"} {
-		if err := g.hide(name); err != nil {
+		err := g.hide(name)
+		if err != nil {
 			return err
 		}
 	}
+
 	return nil
 }
 
@@ -120,18 +139,25 @@ func (g *Guest) hide(name string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+
 	if err != nil {
 		return err
 	}
+
 	if info.IsDir() && name != "/var/lib/lxd" && name != "/var/log/lxd" {
 		return nil
 	}
+
 	upper := filepath.Join(g.dir, "up", name)
-	if err := os.MkdirAll(filepath.Dir(upper), 0o755); err != nil {
+	err = os.MkdirAll(filepath.Dir(upper), 0o755)
+	if err != nil {
 		return err
 	}
-	if err := unix.Mknod(upper, unix.S_IFCHR, 0); err != nil && !errors.Is(err, fs.ErrExist) {
+
+	err = unix.Mknod(upper, unix.S_IFCHR, 0)
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("hide %s: %w", name, err)
 	}
+
 	return nil
 }

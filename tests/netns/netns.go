@@ -29,19 +29,25 @@ func New() (*Namespace, error) {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
+
 	defer unix.Close(own)
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+	err = unix.Unshare(unix.CLONE_NEWNET)
+	if err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("create network namespace: %w", err)
 	}
+
 	fd, openErr := unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err := unix.Setns(own, unix.CLONE_NEWNET); err != nil {
+	err = unix.Setns(own, unix.CLONE_NEWNET)
+	if err != nil {
 		panic(fmt.Sprintf("netns: thread cannot return to its network namespace: %v", err))
 	}
+
 	runtime.UnlockOSThread()
 	if openErr != nil {
 		return nil, fmt.Errorf("open network namespace: %w", openErr)
 	}
+
 	return &Namespace{fd: fd}, nil
 }
 
@@ -58,5 +64,6 @@ func (n *Namespace) IP(ctx context.Context, commands ...string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("ip %s: %w: %s", strings.Join(commands, "; ip "), err, bytes.TrimSpace(out))
 	}
+
 	return nil
 }

@@ -23,10 +23,13 @@ func NewSwitch(ctx context.Context) (*Switch, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ns.IP(ctx, "link set lo up", "link add br0 type bridge", "link set br0 up"); err != nil {
+
+	err = ns.IP(ctx, "link set lo up", "link add br0 type bridge", "link set br0 up")
+	if err != nil {
 		ns.Close()
 		return nil, err
 	}
+
 	return &Switch{ns: ns}, nil
 }
 
@@ -39,6 +42,7 @@ func (s *Switch) Plug(ctx context.Context, cidr string) (*Namespace, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	s.mu.Lock()
 	s.ports++
 	port := fmt.Sprintf("port%d", s.ports)
@@ -51,12 +55,15 @@ func (s *Switch) Plug(ctx context.Context, cidr string) (*Namespace, error) {
 	if cidr != "" {
 		commands = append(commands, "addr add "+cidr+" dev eth0")
 	}
+
 	if err == nil {
 		err = ns.IP(ctx, commands...)
 	}
+
 	if err != nil {
 		ns.Close()
 		return nil, err
 	}
+
 	return ns, nil
 }

@@ -100,7 +100,8 @@ func TestWithin(t *testing.T) {
 			t.Errorf("ended after %s", took)
 		}
 
-		if err := context.Cause(ctx); !errors.As(err, &long) || !errors.Is(err, context.DeadlineExceeded) {
+		err := context.Cause(ctx)
+		if !errors.As(err, &long) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("cause %v", err)
 		}
 	})

@@ -16,14 +16,17 @@ func Root() (string, error) {
 	if err != nil {
 		return "", err
 	}
+
 	for {
 		file, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 		if err == nil && strings.HasPrefix(string(file), "module github.com/lxd-recover/lxd-recover\n") {
 			return dir, nil
 		}
+
 		if dir == filepath.Dir(dir) {
 			return "", errors.New("the working directory is not in the repository of lxd-recover")
 		}
+
 		dir = filepath.Dir(dir)
 	}
 }

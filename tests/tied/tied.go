@@ -35,6 +35,7 @@ func Start(cmd *exec.Cmd) error {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
+
 	cmd.SysProcAttr.Setsid = true
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	result := make(chan error)
@@ -50,9 +51,12 @@ func Dir(parent string, prefix string, mode os.FileMode) (dir string, lock *os.F
 	if err != nil {
 		return "", nil, err
 	}
-	if lock, err = os.Open(hidden); err != nil {
+
+	lock, err = os.Open(hidden)
+	if err != nil {
 		return "", nil, err
 	}
+
 	dir = filepath.Join(parent, filepath.Base(hidden)[1:])
 	err = errors.Join(
 		unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB),
@@ -63,6 +67,7 @@ func Dir(parent string, prefix string, mode os.FileMode) (dir string, lock *os.F
 		os.RemoveAll(hidden)
 		return "", nil, err
 	}
+
 	return dir, lock, nil
 }
 
@@ -73,16 +78,20 @@ func Sweep(parent string, prefix string, remove func(dir string) error) error {
 	if err != nil {
 		return err
 	}
+
 	var errs []error
 	for _, dir := range dirs {
 		lock, err := os.Open(dir)
 		if err != nil {
 			continue // removed by somebody else in the meantime
 		}
+
 		if unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
 			errs = append(errs, remove(dir))
 		}
+
 		lock.Close()
 	}
+
 	return errors.Join(errs...)
 }

@@ -55,11 +55,13 @@ func main() {
 		fmt.Fprintln(os.Stderr, "usage: snapyaml SNAPCRAFT.YAML VERSION ARCHITECTURE")
 		os.Exit(2)
 	}
+
 	out, err := convert(os.Args[1], os.Args[2], os.Args[3])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "snapyaml:", err)
 		os.Exit(1)
 	}
+
 	os.Stdout.Write(out)
 }
 
@@ -68,17 +70,22 @@ func convert(file, version, architecture string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+
 	var from snapcraft
 	decoder := yaml.NewDecoder(bytes.NewReader(data))
 	decoder.KnownFields(true)
-	if err := decoder.Decode(&from); err != nil {
+	err = decoder.Decode(&from)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
+
 	if _, ok := from.Platforms[architecture]; !ok {
 		return nil, fmt.Errorf("%s: there is no platform %s", file, architecture)
 	}
+
 	if version == "" {
 		return nil, errors.New("no version")
 	}
+
 	return yaml.Marshal(snap{both: from.both, Version: version, Architectures: []string{architecture}})
 }

@@ -112,6 +112,7 @@ func makeRules() map[int]rule {
 			all[number] = rule{name, g.kind, g.files}
 		}
 	}
+
 	return all
 }
 
@@ -130,8 +131,10 @@ func harmless(number int, args [6]uint64) bool {
 		case unix.F_SETLK, unix.F_SETLKW, unix.F_OFD_SETLK, unix.F_OFD_SETLKW:
 			return false
 		}
+
 		return true
 	}
+
 	return false
 }
 

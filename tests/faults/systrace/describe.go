@@ -41,6 +41,7 @@ func (c *Call) String() string {
 	for _, file := range c.Files {
 		text += " " + filepath.Base(file)
 	}
+
 	return text
 }
 
@@ -51,25 +52,31 @@ func (t *tracer) describe(tid int, info *callInfo) (*Call, error) {
 	if !ok && t.program.Lenient {
 		return &Call{Kind: Other}, nil
 	}
+
 	if !ok {
 		return nil, fmt.Errorf("%w: system call number %d", ErrCoverage, number)
 	}
+
 	call := &Call{Name: rule.name, Kind: rule.kind}
 	if call.Kind == Other {
 		return call, nil
 	}
+
 	if harmless(number, info.args) {
 		call.Kind = Read
 	}
+
 	ours := false
 	for _, op := range rule.files {
 		file, err := t.file(tid, op, info.args)
 		if t.program.Lenient && errors.Is(err, ErrCoverage) {
 			file, err = "no descriptor", nil
 		}
+
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", rule.name, err)
 		}
+
 		call.Files = append(call.Files, file)
 		in := t.below(file)
 		ours = ours || in
@@ -77,9 +84,11 @@ func (t *tracer) describe(tid int, info *callInfo) (*Call, error) {
 			return nil, fmt.Errorf("%w: %s of %s, outside the directories that may be changed", ErrCoverage, rule.name, file)
 		}
 	}
+
 	if !ours {
 		call.Kind = Other
 	}
+
 	return call, nil
 }
 
@@ -92,24 +101,29 @@ func (t *tracer) file(tid int, op operand, args [6]uint64) (string, error) {
 		if err != nil {
 			return "", err
 		}
+
 		if filepath.IsAbs(path) {
 			return filepath.Clean(path), nil
 		}
 	}
+
 	link := fmt.Sprintf("/proc/%d/cwd", tid)
 	if op.control {
 		fd, err := controlFile(tid, args)
 		if err != nil {
 			return "", err
 		}
+
 		link = fmt.Sprintf("/proc/%d/fd/%d", tid, fd)
 	} else if op.fd >= 0 && int32(args[op.fd]) != unix.AT_FDCWD {
 		link = fmt.Sprintf("/proc/%d/fd/%d", tid, int32(args[op.fd]))
 	}
+
 	base, err := os.Readlink(link)
 	if err != nil {
 		return "no descriptor", nil // the call will fail by itself; mmap without a file has none
 	}
+
 	return filepath.Join(strings.TrimSuffix(base, " (deleted)"), path), nil
 }
 
@@ -119,6 +133,7 @@ func (t *tracer) below(file string) bool {
 			return true
 		}
 	}
+
 	return false
 }
 
@@ -131,6 +146,7 @@ func (t *tracer) outside(name string, file string) bool {
 	case name == "close", name == "flock", name == "fcntl", name == "ioctl":
 		return true
 	}
+
 	return t.program.Output != nil && file == t.program.Output.Name()
 }
 
@@ -139,15 +155,18 @@ func controlFile(pid int, args [6]uint64) (uint32, error) {
 	if args[1] != 1 {
 		return 0, fmt.Errorf("%w: %d control blocks at once", ErrCoverage, args[1])
 	}
+
 	pointer, err := readMemory(pid, args[2], 8)
 	if err != nil {
 		return 0, err
 	}
+
 	const descriptor = 20 // its place in the block
 	data, err := readMemory(pid, binary.LittleEndian.Uint64(pointer)+descriptor, 4)
 	if err != nil {
 		return 0, err
 	}
+
 	return binary.LittleEndian.Uint32(data), nil
 }
 
@@ -158,6 +177,7 @@ func readMemory(pid int, address uint64, size int) ([]byte, error) {
 	if err != nil || n != size {
 		return nil, fmt.Errorf("read the program's memory: %d of %d bytes: %w", n, size, err)
 	}
+
 	return buf, nil
 }
 
@@ -172,11 +192,14 @@ func readString(pid int, address uint64) (string, error) {
 		if err != nil {
 			return "", fmt.Errorf("read the program's memory: %w", err)
 		}
+
 		if end := bytes.IndexByte(buf[:n], 0); end >= 0 {
 			return string(append(text, buf[:end]...)), nil
 		}
+
 		text = append(text, buf[:n]...)
 		address += uint64(n)
 	}
+
 	return "", fmt.Errorf("a path longer than %d bytes", unix.PathMax)
 }

@@ -28,6 +28,7 @@ func filter(reads bool) []unix.SockFilter {
 			pass = append(pass, number)
 		}
 	}
+
 	slices.Sort(pass)
 	const numberOffset = 0 // of struct seccomp_data
 	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: numberOffset}}
@@ -35,6 +36,7 @@ func filter(reads bool) []unix.SockFilter {
 		toAllow := uint8(len(pass) - i) // instructions to jump over
 		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: uint32(number), Jt: toAllow})
 	}
+
 	return append(program,
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: seccompTrace},
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: seccompAllow})
@@ -49,20 +51,24 @@ func installFilter(pid int, reads bool) error {
 		if err == nil {
 			_, err = wait(pid, &ws)
 		}
+
 		if err == nil && (!ws.Stopped() || ws.StopSignal() != unix.SIGTRAP|0x80) {
 			err = fmt.Errorf("the program does not make a system call: %#x", ws)
 		}
+
 		return err
 	}
 	err := next()
 	if err != nil {
 		return err
 	}
+
 	var first unix.PtraceRegs
 	err = unix.PtraceGetRegs(pid, &first)
 	if err != nil {
 		return err
 	}
+
 	const room = 8192 // bytes below the stack pointer
 	program := uintptr(first.Rsp-room) &^ 15
 	call := first
@@ -71,18 +77,23 @@ func installFilter(pid int, reads bool) error {
 	if err == nil {
 		err = unix.PtraceSetRegs(pid, &call)
 	}
+
 	if err == nil {
 		err = next()
 	}
+
 	if err == nil {
 		err = unix.PtraceGetRegs(pid, &call)
 	}
+
 	if err != nil {
 		return err
 	}
+
 	if call.Rax != 0 {
 		return fmt.Errorf("seccomp: %w", unix.Errno(-call.Rax))
 	}
+
 	const instruction = 2 // bytes of the instruction `syscall`
 	first.Rip -= instruction
 	first.Rax, first.Orig_rax = first.Orig_rax, noCall
@@ -98,5 +109,6 @@ func encode(program []unix.SockFilter, address uint64) []byte {
 		data = append(data, in.Jt, in.Jf)
 		data = binary.LittleEndian.AppendUint32(data, in.K)
 	}
+
 	return data
 }

@@ -27,6 +27,7 @@ func syscallInfo(tid int) (*callInfo, error) {
 	if errno != 0 {
 		return nil, errno
 	}
+
 	return info, nil
 }
 
@@ -49,6 +50,7 @@ func changeRegisters(tid int, change func(*unix.PtraceRegs)) error {
 	if err != nil {
 		return err
 	}
+
 	change(&regs)
 	return unix.PtraceSetRegs(tid, &regs)
 }

@@ -83,6 +83,7 @@ func Run(p Program, decide func(*Call) Action) (syscall.WaitStatus, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	defer unpin()
 
 	process, err := os.StartProcess(p.Path, append([]string{p.Path}, p.Args...), &os.ProcAttr{
@@ -92,6 +93,7 @@ func Run(p Program, decide func(*Call) Action) (syscall.WaitStatus, error) {
 	if err != nil {
 		return 0, err
 	}
+
 	pid := process.Pid
 	_ = process.Release() // waited for below
 
@@ -101,6 +103,7 @@ func Run(p Program, decide func(*Call) Action) (syscall.WaitStatus, error) {
 		t.kill()
 		t.reap()
 	}
+
 	return t.status, err
 }
 
@@ -112,17 +115,21 @@ func pin(n int) (unpin func(), err error) {
 	if err != nil {
 		return nil, fmt.Errorf("processors of this thread: %w", err)
 	}
+
 	n %= all.Count()
 	for cpu := 0; ; cpu++ {
 		if !all.IsSet(cpu) {
 			continue
 		}
+
 		if n == 0 {
 			one.Set(cpu)
 			break
 		}
+
 		n--
 	}
+
 	return func() { _ = unix.SchedSetaffinity(0, &all) }, unix.SchedSetaffinity(0, &one)
 }
 
@@ -141,6 +148,7 @@ func (t *tracer) run() error {
 	if err != nil {
 		return err
 	}
+
 	t.known[t.pid] = true
 	const options = unix.PTRACE_O_TRACESYSGOOD | unix.PTRACE_O_TRACESECCOMP | unix.PTRACE_O_TRACECLONE | unix.PTRACE_O_TRACEFORK |
 		unix.PTRACE_O_TRACEVFORK | unix.PTRACE_O_TRACEEXEC | unix.PTRACE_O_EXITKILL
@@ -148,19 +156,23 @@ func (t *tracer) run() error {
 	if err != nil {
 		return fmt.Errorf("ptrace options: %w", err)
 	}
+
 	err = installFilter(t.pid, t.program.Reads)
 	if err != nil {
 		return fmt.Errorf("install the filter: %w", err)
 	}
+
 	t.resume(t.pid, 0)
 	for {
 		tid, err := wait(-t.pid, &ws)
 		if errors.Is(err, unix.ECHILD) {
 			return nil
 		}
+
 		if err != nil {
 			return err
 		}
+
 		err = t.event(tid, ws)
 		if err != nil && !errors.Is(err, unix.ESRCH) { // ESRCH: killed meanwhile
 			return err
@@ -174,8 +186,10 @@ func (t *tracer) event(tid int, ws syscall.WaitStatus) error {
 		if tid == t.pid {
 			t.status = ws
 		}
+
 		return nil
 	}
+
 	sig := ws.StopSignal()
 	switch {
 	case sig == unix.SIGTRAP && ws.TrapCause() == unix.PTRACE_EVENT_SECCOMP:
@@ -185,6 +199,7 @@ func (t *tracer) event(tid int, ws syscall.WaitStatus) error {
 		if err != nil {
 			return err
 		}
+
 		sig = 0
 	case sig == unix.SIGTRAP && ws.TrapCause() > 0: // a thread, process or program begins
 		sig = 0
@@ -192,6 +207,7 @@ func (t *tracer) event(tid int, ws syscall.WaitStatus) error {
 		t.known[tid] = true
 		sig = 0
 	}
+
 	t.resume(tid, sig)
 	return nil
 }
@@ -205,14 +221,17 @@ func (t *tracer) enter(tid int) error {
 	if err != nil {
 		return err
 	}
+
 	call, err := t.describe(tid, info)
 	if err != nil {
 		return err
 	}
+
 	var act Action
 	if call.Kind == Change || call.Kind == Read && t.program.Reads {
 		act = t.decide(call)
 	}
+
 	switch act.kind {
 	case killBefore:
 		err = skip(tid, 0)
@@ -223,6 +242,7 @@ func (t *tracer) enter(tid int) error {
 		t.after[tid] = act
 		return unix.PtraceSyscall(tid, 0)
 	}
+
 	t.resume(tid, 0)
 	return err
 }
@@ -237,6 +257,7 @@ func (t *tracer) leave(tid int) error {
 	case failAfter:
 		return setResult(tid, act.errno)
 	}
+
 	return nil
 }
 
@@ -251,6 +272,7 @@ func (t *tracer) reap() {
 		if err != nil {
 			return
 		}
+
 		if ws.Stopped() {
 			t.resume(tid, 0)
 		}

@@ -28,11 +28,13 @@ func startProgram(t *testing.T, p Program, name string, act Action, script strin
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	defer out.Close()
 	shell, err := exec.LookPath("sh")
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	var calls []string
 	p.Path, p.Args, p.Env, p.Output, p.Roots = shell, []string{"-c", script}, os.Environ(), out, []string{p.Dir}
 	status, err := Run(p, func(c *Call) Action {
@@ -40,6 +42,7 @@ func startProgram(t *testing.T, p Program, name string, act Action, script strin
 		if c.Name == name {
 			return act
 		}
+
 		return Proceed
 	})
 	return unix.WaitStatus(status), calls, err
@@ -67,13 +70,16 @@ func TestActions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+
 			_, err = os.Stat(filepath.Join(dir, "one"))
 			if made := err == nil; made != test.made {
 				t.Errorf("made: %v", made)
 			}
+
 			if status.Signaled() != test.killed || status.ExitStatus() != test.status {
 				t.Errorf("ended with %#x", status)
 			}
+
 			if calls[0] != "mkdir one" {
 				t.Errorf("calls: %v", calls)
 			}
@@ -91,10 +97,12 @@ func TestCoverage(t *testing.T) {
 		"exec 3>>../x; echo x >&3": "outside the directories",
 	} {
 		dir := filepath.Join(t.TempDir(), "root")
-		if err := os.Mkdir(dir, 0o700); err != nil {
+		err := os.Mkdir(dir, 0o700)
+		if err != nil {
 			t.Fatal(err)
 		}
-		_, _, err := start(t, dir, "", Proceed, script)
+
+		_, _, err = start(t, dir, "", Proceed, script)
 		if !errors.Is(err, ErrCoverage) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", script, err)
 		}
@@ -104,6 +112,7 @@ func TestCoverage(t *testing.T) {
 		if script == "sync" && (err != nil || !status.Signaled() || len(calls) != 1 || calls[0] != "mkdir seen") {
 			t.Errorf("%s, lenient: %#x, %v, calls %v", script, status, err, calls)
 		}
+
 		if errors.Is(err, ErrCoverage) {
 			t.Errorf("%s, lenient: %v", script, err)
 		}
@@ -117,6 +126,7 @@ func TestCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+
 	text := strings.Join(calls, "\n")
 	for _, want := range []string{"openat one\n", "write one\n", "linkat one two\n",
 		"two three\n", "fchmodat three\n", "unlinkat one\n", "mkdir sub\n", "link"} {
@@ -124,6 +134,7 @@ func TestCalls(t *testing.T) {
 		if !found {
 			t.Fatalf("no %q in the right place:\n%s", want, strings.Join(calls, "\n"))
 		}
+
 		text = rest
 	}
 }
