@@ -337,13 +337,15 @@ func (l *Log) readSegments(d *directory) error {
 //
 // libdqlite's recovery writes one configuration entry with term 1 as the only batch of a closed segment of its own, N-N. A running
 // leader's configuration entry has the leader's term, which is above 1 once there was any election, and lands in an open segment, next
-// to at least the barrier that begins the leader's term. Index 1 is the bootstrap entry, which looks the same and is none. What remains
-// is a cluster in its very first term whose only entry since the last restart or snapshot was a change of members; nothing on disk
-// tells that one from a recovery.
+// to at least the barrier that LXD's leader has written before. Index 1 is the bootstrap entry, which looks the same and is none. What
+// remains is a cluster in its very first term whose only entry since the last restart or snapshot was a change of members; nothing on
+// disk tells that one from a recovery.
 //
-// A fenced entry is the same with a term that is above every term before it. An entry that begins an elected leader's term is a
-// barrier, so a configuration entry is never the first with its term in a running cluster. The metadata say nothing: a member that was
-// started without a majority has gone on to later terms.
+// A fenced entry is the same with a term that is above every term before it. From libraft 0.17 on the entry that begins an elected
+// leader's term is a barrier, so a configuration entry is never the first with its term. Leaders before that (LXD 5.0.2) write none: there
+// a lone change of members at the end of the log, the first entry of its term, looks like a fenced one. LXD reads its database before it
+// changes members, which writes a barrier, so that is not known to happen. The metadata say nothing: a member that was started without
+// a majority has gone on to later terms.
 func (l *Log) edited() bool {
 	if len(l.placed) == 0 {
 		return false

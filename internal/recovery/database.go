@@ -21,7 +21,7 @@ type Database struct {
 	Index  uint64 // of the last entry in it
 	Last   uint64 // of the log
 
-	// Torn is set where a daemon runs on the source: what was read may never have been on disk together, and the newest
+	// RunningDaemon is the daemon that runs on the source, empty if none does: what was read may never have been on disk together, and the newest
 	// entries may not be committed yet.
 	RunningDaemon string
 

@@ -37,7 +37,8 @@ type InspectReport struct {
 	Libdqlite Libdqlite         `json:"libdqlite" yaml:"libdqlite"`
 	Problems  []raftlog.Problem `json:"problems" yaml:"problems"`
 
-	// Torn is set where a daemon runs on the database: what was read may never have been on disk together.
+	// RunningDaemon is the daemon that runs on the database, empty if none does: what was read may never have been on disk together.
+	// Its key is the one of the first reports.
 	RunningDaemon string `json:"torn,omitempty" yaml:"torn,omitempty"`
 
 	Entries []InspectEntry `json:"entries" yaml:"entries"` // those after the snapshot
