@@ -214,12 +214,15 @@ func TestStaleRole(t *testing.T) {
 	lxd, err := cluster.Debian()
 	must(t, err)
 	var log bytes.Buffer
-	c := cluster.ForTest(t, cluster.Options{LXD: lxd, Members: 4, Log: &log,
-		Config: map[string]string{"cluster.max_standby": "0"}}) // else it is given a role, and knows it then
-	m := c.Member(1)
-	must(t, m.Stop(ctx)) // it hands its role to the spare
+	c := cluster.ForTest(t, cluster.Options{LXD: lxd, Members: 4, Log: &log})
+	m := c.Member(1) // the one that is asked for the list
+	must(t, m.Stop(ctx))
 	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, Spares: 1}))
+	must(t, m.Start(ctx))
+	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1}))
+	m.Kill() // a stand-by, and it stays one: nobody gives it another role, from which it would know
 	must(t, os.WriteFile(filepath.Join(m.Dir(), "database", "patch.local.sql"), []byte("UPDATE raft_nodes SET role = 0"), 0o600))
+	log.Reset()
 	must(t, m.Start(ctx))
 	must(t, c.WaitOnline(ctx, 4))
 	if n := strings.Count(log.String(), "node1 started again: it takes itself for a voter"); n != 1 {
