@@ -223,7 +223,17 @@ func (c *Cluster) StartAll(ctx context.Context, members ...*Member) error {
 		}
 	}
 
-	return each(members, func(m *Member) error { return m.WaitReady(ctx) })
+	// One that cannot be started may be what the others wait for.
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	return each(members, func(m *Member) error {
+		err := m.WaitReady(ctx)
+		if err != nil {
+			cancel(fmt.Errorf("%s has failed", m.Name))
+		}
+
+		return err
+	})
 }
 
 // StopAll ends the daemons of the given members, or of all, cleanly and at the same time.

@@ -31,7 +31,7 @@ type LXD struct {
 // late. A service manager starts it again then, and so must whoever runs it without one: see docs/architecture.md, "LXD's own failing
 // starts".
 const losesLeader = `(?i)Failed to initialize global database: .*(interrupted|leader exec failed|no available dqlite leader server found|` +
-	`context deadline exceeded|context canceled|Failed checking if schema table is there)`
+	`context deadline exceeded|context canceled|check(ing)? if schema table is there)`
 
 // EachLXD runs a test on both generations of LXD, as subtests, side by side: they wait for elections and heartbeats most of the
 // time. It must be the last call of the test.
