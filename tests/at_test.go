@@ -20,99 +20,145 @@ import (
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 )
 
+// exportAtLab is what the steps of TestExportAt share.
+type exportAtLab struct {
+	c       *cluster.Cluster
+	m       *cluster.Member       // the one that is exported
+	deleted uint64                // the index at which the profile was deleted
+	last    recovery.HistoryEntry // of the log, before it was edited
+	moved   []string              // the addresses that it is edited to
+	file    string                // the export
+}
+
 // A profile is deleted by accident, and noticed after other changes. The log says where; the export leaves out what came after it;
 // once imported everywhere the profile is back on all members, at the addresses that were edited meanwhile.
 func TestExportAt(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
 	m := c.Member(1)
-	lxc := func(args ...string) {
-		_, err := m.LXC(ctx, args...)
-		must(t, err)
-	}
 	must(t, c.MakeSnapshot(ctx))
-	lxc("profile", "create", "precious")
-	lxc("profile", "set", "precious", "user.why=kept")
-	lxc("profile", "create", "bystander")
-	lxc("profile", "delete", "precious")
-	lxc("profile", "create", "later")
+	lxc(t, m, "profile", "create", "precious")
+	lxc(t, m, "profile", "set", "precious", "user.why=kept")
+	lxc(t, m, "profile", "create", "bystander")
+	lxc(t, m, "profile", "delete", "precious")
+	lxc(t, m, "profile", "create", "later")
 	killAlike(t, c, c.Members()...)
 
 	all := entries(t, m.Dir(), "--rows")
-	deleted, last := profileChange(t, all, "delete", "precious"), all[len(all)-1]
-	at := fmt.Sprint(deleted - 1)
-	snapshot := openLog(t, filepath.Join(m.Dir(), "database", "global")).Snapshot()
+	l := exportAtLab{c: c, m: m, deleted: profileChange(t, all, "delete", "precious"), last: all[len(all)-1],
+		file: filepath.Join(t.TempDir(), "tarball")}
 	check := unchanged(t, m.Dir())
-	file := filepath.Join(t.TempDir(), "tarball")
-	recoverTool(t, m, "cluster", "export-db", "--at", at, file).want(t, 3, "lxd cluster edit", "--unedited")
-	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", at, file).want(t, 3, "no terminal", "--yes",
-		fmt.Sprintf("index %d, term %d", deleted, last.Term), "delete profile precious in project default", "insert profile later in project default")
-	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", fmt.Sprint(last.Index+1), file).want(t, 1, fmt.Sprintf("ends at index %d", last.Index))
-	recoverTool(t, m, "cluster", "export-db", "--unedited", "--at", "0", file).want(t, 2, "--at needs an index")
-	furthest := filepath.Join(t.TempDir(), "furthest") // libdqlite proves that a snapshot with nothing but the recovery entry after it will do
-	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index), furthest)
-	if inside, status := inspectDir(t, furthest); status != 0 || inside.Raft.LastIndex != snapshot.Index+1 || inside.Raft.SnapshotIndex != snapshot.Index {
-		t.Errorf("exit status %d, %+v", status, inside.Raft)
-	}
-
-	earlier := filepath.Join(t.TempDir(), "earlier") // the snapshot: from the beginning of the log, which is still there
-	mustRecover(t, m, "cluster", "export-db", "--unedited", "--yes", "--at", fmt.Sprint(snapshot.Index-1), earlier)
-	if inside, status := inspectDir(t, earlier); status != 0 || inside.Raft.LastIndex != snapshot.Index || inside.Raft.SnapshotIndex != 0 {
-		t.Errorf("exit status %d, %+v", status, inside.Raft)
-	}
-
-	_, err := os.Lstat(file)
+	l.wantUneditedRefused(t)
+	l.exportAtSnapshot(t)
+	_, err := os.Lstat(l.file)
 	if err == nil {
 		t.Error("a refused export wrote its file")
 	}
 
 	check()
 
-	old, moved := addresses(c.Members()), []string{}
-	for _, address := range old {
-		moved = append(moved, strings.Replace(address, ":8443", ":9393", 1))
+	for _, address := range addresses(c.Members()) {
+		l.moved = append(l.moved, strings.Replace(address, ":8443", ":9393", 1))
 	}
 
 	must(t, m.EditReplace(ctx, ":8443", ":9393"))
 	check = unchanged(t, m.Dir())
-	nothing := mustRecover(t, m, "cluster", "export-db", "--at", fmt.Sprint(last.Index), filepath.Join(t.TempDir(), "x")) // nothing to confirm
-	if strings.Contains(nothing.stdout, "given up") || strings.Contains(nothing.stdout, "--discard-local-entries") {
-		t.Errorf("nothing is given up:\n%s", nothing.stdout)
-	}
-
-	r := mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "-f", "json", file)
-	report := decode[recovery.ExportReport](t, r)
-	if report.Before.Index != deleted-1 || report.Raft.Index != deleted || report.Last.Index != last.Index+1 ||
-		!report.Edited || !givesUp(report, deleted, "precious") {
-		t.Errorf("report %+v", report)
-	}
-
-	r = mustRecover(t, m, "cluster", "export-db", "--at", at, "--yes", "--force", file)
-	if !strings.Contains(r.stdout, "precious") || !strings.Contains(r.stdout, "--discard-local-entries") {
-		t.Errorf("the export says\n%s", r.stdout)
-	}
-
+	l.exportAtEnd(t)
+	l.exportBeforeDeletion(t)
 	check()
-	if inside, status := inspectDir(t, file); status != 0 || inside.Raft.LastIndex != deleted || !inside.Raft.Edited || inside.Members[2].Address != moved[2] {
-		t.Errorf("exit status %d, %+v", status, inside)
-	}
-
-	if names := sqlRows(t, file, "SELECT name FROM profiles ORDER BY name"); fmt.Sprint(names) != "[[bystander] [default] [precious]]" {
-		t.Errorf("profiles in the tarball %v", names)
-	}
-
+	l.wantInTarball(t)
 	for _, member := range c.Members() {
-		recoverTool(t, member, "global-db-import", "--yes", file).want(t, 3, "--discard-local-entries", "precious")
-		mustRecover(t, member, "global-db-import", "--yes", "--discard-local-entries", file)
+		recoverTool(t, member, "global-db-import", "--yes", l.file).want(t, 3, "--discard-local-entries", "precious")
+		mustRecover(t, member, "global-db-import", "--yes", "--discard-local-entries", l.file)
 	}
 
 	must(t, c.StartAll(ctx))
-	wantRows(t, []string{"precious", "bystander"}, c.Members()...)
-	wantWorking(t, c, moved, c.Members()...)
-	for _, member := range c.Members() {
-		rows, err := member.SQL(ctx, "SELECT c.value FROM profiles_config AS c JOIN profiles AS p ON p.id = c.profile_id WHERE p.name = 'precious'")
-		if err != nil || fmt.Sprint(rows) != "[[kept]]" || slices.Contains(profiles(t, member), "later") {
-			t.Errorf("%s: %v, %v, profiles %v", member.Name, err, rows, profiles(t, member))
+	l.wantBack(t)
+}
+
+// exportAt is the export of what the member had at an index.
+func (l exportAtLab) exportAt(t testing.TB, index uint64, args ...string) result {
+	t.Helper()
+	return recoverTool(t, l.m, append([]string{"cluster", "export-db", "--at", fmt.Sprint(index)}, args...)...)
+}
+
+// mustExportAt is exportAt that must succeed.
+func (l exportAtLab) mustExportAt(t testing.TB, index uint64, args ...string) result {
+	t.Helper()
+	return mustRecover(t, l.m, append([]string{"cluster", "export-db", "--at", fmt.Sprint(index)}, args...)...)
+}
+
+func (l exportAtLab) wantUneditedRefused(t testing.TB) {
+	t.Helper()
+	l.exportAt(t, l.deleted-1, l.file).want(t, 3, "lxd cluster edit", "--unedited")
+	l.exportAt(t, l.deleted-1, "--unedited", l.file).want(t, 3, "no terminal", "--yes", fmt.Sprintf("index %d, term %d", l.deleted, l.last.Term),
+		"delete profile precious in project default", "insert profile later in project default")
+	l.exportAt(t, l.last.Index+1, "--unedited", l.file).want(t, 1, fmt.Sprintf("ends at index %d", l.last.Index))
+	l.exportAt(t, 0, "--unedited", l.file).want(t, 2, "--at needs an index")
+}
+
+// exportAtSnapshot exports the member as its snapshot has it, and one entry before that.
+func (l exportAtLab) exportAtSnapshot(t testing.TB) {
+	t.Helper()
+	snapshot := openLog(t, globalOf(l.m)).Snapshot()
+	furthest := filepath.Join(t.TempDir(), "furthest") // libdqlite proves that a snapshot with nothing but the recovery entry after it will do
+	l.mustExportAt(t, snapshot.Index, "--unedited", "--yes", furthest)
+	if inside, status := inspectDir(t, furthest); status != 0 || inside.Raft.LastIndex != snapshot.Index+1 || inside.Raft.SnapshotIndex != snapshot.Index {
+		t.Errorf("exit status %d, %+v", status, inside.Raft)
+	}
+
+	earlier := filepath.Join(t.TempDir(), "earlier") // the snapshot: from the beginning of the log, which is still there
+	l.mustExportAt(t, snapshot.Index-1, "--unedited", "--yes", earlier)
+	if inside, status := inspectDir(t, earlier); status != 0 || inside.Raft.LastIndex != snapshot.Index || inside.Raft.SnapshotIndex != 0 {
+		t.Errorf("exit status %d, %+v", status, inside.Raft)
+	}
+}
+
+// exportAtEnd gives nothing up, and has nothing to confirm.
+func (l exportAtLab) exportAtEnd(t testing.TB) {
+	t.Helper()
+	r := l.mustExportAt(t, l.last.Index, filepath.Join(t.TempDir(), "x"))
+	if strings.Contains(r.stdout, "given up") || strings.Contains(r.stdout, "--discard-local-entries") {
+		t.Errorf("nothing is given up:\n%s", r.stdout)
+	}
+}
+
+func (l exportAtLab) exportBeforeDeletion(t testing.TB) {
+	t.Helper()
+	r := l.mustExportAt(t, l.deleted-1, "--yes", "-f", "json", l.file)
+	report := decode[recovery.ExportReport](t, r)
+	if report.Before.Index != l.deleted-1 || report.Raft.Index != l.deleted || report.Last.Index != l.last.Index+1 ||
+		!report.Edited || !givesUp(report, l.deleted, "precious") {
+		t.Errorf("report %+v", report)
+	}
+
+	r = l.mustExportAt(t, l.deleted-1, "--yes", "--force", l.file)
+	if !strings.Contains(r.stdout, "precious") || !strings.Contains(r.stdout, "--discard-local-entries") {
+		t.Errorf("the export says\n%s", r.stdout)
+	}
+}
+
+func (l exportAtLab) wantInTarball(t testing.TB) {
+	t.Helper()
+	if inside, status := inspectDir(t, l.file); status != 0 || inside.Raft.LastIndex != l.deleted || !inside.Raft.Edited || inside.Members[2].Address != l.moved[2] {
+		t.Errorf("exit status %d, %+v", status, inside)
+	}
+
+	if names := sqlRows(t, l.file, "SELECT name FROM profiles ORDER BY name"); fmt.Sprint(names) != "[[bystander] [default] [precious]]" {
+		t.Errorf("profiles in the tarball %v", names)
+	}
+}
+
+// wantBack checks that the cluster works at its new addresses, and has what it had before the profile was deleted.
+func (l exportAtLab) wantBack(t testing.TB) {
+	t.Helper()
+	wantRows(t, []string{"precious", "bystander"}, l.c.Members()...)
+	wantWorking(t, l.c, l.moved, l.c.Members()...)
+	for _, m := range l.c.Members() {
+		rows, err := m.SQL(within(t, time.Minute),
+			"SELECT c.value FROM profiles_config AS c JOIN profiles AS p ON p.id = c.profile_id WHERE p.name = 'precious'")
+		if err != nil || fmt.Sprint(rows) != "[[kept]]" || slices.Contains(profiles(t, m), "later") {
+			t.Errorf("%s: %v, %v, profiles %v", m.Name, err, rows, profiles(t, m))
 		}
 	}
 }
@@ -125,8 +171,7 @@ func TestExportAtOlderSnapshot(t *testing.T) {
 	m := c.Member(1)
 	must(t, c.MakeSnapshot(ctx))
 	for _, command := range []string{"create", "delete"} {
-		_, err := m.LXC(ctx, "profile", command, "precious")
-		must(t, err)
+		lxc(t, m, "profile", command, "precious")
 	}
 
 	must(t, c.MakeSnapshot(ctx))
@@ -211,12 +256,7 @@ func TestExportAtDamage(t *testing.T) {
 	export("n1-afteredit", "--at", "1", "--yes", tarball, "--force").want(t, 1, "at index 1 there was no database yet")
 
 	global := filepath.Join(dir, "forgotten", "n1-preedit", "database", "global")
-	file, offset, _ := lastCommand(t, openLog(t, global))
-	f, err := os.OpenFile(filepath.Join(global, file), os.O_RDWR, 0)
-	must(t, err)
-	_, err = f.WriteAt([]byte{0xff}, offset+200)
-	must(t, err)
-	must(t, f.Close())
+	damageLast(t, global)
 	before := tree(t, filepath.Dir(global))
 	export("n1-preedit", "--at", "186", "--unedited", "--yes", tarball, "--force").want(t, 4, "--accept-damage")
 	export("n1-preedit", "--at", "188", "--unedited", "--yes", "--accept-damage", tarball, "--force").want(t, 1, "ends at index 187")

@@ -78,123 +78,157 @@ func TestEdit(t *testing.T) {
 	cluster.EachLXD(t, editInParts)
 }
 
+// editLab is what the parts of TestEdit share: a cluster that is down, and was saved as "down".
+type editLab struct {
+	lxd  cluster.LXD
+	c    *cluster.Cluster
+	one  *cluster.Member
+	rows []string // that the cluster must have in the end
+}
+
 func editInParts(t *testing.T, lxd cluster.LXD) {
 	c, rows := downCluster(t, lxd)
-	one := c.Member(1)
-	part := func(name string, do func(t *testing.T)) {
-		t.Run(name, func(t *testing.T) {
-			must(t, c.Restore(within(t, time.Minute), "down"))
-			do(t)
-		})
+	l := editLab{lxd: lxd, c: c, one: c.Member(1), rows: rows}
+	fromDown(t, c, "new addresses", l.newAddresses)
+	fromDown(t, c, "twice, at the old addresses in the end", l.twice)
+	fromDown(t, c, "by LXD's own command", l.byLXD)
+	fromDown(t, c, "rolled back", l.rolledBack)
+	fromDown(t, c, "where a tarball of LXD's own lies", l.overTarball)
+	fromDown(t, c, "damaged, accepted", l.damageAccepted)
+	fromDown(t, c, "beside another member's daemon", l.besideOther)
+	fromDown(t, c, "the only survivor", l.onlySurvivor)
+}
+
+// fromDown runs a subtest on a cluster that is as it was when it was saved as "down".
+func fromDown(t *testing.T, c *cluster.Cluster, name string, do func(t *testing.T)) {
+	t.Run(name, func(t *testing.T) {
+		must(t, c.Restore(within(t, time.Minute), "down"))
+		do(t)
+	})
+}
+
+func (l editLab) newAddresses(t *testing.T) {
+	old, moved := addresses(l.c.Members()), []string{}
+	for _, m := range l.c.Members() {
+		ip := strings.Replace(m.IP(), "10.77.0.", "10.77.1.", 1)
+		must(t, m.AddAddress(t.Context(), ip+"/16"))
+		moved = append(moved, ip+":9393")
 	}
-	part("new addresses", func(t *testing.T) {
-		old, moved := addresses(c.Members()), []string{}
-		for _, m := range c.Members() {
-			ip := strings.Replace(m.IP(), "10.77.0.", "10.77.1.", 1)
-			must(t, m.AddAddress(t.Context(), ip+"/16"))
-			moved = append(moved, ip+":9393")
-		}
 
-		before := entriesOf(t, globalOf(one), 0)
-		begin := time.Now()
-		r := mustEdit(t, one, listOf(t, one, old[0], moved[0], old[1], moved[1], old[2], moved[2]))
-		if !r.Done || r.Member.Address != moved[0] || len(r.Members) != 3 || r.Before.Index != uint64(len(before)) || r.Raft.Index != r.Before.Index+1 {
-			t.Errorf("report %+v, %d entries before", r, len(before))
-		}
+	before := entriesOf(t, globalOf(l.one), 0)
+	begin := time.Now()
+	r := mustEdit(t, l.one, listOf(t, l.one, old[0], moved[0], old[1], moved[1], old[2], moved[2]))
+	if !r.Done || r.Member.Address != moved[0] || len(r.Members) != 3 || r.Before.Index != uint64(len(before)) || r.Raft.Index != r.Before.Index+1 {
+		t.Errorf("report %+v, %d entries before", r, len(before))
+	}
 
-		wantFenced(t, one, before, begin)
-		wantModes(t, one, r.Kept)
-		s := status(t, one)
-		if s.Edit == nil || s.Edit.Raft != r.Raft || s.Import != nil || !s.Edited || len(s.Kept) != 1 || s.Kept[0].Purpose != "edit" || len(s.Pending) != 1 {
-			t.Errorf("status %+v", s)
-		}
+	wantFenced(t, l.one, before, begin)
+	wantModes(t, l.one, r.Kept)
+	s := status(t, l.one)
+	if s.Edit == nil || s.Edit.Raft != r.Raft || s.Import != nil || !s.Edited || len(s.Kept) != 1 || s.Kept[0].Purpose != "edit" || len(s.Pending) != 1 {
+		t.Errorf("status %+v", s)
+	}
 
-		importOn(t, export(t, one), c.Members()...)
-		must(t, c.StartAll(t.Context()))
-		wantRows(t, rows, c.Members()...)
-		wantWorking(t, c, moved, c.Members()...)
-	})
+	l.goesOn(t)
+	wantWorking(t, l.c, moved, l.c.Members()...)
+}
 
-	part("twice, at the old addresses in the end", func(t *testing.T) {
-		mustEdit(t, one, listOf(t, one, ":8443", ":9393"))
-		r := mustEdit(t, one, listOf(t, one, ":9393", ":8443"))
-		if again := mustEdit(t, one, listOf(t, one)); !again.NothingToDo || again.Done || again.Raft != r.Raft || again.Kept != r.Kept {
-			t.Errorf("the same list again: %+v", again)
-		}
+func (l editLab) twice(t *testing.T) {
+	mustEdit(t, l.one, listOf(t, l.one, ":8443", ":9393"))
+	r := mustEdit(t, l.one, listOf(t, l.one, ":9393", ":8443"))
+	if again := mustEdit(t, l.one, listOf(t, l.one)); !again.NothingToDo || again.Done || again.Raft != r.Raft || again.Kept != r.Kept {
+		t.Errorf("the same list again: %+v", again)
+	}
 
-		if s := status(t, one); !s.Agree || len(s.Kept) != 2 || len(s.Pending) > 0 {
-			t.Errorf("status %+v", s)
-		}
+	if s := status(t, l.one); !s.Agree || len(s.Kept) != 2 || len(s.Pending) > 0 {
+		t.Errorf("status %+v", s)
+	}
 
-		importOn(t, export(t, one), c.Members()...)
-		must(t, c.StartAll(t.Context()))
-		wantRows(t, rows, c.Members()...)
-	})
+	l.goesOn(t)
+}
 
-	part("by LXD's own command", func(t *testing.T) {
-		before := tree(t, filepath.Join(one.Dir(), "database"))
-		r := mustEdit(t, one, listOf(t, one, ":8443", ":9393"), "--passthrough")
-		if !r.Done || tree(t, r.Kept) != before {
-			t.Errorf("the copy is not the database as it was: %+v", r)
-		}
+func (l editLab) byLXD(t *testing.T) {
+	before := tree(t, filepath.Join(l.one.Dir(), "database"))
+	r := mustEdit(t, l.one, listOf(t, l.one, ":8443", ":9393"), "--passthrough")
+	if !r.Done || tree(t, r.Kept) != before {
+		t.Errorf("the copy is not the database as it was: %+v", r)
+	}
 
-		wantMissing(t, one.LoadedTarball()) // LXD would not start with it
-		if (r.Tarball != "") != lxd.WritesTarball {
-			t.Errorf("%s, and the report has the tarball %q", lxd.Name, r.Tarball)
-		}
+	wantMissing(t, l.one.LoadedTarball()) // LXD would not start with it
+	if (r.Tarball != "") != l.lxd.WritesTarball {
+		t.Errorf("%s, and the report has the tarball %q", l.lxd.Name, r.Tarball)
+	}
 
-		if log := openLog(t, globalOf(one)); log.LastTerm != 1 || !log.Edited {
-			t.Errorf("not LXD's own edit: it ends with term %d", log.LastTerm)
-		}
+	if log := openLog(t, globalOf(l.one)); log.LastTerm != 1 || !log.Edited {
+		t.Errorf("not LXD's own edit: it ends with term %d", log.LastTerm)
+	}
 
-		importOn(t, export(t, one), c.Members()...)
-		must(t, c.StartAll(t.Context()))
-		wantRows(t, rows, c.Members()...)
-	})
+	l.goesOn(t)
+}
 
-	part("rolled back", func(t *testing.T) {
-		before := tree(t, filepath.Join(one.Dir(), "database"))
-		mustEdit(t, one, listOf(t, one, ":8443", ":9393"))
-		mustRecover(t, one, "global-db-rollback", "--yes")
-		if after := tree(t, filepath.Join(one.Dir(), "database")); after != before {
-			t.Errorf("after the rollback:\n%s\n--- before\n%s", after, before)
-		}
-	})
+// goesOn goes the way from the edited first member to a cluster that has all its rows.
+func (l editLab) goesOn(t *testing.T) {
+	t.Helper()
+	importOn(t, export(t, l.one), l.c.Members()...)
+	must(t, l.c.StartAll(t.Context()))
+	wantRows(t, l.rows, l.c.Members()...)
+}
 
-	part("where a tarball of LXD's own lies", func(t *testing.T) {
-		name := "lxd_recovery_db.tar.gz"
-		must(t, os.WriteFile(filepath.Join(one.Dir(), "database", name), []byte("LXD's"), 0o600))
-		r := mustEdit(t, one, listOf(t, one, ":8443", ":9393"))
-		wantMissing(t, filepath.Join(one.Dir(), "database", name))
-		if data, err := os.ReadFile(filepath.Join(r.Kept, name)); err != nil || string(data) != "LXD's" {
-			t.Errorf("the kept directory has %q (%v)", data, err)
-		}
-	})
+func (l editLab) rolledBack(t *testing.T) {
+	before := tree(t, filepath.Join(l.one.Dir(), "database"))
+	mustEdit(t, l.one, listOf(t, l.one, ":8443", ":9393"))
+	mustRecover(t, l.one, "global-db-rollback", "--yes")
+	if after := tree(t, filepath.Join(l.one.Dir(), "database")); after != before {
+		t.Errorf("after the rollback:\n%s\n--- before\n%s", after, before)
+	}
+}
 
-	part("damaged, accepted", func(t *testing.T) {
-		whole := entriesOf(t, globalOf(one), 0) // another member may have taken its snapshots elsewhere
-		index := damageLast(t, globalOf(one))
-		list := listOf(t, c.Member(2))
-		check := unchanged(t, one.Dir())
-		edit(t, one, list).want(t, 4, "damaged", "--accept-damage", fmt.Sprintf("up to index %d", index-1))
-		check()
-		begin := time.Now()
-		r := mustEdit(t, one, list, "--accept-damage")
-		if r.Before.Index != index-1 || r.Raft.Index != index || len(r.Damage) == 0 {
-			t.Errorf("report %+v, damaged at %d", r, index)
-		}
+func (l editLab) overTarball(t *testing.T) {
+	name := "lxd_recovery_db.tar.gz"
+	must(t, os.WriteFile(filepath.Join(l.one.Dir(), "database", name), []byte("LXD's"), 0o600))
+	r := mustEdit(t, l.one, listOf(t, l.one, ":8443", ":9393"))
+	wantMissing(t, filepath.Join(l.one.Dir(), "database", name))
+	if data, err := os.ReadFile(filepath.Join(r.Kept, name)); err != nil || string(data) != "LXD's" {
+		t.Errorf("the kept directory has %q (%v)", data, err)
+	}
+}
 
-		wantFenced(t, one, whole[:index-1], begin)
-	})
+func (l editLab) damageAccepted(t *testing.T) {
+	whole := entriesOf(t, globalOf(l.one), 0) // another member may have taken its snapshots elsewhere
+	index := damageLast(t, globalOf(l.one))
+	list := listOf(t, l.c.Member(2))
+	check := unchanged(t, l.one.Dir())
+	edit(t, l.one, list).want(t, 4, "damaged", "--accept-damage", fmt.Sprintf("up to index %d", index-1))
+	check()
+	begin := time.Now()
+	r := mustEdit(t, l.one, list, "--accept-damage")
+	if r.Before.Index != index-1 || r.Raft.Index != index || len(r.Damage) == 0 {
+		t.Errorf("report %+v, damaged at %d", r, index)
+	}
 
-	part("beside another member's daemon", func(t *testing.T) { refusedBesideDaemon(t, c) })
-	part("the only survivor", func(t *testing.T) { onlySurvivor(t, c, rows) })
+	wantFenced(t, l.one, whole[:index-1], begin)
+}
+
+// besideOther has edits of the first member refused because LXD runs on the second one, which proves by its certificate that it
+// belongs to the cluster.
+func (l editLab) besideOther(t *testing.T) {
+	two := l.c.Member(2)
+	good := listOf(t, l.one, ":8443", ":9393")
+	must(t, two.Spawn())
+	defer two.Kill()
+	check := unchanged(t, l.one.Dir())
+	waitRefused(t, l.one) // until it listens
+	edit(t, l.one, good).want(t, 3, "LXD still runs on node2", two.Address(), "--beside-cluster")
+	recoverTool(t, l.one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd cluster edit", "--beside-cluster")
+	edit(t, l.one, good, "--passthrough").want(t, 3, "LXD still runs on node2")
+	check()
+	mustEdit(t, l.one, good, "--beside-cluster")
 }
 
 // onlySurvivor recovers the first member alone, starts LXD on it, and removes the others.
-func onlySurvivor(t *testing.T, c *cluster.Cluster, rows []string) {
+func (l editLab) onlySurvivor(t *testing.T) {
 	ctx := within(t, 2*time.Minute)
-	one := c.Member(1)
+	one := l.one
 	check := unchanged(t, one.Dir())
 	recoverTool(t, one, "cluster", "recover-from-quorum-loss").want(t, 3, "no terminal", "--quiet")
 	check()
@@ -210,13 +244,12 @@ func onlySurvivor(t *testing.T, c *cluster.Cluster, rows []string) {
 	}
 
 	must(t, one.Start(ctx))
-	wantRows(t, rows, one)
-	for _, lost := range c.Members()[1:] {
-		_, err := one.LXC(ctx, "cluster", "remove", "--force", "--yes", lost.Name)
-		must(t, err)
+	wantRows(t, l.rows, one)
+	for _, lost := range l.c.Members()[1:] {
+		lxc(t, one, "cluster", "remove", "--force", "--yes", lost.Name)
 	}
 
-	must(t, c.WaitOnline(ctx, 1))
+	must(t, l.c.WaitOnline(ctx, 1))
 	list, err := one.List(ctx)
 	must(t, err)
 	if len(list) != 1 || list[0].Name != one.Name || cluster.CountRoles(list).Voters != 1 {
@@ -311,20 +344,47 @@ func flip(t testing.TB, path string, offset int64) {
 	must(t, errors.Join(err, f.Close()))
 }
 
+// editRefusalLab is what the cases of TestEditRefusals share: a cluster that is down, and was saved as "down".
+type editRefusalLab struct {
+	c    *cluster.Cluster
+	one  *cluster.Member
+	good []byte // a list that the first member's edit takes
+}
+
 // Everything else that an edit must refuse: the message, the exit status, and that nothing was changed.
 func TestEditRefusals(t *testing.T) {
 	lxd, err := cluster.Debian() // what is refused is no LXD's business
 	must(t, err)
 	c, _ := downCluster(t, lxd)
-	ctx := within(t, 3*time.Minute)
-	one, two := c.Member(1), c.Member(2)
-	good := listOf(t, one, ":8443", ":9393")
-	for _, test := range []struct {
-		name    string
-		oldnew  []string // in the good list
-		instead []byte
-		says    string
-	}{
+	one := c.Member(1)
+	l := editRefusalLab{c: c, one: one, good: listOf(t, one, ":8443", ":9393")}
+	for _, bad := range l.badLists() {
+		t.Run(bad.name, func(t *testing.T) {
+			list := bad.list(t, l.good)
+			check := unchanged(t, one.Dir())
+			edit(t, one, list).want(t, 1, "standard input", bad.says)
+			check()
+		})
+	}
+
+	t.Run("wrong usage", l.wrongUsage)
+	t.Run("this member's daemon runs", l.besideOwnDaemon)
+	fromDown(t, c, "spare made voter", l.spareMadeVoter)
+	fromDown(t, c, "damaged snapshot", l.damagedSnapshot)
+	fromDown(t, c, "not clustered", l.notClustered)
+}
+
+// badList is a list of members that an edit must refuse, and what it says of it.
+type badList struct {
+	name    string
+	oldnew  []string // in the good list
+	instead []byte   // of the good list
+	says    string
+}
+
+func (l editRefusalLab) badLists() []badList {
+	good, one, two := l.good, l.one, l.c.Member(2)
+	return []badList{
 		{"no address", []string{two.IP() + ":9393", "bogus"}, nil, `"bogus" is not HOST:PORT`},
 		{"no port", []string{two.IP() + ":9393", two.IP() + ":0"}, nil, "no port from 1 to 65535"},
 		{"one address twice", []string{two.IP(), one.IP()}, nil, "have the same address " + one.IP() + ":9393"},
@@ -339,83 +399,59 @@ func TestEditRefusals(t *testing.T) {
 		{"nothing", nil, []byte{}, "is empty"},
 		{"another document", nil, []byte("- one\n- two\n"), "not a list of members"},
 		{"junk", nil, []byte("\x00\x01\xff\xfe{[[["), "not a list of members"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			list := test.instead
-			if list == nil {
-				list = []byte(strings.NewReplacer(test.oldnew...).Replace(string(good)))
-				if bytes.Equal(list, good) {
-					t.Fatalf("%q is not in %s", test.oldnew, good)
-				}
-			}
+	}
+}
 
-			check := unchanged(t, one.Dir())
-			edit(t, one, list).want(t, 1, "standard input", test.says)
-			check()
-		})
+func (b badList) list(t testing.TB, good []byte) []byte {
+	t.Helper()
+	if b.instead != nil {
+		return b.instead
 	}
 
-	t.Run("wrong usage", func(t *testing.T) {
-		check := unchanged(t, one.Dir())
-		edit(t, one, good, "node1").want(t, 2)
-		edit(t, one, good, "--nonsense").want(t, 2)
-		check()
-	})
+	list := []byte(strings.NewReplacer(b.oldnew...).Replace(string(good)))
+	if bytes.Equal(list, good) {
+		t.Fatalf("%q is not in %s", b.oldnew, good)
+	}
 
-	t.Run("this member's daemon runs", func(t *testing.T) {
-		must(t, one.Spawn())
-		defer one.Kill()
-		waitHolds(t, one)
-		defer freeze(t, one)()
-		check := unchanged(t, one.Dir())
-		edit(t, one, good).want(t, 1, "LXD is running", "pid "+strconv.Itoa(one.Pid()), "stop it first")
-		recoverTool(t, one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 1, "LXD is running")
-		check()
-	})
+	return list
+}
 
-	t.Run("spare made voter", func(t *testing.T) {
-		must(t, c.Restore(ctx, "down"))
-		mustEdit(t, one, setRoles(good, "voter", "voter", "spare"))
-		check := unchanged(t, one.Dir())
-		edit(t, one, good).want(t, 1, `"node3" is a spare`, "cannot become a voter")
-		check()
-	})
+func (l editRefusalLab) wrongUsage(t *testing.T) {
+	check := unchanged(t, l.one.Dir())
+	edit(t, l.one, l.good, "node1").want(t, 2)
+	edit(t, l.one, l.good, "--nonsense").want(t, 2)
+	check()
+}
 
-	t.Run("damaged snapshot", func(t *testing.T) {
-		must(t, c.Restore(ctx, "down"))
-		log := openLog(t, globalOf(one))
-		flip(t, filepath.Join(globalOf(one), log.Snapshot().File), log.Snapshot().Size/2)
-		check := unchanged(t, one.Dir())
-		edit(t, one, good).want(t, 4, "damaged", log.Snapshot().File)
-		edit(t, one, good, "--passthrough").want(t, 4, "damaged", log.Snapshot().File)
-		recoverTool(t, one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 4, "damaged")
-		check()
-	})
-
-	t.Run("not clustered", func(t *testing.T) {
-		must(t, c.Restore(ctx, "down"))
-		must(t, os.Remove(filepath.Join(one.Dir(), "cluster.crt")))
-		check := unchanged(t, one.Dir())
-		edit(t, one, good).want(t, 1, "not a member of a cluster")
-		check()
+func (l editRefusalLab) besideOwnDaemon(t *testing.T) {
+	besideStarted(t, l.one, func() {
+		edit(t, l.one, l.good).want(t, 1, "LXD is running", "pid "+strconv.Itoa(l.one.Pid()), "stop it first")
+		recoverTool(t, l.one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 1, "LXD is running")
 	})
 }
 
-// refusedBesideDaemon has edits of the first member refused because LXD runs on the second one, which proves by its certificate that
-// it belongs to the cluster.
-func refusedBesideDaemon(t *testing.T, c *cluster.Cluster) {
-	t.Helper()
-	one, two := c.Member(1), c.Member(2)
-	good := listOf(t, one, ":8443", ":9393")
-	must(t, two.Spawn())
-	defer two.Kill()
-	check := unchanged(t, one.Dir())
-	waitRefused(t, one) // until it listens
-	edit(t, one, good).want(t, 3, "LXD still runs on node2", two.Address(), "--beside-cluster")
-	recoverTool(t, one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd cluster edit", "--beside-cluster")
-	edit(t, one, good, "--passthrough").want(t, 3, "LXD still runs on node2")
+func (l editRefusalLab) spareMadeVoter(t *testing.T) {
+	mustEdit(t, l.one, setRoles(l.good, "voter", "voter", "spare"))
+	check := unchanged(t, l.one.Dir())
+	edit(t, l.one, l.good).want(t, 1, `"node3" is a spare`, "cannot become a voter")
 	check()
-	mustEdit(t, one, good, "--beside-cluster")
+}
+
+func (l editRefusalLab) damagedSnapshot(t *testing.T) {
+	snapshot := openLog(t, globalOf(l.one)).Snapshot()
+	flip(t, filepath.Join(globalOf(l.one), snapshot.File), snapshot.Size/2)
+	check := unchanged(t, l.one.Dir())
+	edit(t, l.one, l.good).want(t, 4, "damaged", snapshot.File)
+	edit(t, l.one, l.good, "--passthrough").want(t, 4, "damaged", snapshot.File)
+	recoverTool(t, l.one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 4, "damaged")
+	check()
+}
+
+func (l editRefusalLab) notClustered(t *testing.T) {
+	must(t, os.Remove(filepath.Join(l.one.Dir(), "cluster.crt")))
+	check := unchanged(t, l.one.Dir())
+	edit(t, l.one, l.good).want(t, 1, "not a member of a cluster")
+	check()
 }
 
 // waitRefused waits until an edit is refused because of another member's daemon. The list that it is given could never be used.

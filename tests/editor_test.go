@@ -132,144 +132,147 @@ func withEditor(t testing.TB, m *cluster.Member, scripts ...string) (*terminal, 
 	return onTerminal(t, cmd), dir
 }
 
+// What TestEditor's editors do to the list, and what is asked of whoever has edited it.
+const (
+	changePorts    = `sed -i s/:8443/:9393/ "$1"`
+	changeQuestion = "Change the member list? " + question
+)
+
+// editorLab is what the parts of TestEditor share: the member, of a cluster that is down, whose list is edited.
+type editorLab struct{ m *cluster.Member }
+
 // The edit as a person does it.
 func TestEditor(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	c.KillAll()
 	must(t, c.Save(within(t, time.Minute), "down"))
-	m := c.Member(1)
-	const port, question = `sed -i s/:8443/:9393/ "$1"`, "Change the member list? (yes/no) [default=no]: "
-	moved := func(t *testing.T) bool {
-		log := openLog(t, globalOf(m))
-		return log.Edited && strings.HasSuffix(log.Configuration[0].Address, ":9393")
-	}
-	part := func(name string, do func(t *testing.T)) {
-		t.Run(name, func(t *testing.T) {
-			must(t, c.Restore(within(t, time.Minute), "down"))
-			do(t)
-		})
-	}
+	l := editorLab{c.Member(1)}
+	fromDown(t, c, "yes", l.yes)
+	fromDown(t, c, "no", l.no)
+	fromDown(t, c, "ctrl+c at the question", func(t *testing.T) { l.interrupted(t, changePorts, changeQuestion) })
+	fromDown(t, c, "opened again", l.openedAgain)
+	fromDown(t, c, "ctrl+c instead of opening it again", func(t *testing.T) { l.interrupted(t, `echo junk > "$1"`, "Press enter") })
+	fromDown(t, c, "the terminal goes away instead", l.terminalGone)
+	fromDown(t, c, "an editor that fails", l.editorFails)
+	fromDown(t, c, "an empty list", l.emptyList)
+	fromDown(t, c, "started meanwhile", l.startedMeanwhile)
+}
 
-	part("yes", func(t *testing.T) {
-		term, dir := withEditor(t, m, port)
-		term.expect(m.IP() + ":8443 -> " + m.IP() + ":9393")
-		term.expect(question)
-		term.types("yes\n")
-		if r := term.end(); r.status != 0 || !moved(t) {
-			t.Errorf("exit status %d", r.status)
+func (l editorLab) yes(t *testing.T) {
+	term, dir := withEditor(t, l.m, changePorts)
+	term.expect(l.m.IP() + ":8443 -> " + l.m.IP() + ":9393")
+	term.expect(changeQuestion)
+	term.types("yes\n")
+	l.wantMoved(t, term.end())
+	seen, err := os.ReadFile(filepath.Join(dir, "seen.1"))
+	must(t, err)
+	for _, want := range []string{"# The members of the cluster", "name: node3", "role: voter",
+		"ends at index " + fmt.Sprint(openLog(t, globalOf(l.m)).LastIndex-1)} {
+		if !strings.Contains(string(seen), want) {
+			t.Errorf("the editor shows no %q: %s", want, seen)
 		}
+	}
+}
 
-		seen, err := os.ReadFile(filepath.Join(dir, "seen.1"))
+func (l editorLab) no(t *testing.T) {
+	check := unchanged(t, l.m.Dir())
+	for _, answer := range []string{"no\n", "\n", "yess\n", "\x04"} {
+		term, _ := withEditor(t, l.m, changePorts)
+		term.expect(changeQuestion)
+		term.types(answer)
+		term.end().want(t, 1, "not confirmed: nothing was changed")
+	}
+
+	check()
+}
+
+// interrupted types ctrl+c once the program has written something after this editor.
+func (l editorLab) interrupted(t *testing.T, script, shown string) {
+	check := unchanged(t, l.m.Dir())
+	term, _ := withEditor(t, l.m, script)
+	term.expect(shown)
+	term.types("\x03")
+	if r := term.end(); r.status == 0 {
+		t.Error("success")
+	}
+
+	check()
+}
+
+// openedAgain makes two mistakes one after the other: the editor is opened again each time, with the list as it was left.
+func (l editorLab) openedAgain(t *testing.T) {
+	term, dir := withEditor(t, l.m, changePorts+`; sed -i "s/role: voter/role: king/" "$1"`,
+		`sed -i "s/role: king/role: voter/; s/`+l.m.IP()+`:9393/bogus/" "$1"`,
+		`sed -i "s/bogus/`+l.m.IP()+`:9393/" "$1"`)
+	for _, says := range []string{"king", `"bogus" is not HOST:PORT`} {
+		term.expect("Config validation error: ")
+		term.expect(says)
+		term.expect("Press enter to open the editor again or ctrl+c to abort change")
+		term.types("\n")
+	}
+
+	term.expect(changeQuestion)
+	term.types("y\n")
+	l.wantMoved(t, term.end())
+	for n, left := range map[int]string{2: "role: king", 3: "address: bogus"} {
+		seen, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("seen.%d", n)))
 		must(t, err)
-		for _, want := range []string{"# The members of the cluster", "name: node3", "role: voter",
-			"ends at index " + fmt.Sprint(openLog(t, globalOf(m)).LastIndex-1)} {
-			if !strings.Contains(string(seen), want) {
-				t.Errorf("the editor shows no %q: %s", want, seen)
-			}
+		if !strings.Contains(string(seen), left) || !strings.Contains(string(seen), "# The members of the cluster") {
+			t.Errorf("opened no. %d: not as left: %s", n, seen)
 		}
-	})
+	}
+}
 
-	part("no", func(t *testing.T) {
-		check := unchanged(t, m.Dir())
-		for _, answer := range []string{"no\n", "\n", "yess\n", "\x04"} {
-			term, _ := withEditor(t, m, port)
-			term.expect(question)
-			term.types(answer)
-			term.end().want(t, 1, "not confirmed: nothing was changed")
-		}
+// terminalGone ends the input where it is asked whether to open the editor again.
+func (l editorLab) terminalGone(t *testing.T) {
+	check := unchanged(t, l.m.Dir())
+	term, dir := withEditor(t, l.m, `echo junk > "$1"`)
+	term.expect("Press enter")
+	term.types("\x04")
+	if r := term.end(); r.status != 1 {
+		t.Errorf("exit status %d", r.status)
+	}
 
-		check()
-	})
+	wantMissing(t, filepath.Join(dir, "seen.2"))
+	check()
+}
 
-	part("ctrl+c at the question", func(t *testing.T) {
-		check := unchanged(t, m.Dir())
-		term, _ := withEditor(t, m, port)
-		term.expect(question)
-		term.types("\x03")
-		if r := term.end(); r.status == 0 {
-			t.Error("success")
-		}
+func (l editorLab) editorFails(t *testing.T) {
+	check := unchanged(t, l.m.Dir())
+	term, _ := withEditor(t, l.m, changePorts+"; exit 7")
+	term.end().want(t, 1, "editor", "exit status 7", "nothing was changed")
+	check()
+}
 
-		check()
-	})
+func (l editorLab) emptyList(t *testing.T) {
+	check := unchanged(t, l.m.Dir())
+	term, _ := withEditor(t, l.m, `: > "$1"`)
+	term.expect("the list of members is empty")
+	term.types("\x03")
+	term.end()
+	check()
+}
 
-	part("opened again", func(t *testing.T) {
-		term, dir := withEditor(t, m, port+`; sed -i "s/role: voter/role: king/" "$1"`, `sed -i "s/role: king/role: voter/; s/`+m.IP()+`:9393/bogus/" "$1"`,
-			`sed -i "s/bogus/`+m.IP()+`:9393/" "$1"`)
-		for _, says := range []string{"king", `"bogus" is not HOST:PORT`} {
-			term.expect("Config validation error: ")
-			term.expect(says)
-			term.expect("Press enter to open the editor again or ctrl+c to abort change")
-			term.types("\n")
-		}
+// startedMeanwhile starts LXD on the member before the question is answered.
+func (l editorLab) startedMeanwhile(t *testing.T) {
+	term, _ := withEditor(t, l.m, changePorts)
+	term.expect(changeQuestion)
+	must(t, l.m.Spawn())
+	defer l.m.Kill()
+	waitHolds(t, l.m)
+	term.types("yes\n")
+	term.end().want(t, 1, "LXD still runs", "nothing was changed")
+	l.m.Kill()
+	if log := openLog(t, globalOf(l.m)); log.Edited || log.Configuration[0].Role != raftlog.Voter {
+		t.Errorf("edited nevertheless")
+	}
+}
 
-		term.expect(question)
-		term.types("y\n")
-		if r := term.end(); r.status != 0 || !moved(t) {
-			t.Errorf("exit status %d", r.status)
-		}
-
-		for n, left := range map[int]string{2: "role: king", 3: "address: bogus"} {
-			seen, err := os.ReadFile(filepath.Join(dir, fmt.Sprintf("seen.%d", n)))
-			must(t, err)
-			if !strings.Contains(string(seen), left) || !strings.Contains(string(seen), "# The members of the cluster") {
-				t.Errorf("opened no. %d: not as left: %s", n, seen)
-			}
-		}
-	})
-
-	part("ctrl+c instead of opening it again", func(t *testing.T) {
-		check := unchanged(t, m.Dir())
-		term, _ := withEditor(t, m, `echo junk > "$1"`)
-		term.expect("Press enter")
-		term.types("\x03")
-		if r := term.end(); r.status == 0 {
-			t.Error("success")
-		}
-
-		check()
-	})
-
-	part("the terminal goes away instead", func(t *testing.T) {
-		check := unchanged(t, m.Dir())
-		term, dir := withEditor(t, m, `echo junk > "$1"`)
-		term.expect("Press enter")
-		term.types("\x04")
-		if r := term.end(); r.status != 1 {
-			t.Errorf("exit status %d", r.status)
-		}
-
-		wantMissing(t, filepath.Join(dir, "seen.2"))
-		check()
-	})
-
-	part("an editor that fails", func(t *testing.T) {
-		check := unchanged(t, m.Dir())
-		term, _ := withEditor(t, m, port+"; exit 7")
-		term.end().want(t, 1, "editor", "exit status 7", "nothing was changed")
-		check()
-	})
-
-	part("an empty list", func(t *testing.T) {
-		check := unchanged(t, m.Dir())
-		term, _ := withEditor(t, m, `: > "$1"`)
-		term.expect("the list of members is empty")
-		term.types("\x03")
-		term.end()
-		check()
-	})
-
-	part("started meanwhile", func(t *testing.T) {
-		term, _ := withEditor(t, m, port)
-		term.expect(question)
-		must(t, m.Spawn())
-		defer m.Kill()
-		waitHolds(t, m)
-		term.types("yes\n")
-		term.end().want(t, 1, "LXD still runs", "nothing was changed")
-		m.Kill()
-		if log := openLog(t, globalOf(m)); log.Edited || log.Configuration[0].Role != raftlog.Voter {
-			t.Errorf("edited nevertheless")
-		}
-	})
+// wantMoved checks that an edit succeeded, and that the member's log has the new port.
+func (l editorLab) wantMoved(t testing.TB, r result) {
+	t.Helper()
+	log := openLog(t, globalOf(l.m))
+	if r.status != 0 || !log.Edited || !strings.HasSuffix(log.Configuration[0].Address, ":9393") {
+		t.Errorf("exit status %d", r.status)
+	}
 }

@@ -14,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -101,108 +102,118 @@ func believable(t testing.TB, files []packed) []packed {
 	return files
 }
 
+// hostileLab is what the cases of TestHostileTarballs share: a member that is down, and a tarball that is made for it.
+type hostileLab struct {
+	m    *cluster.Member
+	good string
+}
+
 // Tarballs made to do harm, given to the real program on a real member: one error, nothing changed, nothing left, and never
 // more than 64 MiB of memory.
 func TestHostileTarballs(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 8*time.Minute)
-	m := c.Member(2)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
 	must(t, c.MakeSnapshot(ctx))
 	c.KillAll()
 	must(t, c.Member(1).EditReplace(ctx, ":8443", ":9393"))
-	good := export(t, c.Member(1))
-
-	try := func(name string, status int, files []packed) {
-		t.Run(name, func(t *testing.T) {
-			check := unchanged(t, m.Dir())
-			r, memory := limited(t, m, "global-db-import", "--yes", pack(t, files))
-			r.want(t, status)
-			if memory > maxMemory {
-				t.Errorf("%d KiB of memory", memory)
-			}
-
-			check()
-		})
+	l := hostileLab{m: c.Member(2), good: export(t, c.Member(1))}
+	for _, p := range unpack(t, l.good)[1:] {
+		l.tryDamaged(t, p.header.Name)
 	}
 
-	for _, p := range unpack(t, good)[1:] {
-		name := p.header.Name
-		change := func(do func([]byte) []byte) []packed {
-			files := unpack(t, good)
-			for i := range files {
-				if files[i].header.Name == name {
-					files[i].data = do(bytes.Clone(files[i].data))
-				}
-			}
-
-			return files
-		}
-		flip := func(data []byte) []byte { data[len(data)*2/3] ^= 0x10; return data }
-		try("flipped bit in "+name, 4, change(flip))
-		if !strings.Contains(name, ".yaml") && !strings.HasPrefix(name, "metadata") {
-			try("flipped bit behind a believable manifest in "+name, 4, believable(t, change(flip)))
-			try("cut short behind a believable manifest: "+name, 4, believable(t, change(func(d []byte) []byte { return d[:len(d)-8] })))
-		}
-
-		missing := unpack(t, good)
-		for i := range missing {
-			if missing[i].header.Name == name {
-				missing = append(missing[:i], missing[i+1:]...)
-				break
-			}
-		}
-
-		try("missing "+name, 4, missing)
-	}
-
-	add := func(p packed) []packed { return append(unpack(t, good), p) }
-	file := func(name string, data []byte) packed {
-		return packed{tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o600}, data}
-	}
-	segment := binary.LittleEndian.AppendUint64(nil, 1)
-	for name, p := range map[string]packed{
-		"a segment too many":     file("0000000000099999-0000000000099999", segment),
-		"overlapping segment":    file("0000000000000001-0000000000099999", segment),
-		"a name that is misread": file("7-9", segment),
-		"outside":                file("../outside", nil),
-		"absolute":               file("/outside", nil),
-		"symbolic link":          {tar.Header{Name: "open-1", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}, nil},
-		"hard link":              {tar.Header{Name: "open-1", Typeflag: tar.TypeLink, Linkname: "metadata1"}, nil},
-		"fifo":                   {tar.Header{Name: "open-1", Typeflag: tar.TypeFifo}, nil},
-	} {
-		try(name, 4, add(p))
-		if p.header.Typeflag == tar.TypeReg {
-			try(name+" behind a believable manifest", 4, believable(t, add(p)))
-		}
+	for name, p := range foreignFiles() {
+		l.tryForeign(t, name, p)
 	}
 
 	for _, name := range []string{"open-1", "0000000000000001-0000000000000001", "snapshot-1-1-1", "db.bin"} {
-		t.Run("two GiB of zeros as "+name, func(t *testing.T) {
-			check := unchanged(t, m.Dir())
-			r, memory := limited(t, m, "global-db-import", "--yes", bomb(t, name, 2<<30))
-			r.want(t, 4)
-			if memory > maxMemory {
-				t.Errorf("%d KiB of memory", memory)
-			}
-
-			check()
-		})
+		t.Run("two GiB of zeros as "+name, func(t *testing.T) { l.wantHarmless(t, bomb(t, name, 2<<30)) })
 	}
 
 	t.Run("many entries", func(t *testing.T) {
 		var files []packed
 		for i := range 150_000 {
-			files = append(files, file(fmt.Sprintf("%016d-%016d", i+1, i+1), nil))
+			files = append(files, regular(fmt.Sprintf("%016d-%016d", i+1, i+1), nil))
 		}
 
-		try("without a manifest", 4, files)
+		l.try(t, "without a manifest", files)
 	})
-	if found, _ := filepath.Glob(filepath.Join(m.Dir(), "..", "outside")); len(found) > 0 {
+	if found, _ := filepath.Glob(filepath.Join(l.m.Dir(), "..", "outside")); len(found) > 0 {
 		t.Errorf("written outside: %v", found)
 	}
 
-	importOn(t, good, m)
+	importOn(t, l.good, l.m)
+}
+
+// try is a subtest with a tarball of these files.
+func (l hostileLab) try(t *testing.T, name string, files []packed) {
+	t.Run(name, func(t *testing.T) { l.wantHarmless(t, pack(t, files)) })
+}
+
+func (l hostileLab) wantHarmless(t testing.TB, tarball string) {
+	t.Helper()
+	check := unchanged(t, l.m.Dir())
+	r, memory := limited(t, l.m, "global-db-import", "--yes", tarball)
+	r.want(t, 4)
+	if memory > maxMemory {
+		t.Errorf("%d KiB of memory", memory)
+	}
+
+	check()
+}
+
+// tryDamaged tries the good tarball with one of its files damaged, cut short, or missing.
+func (l hostileLab) tryDamaged(t *testing.T, name string) {
+	flipBit := func(data []byte) []byte { data[len(data)*2/3] ^= 0x10; return data }
+	cutShort := func(data []byte) []byte { return data[:len(data)-8] }
+	l.try(t, "flipped bit in "+name, l.changed(t, name, flipBit))
+	if !strings.Contains(name, ".yaml") && !strings.HasPrefix(name, "metadata") {
+		l.try(t, "flipped bit behind a believable manifest in "+name, believable(t, l.changed(t, name, flipBit)))
+		l.try(t, "cut short behind a believable manifest: "+name, believable(t, l.changed(t, name, cutShort)))
+	}
+
+	l.try(t, "missing "+name, slices.DeleteFunc(unpack(t, l.good), func(p packed) bool { return p.header.Name == name }))
+}
+
+// changed is the good tarball with other content of one of its files.
+func (l hostileLab) changed(t testing.TB, name string, change func([]byte) []byte) []packed {
+	t.Helper()
+	files := unpack(t, l.good)
+	for i := range files {
+		if files[i].header.Name == name {
+			files[i].data = change(bytes.Clone(files[i].data))
+		}
+	}
+
+	return files
+}
+
+// foreignFiles are files that no tarball may have, by what they are.
+func foreignFiles() map[string]packed {
+	segment := binary.LittleEndian.AppendUint64(nil, 1)
+	return map[string]packed{
+		"a segment too many":     regular("0000000000099999-0000000000099999", segment),
+		"overlapping segment":    regular("0000000000000001-0000000000099999", segment),
+		"a name that is misread": regular("7-9", segment),
+		"outside":                regular("../outside", nil),
+		"absolute":               regular("/outside", nil),
+		"symbolic link":          {tar.Header{Name: "open-1", Typeflag: tar.TypeSymlink, Linkname: "/etc/shadow"}, nil},
+		"hard link":              {tar.Header{Name: "open-1", Typeflag: tar.TypeLink, Linkname: "metadata1"}, nil},
+		"fifo":                   {tar.Header{Name: "open-1", Typeflag: tar.TypeFifo}, nil},
+	}
+}
+
+func regular(name string, data []byte) packed {
+	return packed{tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o600}, data}
+}
+
+// tryForeign tries the good tarball with one more file.
+func (l hostileLab) tryForeign(t *testing.T, name string, p packed) {
+	with := func() []packed { return append(unpack(t, l.good), p) }
+	l.try(t, name, with())
+	if p.header.Typeflag == tar.TypeReg {
+		l.try(t, name+" behind a believable manifest", believable(t, with()))
+	}
 }
 
 // bomb is a tarball of LXD's kind with a file of zeros.

@@ -211,17 +211,14 @@ func worst(problems []raftlog.Problem) raftlog.Severity {
 func TestInspectChangesNothing(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	m := c.Member(1)
-	func() {
-		defer freeze(t, m)()
-		check := unchanged(t, m.Dir())
+	besideFrozen(t, m, func() {
 		r := recoverTool(t, m, "global-db-inspect")
 		if r.status != 0 || !bytes.Contains([]byte(r.stderr), []byte("may not belong together")) {
 			t.Errorf("beside a daemon: %+v", r)
 		}
 
 		mustRecover(t, m, "global-db-status")
-		check()
-	}()
+	})
 	c.KillAll()
 	check := unchanged(t, m.Dir())
 	mustRecover(t, m, "global-db-inspect")

@@ -56,91 +56,40 @@ func profileChange(t testing.TB, all []recovery.HistoryEntry, what string, name 
 	return found[0]
 }
 
+// logLab is what the steps of TestLog share: a member that is down, and its log.
+type logLab struct {
+	m          *cluster.Member
+	all        []recovery.HistoryEntry // with their rows
+	born, died uint64                  // the indexes at which profile one was created and deleted
+}
+
 // The log of a real member: every entry is there, the rows are those that LXD's users changed, and the indexes are those at
 // which they did.
 func TestLog(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 2*time.Minute)
 	m := c.Member(1)
-	lxc := func(args ...string) {
-		_, err := m.LXC(ctx, args...)
-		must(t, err)
-	}
-	lxc("profile", "create", "before")
+	lxc(t, m, "profile", "create", "before")
 	must(t, c.MakeSnapshot(ctx))
-	lxc("profile", "create", "one")
-	lxc("profile", "set", "one", "user.color=red")
-	lxc("profile", "create", "two")
-	lxc("profile", "delete", "one")
-
-	func() { // beside the daemon
-		defer freeze(t, m)()
-		check := unchanged(t, m.Dir())
+	lxc(t, m, "profile", "create", "one")
+	lxc(t, m, "profile", "set", "one", "user.color=red")
+	lxc(t, m, "profile", "create", "two")
+	lxc(t, m, "profile", "delete", "one")
+	besideFrozen(t, m, func() {
 		r := recoverTool(t, m, "global-db-log", "--rows", "--last", "30")
 		if r.status != 0 || !strings.Contains(r.stderr, "may not belong together") || !strings.Contains(r.stdout, "insert profile two in project default") {
 			t.Errorf("beside a daemon: %+v", r)
 		}
-
-		check()
-	}()
+	})
 	c.KillAll()
 	check := unchanged(t, m.Dir())
 	all := entries(t, m.Dir(), "--rows")
 	wantEveryEntry(t, m, all)
 
-	born, set, died := profileChange(t, all, "insert", "one"), uint64(0), profileChange(t, all, "delete", "one")
-	for _, e := range all {
-		for _, row := range e.Rows {
-			if row.Table == "profiles_config" && row.After["value"] == "'red'" {
-				set = e.Index
-			}
-		}
-	}
-
-	two, early := profileChange(t, all, "insert", "two"), profileChange(t, all, "insert", "before")
-	if early >= born || born >= set || set >= two || two >= died {
-		t.Errorf("created before %d, created one %d, set %d, created two %d, deleted one %d", early, born, set, two, died)
-	}
-
-	for index, there := range map[uint64]bool{born - 1: false, born: true, died - 1: true, died: false} {
-		if slices.Contains(at(t, m, index), "one") != there {
-			t.Errorf("profile one is there at index %d: %v", index, !there)
-		}
-	}
-
-	got := entries(t, m.Dir(), "--from", fmt.Sprint(born), "--to", fmt.Sprint(died))
-	if got[0].Index != born || got[len(got)-1].Index != died || got[0].Rows != nil {
-		t.Errorf("from %d to %d: %+v", born, died, got)
-	}
-
-	if got := entries(t, m.Dir(), "--find", "Delete PROFILE one in"); len(got) != 1 || got[0].Index != died || len(got[0].Rows) == 0 {
-		t.Errorf("found %+v", got)
-	}
-
-	if got := entries(t, m.Dir(), "--find", "profile one", "--to", fmt.Sprint(born)); len(got) != 1 || got[0].Index != born {
-		t.Errorf("found up to %d: %+v", born, got)
-	}
-
-	if r := mustRecover(t, m, "global-db-log", "-f", "csv", "--find", "profile three"); strings.Count(r.stdout, "\n") != 1 {
-		t.Errorf("found what is not there: %s", r.stdout)
-	}
-
-	if got := entries(t, m.Dir(), "-n", "3", "--to", fmt.Sprint(died), "--rows"); len(got) != 3 || got[2].Index != died || len(got[2].Rows) == 0 {
-		t.Errorf("the last three up to %d: %+v", died, got)
-	}
-
-	r := mustRecover(t, m, "global-db-log", "-f", "csv", "--rows", "--from", fmt.Sprint(died), "--to", fmt.Sprint(died))
-	rows, err := csv.NewReader(strings.NewReader(r.stdout)).ReadAll()
-	if err != nil || len(rows) != 2 || rows[1][0] != fmt.Sprint(died) || rows[1][2] != "transaction" ||
-		!strings.Contains(rows[1][5], "delete profile one in project default") {
-		t.Errorf("%v %q", err, rows)
-	}
-
-	r = mustRecover(t, m, "global-db-log", "--rows", "--from", fmt.Sprint(born), "--to", fmt.Sprint(born))
-	if !strings.Contains(r.stdout, "insert profile one in project default") {
-		t.Errorf("table: %s", r.stdout)
-	}
-
+	l := logLab{m: m, all: all, born: profileChange(t, all, "insert", "one"), died: profileChange(t, all, "delete", "one")}
+	l.wantInOrder(t)
+	l.wantFound(t)
+	l.wantFormats(t)
 	recoverTool(t, m, "global-db-log", "--from", "9999999").want(t, 1, "there is no index 9999999")
 	recoverTool(t, m, "global-db-log", "--from", "9", "--to", "8").want(t, 2, "after --to")
 	check()
@@ -151,6 +100,74 @@ func TestLog(t *testing.T) {
 		!strings.HasSuffix(last.Members[1].NewAddress, ":9393") ||
 		!strings.HasSuffix(last.Members[1].OldAddress, ":8443") {
 		t.Errorf("edited: %+v", last)
+	}
+}
+
+// wantInOrder checks that what was changed is listed in that order, and that the database has profile one at just the indexes from
+// the one at which it was created to the one before it was deleted.
+func (l logLab) wantInOrder(t testing.TB) {
+	t.Helper()
+	set := uint64(0)
+	for _, e := range l.all {
+		for _, row := range e.Rows {
+			if row.Table == "profiles_config" && row.After["value"] == "'red'" {
+				set = e.Index
+			}
+		}
+	}
+
+	two, early := profileChange(t, l.all, "insert", "two"), profileChange(t, l.all, "insert", "before")
+	if early >= l.born || l.born >= set || set >= two || two >= l.died {
+		t.Errorf("created before %d, created one %d, set %d, created two %d, deleted one %d", early, l.born, set, two, l.died)
+	}
+
+	for index, there := range map[uint64]bool{l.born - 1: false, l.born: true, l.died - 1: true, l.died: false} {
+		if slices.Contains(at(t, l.m, index), "one") != there {
+			t.Errorf("profile one is there at index %d: %v", index, !there)
+		}
+	}
+}
+
+// wantFound checks the ways to ask for some of the entries.
+func (l logLab) wantFound(t testing.TB) {
+	t.Helper()
+	born, died := fmt.Sprint(l.born), fmt.Sprint(l.died)
+	got := entries(t, l.m.Dir(), "--from", born, "--to", died)
+	if got[0].Index != l.born || got[len(got)-1].Index != l.died || got[0].Rows != nil {
+		t.Errorf("from %d to %d: %+v", l.born, l.died, got)
+	}
+
+	if got := entries(t, l.m.Dir(), "--find", "Delete PROFILE one in"); len(got) != 1 || got[0].Index != l.died || len(got[0].Rows) == 0 {
+		t.Errorf("found %+v", got)
+	}
+
+	if got := entries(t, l.m.Dir(), "--find", "profile one", "--to", born); len(got) != 1 || got[0].Index != l.born {
+		t.Errorf("found up to %d: %+v", l.born, got)
+	}
+
+	if r := mustRecover(t, l.m, "global-db-log", "-f", "csv", "--find", "profile three"); strings.Count(r.stdout, "\n") != 1 {
+		t.Errorf("found what is not there: %s", r.stdout)
+	}
+
+	if got := entries(t, l.m.Dir(), "-n", "3", "--to", died, "--rows"); len(got) != 3 || got[2].Index != l.died || len(got[2].Rows) == 0 {
+		t.Errorf("the last three up to %d: %+v", l.died, got)
+	}
+}
+
+// wantFormats checks an entry as CSV and one in a table.
+func (l logLab) wantFormats(t testing.TB) {
+	t.Helper()
+	born, died := fmt.Sprint(l.born), fmt.Sprint(l.died)
+	r := mustRecover(t, l.m, "global-db-log", "-f", "csv", "--rows", "--from", died, "--to", died)
+	rows, err := csv.NewReader(strings.NewReader(r.stdout)).ReadAll()
+	if err != nil || len(rows) != 2 || rows[1][0] != died || rows[1][2] != "transaction" ||
+		!strings.Contains(rows[1][5], "delete profile one in project default") {
+		t.Errorf("%v %q", err, rows)
+	}
+
+	r = mustRecover(t, l.m, "global-db-log", "--rows", "--from", born, "--to", born)
+	if !strings.Contains(r.stdout, "insert profile one in project default") {
+		t.Errorf("table: %s", r.stdout)
 	}
 }
 
@@ -227,12 +244,7 @@ func TestLogFixtures(t *testing.T) {
 	}
 
 	global := filepath.Join(source, "database", "global")
-	file, offset, index := lastCommand(t, openLog(t, global))
-	f, err := os.OpenFile(filepath.Join(global, file), os.O_RDWR, 0)
-	must(t, err)
-	_, err = f.WriteAt([]byte{0xff}, offset+200)
-	must(t, err)
-	must(t, f.Close())
+	index := damageLast(t, global)
 	check := tree(t, dir)
 	r := run(t, exec.CommandContext(t.Context(), tool, "global-db-log", "--rows", "-f", "json", "-n", "2", source))
 	r.want(t, 4, "damaged", fmt.Sprintf("up to index %d", index-1))

@@ -50,6 +50,13 @@ func importGivingUp(t testing.TB, m *cluster.Member, tarball string, confirmed [
 	mustRecover(t, m, "global-db-import", "--yes", "--discard-local-entries", tarball)
 }
 
+// lxc runs a command of LXD's client that must succeed on a member.
+func lxc(t testing.TB, m *cluster.Member, args ...string) {
+	t.Helper()
+	_, err := m.LXC(within(t, time.Minute), args...)
+	must(t, err)
+}
+
 // profiles are the rows that the tests write, as one member serves them.
 func profiles(t testing.TB, m *cluster.Member) []string {
 	t.Helper()

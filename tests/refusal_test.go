@@ -5,6 +5,7 @@ package tests
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,213 +18,240 @@ import (
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 )
 
+// refusalLab is what the cases of TestRefusals share.
+type refusalLab struct {
+	cluster  *cluster.Cluster
+	one, two *cluster.Member
+	tarball  string // of the first member, edited
+}
+
 // Everything that must be refused: the message, the exit status, and that nothing was changed.
 func TestRefusals(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
-	one, two := c.Member(1), c.Member(2)
-
-	t.Run("export beside a running daemon", func(t *testing.T) {
-		defer freeze(t, one)()
-		check := unchanged(t, one.Dir())
-		output := filepath.Join(t.TempDir(), "out.tar.gz")
-		recoverTool(t, one, "cluster", "export-db", output).want(t, 1, "LXD is running", "pid "+strconv.Itoa(one.Pid()), "Stop LXD")
-		check()
-		wantMissing(t, output)
-	})
+	l := &refusalLab{cluster: c, one: c.Member(1), two: c.Member(2)}
+	t.Run("export beside a running daemon", l.exportBesideDaemon)
 
 	c.KillAll()
 	must(t, c.Save(ctx, "unedited"))
-	t.Run("export of an unedited member", func(t *testing.T) {
-		check := unchanged(t, one.Dir())
-		output := filepath.Join(t.TempDir(), "out.tar.gz")
-		recoverTool(t, one, "cluster", "export-db", output).want(t, 3, "lxd cluster edit", "--unedited")
-		check()
-		wantMissing(t, output)
-		mustRecover(t, one, "cluster", "export-db", "--unedited", output)
-		check()
+	t.Run("export of an unedited member", l.exportUnedited)
+
+	must(t, l.one.EditReplace(ctx, ":8443", ":9393"))
+	l.tarball = export(t, l.one)
+	t.Run("existing output", l.exportOverFile)
+	t.Run("output that cannot be written", l.exportNowhere)
+	t.Run("not root", l.notRoot)
+	t.Run("import beside a running daemon", l.importBesideDaemon)
+	t.Run("no terminal to ask on", l.noTerminal)
+	t.Run("dry run", l.dryRun)
+	t.Run("a term above the fence", l.termAboveFence)
+	t.Run("not a tarball", l.notTarball)
+	t.Run("truncated tarball", l.truncatedTarball)
+	t.Run("too little disk space", l.tooLittleSpace)
+	t.Run("database behind a link, on a mount point", l.databaseElsewhere)
+	t.Run("nothing to roll back", l.nothingToRollBack)
+	t.Run("wrong usage", l.wrongUsage)
+	t.Run("no LXD there", l.noLXD)
+	t.Run("member not in the tarball", l.memberNotInTarball)
+}
+
+func (l *refusalLab) exportBesideDaemon(t *testing.T) {
+	output := filepath.Join(t.TempDir(), "out.tar.gz")
+	besideFrozen(t, l.one, func() {
+		recoverTool(t, l.one, "cluster", "export-db", output).want(t, 1, "LXD is running", "pid "+strconv.Itoa(l.one.Pid()), "Stop LXD")
 	})
+	wantMissing(t, output)
+}
 
-	must(t, one.EditReplace(ctx, ":8443", ":9393"))
-	tarball := export(t, one)
+func (l *refusalLab) exportUnedited(t *testing.T) {
+	check := unchanged(t, l.one.Dir())
+	output := filepath.Join(t.TempDir(), "out.tar.gz")
+	recoverTool(t, l.one, "cluster", "export-db", output).want(t, 3, "lxd cluster edit", "--unedited")
+	check()
+	wantMissing(t, output)
+	mustRecover(t, l.one, "cluster", "export-db", "--unedited", output)
+	check()
+}
 
-	t.Run("existing output", func(t *testing.T) {
-		check := unchanged(t, one.Dir())
-		output := filepath.Join(t.TempDir(), "out.tar.gz")
-		must(t, os.WriteFile(output, []byte("precious"), 0o600))
-		recoverTool(t, one, "cluster", "export-db", output).want(t, 3, output, "exists already", "--force")
-		data, err := os.ReadFile(output)
-		must(t, err)
-		if string(data) != "precious" {
-			t.Errorf("the file was changed to %q", data)
-		}
+func (l *refusalLab) exportOverFile(t *testing.T) {
+	check := unchanged(t, l.one.Dir())
+	output := filepath.Join(t.TempDir(), "out.tar.gz")
+	must(t, os.WriteFile(output, []byte("precious"), 0o600))
+	recoverTool(t, l.one, "cluster", "export-db", output).want(t, 3, output, "exists already", "--force")
+	data, err := os.ReadFile(output)
+	must(t, err)
+	if string(data) != "precious" {
+		t.Errorf("the file was changed to %q", data)
+	}
 
-		check()
-		mustRecover(t, one, "cluster", "export-db", "--force", output)
+	check()
+	mustRecover(t, l.one, "cluster", "export-db", "--force", output)
+}
+
+func (l *refusalLab) exportNowhere(t *testing.T) {
+	check := unchanged(t, l.one.Dir())
+	recoverTool(t, l.one, "cluster", "export-db", "/nonexistent/out.tar.gz").want(t, 1, "/nonexistent/out.tar.gz", "no such file or directory")
+	check()
+}
+
+func (l *refusalLab) notRoot(t *testing.T) {
+	check := unchanged(t, l.two.Dir())
+	asNobody := []string{"--reuid=65534", "--regid=65534", "--clear-groups", copyTool(t)}
+	for _, args := range [][]string{{"cluster", "export-db"}, {"global-db-import", "--yes", l.tarball},
+		{"global-db-rollback", "--yes"}, {"global-db-status"}} {
+		run(t, l.two.Command(t.Context(), "setpriv", slices.Concat(asNobody, args)...)).want(t, 1, "needs root")
+	}
+
+	check()
+}
+
+func (l *refusalLab) importBesideDaemon(t *testing.T) {
+	besideStarted(t, l.two, func() {
+		recoverTool(t, l.two, "global-db-import", "--yes", l.tarball).want(t, 1, "LXD is running", "pid "+strconv.Itoa(l.two.Pid()), "stop it first")
 	})
+}
 
-	t.Run("output that cannot be written", func(t *testing.T) {
-		check := unchanged(t, one.Dir())
-		recoverTool(t, one, "cluster", "export-db", "/nonexistent/out.tar.gz").want(t, 1, "/nonexistent/out.tar.gz", "no such file or directory")
-		check()
-	})
+func (l *refusalLab) noTerminal(t *testing.T) {
+	check := unchanged(t, l.two.Dir())
+	recoverTool(t, l.two, "global-db-import", l.tarball).want(t, 3, "--yes")
+	check()
+}
 
-	t.Run("not root", func(t *testing.T) {
-		check := unchanged(t, two.Dir())
-		asNobody := copyTool(t)
-		for _, args := range [][]string{{"cluster", "export-db"}, {"global-db-import", "--yes", tarball},
-			{"global-db-rollback", "--yes"}, {"global-db-status"}} {
-			cmd := two.Command(ctx, "setpriv", append([]string{"--reuid=65534", "--regid=65534", "--clear-groups", asNobody}, args...)...)
-			run(t, cmd).want(t, 1, "needs root")
-		}
+func (l *refusalLab) dryRun(t *testing.T) {
+	check := unchanged(t, l.two.Dir())
+	mustRecover(t, l.two, "global-db-import", "--dry-run", l.tarball)
+	check()
+}
 
-		check()
-	})
+// termAboveFence has the second member in a term that the tarball does not outvote. An export that is told of this member does.
+func (l *refusalLab) termAboveFence(t *testing.T) {
+	name := filepath.Join(globalOf(l.two), "metadata1")
+	old, err := os.ReadFile(name)
+	must(t, err)
+	defer func() { must(t, os.WriteFile(name, old, 0o600)) }()
+	must(t, os.WriteFile(name, raftlog.Metadata{Version: 1<<40 + 1, Term: 1 << 40}.Encode(), 0o600))
+	check := unchanged(t, l.two.Dir())
+	recoverTool(t, l.two, "global-db-import", "--yes", l.tarball).want(t, 3, "raft term 1099511627776", "could outvote it", "--survivor")
+	// To give up local entries is not to say nothing about this.
+	r := mustRecover(t, l.two, "global-db-import", "--dry-run", "--discard-local-entries", l.tarball)
+	if !strings.Contains(r.stdout, "could outvote it") {
+		t.Errorf("not said:\n%s", r.stdout)
+	}
 
-	t.Run("import beside a running daemon", func(t *testing.T) {
-		must(t, two.Spawn())
-		defer two.Kill()
-		waitHolds(t, two)
-		defer freeze(t, two)()
-		check := unchanged(t, two.Dir())
-		recoverTool(t, two, "global-db-import", "--yes", tarball).want(t, 1, "LXD is running", "pid "+strconv.Itoa(two.Pid()), "stop it first")
-		check()
-	})
+	check()
 
-	t.Run("no terminal to ask on", func(t *testing.T) {
-		check := unchanged(t, two.Dir())
-		recoverTool(t, two, "global-db-import", tarball).want(t, 3, "--yes")
-		check()
-	})
+	report := filepath.Join(t.TempDir(), "two.json")
+	r = mustRecover(t, l.two, "global-db-inspect", "--format", "json")
+	must(t, os.WriteFile(report, []byte(r.stdout), 0o600))
+	higher := filepath.Join(t.TempDir(), "higher.tar.gz")
+	mustRecover(t, l.one, "cluster", "export-db", "--survivor", report, higher)
+	mustRecover(t, l.two, "global-db-import", "--dry-run", higher)
+	check()
+}
 
-	t.Run("dry run", func(t *testing.T) {
-		check := unchanged(t, two.Dir())
-		mustRecover(t, two, "global-db-import", "--dry-run", tarball)
-		check()
-	})
+func (l *refusalLab) notTarball(t *testing.T) {
+	check := unchanged(t, l.two.Dir())
+	recoverTool(t, l.two, "global-db-import", "--yes", tool).want(t, 4, tool, "not a gzip file")
+	recoverTool(t, l.two, "global-db-import", "--yes", "/nonexistent").want(t, 1, "/nonexistent", "no such file")
+	recoverTool(t, l.two, "global-db-import", "--yes", t.TempDir()).want(t, 1, "is not a file")
+	check()
+}
 
-	t.Run("a term above the fence", func(t *testing.T) {
-		global := filepath.Join(two.Dir(), "database", "global")
-		name := filepath.Join(global, "metadata1")
-		old, err := os.ReadFile(name)
-		must(t, err)
-		defer func() { must(t, os.WriteFile(name, old, 0o600)) }()
-		must(t, os.WriteFile(name, raftlog.Metadata{Version: 1<<40 + 1, Term: 1 << 40}.Encode(), 0o600))
-		check := unchanged(t, two.Dir())
-		recoverTool(t, two, "global-db-import", "--yes", tarball).want(t, 3, "raft term 1099511627776", "could outvote it", "--survivor")
-		// To give up local entries is not to say nothing about this.
-		r := mustRecover(t, two, "global-db-import", "--dry-run", "--discard-local-entries", tarball)
-		if !strings.Contains(r.stdout, "could outvote it") {
-			t.Errorf("not said:\n%s", r.stdout)
-		}
+func (l *refusalLab) truncatedTarball(t *testing.T) {
+	check := unchanged(t, l.two.Dir())
+	data, err := os.ReadFile(l.tarball)
+	must(t, err)
+	for _, size := range []int{0, 1, 20, 1000, len(data) / 2, len(data) - 100, len(data) - 8, len(data) - 1} {
+		short := filepath.Join(t.TempDir(), "short.tar.gz")
+		must(t, os.WriteFile(short, data[:size], 0o600))
+		recoverTool(t, l.two, "global-db-import", "--yes", short).want(t, 4, short)
+	}
 
-		check()
+	check()
+}
 
-		report := filepath.Join(t.TempDir(), "two.json")
-		r = mustRecover(t, two, "global-db-inspect", "--format", "json")
-		must(t, os.WriteFile(report, []byte(r.stdout), 0o600))
-		higher := filepath.Join(t.TempDir(), "higher.tar.gz")
-		mustRecover(t, one, "cluster", "export-db", "--survivor", report, higher)
-		mustRecover(t, two, "global-db-import", "--dry-run", higher)
-		check()
-	})
+func (l *refusalLab) tooLittleSpace(t *testing.T) {
+	dir := t.TempDir()
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=48M"))
+	t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
+	l.copyTwo(t, dir)
+	check := unchanged(t, dir)
+	l.importTo(t, dir).want(t, 1, l.tarball, "not enough disk space")
+	check()
+}
 
-	t.Run("not a tarball", func(t *testing.T) {
-		check := unchanged(t, two.Dir())
-		recoverTool(t, two, "global-db-import", "--yes", tool).want(t, 4, tool, "not a gzip file")
-		recoverTool(t, two, "global-db-import", "--yes", "/nonexistent").want(t, 1, "/nonexistent", "no such file")
-		recoverTool(t, two, "global-db-import", "--yes", t.TempDir()).want(t, 1, "is not a file")
-		check()
-	})
+func (l *refusalLab) databaseElsewhere(t *testing.T) {
+	dir := t.TempDir()
+	l.copyTwo(t, dir)
+	database, elsewhere := filepath.Join(dir, "database"), filepath.Join(dir, "elsewhere")
+	must(t, os.Rename(database, elsewhere))
+	must(t, os.Symlink(elsewhere, database))
+	before := tree(t, dir)
+	l.importTo(t, dir).want(t, 1, "symbolic link", elsewhere)
+	if tree(t, dir) != before {
+		t.Error("something was changed behind the link")
+	}
 
-	t.Run("truncated tarball", func(t *testing.T) {
-		check := unchanged(t, two.Dir())
-		data, err := os.ReadFile(tarball)
-		must(t, err)
-		for _, size := range []int{0, 1, 20, 1000, len(data) / 2, len(data) - 100, len(data) - 8, len(data) - 1} {
-			short := filepath.Join(t.TempDir(), "short.tar.gz")
-			must(t, os.WriteFile(short, data[:size], 0o600))
-			recoverTool(t, two, "global-db-import", "--yes", short).want(t, 4, short)
-		}
+	must(t, os.Remove(database))
+	must(t, os.Mkdir(database, 0o700))
+	must(t, unix.Mount(elsewhere, database, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { must(t, unix.Unmount(database, unix.MNT_DETACH)) })
+	before = tree(t, dir)
+	l.importTo(t, dir).want(t, 1, "mount point")
+	if tree(t, dir) != before {
+		t.Error("something was changed on the mount")
+	}
+}
 
-		check()
-	})
+func (l *refusalLab) nothingToRollBack(t *testing.T) {
+	check := unchanged(t, l.two.Dir())
+	recoverTool(t, l.two, "global-db-rollback", "--yes").want(t, 1, "nothing to roll back")
+	check()
+}
 
-	t.Run("too little disk space", func(t *testing.T) {
-		dir := t.TempDir()
-		must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=48M"))
-		t.Cleanup(func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) })
-		run(t, two.Command(ctx, "cp", "-a", "--sparse=always", two.Dir()+"/database", two.Dir()+"/cluster.crt", two.Dir()+"/server.crt", dir))
-		check := unchanged(t, dir)
-		cmd := two.Command(ctx, tool, "global-db-import", "--yes", tarball)
-		cmd.Env = append(cmd.Env, "LXD_DIR="+dir)
-		run(t, cmd).want(t, 1, tarball, "not enough disk space")
-		check()
-	})
+func (l *refusalLab) wrongUsage(t *testing.T) {
+	check := unchanged(t, l.two.Dir())
+	for _, args := range [][]string{
+		{"global-db-import"}, {"global-db-import", "a", "b"}, {"global-db-import", "--nonsense", l.tarball}, {"cluster", "nonsense"}, {"nonsense"},
+		{"global-db-import", "--format", "xml", "--yes", l.tarball}, {"cluster", "export-db", "a", "b"}, {"global-db-status", "x"},
+	} {
+		recoverTool(t, l.two, args...).want(t, 2)
+	}
 
-	t.Run("database behind a link, on a mount point", func(t *testing.T) {
-		dir := t.TempDir()
-		run(t, two.Command(ctx, "cp", "-a", "--sparse=always", two.Dir()+"/database", two.Dir()+"/cluster.crt", two.Dir()+"/server.crt", dir))
-		must(t, os.Rename(dir+"/database", dir+"/elsewhere"))
-		must(t, os.Symlink(dir+"/elsewhere", dir+"/database"))
-		before := tree(t, dir)
-		cmd := two.Command(ctx, tool, "global-db-import", "--yes", tarball)
-		cmd.Env = append(cmd.Env, "LXD_DIR="+dir)
-		run(t, cmd).want(t, 1, "symbolic link", dir+"/elsewhere")
-		if tree(t, dir) != before {
-			t.Error("something was changed behind the link")
-		}
+	check()
+}
 
-		must(t, os.Remove(dir+"/database"))
-		must(t, os.Mkdir(dir+"/database", 0o700))
-		must(t, unix.Mount(dir+"/elsewhere", dir+"/database", "", unix.MS_BIND, ""))
-		t.Cleanup(func() { must(t, unix.Unmount(dir+"/database", unix.MNT_DETACH)) })
-		before = tree(t, dir)
-		cmd = two.Command(ctx, tool, "global-db-import", "--yes", tarball)
-		cmd.Env = append(cmd.Env, "LXD_DIR="+dir)
-		run(t, cmd).want(t, 1, "mount point")
-		if tree(t, dir) != before {
-			t.Error("something was changed on the mount")
-		}
-	})
+func (l *refusalLab) noLXD(t *testing.T) {
+	dir := t.TempDir()
+	l.importTo(t, dir).want(t, 1, dir, "is not the directory of an LXD")
+}
 
-	t.Run("nothing to roll back", func(t *testing.T) {
-		check := unchanged(t, two.Dir())
-		recoverTool(t, two, "global-db-rollback", "--yes").want(t, 1, "nothing to roll back")
-		check()
-	})
+// memberNotInTarball has a fourth member join, which the tarball is older than.
+func (l *refusalLab) memberNotInTarball(t *testing.T) {
+	ctx := within(t, 5*time.Minute)
+	must(t, l.cluster.Restore(ctx, "unedited"))
+	must(t, l.cluster.StartAll(ctx))
+	four, err := l.cluster.AddMember(ctx)
+	must(t, err)
+	l.cluster.KillAll()
+	check := unchanged(t, four.Dir())
+	recoverTool(t, four, "global-db-import", "--yes", l.tarball).want(t, 1, "not for this member", "no id 4", four.Address())
+	check()
+}
 
-	t.Run("wrong usage", func(t *testing.T) {
-		check := unchanged(t, two.Dir())
-		for _, args := range [][]string{
-			{"global-db-import"}, {"global-db-import", "a", "b"}, {"global-db-import", "--nonsense", tarball}, {"cluster", "nonsense"}, {"nonsense"},
-			{"global-db-import", "--format", "xml", "--yes", tarball}, {"cluster", "export-db", "a", "b"}, {"global-db-status", "x"},
-		} {
-			recoverTool(t, two, args...).want(t, 2)
-		}
+// copyTwo copies what makes a directory the second member's.
+func (l *refusalLab) copyTwo(t testing.TB, dir string) {
+	t.Helper()
+	from := l.two.Dir()
+	run(t, l.two.Command(t.Context(), "cp", "-a", "--sparse=always", from+"/database", from+"/cluster.crt", from+"/server.crt", dir))
+}
 
-		check()
-	})
-
-	t.Run("no LXD there", func(t *testing.T) {
-		dir := t.TempDir()
-		cmd := two.Command(ctx, tool, "global-db-import", "--yes", tarball)
-		cmd.Env = append(cmd.Env, "LXD_DIR="+dir)
-		run(t, cmd).want(t, 1, dir, "is not the directory of an LXD")
-	})
-
-	t.Run("member not in the tarball", func(t *testing.T) {
-		// The tarball is older than the fourth member.
-		older := tarball
-		must(t, c.Restore(ctx, "unedited"))
-		must(t, c.StartAll(ctx))
-		four, err := c.AddMember(ctx)
-		must(t, err)
-		c.KillAll()
-		check := unchanged(t, four.Dir())
-		recoverTool(t, four, "global-db-import", "--yes", older).want(t, 1, "not for this member", "no id 4", four.Address())
-		check()
-	})
+// importTo runs the import on the second member as if its LXD were in this directory.
+func (l *refusalLab) importTo(t testing.TB, dir string) result {
+	t.Helper()
+	cmd := l.two.Command(t.Context(), tool, "global-db-import", "--yes", l.tarball)
+	cmd.Env = append(cmd.Env, "LXD_DIR="+dir)
+	return run(t, cmd)
 }
 
 // Two clusters formed alike have the same names, ids and addresses. Only certificates tell them apart.
@@ -257,6 +285,24 @@ func TestRefuseUnclustered(t *testing.T) {
 	recoverTool(t, m, "global-db-import", "--yes", tarball).want(t, 1, "not a member of a cluster")
 	recoverTool(t, m, "cluster", "export-db", filepath.Join(t.TempDir(), "x")).want(t, 1, "not a member of a cluster")
 	check()
+}
+
+// besideFrozen does something on a member whose daemon runs, but stands still meanwhile, and checks that nothing was changed.
+func besideFrozen(t testing.TB, m *cluster.Member, do func()) {
+	t.Helper()
+	defer freeze(t, m)()
+	check := unchanged(t, m.Dir())
+	do()
+	check()
+}
+
+// besideStarted is besideFrozen on a member that is down: its daemon runs for just that long.
+func besideStarted(t testing.TB, m *cluster.Member, do func()) {
+	t.Helper()
+	must(t, m.Spawn())
+	defer m.Kill()
+	waitHolds(t, m)
+	besideFrozen(t, m, do)
 }
 
 // freeze stops a daemon in its tracks, so that its directory does not change by itself, and returns what lets it go on.
@@ -337,7 +383,7 @@ func wantMissing(t testing.TB, path string) {
 }
 
 // A member whose node database does not know its own address any more, as LXD's own loader leaves it when it is killed between
-// its two commits: LXD does not start on it. The import recognises the member by its certificate and puts it right.
+// its two commits: LXD does not start on it. The import recognises the member by its certificate and repairs it.
 func TestImportOnWedgedMember(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)

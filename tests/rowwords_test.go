@@ -86,8 +86,7 @@ func TestRowWords(t *testing.T) {
 	must(t, c.StartAll(ctx))
 	must(t, c.WaitFormed(ctx))
 	for _, line := range strings.Split(strings.TrimSpace(rowWordSteps), "\n") {
-		_, err := m.LXC(ctx, strings.Fields(strings.ReplaceAll(line, "IMAGE", image))...)
-		must(t, err)
+		lxc(t, m, strings.Fields(strings.ReplaceAll(line, "IMAGE", image))...)
 	}
 
 	waitReplicated(t, c)

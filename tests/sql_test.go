@@ -58,74 +58,37 @@ func TestSQL(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
 	m := c.Member(1)
-	asked := func(query string) [][]string {
-		rows, err := m.SQL(ctx, query)
-		must(t, err)
-		return rows
-	}
-
 	must(t, m.CreateProfile(ctx, "before-snapshot"))
 	must(t, c.MakeSnapshot(ctx))
 	first := frozenLast(t, m)
-	steps := [][]string{profiles(t, m)}
-	for _, change := range [][]string{
-		{"profile", "create", "one"}, {"profile", "set", "one", "user.text=it's;\nünï \"quoted\""}, {"project", "create", "p"},
-		{"profile", "create", "two"}, {"profile", "delete", "one"}, {"profile", "rename", "two", "three"}, {"network", "create", "net", "--target", "node1"},
-	} {
-		_, err := m.LXC(ctx, change...)
-		must(t, err)
-		if now := profiles(t, m); !slices.Equal(now, steps[len(steps)-1]) {
-			steps = append(steps, now)
-		}
-	}
-
-	queries := tableQueries(t, asked)
-	frozen := frozenLast(t, m)
-	want := map[string][][]string{}
-	for table, query := range queries {
-		want[table] = asked(query)
-	}
-
-	func() { // beside the daemon
-		defer freeze(t, m)()
-		check := unchanged(t, m.Dir())
+	steps := changeProfiles(t, m)
+	live := askLive(t, m)
+	besideFrozen(t, m, func() {
 		r := recoverTool(t, m, "global-db-sql", "SELECT count(*) FROM nodes")
 		if r.status != 0 || !strings.Contains(r.stderr, "may not belong together") {
 			t.Errorf("beside a daemon: %+v", r)
 		}
-
-		check()
-	}()
+	})
 	c.KillAll()
 	check := unchanged(t, m.Dir())
 	defer check()
 
 	offline := func(query string) [][]string { return sqlRows(t, m.Dir(), query) }
-	if ours := tableQueries(t, offline); len(ours) < 30 || fmt.Sprint(ours) != fmt.Sprint(queries) {
-		t.Errorf("tables\n%v\nwant\n%v", ours, queries)
+	if ours := tableQueries(t, offline); len(ours) < 30 || fmt.Sprint(ours) != fmt.Sprint(live.queries) {
+		t.Errorf("tables\n%v\nwant\n%v", ours, live.queries)
 	}
 
-	log := openLog(t, filepath.Join(m.Dir(), "database", "global"))
-	for table, query := range queries {
-		wantTable(t, table, sorted(want[table]), frozen, log.LastIndex, func(index uint64) [][]string {
-			return sorted(sqlRows(t, m.Dir(), "--at", fmt.Sprint(index), query))
-		})
+	log := openLog(t, globalOf(m))
+	for table := range live.queries {
+		live.wantTable(t, m, table, log.LastIndex)
 	}
 
-	// Profiles as they were at every index after the snapshot, and as JSON.
 	snapshot := log.Snapshot()
 	if snapshot == nil {
 		t.Fatal("no snapshot")
 	}
 
-	var seen [][]string
-	for index := first; index <= log.LastIndex; index++ {
-		names := at(t, m, index)
-		if len(seen) == 0 || !slices.Equal(names, seen[len(seen)-1]) {
-			seen = append(seen, names)
-		}
-	}
-
+	seen := profilesFrom(t, m, first, log.LastIndex)
 	if fmt.Sprint(seen) != fmt.Sprint(steps) {
 		t.Errorf("profiles at each index\n%q\nLXD said\n%q", seen, steps)
 	}
@@ -142,6 +105,82 @@ func TestSQL(t *testing.T) {
 	wantRefused(t, m)
 }
 
+// changeProfiles has LXD change its database in several ways. It returns the profiles as they were before, and after each change of
+// them.
+func changeProfiles(t testing.TB, m *cluster.Member) [][]string {
+	t.Helper()
+	steps := [][]string{profiles(t, m)}
+	for _, change := range [][]string{
+		{"profile", "create", "one"}, {"profile", "set", "one", "user.text=it's;\nünï \"quoted\""}, {"project", "create", "p"},
+		{"profile", "create", "two"}, {"profile", "delete", "one"}, {"profile", "rename", "two", "three"}, {"network", "create", "net", "--target", "node1"},
+	} {
+		lxc(t, m, change...)
+		steps = appendChanged(steps, profiles(t, m))
+	}
+
+	return steps
+}
+
+// profilesFrom are the profiles at the first index, and at each one up to the last at which they are others, as global-db-sql has it.
+func profilesFrom(t testing.TB, m *cluster.Member, first, last uint64) [][]string {
+	t.Helper()
+	var steps [][]string
+	for index := first; index <= last; index++ {
+		steps = appendChanged(steps, at(t, m, index))
+	}
+
+	return steps
+}
+
+// appendChanged appends a list unless it is the last one again.
+func appendChanged(steps [][]string, now []string) [][]string {
+	if len(steps) > 0 && slices.Equal(now, steps[len(steps)-1]) {
+		return steps
+	}
+
+	return append(steps, now)
+}
+
+// liveTables is what a running LXD says that its tables have.
+type liveTables struct {
+	queries map[string]string     // by table: what it was asked
+	rows    map[string][][]string // by table
+	from    uint64                // the last index of its log before it was asked for the rows
+}
+
+func askLive(t testing.TB, m *cluster.Member) liveTables {
+	t.Helper()
+	ctx := within(t, 3*time.Minute)
+	ask := func(query string) [][]string {
+		rows, err := m.SQL(ctx, query)
+		must(t, err)
+		return rows
+	}
+	live := liveTables{queries: tableQueries(t, ask), rows: map[string][][]string{}}
+	live.from = frozenLast(t, m)
+	for table, query := range live.queries {
+		live.rows[table] = ask(query)
+	}
+
+	return live
+}
+
+// wantTable checks that a table had what LXD said at one of the indexes since it was asked, beginning with the last: LXD notes
+// its own operations and warnings whenever it likes, also while it is asked.
+func (l liveTables) wantTable(t testing.TB, m *cluster.Member, table string, last uint64) {
+	t.Helper()
+	want := sorted(l.rows[table])
+	var got [][]string
+	for index := last; index >= l.from; index-- {
+		got = sorted(sqlRows(t, m.Dir(), "--at", fmt.Sprint(index), l.queries[table]))
+		if fmt.Sprint(got) == fmt.Sprint(want) {
+			return
+		}
+	}
+
+	t.Errorf("table %s:\nat index %d\n%q\nLXD said\n%q", table, l.from, got, want)
+}
+
 // frozenLast is the last index in the log of a running member.
 func frozenLast(t testing.TB, m *cluster.Member) uint64 {
 	t.Helper()
@@ -152,21 +191,6 @@ func frozenLast(t testing.TB, m *cluster.Member) uint64 {
 func sorted(rows [][]string) [][]string {
 	slices.SortFunc(rows, slices.Compare)
 	return rows
-}
-
-// wantTable checks that a table had what LXD said at one of the indexes from first to last, beginning with the last: LXD notes
-// its own operations and warnings whenever it likes, also while it is asked.
-func wantTable(t testing.TB, table string, want [][]string, first, last uint64, at func(index uint64) [][]string) {
-	t.Helper()
-	var got [][]string
-	for index := last; index >= first; index-- {
-		got = at(index)
-		if fmt.Sprint(got) == fmt.Sprint(want) {
-			return
-		}
-	}
-
-	t.Errorf("table %s:\nat index %d\n%q\nLXD said\n%q", table, first, got, want)
 }
 
 // at are the profiles at an index.
@@ -332,13 +356,7 @@ func TestSQLFixtures(t *testing.T) {
 	}
 
 	global := filepath.Join(source, "database", "global")
-	log := openLog(t, global)
-	file, offset, index := lastCommand(t, log)
-	f, err := os.OpenFile(filepath.Join(global, file), os.O_RDWR, 0)
-	must(t, err)
-	_, err = f.WriteAt([]byte{0xff}, offset+200)
-	must(t, err)
-	must(t, f.Close())
+	index := damageLast(t, global)
 	check := tree(t, dir)
 	r := run(t, exec.CommandContext(t.Context(), tool, "global-db-sql", "-f", "json", source, lost))
 	r.want(t, 4, "damaged", fmt.Sprintf("up to index %d", index-1))
