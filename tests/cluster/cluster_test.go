@@ -35,11 +35,18 @@ func TestThreeMembers(t *testing.T) {
 
 // threeMembers goes through the life of one cluster: each part starts from where the one before it stopped.
 func threeMembers(t *testing.T, c *cluster.Cluster) {
-	ctx := t.Context()
-	first := c.Member(1)
+	killedWhileWriting(t, c)
+	must(t, c.WaitOnline(t.Context(), 3))
+	must(t, c.WaitHeartbeat(t.Context()))
+	madeSnapshots(t, c)
+	clientsFail(t, c.Member(1))
+	movedAndRestored(t, c)
+}
 
-	// Rows that LXD confirmed are there after all members were killed at once, in the middle of writing.
-	writer := first.StartWriter("row")
+// Rows that LXD confirmed are there after all members were killed at once, in the middle of writing.
+func killedWhileWriting(t *testing.T, c *cluster.Cluster) {
+	ctx := t.Context()
+	writer := c.Member(1).StartWriter("row")
 	must(t, writer.WaitConfirmed(ctx, 50))
 	c.KillAll()
 	writer.Stop()
@@ -59,20 +66,22 @@ func threeMembers(t *testing.T, c *cluster.Cluster) {
 	if extra := len(profiles) - 1 - len(writer.Confirmed()); extra < 0 || extra > len(writer.Unanswered()) {
 		t.Errorf("%d rows, %d confirmed, %d unanswered", len(profiles)-1, len(writer.Confirmed()), len(writer.Unanswered()))
 	}
+}
 
-	must(t, c.WaitOnline(ctx, 3))
-	must(t, c.WaitHeartbeat(ctx))
-
-	// The log can be grown until there is a snapshot.
-	must(t, c.MakeSnapshot(ctx))
+// The log can be grown until there is a snapshot.
+func madeSnapshots(t *testing.T, c *cluster.Cluster) {
+	must(t, c.MakeSnapshot(t.Context()))
 	for _, m := range c.Members() {
 		if names, err := m.Snapshots(); err != nil || len(names) == 0 {
 			t.Errorf("%s has snapshots %v, %v", m.Name, names, err)
 		}
 	}
+}
 
-	// Clients fail with what they said.
-	_, err = first.LXC(ctx, "profile", "show", "nosuch")
+// Clients fail with what they said.
+func clientsFail(t *testing.T, first *cluster.Member) {
+	ctx := t.Context()
+	_, err := first.LXC(ctx, "profile", "show", "nosuch")
 	if err == nil || !strings.Contains(err.Error(), "not found") {
 		t.Errorf("lxc profile show nosuch: %v", err)
 	}
@@ -86,8 +95,12 @@ func threeMembers(t *testing.T, c *cluster.Cluster) {
 	if err != nil || fmt.Sprint(rows) != "[[1 b NULL]]" {
 		t.Errorf("rows %v, %v", rows, err)
 	}
+}
 
-	// The cluster can be changed and brought back.
+// The cluster can be changed and brought back.
+func movedAndRestored(t *testing.T, c *cluster.Cluster) {
+	ctx := t.Context()
+	first := c.Member(1)
 	must(t, c.StopAll(ctx))
 	must(t, c.Save(ctx, "stopped"))
 	before := files(t, first.Dir())
@@ -100,7 +113,7 @@ func threeMembers(t *testing.T, c *cluster.Cluster) {
 		t.Errorf("after edit: %s, %v", show, err)
 	}
 
-	err = first.EditReplace(ctx, "nowhere", "")
+	err := first.EditReplace(ctx, "nowhere", "")
 	if err == nil {
 		t.Error("replaced a string that is not there")
 	}
