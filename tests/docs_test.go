@@ -46,88 +46,106 @@ func TestDocs(t *testing.T) {
 	readme.wantAllRun(t)
 }
 
+// docsAll are all machines, and docsAddresses those of their LXDs, in the same order.
+var (
+	docsAll       = []string{"server1", "server2", "server3", "server4"}
+	docsAddresses = []string{"https://10.78.0.1:8443", "https://10.78.0.2:8443", "https://10.78.0.3:8443", "https://10.78.0.4:8443"}
+)
+
+// scenarios runs the pages for one reader after the other, each with a cluster that has just been formed.
 func (l *docsLab) scenarios(t *testing.T, howto, trouble *page) {
-	all := []string{"server1", "server2", "server3", "server4"}
-	addresses := []string{"https://10.78.0.1:8443", "https://10.78.0.2:8443", "https://10.78.0.3:8443", "https://10.78.0.4:8443"}
-	// Two of the three voters end while all is well. An LXD that is started without a quorum would not heed being stopped.
-	quorumLoss := func(t *testing.T) {
-		l.reset(t)
-		l.start(t, all...)
-		l.wantMembers(t, "server1", addresses...)
-		l.lost(t, "server2", "server3")
-		l.run(t, howto, howtoBegin, "quorum")
-		l.run(t, howto, []string{"After a quorum loss"}, "quorum")
-		l.run(t, howto, howtoTake, "quorum")
-	}
-
-	t.Run("quorum loss", func(t *testing.T) {
-		quorumLoss(t)
-		l.run(t, howto, []string{howtoImport}, "quorum")
-		l.run(t, howto, howtoEnd, "quorum")
-		l.wantPrecious(t, "server1", "server4")
-		l.run(t, trouble, trouble.runnable())
-
-		l.found(t, "server3")
-		l.run(t, howto, []string{"A lost member is found again", "A lost member is gone for good"})
-		l.wantPrecious(t, "server1", "server3", "server4")
-	})
-
-	t.Run("change of addresses", func(t *testing.T) {
-		l.reset(t)
-		l.network(t, "10.79")
-		l.run(t, howto, howtoBegin, "addresses")
-		l.run(t, howto, []string{"After a change of addresses"}, "addresses")
-		l.run(t, howto, howtoTake, "addresses")
-		l.run(t, howto, []string{howtoImport}, "addresses")
-		l.run(t, howto, howtoEnd, "addresses")
-		l.wantPrecious(t, all...)
-
-		// And back: the addresses are the old ones again.
-		l.each(t, func(g *guest.Guest) { l.kill(t, g) })
-		l.run(t, howto, []string{"Undo"})
-		l.network(t, "10.78")
-		l.start(t, all...)
-		for _, server := range all {
-			l.wantMembers(t, server, addresses...)
-		}
-
-		l.wantPrecious(t, all...)
-	})
-
-	t.Run("accidental delete", func(t *testing.T) {
-		l.reset(t)
-		l.start(t, all...)
-		l.wantMembers(t, "server1", addresses...)
-		l.run(t, howto, howtoBegin[:1], "addresses")
-		blocks := howto.section(t, deletedSection, "deleted", eventually)
-		l.runBlock(t, blocks[0])
-		l.run(t, howto, howtoBegin[1:2], "addresses")
-		l.runBlock(t, blocks[1])
-		l.runBlock(t, blocks[2])
-		l.run(t, howto, howtoTake[1:], "addresses")
-		l.runBlock(t, blocks[3])
-		l.run(t, howto, howtoEnd[:1], "addresses")
-		l.runBlock(t, blocks[4])
-		l.wantPrecious(t, all...)
-	})
-
-	t.Run("one survivor", func(t *testing.T) {
-		l.reset(t)
-		l.lost(t, "server2", "server3", "server4")
-		l.run(t, howto, howtoBegin[:1])
-		l.run(t, howto, []string{"Only one member has survived"})
-		l.wantPrecious(t, "server1")
-		l.wantMembers(t, "server1", addresses[0])
-	})
-
+	t.Run("quorum loss", func(t *testing.T) { l.quorumLoss(t, howto, trouble) })
+	t.Run("change of addresses", func(t *testing.T) { l.changeOfAddresses(t, howto) })
+	t.Run("accidental delete", func(t *testing.T) { l.accidentalDelete(t, howto) })
+	t.Run("one survivor", func(t *testing.T) { l.oneSurvivor(t, howto) })
 	if l.variant == "snap" {
-		t.Run("quorum loss, imported through snapd", func(t *testing.T) {
-			quorumLoss(t)
-			l.run(t, howto, []string{"Import through snapd"})
-			l.run(t, howto, howtoEnd, "quorum")
-			l.wantPrecious(t, "server1", "server4")
-		})
+		t.Run("quorum loss, imported through snapd", func(t *testing.T) { l.importThroughSnapd(t, howto) })
 	}
+}
+
+// takeAfterQuorumLoss is the way from a quorum loss to the tarball on every member. Two of the three voters end while all is well:
+// an LXD that is started without a quorum would not heed being stopped.
+func (l *docsLab) takeAfterQuorumLoss(t *testing.T, howto *page) {
+	t.Helper()
+	l.reset(t)
+	l.start(t, docsAll...)
+	l.wantMembers(t, "server1", docsAddresses...)
+	l.lost(t, "server2", "server3")
+	l.run(t, howto, howtoBegin, "quorum")
+	l.run(t, howto, []string{"After a quorum loss"}, "quorum")
+	l.run(t, howto, howtoTake, "quorum")
+}
+
+// quorumLoss goes all the way, looks for trouble, and takes a lost member back.
+func (l *docsLab) quorumLoss(t *testing.T, howto, trouble *page) {
+	l.takeAfterQuorumLoss(t, howto)
+	l.run(t, howto, []string{howtoImport}, "quorum")
+	l.run(t, howto, howtoEnd, "quorum")
+	l.wantPrecious(t, "server1", "server4")
+	l.run(t, trouble, trouble.runnable())
+
+	l.found(t, "server3")
+	l.run(t, howto, []string{"A lost member is found again", "A lost member is gone for good"})
+	l.wantPrecious(t, "server1", "server3", "server4")
+}
+
+// changeOfAddresses goes all the way with all members in another network, and back by an undo.
+func (l *docsLab) changeOfAddresses(t *testing.T, howto *page) {
+	l.reset(t)
+	l.network(t, "10.79")
+	l.run(t, howto, howtoBegin, "addresses")
+	l.run(t, howto, []string{"After a change of addresses"}, "addresses")
+	l.run(t, howto, howtoTake, "addresses")
+	l.run(t, howto, []string{howtoImport}, "addresses")
+	l.run(t, howto, howtoEnd, "addresses")
+	l.wantPrecious(t, docsAll...)
+
+	// And back: the addresses are the old ones again.
+	l.each(t, func(g *guest.Guest) { l.kill(t, g) })
+	l.run(t, howto, []string{"Undo"})
+	l.network(t, "10.78")
+	l.start(t, docsAll...)
+	for _, server := range docsAll {
+		l.wantMembers(t, server, docsAddresses...)
+	}
+
+	l.wantPrecious(t, docsAll...)
+}
+
+// accidentalDelete runs the section about it, whose blocks stand between steps of the usual way.
+func (l *docsLab) accidentalDelete(t *testing.T, howto *page) {
+	l.reset(t)
+	l.start(t, docsAll...)
+	l.wantMembers(t, "server1", docsAddresses...)
+	l.run(t, howto, howtoBegin[:1], "addresses")
+	blocks := howto.section(t, deletedSection, "deleted", eventually)
+	l.runBlock(t, blocks[0])
+	l.run(t, howto, howtoBegin[1:2], "addresses")
+	l.runBlock(t, blocks[1])
+	l.runBlock(t, blocks[2])
+	l.run(t, howto, howtoTake[1:], "addresses")
+	l.runBlock(t, blocks[3])
+	l.run(t, howto, howtoEnd[:1], "addresses")
+	l.runBlock(t, blocks[4])
+	l.wantPrecious(t, docsAll...)
+}
+
+// oneSurvivor has one member make a cluster of its own.
+func (l *docsLab) oneSurvivor(t *testing.T, howto *page) {
+	l.reset(t)
+	l.lost(t, "server2", "server3", "server4")
+	l.run(t, howto, howtoBegin[:1])
+	l.run(t, howto, []string{"Only one member has survived"})
+	l.wantPrecious(t, "server1")
+	l.wantMembers(t, "server1", docsAddresses[0])
+}
+
+// importThroughSnapd is quorumLoss with an import by `snap set`.
+func (l *docsLab) importThroughSnapd(t *testing.T, howto *page) {
+	l.takeAfterQuorumLoss(t, howto)
+	l.run(t, howto, []string{"Import through snapd"})
+	l.run(t, howto, howtoEnd, "quorum")
+	l.wantPrecious(t, "server1", "server4")
 }
 
 // readme runs what the README shows, on members that are installed, edited and checked as in the howto.
@@ -149,7 +167,7 @@ func (l *docsLab) readme(t *testing.T, howto, readme *page) {
 		// What the page says of a lost member that is just started.
 		l.found(t, "server2")
 		l.start(t, "server2")
-		l.wantMembers(t, "server2", "https://10.78.0.1:8443", "https://10.78.0.2:8443", "https://10.78.0.3:8443", "https://10.78.0.4:8443")
+		l.wantMembers(t, "server2", docsAddresses...)
 		l.wantPrecious(t, "server2", "server1")
 	})
 }

@@ -18,9 +18,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lxd-recover/lxd-recover/internal/frontend"
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
-	"github.com/lxd-recover/lxd-recover/tests/guest"
 )
 
 // frontEnd is a directory with the front-end, one with a program that stands for LXD's own (testdata/lxd.c), and what both run
@@ -390,107 +388,4 @@ func TestFrontEndOfDebiansLXD(t *testing.T) {
 	}
 
 	must(t, m.Start(t.Context()))
-}
-
-// TestFrontEndInstalled is about a machine with LXD as a package: what root types, in whatever shell.
-func TestFrontEndInstalled(t *testing.T) {
-	g := guest.ForTest(t, guest.Options{Name: "node1"})
-	must(t, g.Put(t.Context(), tool, "/usr/bin/lxd-recover", 0o755))
-	const link, theirs = "/usr/local/sbin/lxd", "/usr/bin/lxd"
-	shells := map[string][]string{
-		"login shell": {"bash", "--login", "-c"},
-		"su":          {"su", "-", "-c"},
-		"plain shell": {"env", "-i", "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "sh", "-c"}, // sudo's secure_path
-	}
-	shell := func(kind string, line string) string {
-		t.Helper()
-		args := append(shells[kind][1:len(shells[kind]):len(shells[kind])], line)
-		return strings.TrimSpace(inGuest(t, g, shells[kind][0], args...))
-	}
-	wantLXD := func(want string) {
-		t.Helper()
-		for kind := range shells {
-			if got := shell(kind, "command -v lxd"); got != want {
-				t.Errorf("%s: lxd is %q, want %s", kind, got, want)
-			}
-		}
-	}
-	status := func() frontend.Report {
-		t.Helper()
-		return decode[frontend.Report](t, toolInGuest(t, g, "frontend", "status", "--format", "json"))
-	}
-
-	wantLXD(theirs)
-	version := shell("su", "lxd --version")
-	if r := status(); r.Installed || r.Effective || r.Found != theirs || r.LXD != theirs || len(r.Warnings) != 0 {
-		t.Errorf("before: %+v", r)
-	}
-
-	r := toolInGuest(t, g, "frontend", "install")
-	if r.stderr != "" || !strings.Contains(r.stdout, link+" points to /usr/bin/lxd-recover now") || !strings.Contains(r.stdout, theirs) {
-		t.Errorf("install: %+v", r)
-	}
-
-	if r := toolInGuest(t, g, "frontend", "install"); r.stderr != "" || !strings.Contains(r.stdout, "there already") {
-		t.Errorf("install again: %+v", r)
-	}
-
-	wantLXD(link)
-	if r := status(); !r.Installed || !r.Effective || r.Target != "/usr/bin/lxd-recover" || r.Found != link || r.LXD != theirs || len(r.Warnings) != 0 {
-		t.Errorf("installed: %+v", r)
-	}
-
-	for kind := range shells {
-		if got := shell(kind, "lxd --version"); got != version {
-			t.Errorf("%s: lxd --version says %q, want %q", kind, got, version)
-		}
-
-		if got := shell(kind, "lxd cluster export-db --help"); !strings.Contains(got, "recovery tarball") {
-			t.Errorf("%s: lxd cluster export-db --help says %q", kind, got)
-		}
-	}
-
-	if got := shell("su", "su nobody -s /bin/sh -c 'lxd --version'"); got != version {
-		t.Errorf("as nobody, lxd --version says %q, want %q", got, version)
-	}
-
-	other := run(t, g.Command(t.Context(), "setpriv", "--reuid", "nobody", "--clear-groups", "/usr/bin/lxd-recover", "frontend", "remove"))
-	other.want(t, 1, "needs root")
-
-	// The daemon does not notice.
-	startLXD(t, g)
-	inGuest(t, g, "systemctl", "restart", "lxd.service")
-	inGuest(t, g, "lxc", "list")
-	shell("su", "lxd waitready --timeout 30")
-
-	// The package is updated: another file takes the program's name.
-	must(t, g.Put(t.Context(), tool, "/usr/bin/lxd-recover.new", 0o755))
-	inGuest(t, g, "mv", "/usr/bin/lxd-recover.new", "/usr/bin/lxd-recover")
-	if got := shell("su", "lxd global-db-status --help"); !strings.Contains(got, "lxd global-db-status") {
-		t.Errorf("after the update: %q", got)
-	}
-
-	// The package is removed, and the link forgotten: LXD's own comes to its right.
-	inGuest(t, g, "mv", "/usr/bin/lxd-recover", "/usr/bin/lxd-recover.gone")
-	wantLXD(theirs)
-	inGuest(t, g, "mv", "/usr/bin/lxd-recover.gone", "/usr/bin/lxd-recover")
-
-	if r := toolInGuest(t, g, "frontend", "remove"); r.stderr != "" || !strings.Contains(r.stdout, link+" is removed") {
-		t.Errorf("remove: %+v", r)
-	}
-
-	if r := toolInGuest(t, g, "frontend", "remove"); !strings.Contains(r.stdout, "nothing was changed") {
-		t.Errorf("remove again: %+v", r)
-	}
-
-	wantLXD(theirs)
-
-	putText(t, g, link, "#!/bin/sh\n")
-	for _, what := range []string{"install", "remove"} {
-		run(t, g.Command(t.Context(), "lxd-recover", "frontend", what)).want(t, 1, link, "mv ")
-	}
-
-	if got := inGuest(t, g, "cat", link); got != "#!/bin/sh\n" {
-		t.Errorf("%s is %q now", link, got)
-	}
 }

@@ -19,11 +19,10 @@ import (
 
 // Where things are in a guest whose LXD is a snap.
 const (
-	snapLXD      = guest.LXDSnapDir
-	snapService  = "snap.lxd.daemon.service"
-	snapSocket   = "snap.lxd.daemon.unix.socket"
-	snapStopped  = snapLXD + "/database.stopped.yaml"
-	snapFrontEnd = "/usr/local/sbin/lxd"
+	snapLXD     = guest.LXDSnapDir
+	snapService = "snap.lxd.daemon.service"
+	snapSocket  = "snap.lxd.daemon.unix.socket"
+	snapStopped = snapLXD + "/database.stopped.yaml"
 )
 
 // packedSnaps are the snaps that packSnap has packed, by version.

@@ -18,108 +18,111 @@ import (
 func TestSnapRequest(t *testing.T) {
 	t.Parallel()
 	g := snapGuests(t, packSnap(t, "1"), guest.Options{Name: "node1", Address: "10.78.0.1/16"})[0]
-	next := packSnap(t, "2")
-
-	// Another cluster, whose member has the same name and address.
-	const other = "/root/other.tar.gz"
 	must(t, guest.FormCluster(t.Context(), g))
-	exportFromSnap(t, g, other)
+	exportFromSnap(t, g, otherTarball)
 	inGuest(t, g, "sh", "-c", "rm -rf --one-file-system "+snapLXD+"/*")
 	inGuest(t, g, "snap", "start", "lxd")
 
 	must(t, guest.FormCluster(t.Context(), g))
 	inGuest(t, g, "lxc", "profile", "create", "exported")
 	exportFromSnap(t, g, guestTarball)
-	part := func(name string, do func(t *testing.T)) {
-		startSnap(t, g)
-		t.Run(name, do)
+	runParts(t, g, startSnap, []guestPart{
+		{"refused", testRefusedRequests},
+		{"import and rollback", testRequestedImport},
+		{"LXD is not to be started", testRequestedNoStart},
+		{"refresh beside an import", testRefreshBeside},
+		{"failing post-refresh", testFailingPostRefresh},
+		{"refresh after a killed import", testRefreshRepairs},
+		{"a hook that takes too long", testHookTimeout},
+		{"front-end, refresh of both, removal", testFrontEndStays},
+	})
+}
+
+// refusedRequests are what `snap set` asks for in vain, and what it says then.
+var refusedRequests = []struct {
+	says string
+	set  []string
+}{
+	{"not for this member", []string{"import=" + otherTarball}},
+	{"/root/short.tar.gz", []string{"import=/root/short.tar.gz", "discard-local-entries=true"}},
+	{"would be lost", []string{"import=" + guestTarball}},
+	{"/root/missing.tar.gz", []string{"import=/root/missing.tar.gz"}},
+	{"whole path", []string{"import=lxd_recovery_db.tar.gz"}},
+	{"true or false", []string{"import=" + guestTarball, "discard-local-entries=maybe"}},
+	{"at once", []string{"import=" + guestTarball, "rollback=true"}},
+	{"no kept database", []string{"rollback=nonsense"}},
+}
+
+// testRefusedRequests asks for what cannot be done: it is told, the request is gone, and neither LXD nor its database notices.
+func testRefusedRequests(t *testing.T, g *guest.Guest) {
+	inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
+	inGuest(t, g, "sh", "-c", "head --bytes=-1000 "+guestTarball+" > /root/short.tar.gz")
+	begin, before := len(snapStarts(t, g)), snapSetting(t, g, "status")
+	thaw := freezeSnap(t, g) // so that the database stays as it is
+	defer thaw()
+	check := unchanged(t, g.Root()+snapLXD)
+	for _, c := range refusedRequests {
+
+		if r := snapSet(t, g, c.set...); r.status == 0 || !strings.Contains(r.stderr, c.says) {
+			t.Errorf("snap set %v: exit status %d, %q does not say %q", c.set, r.status, r.stderr, c.says)
+		}
+
+		for _, value := range c.set {
+			key, _, _ := strings.Cut(value, "=")
+			if now := snapSetting(t, g, key); now != "" {
+				t.Errorf("after snap set %v: %s is %q", c.set, key, now)
+			}
+		}
 	}
 
-	part("refused", func(t *testing.T) {
-		inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
-		inGuest(t, g, "sh", "-c", "head --bytes=-1000 "+guestTarball+" > /root/short.tar.gz")
-		begin, before := len(snapStarts(t, g)), snapSetting(t, g, "status")
-		thaw := freezeSnap(t, g) // so that the database stays as it is
-		defer thaw()
-		check := unchanged(t, g.Root()+snapLXD)
-		for _, c := range []struct {
-			says string
-			set  []string
-		}{
-			{"not for this member", []string{"import=" + other}},
-			{"/root/short.tar.gz", []string{"import=/root/short.tar.gz", "discard-local-entries=true"}},
-			{"would be lost", []string{"import=" + guestTarball}},
-			{"/root/missing.tar.gz", []string{"import=/root/missing.tar.gz"}},
-			{"whole path", []string{"import=lxd_recovery_db.tar.gz"}},
-			{"true or false", []string{"import=" + guestTarball, "discard-local-entries=maybe"}},
-			{"at once", []string{"import=" + guestTarball, "rollback=true"}},
-			{"no kept database", []string{"rollback=nonsense"}},
-		} {
-			if r := snapSet(t, g, c.set...); r.status == 0 || !strings.Contains(r.stderr, c.says) {
-				t.Errorf("snap set %v: exit status %d, %q does not say %q", c.set, r.status, r.stderr, c.says)
-			}
+	check()
+	if now := snapSetting(t, g, "status"); now != before {
+		t.Errorf("status %q, was %q", now, before)
+	}
 
-			for _, value := range c.set {
-				key, _, _ := strings.Cut(value, "=")
-				if now := snapSetting(t, g, key); now != "" {
-					t.Errorf("after snap set %v: %s is %q", c.set, key, now)
-				}
-			}
-		}
+	if n := len(snapStarts(t, g)) - begin; n != 0 {
+		t.Errorf("LXD was started %d times", n)
+	}
 
-		check()
-		if now := snapSetting(t, g, "status"); now != before {
-			t.Errorf("status %q, was %q", now, before)
-		}
+	wantFree(t, g)
+}
 
-		if n := len(snapStarts(t, g)) - begin; n != 0 {
-			t.Errorf("LXD was started %d times", n)
-		}
+// testRequestedImport asks for an import, and for rollbacks: of that, of nothing, and of a rollback.
+func testRequestedImport(t *testing.T, g *guest.Guest) {
+	want := profileNames(t, g)
+	begin := len(snapStarts(t, g))
+	wantRequested(t, g, "imported "+guestTarball, "import="+guestTarball, "discard-local-entries=true")
+	var answer struct{ Report recovery.ImportReport }
+	must(t, json.Unmarshal([]byte(inGuest(t, g, "snap", "get", "-d", "lxd-recover", "report")), &answer))
+	report := answer.Report
+	if !report.Done || !report.Ready || report.Kept == "" {
+		t.Errorf("report %+v", report)
+	}
 
-		wantFree(t, g)
-	})
+	if n := len(snapStarts(t, g)) - begin; n != 1 {
+		t.Errorf("LXD was started %d times", n)
+	}
 
-	part("import and rollback", func(t *testing.T) {
-		want := profileNames(t, g)
-		begin := len(snapStarts(t, g))
-		wantRequested(t, g, "imported "+guestTarball, "import="+guestTarball, "discard-local-entries=true")
-		var answer struct{ Report recovery.ImportReport }
-		must(t, json.Unmarshal([]byte(inGuest(t, g, "snap", "get", "-d", "lxd-recover", "report")), &answer))
-		report := answer.Report
-		if !report.Done || !report.Ready || report.Kept == "" {
-			t.Errorf("report %+v", report)
-		}
+	wantProfiles(t, g, "default", "exported")
 
-		if n := len(snapStarts(t, g)) - begin; n != 1 {
-			t.Errorf("LXD was started %d times", n)
-		}
+	wantRequested(t, g, "is back in place", "rollback=true")
+	wantProfiles(t, g, want...)
+	wantRequested(t, g, "nothing was changed", "rollback=latest")
+	wantProfiles(t, g, want...)
+	kept, err := filepath.Glob(g.Root() + snapLXD + "/database.before-rollback-*Z")
+	must(t, err)
+	if len(kept) != 1 {
+		t.Fatalf("kept by the rollback: %v", kept)
+	}
 
-		wantProfiles(t, g, "default", "exported")
+	wantRequested(t, g, "is back in place", "rollback="+filepath.Base(kept[0]))
+	wantProfiles(t, g, "default", "exported")
+}
 
-		wantRequested(t, g, "is back in place", "rollback=true")
-		wantProfiles(t, g, want...)
-		wantRequested(t, g, "nothing was changed", "rollback=latest")
-		wantProfiles(t, g, want...)
-		kept, err := filepath.Glob(g.Root() + snapLXD + "/database.before-rollback-*Z")
-		must(t, err)
-		if len(kept) != 1 {
-			t.Fatalf("kept by the rollback: %v", kept)
-		}
-
-		wantRequested(t, g, "is back in place", "rollback="+filepath.Base(kept[0]))
-		wantProfiles(t, g, "default", "exported")
-	})
-
-	part("LXD is not to be started", func(t *testing.T) {
-		wantRequested(t, g, "LXD was not started", "import="+guestTarball, "discard-local-entries=true", "no-start=true")
-		wantState(t, g, "inactive", snapService, snapSocket)
-	})
-
-	part("refresh beside an import", func(t *testing.T) { testRefreshBeside(t, g, next) })
-	part("failing post-refresh", func(t *testing.T) { testFailingPostRefresh(t, g, next) })
-	part("refresh after a killed import", func(t *testing.T) { testRefreshRepairs(t, g, next) })
-	part("a hook that takes too long", func(t *testing.T) { testHookTimeout(t, g) })
-	part("front-end, refresh of both, removal", func(t *testing.T) { testFrontEndStays(t, g) })
+// testRequestedNoStart asks for an import that leaves LXD down.
+func testRequestedNoStart(t *testing.T, g *guest.Guest) {
+	wantRequested(t, g, "LXD was not started", "import="+guestTarball, "discard-local-entries=true", "no-start=true")
+	wantState(t, g, "inactive", snapService, snapSocket)
 }
 
 // wantRequested asks for something that is to succeed, and checks that nothing but the answer stays.
@@ -150,7 +153,8 @@ func refreshTool(t testing.TB, g *guest.Guest, file string, flags ...string) err
 }
 
 // testRefreshBeside refreshes while an import waits for LXD to stop, and when it is done.
-func testRefreshBeside(t *testing.T, g *guest.Guest, next string) {
+func testRefreshBeside(t *testing.T, g *guest.Guest) {
+	next := packSnap(t, "2")
 	b, thaw := importBesideFrozen(t, g)
 	err := refreshTool(t, g, next)
 	if err == nil || !strings.Contains(err.Error(), "running apps") { // snapd's own check, which can be waived
@@ -182,9 +186,9 @@ func testRefreshBeside(t *testing.T, g *guest.Guest, next string) {
 }
 
 // testFailingPostRefresh has a note of an interrupted run that a later lxd-recover must have written: it cannot be resumed.
-func testFailingPostRefresh(t *testing.T, g *guest.Guest, next string) {
+func testFailingPostRefresh(t *testing.T, g *guest.Guest) {
 	putText(t, g, snapStopped, "format: 1000\n")
-	err := refreshTool(t, g, next)
+	err := refreshTool(t, g, packSnap(t, "2"))
 	if err == nil || !strings.Contains(err.Error(), "post-refresh") || !strings.Contains(err.Error(), snapStopped) {
 		t.Errorf("refresh: %v", err)
 	}
@@ -203,7 +207,7 @@ func testFailingPostRefresh(t *testing.T, g *guest.Guest, next string) {
 }
 
 // testRefreshRepairs kills an import while LXD is being stopped.
-func testRefreshRepairs(t *testing.T, g *guest.Guest, next string) {
+func testRefreshRepairs(t *testing.T, g *guest.Guest) {
 	b, thaw := importBesideFrozen(t, g)
 	b.signal("KILL")
 	b.end()
@@ -213,7 +217,7 @@ func testRefreshRepairs(t *testing.T, g *guest.Guest, next string) {
 		t.Error("the killed import had not held refreshes of LXD")
 	}
 
-	must(t, refreshTool(t, g, next))
+	must(t, refreshTool(t, g, packSnap(t, "2")))
 	if now := snapVersion(t, g, "lxd-recover"); now != "2" {
 		t.Errorf("version %s", now)
 	}
@@ -274,7 +278,7 @@ func testFrontEndStays(t *testing.T, g *guest.Guest) {
 	// What is replaced stays when the snap goes; what would be in the way goes with it.
 	kept := snapBackups(t, g)
 	inGuest(t, g, "snap", "remove", "lxd-recover")
-	wantMissing(t, g.Root()+snapFrontEnd)
+	wantMissing(t, g.Root()+frontEndLink)
 	if now := snapBackups(t, g); len(kept) == 0 || len(now) != len(kept) {
 		t.Errorf("%d kept databases, were %d", len(now), len(kept))
 	}
@@ -294,7 +298,7 @@ func wantFrontEnd(t testing.TB, g *guest.Guest) {
 		{"sudo", "sh", "-c"},
 	} {
 		for command, want := range map[string]string{
-			"command -v lxd":              snapFrontEnd,
+			"command -v lxd":              frontEndLink,
 			"lxd --version":               "5.0.2",
 			"lxd global-db-status --help": "member",
 		} {

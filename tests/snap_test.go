@@ -19,120 +19,125 @@ func TestSnap(t *testing.T) {
 	must(t, guest.FormCluster(t.Context(), g))
 	inGuest(t, g, "lxc", "profile", "create", "exported")
 	exportFromSnap(t, g, guestTarball)
-	part := func(name string, do func(t *testing.T)) {
-		startSnap(t, g)
-		t.Run(name, do)
+	runParts(t, g, startSnap, []guestPart{
+		{"import beside a running LXD", testSnapImportBeside},
+		{"looking does not wake it", testSnapLooking},
+		{"only the socket is up", testSnapOnlySocket},
+		{"nothing is up", testSnapNothingUp},
+		{"nothing is to be started", testSnapNoStart},
+		{"clients that call all the time", testSnapCallingClients},
+		{"rollback", testSnapRollback},
+		{"refreshes of LXD are held", testHold},
+		{"SIGINT", func(t *testing.T, g *guest.Guest) { testSignal(t, g, "INT") }},
+		{"SIGTERM", func(t *testing.T, g *guest.Guest) { testSignal(t, g, "TERM") }},
+		{"killed before the exchange", testKilledBefore},
+		{"killed after the exchange", testKilledAfter},
+		{"LXD that fails to start", testFailedStart},
+	})
+}
+
+// testSnapImportBeside imports while LXD runs: it is stopped, started once, and ready.
+func testSnapImportBeside(t *testing.T, g *guest.Guest) {
+	inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
+	begin := len(snapStarts(t, g))
+	r := importInGuest(t, g, "--format", "json")
+	report := decode[recovery.ImportReport](t, r)
+	if !report.Done || !report.Started || !report.Ready || len(report.Warnings) != 0 {
+		t.Errorf("report %+v", report)
 	}
 
-	part("import beside a running LXD", func(t *testing.T) {
-		inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
-		begin := len(snapStarts(t, g))
-		r := importInGuest(t, g, "--format", "json")
-		report := decode[recovery.ImportReport](t, r)
-		if !report.Done || !report.Started || !report.Ready || len(report.Warnings) != 0 {
-			t.Errorf("report %+v", report)
-		}
+	wantOrder(t, r.stderr, "Stopping LXD (snap lxd)", "The new database is in place", "Starting LXD (snap lxd)")
+	wantState(t, g, "active", snapService, snapSocket, "snap.lxd.user-daemon.unix.socket")
+	wantState(t, g, "inactive", "snap.lxd.user-daemon.service")
+	if n := len(snapStarts(t, g)) - begin; n != 1 {
+		t.Errorf("LXD was started %d times", n)
+	}
 
-		wantOrder(t, r.stderr, "Stopping LXD (snap lxd)", "The new database is in place", "Starting LXD (snap lxd)")
-		wantState(t, g, "active", snapService, snapSocket, "snap.lxd.user-daemon.unix.socket")
-		wantState(t, g, "inactive", "snap.lxd.user-daemon.service")
-		if n := len(snapStarts(t, g)) - begin; n != 1 {
-			t.Errorf("LXD was started %d times", n)
-		}
+	wantFree(t, g)
+	wantProfiles(t, g, "default", "exported")
+	status := statusInGuest(t, g)
+	if !status.Running || !status.Agree || !strings.Contains(status.Daemon, "snap lxd") || len(status.Pending) != 0 {
+		t.Errorf("status %+v", status)
+	}
+}
 
-		wantFree(t, g)
-		wantProfiles(t, g, "default", "exported")
-		status := statusInGuest(t, g)
-		if !status.Running || !status.Agree || !strings.Contains(status.Daemon, "snap lxd") || len(status.Pending) != 0 {
-			t.Errorf("status %+v", status)
-		}
-	})
+// testSnapLooking asks for the status and does a dry run, both while LXD is down and would be started by whoever calls it.
+func testSnapLooking(t *testing.T, g *guest.Guest) {
+	onlySocket(t, g)
+	begin := len(snapStarts(t, g))
+	status := statusInGuest(t, g)
+	if status.Running || !strings.Contains(status.Daemon, "on demand") {
+		t.Errorf("status %+v", status)
+	}
 
-	part("looking does not wake it", func(t *testing.T) {
-		onlySocket(t, g)
-		begin := len(snapStarts(t, g))
-		status := statusInGuest(t, g)
-		if status.Running || !strings.Contains(status.Daemon, "on demand") {
-			t.Errorf("status %+v", status)
-		}
+	toolInGuest(t, g, "global-db-import", "--dry-run", guestTarball)
+	if n := len(snapStarts(t, g)) - begin; n != 0 {
+		t.Errorf("LXD was started %d times", n)
+	}
 
-		toolInGuest(t, g, "global-db-import", "--dry-run", guestTarball)
-		if n := len(snapStarts(t, g)) - begin; n != 0 {
-			t.Errorf("LXD was started %d times", n)
-		}
+	wantState(t, g, "inactive", snapService)
+	wantState(t, g, "active", snapSocket)
+}
 
-		wantState(t, g, "inactive", snapService)
-		wantState(t, g, "active", snapSocket)
-	})
+// testSnapOnlySocket imports while LXD is down and its socket open: nobody wakes it before the new database is in place.
+func testSnapOnlySocket(t *testing.T, g *guest.Guest) {
+	onlySocket(t, g)
+	begin := len(snapStarts(t, g))
+	importInGuest(t, g)
+	wantState(t, g, "active", snapSocket, "snap.lxd.user-daemon.unix.socket")
+	if n := len(snapStarts(t, g)) - begin; n != 0 {
+		t.Errorf("LXD was woken %d times", n)
+	}
 
-	part("only the socket is up", func(t *testing.T) {
-		onlySocket(t, g)
+	wantFree(t, g)
+	wantProfiles(t, g, "default", "exported")
+	wantStartsAfterExchange(t, g, snapLXD, snapStarts(t, g)[begin:])
+}
+
+// testSnapNothingUp imports while the whole snap is stopped, and it stays so.
+func testSnapNothingUp(t *testing.T, g *guest.Guest) {
+	inGuest(t, g, "snap", "stop", "lxd")
+	begin := len(snapStarts(t, g))
+	importInGuest(t, g)
+	wantState(t, g, "inactive", snapService, snapSocket, "snap.lxd.user-daemon.unix.socket")
+	if n := len(snapStarts(t, g)) - begin; n != 0 {
+		t.Errorf("LXD was started %d times", n)
+	}
+
+	wantFree(t, g)
+}
+
+// testSnapNoStart imports with --no-start, which leaves the whole snap stopped.
+func testSnapNoStart(t *testing.T, g *guest.Guest) {
+	importInGuest(t, g, "--no-start")
+	wantState(t, g, "inactive", snapService, snapSocket)
+	wantFree(t, g)
+	startSnap(t, g)
+	wantProfiles(t, g, "default", "exported")
+}
+
+// testSnapCallingClients imports while clients call, whose every call would start LXD.
+func testSnapCallingClients(t *testing.T, g *guest.Guest) {
+	stop := callAllTheTime(t, g)
+	defer stop()
+	for range 2 {
+		inGuest(t, g, "systemctl", "reset-failed", snapService)
 		begin := len(snapStarts(t, g))
 		importInGuest(t, g)
-		wantState(t, g, "active", snapSocket, "snap.lxd.user-daemon.unix.socket")
-		if n := len(snapStarts(t, g)) - begin; n != 0 {
-			t.Errorf("LXD was woken %d times", n)
-		}
-
-		wantFree(t, g)
-		wantProfiles(t, g, "default", "exported")
 		wantStartsAfterExchange(t, g, snapLXD, snapStarts(t, g)[begin:])
-	})
-
-	part("nothing is up", func(t *testing.T) {
-		inGuest(t, g, "snap", "stop", "lxd")
-		begin := len(snapStarts(t, g))
-		importInGuest(t, g)
-		wantState(t, g, "inactive", snapService, snapSocket, "snap.lxd.user-daemon.unix.socket")
-		if n := len(snapStarts(t, g)) - begin; n != 0 {
-			t.Errorf("LXD was started %d times", n)
-		}
-
-		wantFree(t, g)
-	})
-
-	part("nothing is to be started", func(t *testing.T) {
-		importInGuest(t, g, "--no-start")
-		wantState(t, g, "inactive", snapService, snapSocket)
-		wantFree(t, g)
-		startSnap(t, g)
 		wantProfiles(t, g, "default", "exported")
-	})
-
-	part("clients that call all the time", func(t *testing.T) {
-		loop := g.Command(t.Context(), "sh", "-c", "while :; do lxc list > /dev/null 2>&1; done")
-		must(t, loop.Start())
-		defer func() {
-			must(t, loop.Process.Kill())
-			_ = loop.Wait()
-		}()
-		for range 2 {
-			inGuest(t, g, "systemctl", "reset-failed", snapService)
-			begin := len(snapStarts(t, g))
-			importInGuest(t, g)
-			wantStartsAfterExchange(t, g, snapLXD, snapStarts(t, g)[begin:])
-			wantProfiles(t, g, "default", "exported")
-		}
-	})
-
-	part("rollback", func(t *testing.T) {
-		inGuest(t, g, "lxc", "profile", "create", "replaced")
-		importInGuest(t, g)
-		wantProfiles(t, g, "default", "exported")
-		inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes")
-		wantState(t, g, "active", snapService, snapSocket)
-		wantProfiles(t, g, "default", "exported", "replaced")
-		wantFree(t, g)
-	})
-
-	part("refreshes of LXD are held", func(t *testing.T) { testHold(t, g) })
-	for _, signal := range []string{"INT", "TERM"} {
-		part("SIG"+signal, func(t *testing.T) { testSignal(t, g, signal) })
 	}
+}
 
-	part("killed before the exchange", func(t *testing.T) { testKilledBefore(t, g) })
-	part("killed after the exchange", func(t *testing.T) { testKilledAfter(t, g) })
-	part("LXD that fails to start", func(t *testing.T) { testFailedStart(t, g) })
+// testSnapRollback goes back to before an import.
+func testSnapRollback(t *testing.T, g *guest.Guest) {
+	inGuest(t, g, "lxc", "profile", "create", "replaced")
+	importInGuest(t, g)
+	wantProfiles(t, g, "default", "exported")
+	inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes")
+	wantState(t, g, "active", snapService, snapSocket)
+	wantProfiles(t, g, "default", "exported", "replaced")
+	wantFree(t, g)
 }
 
 // onlySocket stops LXD and leaves its socket open.

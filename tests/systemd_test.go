@@ -21,6 +21,9 @@ const guestLXD = "/var/lib/lxd"
 // guestTarball is where the tarball is in a guest.
 const guestTarball = "/root/lxd_recovery_db.tar.gz"
 
+// otherTarball is where one of another cluster is, whose member has the same name and address.
+const otherTarball = "/root/other.tar.gz"
+
 // TestSystemd is about an LXD that systemd runs, and starts whenever somebody calls: each part finds it running, in a cluster
 // of one, and has a tarball to import that was exported from it before it last started.
 func TestSystemd(t *testing.T) {
@@ -29,177 +32,189 @@ func TestSystemd(t *testing.T) {
 	must(t, guest.FormCluster(t.Context(), g))
 	inGuest(t, g, "lxc", "profile", "create", "exported")
 	exportInGuest(t, g)
-	part := func(name string, do func(t *testing.T)) {
-		startLXD(t, g)
-		t.Run(name, do)
+	runParts(t, g, startLXD, []guestPart{
+		{"import beside a running LXD", testImportBeside},
+		{"looking does not wake it", testLooking},
+		{"export beside a running LXD", testExportBeside},
+		{"only the socket is up", testOnlySocket},
+		{"only the socket is up, and nothing is to be started", testOnlySocketNoStart},
+		{"clients that call all the time", testCallingClients},
+		{"refused imports", testRefusedImports},
+		{"rollback", testRollback},
+		{"LXD that fails to start", testFailingUnit},
+	})
+}
+
+// testImportBeside imports while LXD runs: it is stopped, started once, and ready.
+func testImportBeside(t *testing.T, g *guest.Guest) {
+	inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
+	pid := property(t, g, "lxd.service", "MainPID")
+	containers := property(t, g, "lxd-containers.service", "InactiveExitTimestampMonotonic")
+	begin := len(lxdStarts(t, g))
+
+	r := importInGuest(t, g, "--format", "json")
+	report := decode[recovery.ImportReport](t, r)
+	if !report.Done || !report.Started || !report.Ready || len(report.Warnings) != 0 {
+		t.Errorf("report %+v", report)
 	}
 
-	part("import beside a running LXD", func(t *testing.T) {
-		inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
-		pid := property(t, g, "lxd.service", "MainPID")
-		containers := property(t, g, "lxd-containers.service", "InactiveExitTimestampMonotonic")
-		begin := len(lxdStarts(t, g))
+	wantOrder(t, r.stderr, "Stopping LXD (systemd unit lxd.service)", "The new database is in place", "Starting LXD (systemd unit lxd.service)")
+	wantState(t, g, "active", "lxd.service", "lxd.socket", "lxd-containers.service")
+	if now := property(t, g, "lxd.service", "MainPID"); now == pid || now == "0" {
+		t.Errorf("LXD's pid is %s, was %s", now, pid)
+	}
 
-		r := importInGuest(t, g, "--format", "json")
-		report := decode[recovery.ImportReport](t, r)
-		if !report.Done || !report.Started || !report.Ready || len(report.Warnings) != 0 {
-			t.Errorf("report %+v", report)
-		}
+	// Stopping this one shuts down all instances.
+	if now := property(t, g, "lxd-containers.service", "InactiveExitTimestampMonotonic"); now != containers {
+		t.Error("lxd-containers.service was stopped and started")
+	}
 
-		wantOrder(t, r.stderr, "Stopping LXD (systemd unit lxd.service)", "The new database is in place", "Starting LXD (systemd unit lxd.service)")
-		wantState(t, g, "active", "lxd.service", "lxd.socket", "lxd-containers.service")
-		if now := property(t, g, "lxd.service", "MainPID"); now == pid || now == "0" {
-			t.Errorf("LXD's pid is %s, was %s", now, pid)
-		}
+	if n := len(lxdStarts(t, g)) - begin; n != 1 {
+		t.Errorf("LXD was started %d times", n)
+	}
 
-		// Stopping this one shuts down all instances.
-		if now := property(t, g, "lxd-containers.service", "InactiveExitTimestampMonotonic"); now != containers {
-			t.Error("lxd-containers.service was stopped and started")
-		}
+	wantProfiles(t, g, "default", "exported")
 
-		if n := len(lxdStarts(t, g)) - begin; n != 1 {
-			t.Errorf("LXD was started %d times", n)
-		}
+	status := statusInGuest(t, g)
+	if !status.Running || !status.Agree || status.Member == nil || status.Member.Address != "10.78.0.1:9393" || len(status.Pending) != 0 {
+		t.Errorf("status %+v", status)
+	}
 
-		wantProfiles(t, g, "default", "exported")
+	if status.Import == nil || status.Import.Source != "node1" || len(status.Kept) != 1 || guestLXD+"/"+status.Kept[0].Name != report.Kept {
+		t.Errorf("import %+v, backups %+v, reported %s", status.Import, status.Kept, report.Kept)
+	}
 
-		status := decode[recovery.StatusReport](t, toolInGuest(t, g, "global-db-status", "--format", "json"))
-		if !status.Running || !status.Agree || status.Member == nil || status.Member.Address != "10.78.0.1:9393" || len(status.Pending) != 0 {
-			t.Errorf("status %+v", status)
-		}
+	if !strings.Contains(status.Daemon, "systemd unit lxd.service") {
+		t.Errorf("daemon %q", status.Daemon)
+	}
+}
 
-		if status.Import == nil || status.Import.Source != "node1" || len(status.Kept) != 1 || guestLXD+"/"+status.Kept[0].Name != report.Kept {
-			t.Errorf("import %+v, backups %+v, reported %s", status.Import, status.Kept, report.Kept)
-		}
+// testLooking asks for the status and does a dry run, both while LXD is down and would be started by whoever calls it.
+func testLooking(t *testing.T, g *guest.Guest) {
+	stopService(t, g)
+	begin := len(lxdStarts(t, g))
+	status := statusInGuest(t, g)
+	if status.Running || !strings.Contains(status.Daemon, "on demand") {
+		t.Errorf("status %+v", status)
+	}
 
-		if !strings.Contains(status.Daemon, "systemd unit lxd.service") {
-			t.Errorf("daemon %q", status.Daemon)
-		}
-	})
+	toolInGuest(t, g, "global-db-import", "--dry-run", guestTarball)
+	if n := len(lxdStarts(t, g)) - begin; n != 0 {
+		t.Errorf("LXD was started %d times", n)
+	}
 
-	part("looking does not wake it", func(t *testing.T) {
-		stopService(t, g)
-		begin := len(lxdStarts(t, g))
-		status := decode[recovery.StatusReport](t, toolInGuest(t, g, "global-db-status", "--format", "json"))
-		if status.Running || !strings.Contains(status.Daemon, "on demand") {
-			t.Errorf("status %+v", status)
-		}
+	wantState(t, g, "inactive", "lxd.service")
+	wantState(t, g, "active", "lxd.socket")
+}
 
-		toolInGuest(t, g, "global-db-import", "--dry-run", guestTarball)
-		if n := len(lxdStarts(t, g)) - begin; n != 0 {
-			t.Errorf("LXD was started %d times", n)
-		}
+// testExportBeside has an export refused while LXD runs.
+func testExportBeside(t *testing.T, g *guest.Guest) {
+	pid := property(t, g, "lxd.service", "MainPID")
+	r := toolInGuest(t, g, "cluster", "export-db", "--unedited", "/root/refused.tar.gz")
+	r.want(t, 1, "LXD is running", "pid "+pid, "lxd.service")
+	wantMissing(t, g.Root()+"/root/refused.tar.gz")
+}
 
-		wantState(t, g, "inactive", "lxd.service")
-		wantState(t, g, "active", "lxd.socket")
-	})
+// testOnlySocket imports while LXD is down and its socket open: nobody wakes it before the new database is in place.
+func testOnlySocket(t *testing.T, g *guest.Guest) {
+	stopService(t, g)
+	begin := len(lxdStarts(t, g))
+	importInGuest(t, g)
+	wantState(t, g, "active", "lxd.socket")
+	if n := len(lxdStarts(t, g)) - begin; n != 0 {
+		t.Errorf("LXD was woken %d times", n)
+	}
 
-	part("export beside a running LXD", func(t *testing.T) {
-		pid := property(t, g, "lxd.service", "MainPID")
-		r := toolInGuest(t, g, "cluster", "export-db", "--unedited", "/root/refused.tar.gz")
-		r.want(t, 1, "LXD is running", "pid "+pid, "lxd.service")
-		wantMissing(t, g.Root()+"/root/refused.tar.gz")
-	})
+	wantProfiles(t, g, "default", "exported")
+	wantStartAfterExchange(t, g, begin)
+}
 
-	part("only the socket is up", func(t *testing.T) {
-		stopService(t, g)
+// testOnlySocketNoStart imports there with --no-start, which closes the socket, too.
+func testOnlySocketNoStart(t *testing.T, g *guest.Guest) {
+	stopService(t, g)
+	begin := len(lxdStarts(t, g))
+	importInGuest(t, g, "--no-start")
+	wantState(t, g, "inactive", "lxd.service", "lxd.socket")
+	if n := len(lxdStarts(t, g)) - begin; n != 0 {
+		t.Errorf("LXD was started %d times", n)
+	}
+
+	startLXD(t, g)
+	wantProfiles(t, g, "default", "exported")
+}
+
+// testCallingClients imports while clients call, whose every call would start LXD.
+func testCallingClients(t *testing.T, g *guest.Guest) {
+	stop := callAllTheTime(t, g)
+	defer stop()
+	for range 3 {
+		inGuest(t, g, "systemctl", "reset-failed", "lxd.service") // see startLXD
 		begin := len(lxdStarts(t, g))
 		importInGuest(t, g)
-		wantState(t, g, "active", "lxd.socket")
-		if n := len(lxdStarts(t, g)) - begin; n != 0 {
-			t.Errorf("LXD was woken %d times", n)
-		}
-
-		wantProfiles(t, g, "default", "exported")
 		wantStartAfterExchange(t, g, begin)
-	})
-
-	part("only the socket is up, and nothing is to be started", func(t *testing.T) {
-		stopService(t, g)
-		begin := len(lxdStarts(t, g))
-		importInGuest(t, g, "--no-start")
-		wantState(t, g, "inactive", "lxd.service", "lxd.socket")
-		if n := len(lxdStarts(t, g)) - begin; n != 0 {
-			t.Errorf("LXD was started %d times", n)
-		}
-
-		startLXD(t, g)
 		wantProfiles(t, g, "default", "exported")
-	})
+	}
+}
 
-	part("clients that call all the time", func(t *testing.T) {
-		loop := g.Command(t.Context(), "sh", "-c", "while :; do lxc list > /dev/null 2>&1; done")
-		must(t, loop.Start())
-		defer func() {
-			must(t, loop.Process.Kill())
-			_ = loop.Wait()
-		}()
-		for range 3 {
-			inGuest(t, g, "systemctl", "reset-failed", "lxd.service") // see startLXD
-			begin := len(lxdStarts(t, g))
-			importInGuest(t, g)
-			wantStartAfterExchange(t, g, begin)
-			wantProfiles(t, g, "default", "exported")
-		}
-	})
+// testRefusedImports has imports refused while LXD runs: neither it nor its database notices.
+func testRefusedImports(t *testing.T, g *guest.Guest) {
+	other := guest.ForTest(t, guest.Options{Name: "node1", Address: "10.78.0.1/16"})
+	must(t, other.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
+	must(t, guest.FormCluster(t.Context(), other))
+	exportInGuest(t, other)
+	must(t, g.Put(t.Context(), other.Root()+guestTarball, otherTarball, 0o600))
+	inGuest(t, g, "sh", "-c", "head --bytes=-1000 "+guestTarball+" > /root/short.tar.gz")
 
-	part("refused imports", func(t *testing.T) {
-		other := guest.ForTest(t, guest.Options{Name: "node1", Address: "10.78.0.1/16"})
-		must(t, other.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
-		must(t, guest.FormCluster(t.Context(), other))
-		exportInGuest(t, other)
-		must(t, g.Put(t.Context(), other.Root()+guestTarball, "/root/other.tar.gz", 0o600))
-		inGuest(t, g, "sh", "-c", "head --bytes=-1000 "+guestTarball+" > /root/short.tar.gz")
+	pid := property(t, g, "lxd.service", "MainPID")
+	inGuest(t, g, "systemctl", "kill", "--kill-whom=main", "--signal=STOP", "lxd.service") // so that the database stays as it is
+	defer inGuest(t, g, "systemctl", "kill", "--kill-whom=main", "--signal=CONT", "lxd.service")
+	check := unchanged(t, g.Root()+guestLXD)
+	toolInGuest(t, g, "global-db-import", "--yes", otherTarball).want(t, 1, "not for this member")
+	toolInGuest(t, g, "global-db-import", "--yes", "/root/short.tar.gz").want(t, 4, "/root/short.tar.gz")
+	toolInGuest(t, g, "global-db-import", "--yes", guestTarball).want(t, 3, "would be lost", "--discard-local-entries")
+	check()
+	wantState(t, g, "active", "lxd.service", "lxd.socket")
+	if now := property(t, g, "lxd.service", "MainPID"); now != pid {
+		t.Errorf("LXD's pid is %s, was %s", now, pid)
+	}
+}
 
-		pid := property(t, g, "lxd.service", "MainPID")
-		inGuest(t, g, "systemctl", "kill", "--kill-whom=main", "--signal=STOP", "lxd.service") // so that the database stays as it is
-		defer inGuest(t, g, "systemctl", "kill", "--kill-whom=main", "--signal=CONT", "lxd.service")
-		check := unchanged(t, g.Root()+guestLXD)
-		toolInGuest(t, g, "global-db-import", "--yes", "/root/other.tar.gz").want(t, 1, "not for this member")
-		toolInGuest(t, g, "global-db-import", "--yes", "/root/short.tar.gz").want(t, 4, "/root/short.tar.gz")
-		toolInGuest(t, g, "global-db-import", "--yes", guestTarball).want(t, 3, "would be lost", "--discard-local-entries")
-		check()
-		wantState(t, g, "active", "lxd.service", "lxd.socket")
-		if now := property(t, g, "lxd.service", "MainPID"); now != pid {
-			t.Errorf("LXD's pid is %s, was %s", now, pid)
-		}
-	})
+// testRollback goes back to before an import, and then to before that rollback.
+func testRollback(t *testing.T, g *guest.Guest) {
+	inGuest(t, g, "lxc", "profile", "create", "replaced")
+	importInGuest(t, g)
+	wantProfiles(t, g, "default", "exported")
+	begin := len(lxdStarts(t, g))
 
-	part("rollback", func(t *testing.T) {
-		inGuest(t, g, "lxc", "profile", "create", "replaced")
-		importInGuest(t, g)
-		wantProfiles(t, g, "default", "exported")
-		begin := len(lxdStarts(t, g))
+	inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes")
+	if n := len(lxdStarts(t, g)) - begin; n != 1 {
+		t.Errorf("LXD was started %d times", n)
+	}
 
-		inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes")
-		if n := len(lxdStarts(t, g)) - begin; n != 1 {
-			t.Errorf("LXD was started %d times", n)
-		}
+	wantState(t, g, "active", "lxd.service", "lxd.socket")
+	wantProfiles(t, g, "default", "exported", "replaced")
 
-		wantState(t, g, "active", "lxd.service", "lxd.socket")
-		wantProfiles(t, g, "default", "exported", "replaced")
+	inGuest(t, g, "sh", "-c", "lxd-recover global-db-rollback --yes --no-start $(basename $(ls -d "+guestLXD+"/database.before-rollback-*Z | tail -n 1))")
+	wantState(t, g, "inactive", "lxd.service", "lxd.socket")
+	startLXD(t, g)
+	wantProfiles(t, g, "default", "exported")
+}
 
-		inGuest(t, g, "sh", "-c", "lxd-recover global-db-rollback --yes --no-start $(basename $(ls -d "+guestLXD+"/database.before-rollback-*Z | tail -n 1))")
-		wantState(t, g, "inactive", "lxd.service", "lxd.socket")
-		startLXD(t, g)
-		wantProfiles(t, g, "default", "exported")
-	})
+// testFailingUnit has an LXD that ends at once: the database is in place all the same.
+func testFailingUnit(t *testing.T, g *guest.Guest) {
+	inGuest(t, g, "lxc", "profile", "create", "written-since")
+	dropIn := "/etc/systemd/system/lxd.service.d/fail.conf"
+	putText(t, g, dropIn, "[Service]\nExecStart=\nExecStart=/bin/false\n")
+	inGuest(t, g, "systemctl", "daemon-reload")
+	// It is the failure that ends the wait: an hour would be too long for toolInGuest.
+	r := toolInGuest(t, g, "global-db-import", "--yes", "--discard-local-entries", "--timeout", "1h", guestTarball)
+	r.want(t, 1, "the database is in place", "systemd unit lxd.service failed to start", "journalctl -u lxd.service")
 
-	part("LXD that fails to start", func(t *testing.T) {
-		inGuest(t, g, "lxc", "profile", "create", "written-since")
-		dropIn := "/etc/systemd/system/lxd.service.d/fail.conf"
-		putText(t, g, dropIn, "[Service]\nExecStart=\nExecStart=/bin/false\n")
-		inGuest(t, g, "systemctl", "daemon-reload")
-		// It is the failure that ends the wait: an hour would be too long for toolInGuest.
-		r := toolInGuest(t, g, "global-db-import", "--yes", "--discard-local-entries", "--timeout", "1h", guestTarball)
-		r.want(t, 1, "the database is in place", "systemd unit lxd.service failed to start", "journalctl -u lxd.service")
-
-		inGuest(t, g, "systemctl", "stop", "lxd.service", "lxd.socket")
-		inGuest(t, g, "rm", dropIn)
-		inGuest(t, g, "systemctl", "daemon-reload")
-		startLXD(t, g)
-		wantProfiles(t, g, "default", "exported")
-	})
+	inGuest(t, g, "systemctl", "stop", "lxd.service", "lxd.socket")
+	inGuest(t, g, "rm", dropIn)
+	inGuest(t, g, "systemctl", "daemon-reload")
+	startLXD(t, g)
+	wantProfiles(t, g, "default", "exported")
 }
 
 // TestSystemdQuorumLoss has three machines, and LXD never runs again on one of them. On the others it runs, but does not work.
@@ -251,6 +266,33 @@ func TestSystemdQuorumLoss(t *testing.T) {
 
 	inGuest(t, two, "lxc", "profile", "create", "written-since")
 	wantProfiles(t, one, "default", "exported", "written-since")
+}
+
+// guestPart is a part of a test whose parts share one guest.
+type guestPart struct {
+	name string
+	do   func(t *testing.T, g *guest.Guest)
+}
+
+// runParts runs parts one after the other. Each finds LXD running, whatever the one before has left: start starts it.
+func runParts(t *testing.T, g *guest.Guest, start func(testing.TB, *guest.Guest), parts []guestPart) {
+	t.Helper()
+	for _, part := range parts {
+		start(t, g)
+		t.Run(part.name, func(t *testing.T) { part.do(t, g) })
+	}
+}
+
+// callAllTheTime has a client call LXD, again and again, until stop is called.
+func callAllTheTime(t testing.TB, g *guest.Guest) (stop func()) {
+	t.Helper()
+	loop := g.Command(t.Context(), "sh", "-c", "while :; do lxc list > /dev/null 2>&1; done")
+	must(t, loop.Start())
+	return func() {
+		t.Helper()
+		must(t, loop.Process.Kill())
+		_ = loop.Wait()
+	}
 }
 
 // waitThreeVoters waits until three members of the cluster are voters. LXD promotes them one after the other.
@@ -380,7 +422,7 @@ func wantStartAfterExchange(t testing.TB, g *guest.Guest, begin int) {
 
 func wantStartsAfterExchange(t testing.TB, g *guest.Guest, lxdDir string, starts []time.Time) {
 	t.Helper()
-	status := decode[recovery.StatusReport](t, toolInGuest(t, g, "global-db-status", "--format", "json"))
+	status := statusInGuest(t, g)
 	if len(status.Kept) == 0 {
 		t.Fatal("no database is kept")
 	}

@@ -120,7 +120,7 @@ func processorTime(pid int) (time.Duration, error) {
 		return 0, err
 	}
 
-	// Behind the name, which is in parentheses, fields 3 and on; 14 and 15 are user and system time, in hundredths of a second.
+	// After the name, which is in parentheses, fields 3 and on; 14 and 15 are user and system time, in hundredths of a second.
 	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
 	user, userErr := strconv.ParseInt(fields[11], 10, 64)
 	system, systemErr := strconv.ParseInt(fields[12], 10, 64)

@@ -23,129 +23,139 @@ import (
 	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
+// wedge is a point at which LXD's own loader, killed there, is known to get stuck.
+type wedge struct {
+	name   string
+	at     func(*systrace.Call) bool
+	action systrace.Action
+	says   string // LXD, when it is started there; empty: it is not tried
+	left   []string
+	gone   []string
+}
+
+var wedges = []wedge{
+	{"between the two commits of the node database", call("unlink", "local.db-journal"), systrace.KillAfter,
+		"This cluster member has no raft role", []string{"global", "global.recover"}, []string{"patch.global.sql"}},
+	{"when it had created the patch", call("openat", "patch.global.sql"), systrace.KillAfter,
+		"patch.global.sql: Custom patches", []string{"global", "global.recover", "patch.global.sql"}, nil},
+	{"in the middle of the patch", call("write", "patch.global.sql"), systrace.KillAfter,
+		"patch.global.sql: Custom patches", []string{"global", "global.recover", "patch.global.sql"}, nil},
+	{"at the rename", call("renameat", "global.recover"), systrace.KillBefore,
+		"", []string{"global.recover", "patch.global.sql"}, []string{"global"}},
+	{"at the rename, LXD started again", call("renameat", "global.recover"), systrace.KillBefore,
+		"patch.global.sql: Custom patches", []string{"global.recover", "patch.global.sql"}, []string{"global"}},
+	{"after the rename", call("renameat", "global.recover"), systrace.KillAfter,
+		"patch.global.sql: Custom patches", []string{"global", "patch.global.sql"}, []string{"global.recover"}},
+}
+
 // LXD's own loader, killed at each point at which it is known to get stuck, and the member put right by an import of the very
 // tarball that the loader had. LXD itself refuses to start there; that is looked at first, as an administrator would see it.
 func TestWedgedByLXD(t *testing.T) {
 	l := getLab6(t)
-	for _, test := range []struct {
-		name   string
-		at     func(*systrace.Call) bool
-		action systrace.Action
-		says   string // LXD, when it is started there; empty: it is not tried
-		left   []string
-		gone   []string
-	}{
-		{"between the two commits of the node database", call("unlink", "local.db-journal"), systrace.KillAfter,
-			"This cluster member has no raft role", []string{"global", "global.recover"}, []string{"patch.global.sql"}},
-		{"when it had created the patch", call("openat", "patch.global.sql"), systrace.KillAfter,
-			"patch.global.sql: Custom patches", []string{"global", "global.recover", "patch.global.sql"}, nil},
-		{"in the middle of the patch", call("write", "patch.global.sql"), systrace.KillAfter,
-			"patch.global.sql: Custom patches", []string{"global", "global.recover", "patch.global.sql"}, nil},
-		{"at the rename", call("renameat", "global.recover"), systrace.KillBefore,
-			"", []string{"global.recover", "patch.global.sql"}, []string{"global"}},
-		{"at the rename, LXD started again", call("renameat", "global.recover"), systrace.KillBefore,
-			"patch.global.sql: Custom patches", []string{"global.recover", "patch.global.sql"}, []string{"global"}},
-		{"after the rename", call("renameat", "global.recover"), systrace.KillAfter,
-			"patch.global.sql: Custom patches", []string{"global", "patch.global.sql"}, []string{"global.recover"}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
+	part := func(name string, do func(t *testing.T, ctx context.Context)) {
+		t.Run(name, func(t *testing.T) {
 			ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
 			defer cancel()
-			m := l.cluster.Member(2)
 			l.beginWedged(t, ctx)
-			placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
-			killLoader(t, m, test.at, test.action)
-			for _, name := range append(test.left, filepath.Base(m.LoadedTarball())) {
-				wantThere(t, m, name, true)
-			}
-
-			for _, name := range test.gone {
-				wantThere(t, m, name, false)
-			}
-
-			wantLoaderDead(t, ctx, m, slices.Contains(test.gone, "global"))
-			if test.says != "" {
-				ageBackup(t, m)
-				wantRefused(t, ctx, m, test.says)
-			}
-
-			l.putRight(t, ctx, m)
+			do(t, ctx)
 		})
 	}
+	for _, w := range wedges {
+		part(w.name, func(t *testing.T, ctx context.Context) { l.wedgedAt(t, ctx, w) })
+	}
 
-	// What is lost is told, also where only LXD's backup has it.
-	t.Run("at the rename, with a transaction that the tarball lacks", func(t *testing.T) {
-		ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
-		defer cancel()
-		m := l.cluster.Member(2)
-		l.beginWedged(t, ctx)
-		others := []*cluster.Member{m, l.cluster.Member(3)} // the first one is edited, and does not know
-		must(t, l.cluster.StartAll(ctx, others...))
-		must(t, m.CreateProfile(ctx, "lacking"))
-		l.cluster.KillAll()
-		placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
-		killLoader(t, m, call("renameat", "global.recover"), systrace.KillBefore)
-		importRefused := func(says string) {
-			t.Helper()
-			out, err := m.Command(ctx, tool, "global-db-import", "--yes", m.LoadedTarball()).CombinedOutput()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), says) ||
-				!strings.Contains(string(out), "--discard-local-entries") {
-				t.Errorf("import: %v, want exit status 3 and %q: %s", err, says, out)
-			}
-		}
-		importRefused("insert profile lacking in project default")
-		backups, err := filepath.Glob(filepath.Join(m.Dir(), "db_backup.*"))
-		must(t, err)
-		for _, backup := range backups {
-			must(t, os.Remove(backup))
-		}
-
-		importRefused("no backup of LXD's has it")
-		l.putRight(t, ctx, m, "--discard-local-entries")
-	})
-
-	// In the middle of removing the database file by file, what is left of its log may look sound, and shorter.
+	part("at the rename, with a transaction that the tarball lacks", l.lostAtRename)
 	for _, left := range []int{1, 4} {
-		t.Run(fmt.Sprintf("after %d files were removed, with a transaction that the tarball lacks", left), func(t *testing.T) {
-			ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
-			defer cancel()
-			m := l.cluster.Member(2)
-			l.beginWedged(t, ctx)
-			must(t, l.cluster.StartAll(ctx, m, l.cluster.Member(3)))
-			must(t, m.CreateProfile(ctx, "lacking"))
-			l.cluster.KillAll()
-			placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
-			removed := 0
-			killLoader(t, m, func(c *systrace.Call) bool {
-				if c.Name == "unlinkat" && c.Kind == systrace.Change && filepath.Base(filepath.Dir(c.Files[0])) == "global" {
-					removed++
-				}
-
-				return removed == left
-			}, systrace.KillAfter)
-			wantThere(t, m, "global", true)
-			wantThere(t, m, "global.recover", true)
-			out, err := m.Command(ctx, tool, "global-db-import", "--yes", m.LoadedTarball()).CombinedOutput()
-			var exit *exec.ExitError
-			if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(string(out), "insert profile lacking in project default") {
-				t.Errorf("import: %v: %s", err, out)
-			}
-
-			l.putRight(t, ctx, m, "--discard-local-entries")
-		})
+		part(fmt.Sprintf("after %d files were removed, with a transaction that the tarball lacks", left),
+			func(t *testing.T, ctx context.Context) { l.lostInRemoval(t, ctx, left) })
 	}
 
-	// The tarball that its own edit leaves in the database directory, where its manual has it stay.
-	t.Run("on the edited member", func(t *testing.T) {
-		ctx, cancel := progress.Within(t.Context(), 3*time.Minute)
-		defer cancel()
-		m := l.cluster.Member(1)
-		l.beginWedged(t, ctx)
-		placeTarball(t, m.OwnTarball(), m)
-		wantRefused(t, ctx, m, "patch.global.sql: Custom patches")
-		l.putRight(t, ctx, m)
-	})
+	part("on the edited member", l.wedgedEdited)
+}
+
+// wedgedAt kills the loader at one point, and checks what is there, what is said of it, and that an import is the way out.
+func (l *lab) wedgedAt(t *testing.T, ctx context.Context, w wedge) {
+	m := l.cluster.Member(2)
+	placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
+	killLoader(t, m, w.at, w.action)
+	for _, name := range append(w.left, filepath.Base(m.LoadedTarball())) {
+		wantThere(t, m, name, true)
+	}
+
+	for _, name := range w.gone {
+		wantThere(t, m, name, false)
+	}
+
+	wantLoaderDead(t, ctx, m, slices.Contains(w.gone, "global"))
+	if w.says != "" {
+		ageBackup(t, m)
+		wantRefused(t, ctx, m, w.says)
+	}
+
+	l.putRight(t, ctx, m)
+}
+
+// lostAtRename has what would be lost told, also where only LXD's backup has it.
+func (l *lab) lostAtRename(t *testing.T, ctx context.Context) {
+	m := l.writeLacking(t, ctx)
+	killLoader(t, m, call("renameat", "global.recover"), systrace.KillBefore)
+	wantImportRefused(t, ctx, m, "insert profile lacking in project default", "--discard-local-entries")
+	backups, err := filepath.Glob(filepath.Join(m.Dir(), "db_backup.*"))
+	must(t, err)
+	for _, backup := range backups {
+		must(t, os.Remove(backup))
+	}
+
+	wantImportRefused(t, ctx, m, "no backup of LXD's has it", "--discard-local-entries")
+	l.putRight(t, ctx, m, "--discard-local-entries")
+}
+
+// lostInRemoval kills the loader in the middle of removing the database file by file: what is left of its log may look sound,
+// and shorter.
+func (l *lab) lostInRemoval(t *testing.T, ctx context.Context, left int) {
+	m := l.writeLacking(t, ctx)
+	removed := 0
+	killLoader(t, m, func(c *systrace.Call) bool {
+		if c.Name == "unlinkat" && c.Kind == systrace.Change && filepath.Base(filepath.Dir(c.Files[0])) == "global" {
+			removed++
+		}
+
+		return removed == left
+	}, systrace.KillAfter)
+	wantThere(t, m, "global", true)
+	wantThere(t, m, "global.recover", true)
+	wantImportRefused(t, ctx, m, "insert profile lacking in project default")
+	l.putRight(t, ctx, m, "--discard-local-entries")
+}
+
+// wedgedEdited has the tarball that the first member's own edit leaves in the database directory, where its manual has it stay.
+func (l *lab) wedgedEdited(t *testing.T, ctx context.Context) {
+	m := l.cluster.Member(1)
+	placeTarball(t, m.OwnTarball(), m)
+	wantRefused(t, ctx, m, "patch.global.sql: Custom patches")
+	l.putRight(t, ctx, m)
+}
+
+// writeLacking has the members that were not edited write a transaction that the tarball lacks, and places it on one of them.
+func (l *lab) writeLacking(t *testing.T, ctx context.Context) *cluster.Member {
+	t.Helper()
+	m := l.cluster.Member(2)
+	must(t, l.cluster.StartAll(ctx, m, l.cluster.Member(3))) // the first one is edited, and does not know
+	must(t, m.CreateProfile(ctx, "lacking"))
+	l.cluster.KillAll()
+	placeTarball(t, l.cluster.Member(1).OwnTarball(), m)
+	return m
+}
+
+// wantImportRefused checks that an import of the loader's tarball is refused, and what it says.
+func wantImportRefused(t *testing.T, ctx context.Context, m *cluster.Member, says ...string) {
+	t.Helper()
+	out, err := m.Command(ctx, tool, "global-db-import", "--yes", m.LoadedTarball()).CombinedOutput()
+	var exit *exec.ExitError
+	lacks := func(s string) bool { return !strings.Contains(string(out), s) }
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 || slices.ContainsFunc(says, lacks) {
+		t.Errorf("import: %v, want exit status 3 and %q: %s", err, says, out)
+	}
 }
 
 // call finds a call by its name and that of its file.
