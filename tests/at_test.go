@@ -140,7 +140,8 @@ func (l exportAtLab) exportBeforeDeletion(t testing.TB) {
 
 func (l exportAtLab) wantInTarball(t testing.TB) {
 	t.Helper()
-	if inside, status := inspectDir(t, l.file); status != 0 || inside.Raft.LastIndex != l.deleted || !inside.Raft.Edited || inside.Members[2].Address != l.moved[2] {
+	if inside, status := inspectDir(t, l.file); status != 0 || inside.Raft.LastIndex != l.deleted || !inside.Raft.Edited ||
+		inside.Members[2].Address != l.moved[2] {
 		t.Errorf("exit status %d, %+v", status, inside)
 	}
 
