@@ -292,7 +292,7 @@ func (c *comparison) refusal() string {
 	}
 
 	if slices.ContainsFunc(r.Sources, func(s CompareSource) bool { return s.Copy }) {
-		text += ". A kept database, one of LXD's backups, or an export that leaves entries out does not tell where its member's log ended"
+		text += ". One of LXD's backups, a kept database, or an export that leaves entries out does not tell where its member's log ended"
 	}
 
 	return text + c.newest()
