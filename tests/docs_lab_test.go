@@ -74,8 +74,8 @@ func newDocsLab(t *testing.T, variant string) *docsLab {
 
 	l.freezeAlike(t, nodes...)
 	l.each(t, func(g *guest.Guest) {
+		inGuest(t, g, "cp", "--archive", l.lxdDir+"/database", "/root/saved") // before it is killed: systemd wakes first what it stops
 		l.kill(t, g)
-		inGuest(t, g, "cp", "--archive", l.lxdDir+"/database", "/root/saved")
 	})
 	return l
 }
