@@ -21,7 +21,8 @@ const (
 	peerTries   = 3
 )
 
-const (
+// The pauses between two tries double from the first one to the longest. Tests make them short.
+var (
 	firstPause   = 100 * time.Millisecond
 	longestPause = 2 * time.Second
 )

@@ -7,14 +7,21 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
+
+func TestMain(m *testing.M) {
+	firstPause, longestPause = time.Millisecond, time.Millisecond
+	os.Exit(m.Run())
+}
 
 func lxdUnits() map[string]string {
 	return map[string]string{"lxd.service": "active", "lxd.socket": "active"}
