@@ -78,6 +78,11 @@ which then takes the place of the live one in one step; that one is kept.
 // runEdit changes the member list. program is what we were called as, for what to type next.
 func runEdit(ctx context.Context, opts editOptions, program string) error {
 	var err error
+	opts.LXDDir, err = recovery.FindLXD() // before a list is waited for on standard input
+	if err != nil {
+		return err
+	}
+
 	asker := &memberAsker{}
 	if !opts.Alone {
 		asker, err = newMemberAsker()

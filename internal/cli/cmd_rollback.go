@@ -74,6 +74,11 @@ func printRollbackPlan(w io.Writer, r *recovery.RollbackReport) {
 func printRollbackDone(w io.Writer, r *recovery.RollbackReport) {
 	if r.NothingToDo {
 		fmt.Fprintf(w, "The last change was a rollback already: nothing was changed. `lxd-recover global-db-rollback %s` undoes it.\n", r.Restored.Name)
+		printList(w, "Warning", r.Warnings)
+		if r.Started {
+			printDaemon(w, r.Started, r.Ready)
+		}
+
 		return
 	}
 

@@ -63,9 +63,18 @@ func (f *format) Type() string { return "string" }
 
 // printReport writes a report to standard output, once: as it is, or for people.
 func printReport[R any](f format, report R, people func(io.Writer, R)) error {
+	err := writeReport(os.Stdout, f, report, people)
+	if err != nil {
+		return fmt.Errorf("the command is done, but its report cannot be printed: %w", err)
+	}
+
+	return nil
+}
+
+func writeReport[R any](to io.Writer, f format, report R, people func(io.Writer, R)) error {
 	switch f.name {
 	case formatJSON:
-		enc := json.NewEncoder(os.Stdout)
+		enc := json.NewEncoder(to)
 		enc.SetIndent("", "  ")
 		return enc.Encode(report)
 	case formatYAML:
@@ -74,11 +83,11 @@ func printReport[R any](f format, report R, people func(io.Writer, R)) error {
 			return err
 		}
 
-		_, err = os.Stdout.Write(data)
+		_, err = to.Write(data)
 		return err
 	}
 
-	out := &errorKeeper{to: os.Stdout}
+	out := &errorKeeper{to: to}
 	people(out, report)
 	return out.err
 }

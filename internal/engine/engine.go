@@ -101,12 +101,12 @@ func Serve(ctx context.Context, dir string, address string, database string, use
 		return fmt.Errorf("libdqlite refuses the directory: %w", err)
 	}
 
-	defer server.Close()
-
 	err = server.Start(address)
 	if err != nil {
-		return fmt.Errorf("libdqlite does not start on the directory: %w", err)
+		return fmt.Errorf("libdqlite does not start on the directory: %w", err) // not closed: as in Open, and the process ends
 	}
+
+	defer server.Close()
 
 	db, err := Connect(ctx, address, database)
 	if err != nil {

@@ -5,7 +5,6 @@ package newfile
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"os"
 )
@@ -19,12 +18,7 @@ func Write(path string, src io.Reader) error {
 	}
 
 	_, err = io.Copy(dst, src)
-	err = errors.Join(err, dst.Close())
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-
-	return nil
+	return errors.Join(err, dst.Close())
 }
 
 // Copy makes the file to, mode 0600, of the content of the file from.

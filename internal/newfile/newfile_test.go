@@ -64,9 +64,8 @@ func TestCopy(t *testing.T) {
 
 func TestWriteReadError(t *testing.T) {
 	failed := errors.New("the disk is ill")
-	path := filepath.Join(t.TempDir(), "new")
-	err := Write(path, iotest.ErrReader(failed))
-	if !errors.Is(err, failed) || !strings.Contains(err.Error(), path) {
-		t.Errorf("%v, want %v and the name", err, failed)
+	err := Write(filepath.Join(t.TempDir(), "new"), iotest.ErrReader(failed))
+	if !errors.Is(err, failed) {
+		t.Errorf("%v, want %v", err, failed)
 	}
 }

@@ -58,7 +58,7 @@ func (ed *editor) choose(ctx context.Context) error {
 	return nil
 }
 
-// already returns the record of the live database where an edit has made it just what this one would make it: one that was killed right
+// sameEdit returns the record of the live database where an edit has made it just what this one would make it: one that was killed right
 // after the exchange, for instance, and is run again. Edited a second time, the newest kept database would not be the one from
 // before any more. What cannot be read is edited anew.
 func (ed *editor) sameEdit() *Record {

@@ -49,7 +49,10 @@ func (c *daemonCycle) stop(ctx context.Context) error {
 		return err
 	}
 
-	before.Join(earlier)
+	if earlier != nil {
+		before.Join(&earlier.Before)
+	}
+
 	c.progress.step("Stopping LXD (" + service.Name() + ")")
 	err = c.note(before)
 	if err != nil {
@@ -74,7 +77,7 @@ func (c *daemonCycle) stop(ctx context.Context) error {
 }
 
 // adopt takes over what a run that was cut short has left stopped: this one starts it again.
-func (c *daemonCycle) adopt(ctx context.Context) (*daemon.PriorState, error) {
+func (c *daemonCycle) adopt(ctx context.Context) (*Stopped, error) {
 	stopped, err := c.dir.readStopped()
 	if stopped == nil || err != nil {
 		return nil, err
@@ -86,18 +89,18 @@ func (c *daemonCycle) adopt(ctx context.Context) (*daemon.PriorState, error) {
 	}
 
 	c.before = &stopped.Before
-	if c.purpose == "" {
-		c.purpose = stopped.Purpose
-	}
-
-	return c.before, nil
+	return stopped, nil
 }
 
 // resume ends the cycle of a run that was cut short; nothing happens where there was none.
 func (c *daemonCycle) resume(ctx context.Context, members member.List) (startResult, error) {
-	_, err := c.adopt(ctx)
+	stopped, err := c.adopt(ctx)
 	if err != nil {
 		return startResult{}, err
+	}
+
+	if stopped != nil {
+		c.purpose = stopped.Purpose // should the start fail, it is that run that stays on record
 	}
 
 	return c.start(ctx, members)

@@ -71,7 +71,7 @@ type EditReport struct {
 	Tarball  string            `json:"tarball,omitempty" yaml:"tarball,omitempty"`
 	Daemon   string            `json:"daemon" yaml:"daemon"`
 
-	// Already is true when an edit had given this member exactly this list before: nothing was done.
+	// NothingToDo is true when an edit had given this member exactly this list before: nothing was done.
 	NothingToDo bool `json:"already" yaml:"already"`
 
 	// Done is true once the edited database is in place.
@@ -465,7 +465,9 @@ func (ed *editor) replace(ctx context.Context) error {
 		return errors.Join(err, cycle.startAfterFailure(ctx))
 	}
 
-	return ed.start(ctx, cycle, ed.members, ed.report)
+	err = ed.start(ctx, cycle, ed.members, ed.report)
+	ed.keepReport(ed.report, err)
+	return err
 }
 
 func (ed *editor) exchange(ctx context.Context) error {

@@ -60,7 +60,7 @@ type ImportReport struct {
 	KeptSpace Space             `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this import replaced
 	Daemon    string            `json:"daemon" yaml:"daemon"`
 
-	// Already is true when this member had exactly this database before: nothing was done.
+	// NothingToDo is true when this member had exactly this database before: nothing was done.
 	NothingToDo bool `json:"already" yaml:"already"`
 
 	// DownSeconds is how long LXD had to be down for the exchange, from when it had stopped until it was started.
@@ -223,9 +223,12 @@ func (im *importer) replace(ctx context.Context) error {
 		return errors.Join(err, cycle.startAfterFailure(ctx))
 	}
 
-	im.report.DownSeconds, im.report.KeptSpace = time.Since(began).Seconds(), im.dir.space()
+	im.report.DownSeconds = time.Since(began).Seconds()
 	im.opts.Progress.step("The new database is in place; the old one is kept in " + im.report.Kept)
-	return im.start(ctx, cycle, im.tarball.Members, im.report)
+	err = im.start(ctx, cycle, im.tarball.Members, im.report)
+	im.report.KeptSpace = im.dir.space() // not before LXD is up again: every kept file is looked at
+	im.keepReport(im.report, err)
+	return err
 }
 
 // exchange puts the staged database in place. LXD is down: nothing here may take the longer the larger the database is.

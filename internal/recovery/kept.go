@@ -75,7 +75,7 @@ type KeptDetail struct {
 	Report       string           `json:"report" yaml:"report"`   // name of the file with the report of the run that replaced it; empty where there is none
 }
 
-// Backups lists the databases that are kept, without a look into them.
+// KeptDatabases lists the databases that are kept, without a look into them.
 func KeptDatabases(lxdDir string) ([]KeptDatabase, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
@@ -146,7 +146,7 @@ func sumSizes(all []KeptDatabase) int64 {
 	return n
 }
 
-// findBackup finds a kept directory by its name, or by its path, as an import prints it.
+// findKept finds a kept directory by its name, or by its path, as an import prints it.
 func (d directory) findKept(name string) (KeptDatabase, error) {
 	all, err := d.kept()
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
-// carried is what was carried over into the staging directory: the names in the database directory, each with what it, and
+// otherFiles is what was carried over into the staging directory: the names in the database directory, each with what it, and
 // everything below it, was like.
 type otherFiles map[string]string
 

@@ -89,7 +89,7 @@ func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 	}
 
 	report.Found = len(report.Done) > 0
-	r := &run{dir: dir, opts: runOptions{noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress}}
+	r := &run{dir: dir, common: runOptions{noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress}}
 	return report, r.resume(ctx, members, report)
 }
 

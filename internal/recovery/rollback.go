@@ -193,7 +193,9 @@ func (rb *rollback) replace(ctx context.Context) (*RollbackReport, error) {
 	}
 
 	rb.opts.Progress.step("The old database is back; the replaced one is kept in " + rb.report.Kept)
-	return rb.report, rb.start(ctx, cycle, rb.members, rb.report)
+	err = rb.start(ctx, cycle, rb.members, rb.report)
+	rb.keepReport(rb.report, err)
+	return rb.report, err
 }
 
 // exchange swaps the live database and the kept one.

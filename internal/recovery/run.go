@@ -28,7 +28,7 @@ type runOptions struct {
 // an interrupted run left is in its way.
 type run struct {
 	dir      directory
-	opts     runOptions
+	common   runOptions
 	reporter *reporter
 
 	finished *swapdir.Plan // of an interrupted run that was finished first; nil if there was none
@@ -51,7 +51,7 @@ func beginRun(lxdDir string, opts runOptions) (*run, func(), error) {
 		return nil, nil, err
 	}
 
-	r := &run{dir: dir, opts: opts, reporter: newReporter(dir, opts.purpose, opts.version)}
+	r := &run{dir: dir, common: opts, reporter: newReporter(dir, opts.purpose, opts.version)}
 	err = r.begin()
 	if err != nil {
 		unlock()
@@ -62,7 +62,7 @@ func beginRun(lxdDir string, opts runOptions) (*run, func(), error) {
 }
 
 func (r *run) begin() error {
-	if r.opts.dryRun {
+	if r.common.dryRun {
 		plan, err := swapdir.ReadPlan(r.dir.path)
 		if err != nil {
 			return err
@@ -93,7 +93,7 @@ func (r *run) tellFinished(report runReport) {
 // started.
 func (r *run) cycle(status *daemon.Status) *daemonCycle {
 	return &daemonCycle{
-		purpose: r.opts.purpose, dir: r.dir, status: status, noStart: r.opts.noStart, timeout: r.opts.timeout, progress: r.opts.progress,
+		purpose: r.common.purpose, dir: r.dir, status: status, noStart: r.common.noStart, timeout: r.common.timeout, progress: r.common.progress,
 	}
 }
 
@@ -105,11 +105,10 @@ func (r *run) resume(ctx context.Context, members member.List, report runReport)
 	return err
 }
 
-// start starts LXD again after the exchange, and keeps the report of the run, which ends with that.
+// start starts LXD again after the exchange.
 func (r *run) start(ctx context.Context, cycle *daemonCycle, members member.List, report runReport) error {
 	result, err := cycle.start(ctx, members)
 	report.daemonIs(result)
-	r.keepReport(report, err)
 	return err
 }
 

@@ -172,11 +172,15 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 	var log *raftlog.Log
 	var nodes []globaldb.Node
 	var nodesErr error
-	err = whileLive(ctx, r.Running, func(bool) (bool, error) {
+	err = whileLive(ctx, r.Running, func(last bool) (bool, error) {
 		var err error
 		log, err = readLog(ctx, dir.global(), progress)
 		if err != nil {
 			return false, err
+		}
+
+		if !log.Healthy() && !last {
+			return false, nil
 		}
 
 		nodes, nodesErr = readNodes(ctx, log)
