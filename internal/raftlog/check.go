@@ -121,10 +121,7 @@ func (l *Log) checkMetadata(pl *problemList) {
 	switch {
 	case a == nil && b == nil:
 		if len(l.Segments)+len(l.Snapshots) > 0 {
-			pl.add(Problem{Severity: Error, File: "metadata1", Offset: -1,
-				Text:      "both metadata files are missing or unusable, but there is a log",
-				Libdqlite: "loads the log with term 0 and takes the member for a new one: it may vote twice in one term, or bootstrap over the log",
-				Advice:    "recover from another member, or export from this one with --accept-damage: the export writes new metadata"})
+			pl.add(lostMetadata("both metadata files are missing or unusable, but there is a log"))
 		}
 
 		return
@@ -148,12 +145,24 @@ func (l *Log) checkMetadata(pl *problemList) {
 	}
 
 	highest := l.logTerm()
+	if l.Term == 0 && highest > 0 {
+		pl.add(lostMetadata(fmt.Sprintf("the metadata say term 0, as a new member's do, but the log has entries of term %d", highest)))
+		return
+	}
+
 	if highest > l.Term {
 		pl.add(Problem{Severity: Warning, File: "metadata1", Offset: 16,
 			Text:      fmt.Sprintf("the metadata say term %d, but the log has entries of term %d", l.Term, highest),
 			Libdqlite: "starts with the lower term and may vote again in a term that is over",
 			Advice:    "an older metadata file has come back: export from this member writes new ones"})
 	}
+}
+
+// lostMetadata is what a member without its term and vote is, however they were lost.
+func lostMetadata(text string) Problem {
+	return Problem{Severity: Error, File: "metadata1", Offset: -1, Text: text,
+		Libdqlite: "loads the log with term 0 and takes the member for a new one: it may vote twice in one term, or bootstrap over the log",
+		Advice:    "recover from another member, or export from this one with --accept-damage: the export writes new metadata"}
 }
 
 // cmpPointer returns the one that is not nil.

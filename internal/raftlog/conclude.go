@@ -16,6 +16,10 @@ func (l *Log) conclude(ld *loader) {
 		l.Start = max(l.Start, l.Snapshots[n-1].start)
 	}
 
+	if l.Term == 0 && n == 0 && len(ld.placed) > 0 {
+		l.Start = max(l.Start, Refuses) // it bootstraps a member of term 0, and finds, or makes, two segments with the index 1
+	}
+
 	snap := ld.snapshot
 	if snap != nil {
 		l.LastIndex, l.LastTerm = snap.Index, snap.Term

@@ -113,7 +113,7 @@ func (j *job) try(t *testing.T, p *place, known map[step]bool, f fault) {
 	case err != nil:
 		t.Errorf("%s: %v", what, err)
 	case strange != "":
-		t.Errorf("%s: a clean run makes no call %s", what, strange)
+		t.Errorf("%s: a clean run makes no call %s: %s", what, strange, r)
 	case !hit && f.at != end:
 		t.Errorf("%s: the run made no such call: %s", what, r)
 	default:

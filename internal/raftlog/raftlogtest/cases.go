@@ -89,8 +89,18 @@ func metadataCases() []Case {
 		return Case{Name: "metadata " + name, Base: Snapshot, Damage: d, Load: refuses}
 	}
 
+	lost := func(name string, b Base, last uint64, d Damage) Case {
+		return Case{Name: "metadata " + name, Base: b, Damage: d, Last: last, Start: refuses}
+	}
+
+	none, zero := remove("metadata1", "metadata2"), all(put("metadata1", 16, 0), put("metadata2", 16, 0))
 	return []Case{
-		sick("both missing", remove("metadata1", "metadata2")),
+		sick("both missing", none),
+		sick("term 0", zero),
+		lost("both missing, no snapshot", Killed, KilledLast, none),
+		lost("both missing, one closed segment first", Stopped, StoppedLast, none),
+		lost("term 0, no snapshot", Killed, KilledLast, zero),
+		lost("term 0, one closed segment first", Stopped, StoppedLast, zero),
 		ok("1 missing", remove("metadata1")),
 		ok("2 missing", remove("metadata2")),
 		ok("1 short", cut("metadata1", 31)),
