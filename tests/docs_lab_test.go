@@ -402,5 +402,10 @@ func letIn(t *testing.T, nodes []*guest.Guest) {
 	for _, g := range nodes {
 		putText(t, g, "/root/.ssh/authorized_keys", keys)
 		putText(t, g, "/root/.ssh/known_hosts", known)
+
+		// The manager of root's sessions stays when the last one ends: it would take with it what snapd runs in its scopes. This
+		// is what `loginctl enable-linger` does, which fails in a guest.
+		inGuest(t, g, "mkdir", "-p", "/var/lib/systemd/linger")
+		inGuest(t, g, "touch", "/var/lib/systemd/linger/root")
 	}
 }

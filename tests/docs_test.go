@@ -120,6 +120,7 @@ func (l *docsLab) accidentalDelete(t *testing.T, howto *page) {
 	l.run(t, howto, howtoBegin[:1], "addresses")
 	blocks := howto.section(t, deletedSection, "deleted", eventually)
 	l.runBlock(t, blocks[0])
+	l.awaitHeartbeat(t, "server1") // the page shows that LXD has made transactions of its own since
 	l.run(t, howto, howtoBegin[1:2], "addresses")
 	l.runBlock(t, blocks[1])
 	l.runBlock(t, blocks[2])
@@ -128,6 +129,24 @@ func (l *docsLab) accidentalDelete(t *testing.T, howto *page) {
 	l.run(t, howto, howtoEnd[:1], "addresses")
 	l.runBlock(t, blocks[4])
 	l.wantPrecious(t, docsAll...)
+}
+
+// awaitHeartbeat waits until the leader has written one more heartbeat into the global database, as it does every ten seconds.
+func (l *docsLab) awaitHeartbeat(t *testing.T, server string) {
+	t.Helper()
+	last := func(ctx context.Context) (string, error) {
+		return l.guests[server].Exec(ctx, "lxd", "sql", "global", "SELECT max(heartbeat) FROM nodes")
+	}
+	before, err := last(within(t, time.Minute))
+	must(t, err)
+	watch := progress.Watch{What: "a heartbeat", Every: 500 * time.Millisecond, Seen: func() string { return l.waiting(t, server) }}
+	must(t, watch.Until(t.Context(), func(ctx context.Context) (bool, error) {
+		ctx, cancel := progress.Within(ctx, callTimeout)
+		defer cancel()
+
+		now, err := last(ctx)
+		return err == nil && now != before, err
+	}))
 }
 
 // oneSurvivor has one member make a cluster of its own.
