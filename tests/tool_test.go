@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
+	"github.com/lxd-recover/lxd-recover/tests/guest"
 	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
@@ -37,7 +38,10 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 
-	os.Exit(m.Run())
+	restore := guest.FairProcessors()
+	status := m.Run()
+	restore()
+	os.Exit(status)
 }
 
 // findTool finds bin/lxd-recover and refuses one that is older than its source: it would not be what is tested.

@@ -163,7 +163,6 @@ func (g *Guest) boot(ctx context.Context) (err error) {
 		return err
 	}
 
-	g.preferSystemd()
 	_, err = g.Exec(ctx, "snap", "set", "system", "store.access=offline")
 	if err != nil {
 		return err
@@ -171,14 +170,6 @@ func (g *Guest) boot(ctx context.Context) (err error) {
 
 	g.logf("up")
 	return nil
-}
-
-// preferSystemd has the guest's systemd, which is pinned to one processor as everything in the guest, run before others there. It is alone
-// in its scheduling group, and all that the tests started share another one: where that had a processor to itself, systemd was
-// ready to run and did not, for two minutes (Linux 6.18; 91 s in its schedstat), until a client's loop was ended. Without groups,
-// CONFIG_SCHED_AUTOGROUP, there is no such file, and nothing to do.
-func (g *Guest) preferSystemd() {
-	_ = os.WriteFile(fmt.Sprintf("/proc/%d/autogroup", g.leader), []byte("-15"), 0)
 }
 
 // prepare makes the upper layer of the guest's file system.
