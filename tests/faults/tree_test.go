@@ -29,8 +29,16 @@ type node struct {
 	content  []byte // of a file; the target of a link
 }
 
+// noForks keeps this process from starting others until the returned function is called. Between its fork and its exec such a process
+// has the files open that another goroutine has: on a busy machine long enough for a run to take it for a daemon.
+func noForks() (done func()) {
+	syscall.ForkLock.RLock()
+	return syscall.ForkLock.RUnlock
+}
+
 // readTree reads a directory into memory.
 func readTree(dir string) (tree, error) {
+	defer noForks()()
 	t := tree{}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
@@ -79,6 +87,7 @@ func (t tree) names() []string {
 
 // write makes a directory that is the tree. Blocks of zeros become holes: LXD's unused segments are 8 MiB of them.
 func (t tree) write(dir string) error {
+	defer noForks()()
 	names := t.names()
 	for _, name := range names {
 		err := t[name].write(filepath.Join(dir, name))
