@@ -128,7 +128,7 @@ func Edit(ctx context.Context, opts EditOptions) (*EditReport, error) {
 		}
 	}
 
-	defer ed.unstage()
+	defer ed.unstageUnless(&ed.report.Done)
 
 	err = ed.stage(ctx)
 	if err != nil {
@@ -157,13 +157,6 @@ type editor struct {
 // newEditReport returns a report whose lists are empty, not missing, in JSON.
 func newEditReport() *EditReport {
 	return &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, Warnings: []string{}}
-}
-
-// unstage removes what was staged in vain.
-func (ed *editor) unstage() {
-	if !ed.report.Done {
-		ed.dir.unstage()
-	}
 }
 
 func (r *EditReport) warn(texts ...string) { r.Warnings = append(r.Warnings, texts...) }

@@ -94,7 +94,7 @@ func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 
 	im := &importer{run: run, opts: opts, report: newImportReport(opts.Tarball)}
 	im.tellFinished(im.report)
-	defer im.unstage()
+	defer im.unstageUnless(&im.report.Done)
 
 	err = im.stage(ctx)
 	if err != nil {
@@ -154,13 +154,6 @@ func (im *importer) resumeDaemon(ctx context.Context) error {
 	}
 
 	return im.resume(ctx, im.tarball.Members, im.report)
-}
-
-// unstage removes what was staged in vain.
-func (im *importer) unstage() {
-	if !im.report.Done {
-		im.dir.unstage()
-	}
 }
 
 func (r *ImportReport) warn(texts ...string) { r.Warnings = append(r.Warnings, texts...) }

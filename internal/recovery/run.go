@@ -89,6 +89,13 @@ func (r *run) tellFinished(report runReport) {
 	}
 }
 
+// unstageUnless removes what was staged in vain, unless it has taken the place of the live database by then.
+func (r *run) unstageUnless(done *bool) {
+	if !*done {
+		r.dir.unstage()
+	}
+}
+
 // cycle stops and starts LXD for this run. status is how it stands now; nil if only what an earlier run has stopped is to be
 // started.
 func (r *run) cycle(status *daemon.Status) *daemonCycle {
