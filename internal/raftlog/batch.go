@@ -74,8 +74,10 @@ type batchFault struct {
 	offset int64 // of the batch
 	at     int64 // of the field at fault
 	text   string
-	zeroes bool // the preamble is all zero: the normal end of an open segment
-	n      int  // entries of the batch, when its header is sound; else 0
+	zeroes bool  // the preamble is all zero: the normal end of an open segment
+	n      int   // entries of the batch, when its header is sound; else 0
+	end    int64 // of the batch in the file, bytes, when its header is sound; else 0
+	reach  int64 // end of what the batch claims, as far as it can be read: of its header, or of its data
 }
 
 func (f *batchFault) Error() string { return f.text }
@@ -154,7 +156,7 @@ func (br *batchReader) next() (*batch, error) {
 	got := Checksum(0, b.data)
 	if got != dataCRC {
 		fault := br.fault(faultCorrupt, b.offset+4, "the data of the batch has checksum %08x instead of %08x", got, dataCRC)
-		fault.n = b.n
+		fault.n, fault.end, fault.reach = b.n, b.offset+int64(size), b.offset+int64(size)
 		return nil, fault
 	}
 
@@ -202,7 +204,9 @@ func (br *batchReader) readHeader() (dataCRC uint32, err error) {
 
 	got := Checksum(0, p[8:])
 	if got != headerCRC { // the count is part of what it covers
-		return 0, br.fault(faultCorrupt, start, "the header of the batch has checksum %08x instead of %08x", got, headerCRC)
+		fault := br.fault(faultCorrupt, start, "the header of the batch has checksum %08x instead of %08x", got, headerCRC)
+		fault.reach = start + int64(len(p))
+		return 0, fault
 	}
 
 	br.cur = batch{offset: start, n: int(n), header: p[preambleSize:]}

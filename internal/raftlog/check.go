@@ -19,10 +19,10 @@ func (l *Log) checkNames(pl *problemList) {
 			if len(f.Name) >= maxName {
 				p.Libdqlite = "tries to delete it, and cannot: its name is too long"
 			} else if f.Kind != SubDirectory {
-				l.Actions = append(l.Actions, Action{Kind: Delete, File: f.Name})
+				l.Libdqlite.Actions = append(l.Libdqlite.Actions, Action{Kind: Delete, File: f.Name})
 			}
 		case len(f.Name) >= maxName:
-			l.Load = Crashes
+			l.Libdqlite.Load = Crashes
 			p.Severity = Error
 			p.Text = fmt.Sprintf("the name has %d bytes, %d or more", len(f.Name), maxName)
 			p.Libdqlite = "1.18 aborts the process (assertion); 1.11 ignores it"
@@ -30,7 +30,7 @@ func (l *Log) checkNames(pl *problemList) {
 		case f.Kind == SubDirectory || f.Kind == SpecialFile:
 			switch kind := classifyName(f.Name); kind {
 			case MetadataFile, ClosedSegmentFile, OpenSegmentFile, SnapshotFile, SnapshotMetaFile, MisreadFile:
-				l.Load = max(l.Load, Refuses)
+				l.Libdqlite.Load = max(l.Libdqlite.Load, Refuses)
 				p.Severity = Error
 				p.Text = fmt.Sprintf("is not a regular file, but has the name of a %s", kind)
 				p.Libdqlite = "refuses, or waits for ever"
@@ -74,11 +74,11 @@ func (l *Log) misreadSnapshot(f File) {
 	}
 
 	if l.file(partner) == nil {
-		l.Actions = append(l.Actions, Action{Kind: Delete, File: f.Name})
+		l.Libdqlite.Actions = append(l.Libdqlite.Actions, Action{Kind: Delete, File: f.Name})
 		return
 	}
 
-	l.Load = max(l.Load, Refuses) // it may become the newest snapshot
+	l.Libdqlite.Load = max(l.Libdqlite.Load, Refuses) // it may become the newest snapshot
 }
 
 // checkMetadata reports what is wrong with metadata1 and metadata2. It follows libdqlite's rules, which surface when a node is
@@ -86,7 +86,7 @@ func (l *Log) misreadSnapshot(f File) {
 func (l *Log) checkMetadata(pl *problemList) {
 	names := [2]string{"metadata1", "metadata2"}
 	refuse := func(name, text string) {
-		l.Load = max(l.Load, Refuses)
+		l.Libdqlite.Load = max(l.Libdqlite.Load, Refuses)
 		pl.add(Problem{Severity: Error, File: name, Offset: 0, Text: text,
 			Libdqlite: "refuses to construct a node on the directory (go-dqlite 1.11 crashes instead)",
 			Advice:    "recover from another member; or, if that is impossible, move the file away: the other one then counts"})
@@ -101,7 +101,7 @@ func (l *Log) checkMetadata(pl *problemList) {
 				continue
 			}
 
-			l.Actions = append(l.Actions, Action{Kind: Delete, File: name})
+			l.Libdqlite.Actions = append(l.Libdqlite.Actions, Action{Kind: Delete, File: name})
 			pl.add(Problem{Severity: Warning, File: name, Offset: 0, Text: err.Error(),
 				Libdqlite: "deletes it and takes the other one",
 				Advice:    "normal after a power cut on a new member; otherwise the vote of this term may be forgotten"})
@@ -196,7 +196,7 @@ func (l *Log) checkSegments(pl *problemList) {
 			continue
 		}
 
-		l.Load = max(l.Load, LoadsButLoses)
+		l.Libdqlite.Load = max(l.Libdqlite.Load, LoadsButLoses)
 		pl.add(Problem{Severity: Error, File: b.File, Offset: -1, Index: b.First,
 			Text:      fmt.Sprintf("overlaps with %s", a.File),
 			Libdqlite: "refuses, or drops one of the two, as the sorting happens to order them",

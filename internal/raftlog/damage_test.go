@@ -40,33 +40,42 @@ func TestDamage(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
 			_, log := damaged(t, c)
-			if log.Load != c.Load {
-				t.Errorf("libdqlite %s, want: %s", log.Load, c.Load)
+			if log.Libdqlite.Load != c.Load {
+				t.Errorf("libdqlite %s, want: %s", log.Libdqlite.Load, c.Load)
 			}
 
-			if want := max(c.Start, c.Load); log.Start != want {
-				t.Errorf("a member that starts: %s, want: %s", log.Start, want)
+			if want := max(c.Start, c.Load); log.Libdqlite.Start != want {
+				t.Errorf("a member that starts: %s, want: %s", log.Libdqlite.Start, want)
 			}
 
-			if c.Load <= raftlog.LoadsButLoses && log.LastIndex != c.Last && c.Last != 0 {
-				t.Errorf("last index %d, want %d", log.LastIndex, c.Last)
+			if c.Load <= raftlog.LoadsButLoses && log.Libdqlite.LastIndex != c.Last && c.Last != 0 {
+				t.Errorf("libdqlite's last index %d, want %d", log.Libdqlite.LastIndex, c.Last)
 			}
 
 			if log.Healthy() != c.Healthy {
 				t.Errorf("healthy: %v, want %v", log.Healthy(), c.Healthy)
 			}
 
-			count := uint64(0)
+			next := log.FirstIndex
+			holes := log.Holes()
 			for e, err := range log.Entries(context.Background(), 0) {
 				if err != nil {
 					t.Fatal(err)
 				}
 
-				if e.Index != log.FirstIndex+count {
-					t.Fatalf("entry %d has index %d", count, e.Index)
+				if len(holes) > 0 && next == holes[0].First {
+					if holes[0].Last > log.Snapshot().Index {
+						t.Errorf("hole %v after the snapshot", holes[0])
+					}
+
+					next, holes = holes[0].Last+1, holes[1:]
 				}
 
-				count++
+				if e.Index != next {
+					t.Fatalf("an entry has index %d, not %d", e.Index, next)
+				}
+
+				next++
 			}
 
 			errors := 0

@@ -8,13 +8,23 @@ import (
 	"iter"
 )
 
-// Entries returns the entries of the effective log from index from on, read again from the files; memory is bounded by one batch. An
-// error ends the iteration: of the file system, of the context, or because a file is no longer what it was when the log was opened.
+// Entries returns the entries of the log from index from on, read again from the files; memory is bounded by one batch. Entries that
+// only a snapshot has are left out, see [Log.Holes]. An error ends the iteration: of the file system, of the context, or because a file
+// is no longer what it was when the log was opened.
 func (l *Log) Entries(ctx context.Context, from uint64) iter.Seq2[Entry, error] {
+	return l.entriesOf(ctx, l.placed, from)
+}
+
+// LibdqliteEntries returns the entries that libdqlite would hold, see [Log.Libdqlite], with the indexes that it would give them.
+func (l *Log) LibdqliteEntries(ctx context.Context, from uint64) iter.Seq2[Entry, error] {
+	return l.entriesOf(ctx, l.Libdqlite.placed, from)
+}
+
+func (l *Log) entriesOf(ctx context.Context, log span, from uint64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		d := &directory{ctx: ctx, fsys: l.fsys}
-		for _, p := range l.placed {
-			if p.first+p.count <= from {
+		for _, p := range log {
+			if p.last() < from {
 				continue
 			}
 
@@ -33,15 +43,14 @@ func (l *Log) Entries(ctx context.Context, from uint64) iter.Seq2[Entry, error] 
 
 // entries yields the entries of one run; ok is false when the caller has had enough.
 func (d *directory) entries(p placed, from uint64, yield func(Entry, error) bool) (ok bool, err error) {
-	file, size, err := d.openAt(p.segment.File, segmentHeader)
+	file, size, err := d.openAt(p.segment.File, p.part.Offset)
 	if err != nil {
 		return false, err
 	}
 
 	defer file.Close()
-	br := d.newBatchReader(file, segmentHeader, min(size, p.segment.End))
-	index, end := p.first, p.first+p.count
-	for index < end {
+	br := d.newBatchReader(file, p.part.Offset, min(size, p.part.End))
+	for ordinal := uint64(0); ordinal < p.skip+p.count; {
 		b, err := br.next()
 		if err != nil {
 			return false, fmt.Errorf("changed since it was verified: %w", err)
@@ -51,13 +60,13 @@ func (d *directory) entries(p placed, from uint64, yield func(Entry, error) bool
 		rest := b.data
 		for i := range b.n {
 			term, typ, size := b.entryHeader(i)
-			e := Entry{Index: index, Term: term, Type: typ, Data: rest[:size:size], File: p.segment.File, Offset: at}
+			e := Entry{Index: p.first + ordinal - p.skip, Term: term, Type: typ, Data: rest[:size:size], File: p.segment.File, Offset: at}
 			rest, at = rest[size:], at+int64(size)
-			if index >= from && index < end && !yield(e, nil) {
+			if ordinal >= p.skip && ordinal < p.skip+p.count && e.Index >= from && !yield(e, nil) {
 				return false, nil
 			}
 
-			index++
+			ordinal++
 		}
 	}
 

@@ -16,7 +16,7 @@ import (
 // describe is all that was found.
 func describe(l *raftlog.Log) string {
 	s := fmt.Sprint(l.Files, l.Runs(), l.FirstIndex, l.LastIndex, l.LastTerm, l.SoundIndex, l.MaxTerm, l.Configuration, l.Edited)
-	s += fmt.Sprint(l.Problems, l.Load, l.Start, l.Actions, l.Dropped)
+	s += fmt.Sprint(l.Problems, l.Libdqlite.Load, l.Libdqlite.Start, l.Libdqlite.Actions, l.Libdqlite.Dropped)
 	for _, snapshot := range l.Snapshots {
 		s += fmt.Sprintf(" %+v", snapshot)
 	}

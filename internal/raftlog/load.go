@@ -22,9 +22,7 @@ type loader struct {
 	actions []Action
 	dropped uint64
 
-	placed []placed
-	doubt  bool   // what follows comes after a hole
-	sound  uint64 // last index before the first doubt
+	placed span
 }
 
 // piece is a segment in libdqlite's eyes: it may have been renamed.
@@ -58,7 +56,7 @@ func (l *Log) load(pl *problemList) {
 
 	v := ld.attempt()
 	if v == corrupt {
-		ld.placed, ld.doubt = nil, false
+		ld.placed = nil
 		v = ld.attempt()
 		if v == corrupt {
 			v = refused
@@ -72,16 +70,16 @@ func (l *Log) load(pl *problemList) {
 		ld.worst(Crashes)
 	}
 
-	l.Dropped = ld.dropped
+	l.Libdqlite.Dropped = ld.dropped
 	n := len(l.Snapshots)
 	if n > 0 && l.Snapshots[n-1].load != LoadsClean {
 		// The effective log is what remains without the unusable snapshots.
-		l.Load = max(l.Load, l.Snapshots[n-1].load)
+		l.Libdqlite.Load = max(l.Libdqlite.Load, l.Snapshots[n-1].load)
 	}
 
-	if l.Load < Refuses { // otherwise libdqlite never comes as far as the segments
-		l.Load = max(l.Load, ld.outcome)
-		l.Actions = append(l.Actions, ld.actions...)
+	if l.Libdqlite.Load < Refuses { // otherwise libdqlite never comes as far as the segments
+		l.Libdqlite.Load = max(l.Libdqlite.Load, ld.outcome)
+		l.Libdqlite.Actions = append(l.Libdqlite.Actions, ld.actions...)
 	}
 
 	l.conclude(ld)
@@ -232,7 +230,6 @@ func (ld *loader) loadAll(pieces []*piece, start uint64) verdict {
 	}
 
 	next := start
-	ld.sound = start - 1
 	for i := range pieces {
 		p := pieces[i]
 		var v verdict
@@ -287,10 +284,7 @@ func (ld *loader) take(p *piece, first, count uint64) {
 		return
 	}
 
-	ld.placed = append(ld.placed, placed{p.segment, first, count})
-	if !ld.doubt {
-		ld.sound = first + count - 1
-	}
+	ld.placed = append(ld.placed, placed{p.segment, &p.segment.Part, 0, first, count})
 }
 
 // loadClosed reads a closed segment.

@@ -45,7 +45,7 @@ func (ld *loader) loadUnused(p *piece, next uint64) {
 	ld.act(Action{Kind: Delete, File: p.name})
 	p.gone = true
 	if p.next != nil {
-		ld.hole(next, Problem{Severity: Error, File: p.name, Offset: 0, Index: next,
+		ld.hole(Problem{Severity: Error, File: p.name, Offset: 0, Index: next,
 			Text:      fmt.Sprintf("the segment is empty although the later %s is not: its entries are gone", p.next.name),
 			Libdqlite: "deletes it and gives the entries of the later one its indexes; reports success",
 			Advice:    "recover from another member, or go on with what is before this segment"})
@@ -99,12 +99,12 @@ func (ld *loader) checkTail(p *piece, next uint64) {
 				"and reports success", lost)
 		}
 
-		ld.hole(end, Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: end, Text: s.fault.text,
+		ld.hole(Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: end, Text: s.fault.text,
 			Libdqlite: libdqlite,
 			Advice: "compare with the other members: an unfinished last write of a member that was killed is harmless, " +
 				"entries that others have are not"})
-	case p.next != nil && s.Entries > 0 && s.Size-s.End > int64(p.next.segment.firstBatch):
-		ld.hole(end, Problem{Severity: Error, File: p.name, Offset: s.End, Index: end,
+	case p.next != nil && s.Entries > 0 && s.Size-s.End > int64(p.next.segment.firstBatch) && !ld.l.snapshotNear(end):
+		ld.hole(Problem{Severity: Error, File: p.name, Offset: s.End, Index: end,
 			Text: fmt.Sprintf("the segment ends in zeros where the first batch of the later %s would have fitted: "+
 				"entries may be gone", p.next.name),
 			Libdqlite: "takes the later segment as the continuation and reports success",
@@ -112,12 +112,10 @@ func (ld *loader) checkTail(p *piece, next uint64) {
 	}
 }
 
-// hole reports a problem, and that whatever follows has wrong indexes.
-func (ld *loader) hole(next uint64, p Problem) {
+// hole reports a problem, after which whatever follows has wrong indexes.
+func (ld *loader) hole(p Problem) {
 	ld.say(p)
 	ld.worst(LoadsButLoses)
-	ld.doubt = true
-	ld.sound = min(ld.sound, next-1)
 }
 
 // sameCounter finds two open segments with one counter, as in open-1, open-01.

@@ -40,16 +40,24 @@ type Log struct {
 	Snapshots []Snapshot // pairs, in libdqlite's order: it uses the last
 	Segments  []Segment  // closed by first index, then open by counter
 
-	// The effective log: what libdqlite would hold after loading the directory (or, when it refuses or crashes, what it had read until
-	// then). FirstIndex is that of its first entry, 0 when it has none; entries up to the snapshot's index are there for slow followers
-	// only. LastIndex and LastTerm are the snapshot's when no entry comes after it.
+	// What the disk holds: the fullest log that can be proven, by the reading taken; see Readings. FirstIndex is that of its first
+	// entry, 0 when it has none; entries up to the snapshot's index are there for slow followers only, and there may be holes among
+	// them, see Holes. LastIndex and LastTerm are the snapshot's when no entry comes after it. SoundIndex is LastIndex, or 0 if there
+	// is neither a snapshot nor a beginning that the entries go on from: then no database can be told.
 	FirstIndex, LastIndex, LastTerm uint64
+	SoundIndex                      uint64
 
-	// SoundIndex is the last index up to which snapshot and effective log are beyond doubt. It is lower than LastIndex when libdqlite
-	// would put entries after a hole, with indexes that were never theirs.
-	SoundIndex uint64
+	// Readings are the logs that the files can be read as. With more than one of them none is taken until Choose is called: the log is
+	// what they have in common, see Undecided.
+	Readings []Reading
 
-	MaxTerm            uint64 // highest term in metadata, snapshots and segments, sound or not in the effective log
+	// LeftOut is what is in the files, or was, and is not in the log.
+	LeftOut []LeftOut
+
+	// Libdqlite is what libdqlite would make of the directory.
+	Libdqlite Loaded
+
+	MaxTerm            uint64 // highest term in metadata, snapshots and segments, sound or not
 	Configuration      Configuration
 	ConfigurationIndex uint64
 	Edited             bool // the last entry is a recovery configuration, see edited
@@ -57,41 +65,46 @@ type Log struct {
 	Changed bool // files changed while they were read: a daemon is running, and the parts may not fit together
 
 	Problems []Problem
-	Load     Outcome  // of loading the directory, as `lxd cluster edit` does
-	Start    Outcome  // of a member that starts on it: load, restore the snapshot, apply the entries
-	Actions  []Action // what loading does to the files, in order
-	Dropped  uint64   // entries still in the files that libdqlite would not load, as far as they can be counted
 
 	fsys           fs.FS
 	metadataErrors [2]error
-	placed         []placed
+	aside          []Segment  // segments that libdqlite does not read: set aside, renamed, temporary
+	all            []*Segment // all segments
+	copies         []*Segment // of others
+	base           *Snapshot  // of the log, nil for none
+	placed         span
+	chosen         bool // one of several readings
 	errors         int  // problems of severity Error
 	unread         bool // the data of snapshots, see Options.Later
 }
 
-// placed is a run of entries of the effective log: the first count entries of a segment, the first of them at index first.
-type placed struct {
-	segment      *Segment
-	first, count uint64
+// Loaded is what libdqlite would make of a directory, the worst over the versions 1.11 to 1.18.
+type Loaded struct {
+	Load    Outcome  // of loading the directory, as `lxd cluster edit` does
+	Start   Outcome  // of a member that starts on it: load, restore the snapshot, apply the entries
+	Actions []Action // what loading does to the files, in order
+
+	// The log that it would hold; where it refuses or crashes, what it had read until then. Indexes are 0 where there is none.
+	FirstIndex, LastIndex, LastTerm uint64
+
+	// Dropped is how many entries that are still in the files it would not have, or would have at a wrong index, as far as they can be
+	// counted.
+	Dropped uint64
+
+	placed span
+	base   *Snapshot
 }
 
-// Snapshot is the newest usable snapshot, or nil. Unless Load says that libdqlite refuses, it is the one that libdqlite would use.
-func (l *Log) Snapshot() *Snapshot {
-	for i := len(l.Snapshots) - 1; i >= 0; i-- {
-		if l.Snapshots[i].Usable {
-			return &l.Snapshots[i]
-		}
-	}
+// Snapshot is the snapshot that the log goes on from, or nil.
+func (l *Log) Snapshot() *Snapshot { return l.base }
 
-	return nil
-}
-
-// Healthy is true when every libdqlite from 1.11 to 1.18 would load and start on the directory and lose nothing.
+// Healthy is true when every libdqlite from 1.11 to 1.18 would load and start on the directory, and would have all that the disk
+// holds, to the entry.
 func (l *Log) Healthy() bool { return l.HealthySoFar() && !l.unread }
 
 // HealthySoFar is Healthy as far as the directory was read, see Options.Later.
 func (l *Log) HealthySoFar() bool {
-	return l.Load == LoadsClean && l.Start == LoadsClean && l.errors == 0
+	return l.Libdqlite.Load == LoadsClean && l.Libdqlite.Start == LoadsClean && l.errors == 0 && len(l.Readings) < 2
 }
 
 // ErrChanging says that files came and went while the directory was read: a daemon is running on it.
@@ -156,7 +169,13 @@ func (l *Log) read(d *directory) error {
 	l.checkMetadata(&pl)
 	l.checkSegments(&pl)
 	l.load(&pl)
-	l.Edited = l.edited()
+	l.Readings, err = l.readings(d.ctx)
+	if err != nil {
+		return err
+	}
+
+	l.takeFirst()
+	l.judgeReading(&pl)
 	l.Problems = pl.result()
 	l.errors = pl.errors
 	return nil
@@ -278,21 +297,22 @@ func (l *Log) readMetadata(d *directory) error {
 func (l *Log) readSegments(d *directory) error {
 	var files []File
 	for _, f := range l.Files {
-		if f.Kind == ClosedSegmentFile || f.Kind == OpenSegmentFile || f.Kind == MisreadFile && isLooseSegment(f.Name) {
+		if isSegment(f) {
 			files = append(files, f)
 		}
 	}
 
-	l.Segments = make([]Segment, len(files))
+	segments := make([]Segment, len(files))
 	base := uint64(0)
-	snapshot := l.Snapshot()
-	if snapshot != nil {
-		base = snapshot.Index
+	for _, s := range l.Snapshots {
+		if s.Usable {
+			base = s.Index // the last in libdqlite's order
+		}
 	}
 
 	err := d.each(len(files), func(d *directory, i int) error {
 		if s := l.knownSegment(d.known, files[i]); s != nil && (s.SHA256 != "" || !d.wantsSum(s, base)) {
-			l.Segments[i] = *s
+			segments[i] = *s
 			return nil
 		}
 
@@ -301,15 +321,20 @@ func (l *Log) readSegments(d *directory) error {
 			return fmt.Errorf("read %s: %w", files[i].Name, err)
 		}
 
-		l.Segments[i] = *s
+		segments[i] = *s
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 
-	for _, s := range l.Segments {
-		l.MaxTerm = max(l.MaxTerm, s.MaxTerm)
+	for _, s := range segments {
+		l.MaxTerm = max(l.MaxTerm, s.highestTerm())
+		if s.loads() {
+			l.Segments = append(l.Segments, s)
+		} else {
+			l.aside = append(l.aside, s)
+		}
 	}
 
 	slices.SortFunc(l.Segments, func(a, b Segment) int {
@@ -323,10 +348,13 @@ func (l *Log) readSegments(d *directory) error {
 
 		return cmp.Or(cmp.Compare(a.Counter, b.Counter), cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last))
 	})
-	for i := range l.Segments {
-		s := &l.Segments[i]
-		f := l.file(s.File)
-		f.Unused, f.End = s.Unused, s.End
+	for _, list := range [][]Segment{l.Segments, l.aside} {
+		for i := range list {
+			s := &list[i]
+			f := l.file(s.File)
+			f.Unused, f.End = s.Unused, s.End
+			l.all = append(l.all, s)
+		}
 	}
 
 	return nil
@@ -347,11 +375,11 @@ func (l *Log) readSegments(d *directory) error {
 // changes members, which writes a barrier, so that is not known to happen. The metadata say nothing: a member that was started without
 // a majority has gone on to later terms.
 func (l *Log) edited() bool {
-	if len(l.placed) == 0 {
+	last, ok := l.placed.at(l.LastIndex)
+	if !ok {
 		return false
 	}
 
-	last := l.placed[len(l.placed)-1]
 	s := last.segment
 	if s.Open || s.Entries != 1 || last.count != 1 || s.First != s.Last || s.First <= 1 || last.first != s.First ||
 		s.lastType != ChangeEntry || s.fault != nil {
@@ -368,8 +396,8 @@ func (l *Log) edited() bool {
 		earlier = snap.Term
 	}
 
-	for _, p := range l.placed[:len(l.placed)-1] {
-		earlier = max(earlier, p.segment.MaxTerm)
+	for _, p := range l.placed.between(1, l.LastIndex-1) {
+		earlier = max(earlier, p.part.MaxTerm)
 	}
 
 	return s.LastTerm > earlier

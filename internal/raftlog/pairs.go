@@ -22,7 +22,7 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 
 		other := l.file(partner)
 		if other == nil {
-			l.Actions = append(l.Actions, Action{Kind: Delete, File: f.Name})
+			l.Libdqlite.Actions = append(l.Libdqlite.Actions, Action{Kind: Delete, File: f.Name})
 			pl.add(Problem{Severity: Warning, File: f.Name, Offset: -1,
 				Text:      fmt.Sprintf("there is no %s beside it", partner),
 				Libdqlite: "deletes it whenever a node is constructed on the directory",

@@ -13,32 +13,60 @@ const (
 	salvageBudget = 64              // header bytes checked for each byte of the window, at most
 )
 
-// scanAfter counts the sound entries in a segment after damage, from offset on: batches that libdqlite never gets to see. Every
-// payload is a multiple of 8 bytes, so a batch can only begin at a multiple of 8. The search is bounded, as every 8 bytes of a hostile
-// file can look like the beginning of a long batch header.
-func (d *directory) scanAfter(s *Segment, offset int64) error {
+// place is where the next batch of a segment should begin after a damaged one whose header is sound, and how many entries are before it.
+type place struct {
+	offset int64 // bytes from the start of the file; -1 where it is not known
+	before int64
+}
+
+// scanAfter reads the sound parts of a segment after damage, from offset on: batches that libdqlite never gets to see. next is where
+// the next batch should begin. Every payload is a multiple of 8 bytes, so a batch can only begin at a multiple of 8. The search is
+// bounded, as every 8 bytes of a hostile file can look like the beginning of a long batch header.
+func (d *directory) scanAfter(s *Segment, offset int64, next place) error {
 	for offset = (offset + 7) &^ 7; offset+preambleSize+entryHeaderSize <= s.Size; {
-		found, next, err := d.findBatch(s, offset)
+		found, at, err := d.findBatch(s, offset)
 		if err != nil {
 			return err
 		}
 
 		if !found {
-			offset = next
+			offset = at
 			continue
 		}
 
-		entries, end, err := d.countBatches(s, next)
+		part, fault, err := d.scanPart(s, at)
 		if err != nil {
 			return err
 		}
 
-		s.After += entries
+		part.before = -1
+		if at == next.offset {
+			part.before = next.before
+		}
+
+		if part.Entries > 0 && len(s.tail) < maxParts {
+			s.tail = append(s.tail, part)
+			s.After += part.Entries
+		}
+
+		next = fault.after(part)
 		// A sound header may stand before damaged data: then go on after it.
-		offset = max(end, next+preambleSize+entryHeaderSize)
+		offset = max(part.End, at+preambleSize+entryHeaderSize)
 	}
 
 	return nil
+}
+
+// maxParts bounds the parts kept of one segment.
+const maxParts = 10000
+
+// after is where the next batch should begin if a part ends in this fault, or nil.
+func (f *batchFault) after(p Part) place {
+	if f == nil || f.end == 0 || p.before < 0 {
+		return place{offset: -1, before: -1}
+	}
+
+	return place{offset: f.end, before: p.before + int64(p.Entries) + int64(f.n)}
 }
 
 // findBatch looks for a batch header with a right checksum in the window at offset. When it finds none, next is where to go on.
@@ -122,30 +150,30 @@ func plausibleHeaders(headers []byte, left int64) bool {
 	return true
 }
 
-// countBatches counts the entries of the sound batches from offset on, and returns the end of the last of them.
-func (d *directory) countBatches(s *Segment, offset int64) (entries uint64, end int64, err error) {
+// scanPart reads the sound batches from offset on. fault is why it ends, nil at the end of the file.
+func (d *directory) scanPart(s *Segment, offset int64) (part Part, fault *batchFault, err error) {
+	part = Part{Offset: offset, End: offset}
 	file, size, err := d.openAt(s.File, offset)
 	if err != nil {
-		return 0, 0, err
+		return part, nil, err
 	}
 
 	defer file.Close()
 	br := d.newBatchReader(file, offset, size)
 	for {
 		b, err := br.next()
-		var fault *batchFault
-		if errors.Is(err, io.EOF) || errors.As(err, &fault) {
-			return entries, br.offset, nil
+		if errors.Is(err, io.EOF) {
+			return part, nil, nil
+		}
+
+		if errors.As(err, &fault) {
+			return part, fault, nil
 		}
 
 		if err != nil {
-			return 0, 0, err
+			return part, nil, err
 		}
 
-		entries += uint64(b.n)
-		for i := range b.n {
-			term, _, _ := b.entryHeader(i)
-			s.MaxTerm = max(s.MaxTerm, term)
-		}
+		part.addBatch(b)
 	}
 }

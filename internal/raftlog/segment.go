@@ -13,78 +13,57 @@ import (
 	"io"
 )
 
-// Segment is one file of the log, closed (its name says which indexes it holds) or open (it continues whatever comes before).
+// Segment is one file of the log, closed (its name says which indexes it holds) or open (it continues whatever comes before). Its own
+// Part is what is sound from its beginning; End is 0 if not even the first 8 bytes are.
 type Segment struct {
+	Part
+
 	File    string
 	Size    int64 // bytes
 	Open    bool
 	Counter uint64 // of an open one
 
-	// First and Last are the indexes of its entries: by name when closed, by place in the effective log when open (0 when it has no
-	// place there).
+	// First and Last are the indexes of its entries: by name when closed, by place in the log when open (0 when it has no place there).
 	First, Last uint64
 
-	Entries   uint64 // sound entries from its beginning
-	End       int64  // offset after the last of them
 	Unused    bool   // open, prepared, never written
 	After     uint64 // sound entries found after damage; libdqlite does not look for them
 	DirtyTail bool   // an open one with something other than zeros after End
 
-	FirstTerm, LastTerm, MaxTerm uint64 // of its sound entries
+	// Unfinished is true of an open one whose last write was cut short: the rest of its batch, and of the file, was never written.
+	Unfinished bool
 
 	// SHA256 is that of the first End bytes, lower-case hexadecimal, where Options.Sums is set and the segment reaches beyond the
 	// newest snapshot.
 	SHA256 string
 
-	fault      *batchFault // why reading stopped; nil at the exact end of the file
-	firstType  EntryType
-	lastType   EntryType
-	firstBatch int         // size of the first batch, bytes
-	change     foundChange // the last configuration in it
-	findings   []finding   // entries that are sound to raft but not to dqlite
-	unlisted   int         // findings beyond the bound
+	fault *batchFault // why reading stopped; nil at the exact end of the file
+	tail  []Part      // what is sound after damage: After entries
+	trust trust
 }
 
-// foundChange is a configuration entry; ordinal counts from 0 in its segment.
-type foundChange struct {
-	found         bool
-	ordinal       uint64
-	offset        int64
-	configuration Configuration
-	err           error
-}
-
-// findingKind says which of libdqlite's steps stumbles over an entry.
-type findingKind uint8
-
-const (
-	badCommand findingKind = iota // does not decode
-	notCommit                     // frames without the commit mark
-	badChange                     // configuration does not decode
-	unevenSize                    // payload not a multiple of 8
-	noServers                     // a configuration of nobody
-	zeroTerm                      // term 0
-	lowerTerm                     // lower than the entry before, and not a configuration
-)
-
-// finding is an entry with sound checksums that means nothing to dqlite.
-type finding struct {
-	kind    findingKind
-	ordinal uint64
-	offset  int64
-	text    string
-}
-
-// maxFindings bounds the findings kept for one segment.
-const maxFindings = 100
-
-func (s *Segment) find(kind findingKind, ordinal uint64, offset int64, format string, args ...any) {
-	if len(s.findings) >= maxFindings {
-		s.unlisted++
-		return
+// highestTerm is the highest term of its sound entries, those after damage included.
+func (s *Segment) highestTerm() uint64 {
+	t := s.MaxTerm
+	for _, p := range s.tail {
+		t = max(t, p.MaxTerm)
 	}
 
-	s.findings = append(s.findings, finding{kind, ordinal, offset, fmt.Sprintf(format, args...)})
+	return t
+}
+
+// parts are all sound parts, in the order of the file.
+func (s *Segment) parts() []*Part {
+	var list []*Part
+	if s.Entries > 0 {
+		list = append(list, &s.Part)
+	}
+
+	for i := range s.tail {
+		list = append(list, &s.tail[i])
+	}
+
+	return list
 }
 
 // wantsSum says whether a sum is wanted of a segment: of those that reach beyond the snapshot, or of all.
@@ -95,13 +74,8 @@ func (d *directory) wantsSum(s *Segment, base uint64) bool {
 // scanSegment reads a segment from its first byte to its last; base is the index of the newest snapshot. The error is one of the file
 // system; damage is in the result.
 func (d *directory) scanSegment(f File, base uint64) (*Segment, error) {
-	s := &Segment{File: f.Name, End: segmentHeader}
-	if first, last, ok := parseLooseClosed(f.Name); ok {
-		s.First, s.Last = first, last
-	} else {
-		s.Open = true
-		s.Counter, _ = parseLooseOpen(f.Name)
-	}
+	s := &Segment{File: f.Name, Part: Part{Offset: segmentHeader, End: segmentHeader}}
+	s.name(f)
 
 	file, size, err := d.open(f.Name)
 	if err != nil {
@@ -160,7 +134,7 @@ func (d *directory) scanForeign(s *Segment, format uint64, file io.Reader) error
 		return nil
 	}
 
-	return d.scanAfter(s, segmentHeader)
+	return d.scanAfter(s, segmentHeader, place{offset: segmentHeader})
 }
 
 // scanBatches reads the batches of a segment, of which the header is read.
@@ -214,61 +188,62 @@ func (d *directory) scanTail(s *Segment, br *batchReader) error {
 	}
 
 	s.DirtyTail = true
-	return d.scanAfter(s, s.fault.offset+8)
+	err := d.scanUnfinished(s)
+	if err != nil {
+		return err
+	}
+
+	return d.scanAfter(s, s.fault.offset+8, s.fault.after(s.Part))
 }
 
-// addBatch takes a sound batch into the segment's account.
-func (s *Segment) addBatch(b *batch) {
-	at := b.end - int64(len(b.data))
-	rest := b.data
-	for i := range b.n {
-		term, typ, size := b.entryHeader(i)
-		data := rest[:size]
-		rest = rest[size:]
-		if s.Entries == 0 {
-			s.FirstTerm, s.firstType = term, typ
-		}
+// block is what libdqlite writes open segments in, bytes.
+const block = 4096
 
-		if size%8 != 0 {
-			s.find(unevenSize, s.Entries, at, "the entry's size of %d bytes is not a multiple of 8", size)
-		}
-
-		switch typ {
-		case CommandEntry:
-			c, err := ParseCommand(data)
-			if err != nil {
-				s.find(badCommand, s.Entries, at, "%v", err)
-			} else if c.Kind == Frames && !c.IsCommit {
-				s.find(notCommit, s.Entries, at, "a frames command without commit mark")
-			}
-		case ChangeEntry:
-			s.change = foundChange{found: true, ordinal: s.Entries, offset: at}
-			s.change.configuration, s.change.err = ParseConfiguration(data)
-			if s.change.err != nil {
-				s.find(badChange, s.Entries, at, "%v", s.change.err)
-			} else if len(s.change.configuration) == 0 {
-				s.find(noServers, s.Entries, at, "the configuration has no servers")
-			}
-		}
-
-		switch {
-		case term == 0:
-			s.find(zeroTerm, s.Entries, at, "the entry has term 0")
-		case s.Entries > 0 && term < s.LastTerm && typ != ChangeEntry:
-			s.find(lowerTerm, s.Entries, at, "the entry has term %d after one of term %d", term, s.LastTerm)
-		}
-
-		s.LastTerm, s.lastType = term, typ
-		s.MaxTerm = max(s.MaxTerm, term)
-		s.Entries++
-		at += int64(size)
+// scanUnfinished finds out whether the last write to an open segment was cut short: its batch is damaged, and from the beginning of a
+// block inside it everything is zero to the end of the file, as libdqlite had prepared it. Such a write was never acknowledged.
+func (d *directory) scanUnfinished(s *Segment) error {
+	if !s.Open || s.fault.class != faultCorrupt || s.fault.zeroes {
+		return nil
 	}
 
-	if s.firstBatch == 0 {
-		s.firstBatch = int(b.end - b.offset)
+	file, _, err := d.openAt(s.File, s.fault.offset)
+	if err != nil {
+		return err
 	}
 
-	s.End = b.end
+	defer file.Close()
+	last, err := lastNotZero(file, s.Size-s.fault.offset)
+	if err != nil {
+		return err
+	}
+
+	written := (s.fault.offset + last + 1 + block - 1) / block * block
+	s.Unfinished = written < s.fault.reach
+	return nil
+}
+
+// lastNotZero reads n bytes and returns the place of the last that is not zero, -1 if all are.
+func lastNotZero(r io.Reader, n int64) (int64, error) {
+	var buf [64 << 10]byte
+	last := int64(-1)
+	for at := int64(0); at < n; {
+		p := buf[:min(n-at, int64(len(buf)))]
+		_, err := io.ReadFull(r, p)
+		if err != nil {
+			return 0, shortIsShrunk(err)
+		}
+
+		for i := len(p) - 1; i >= 0; i-- {
+			if p[i] != 0 {
+				last = at + int64(i)
+				break
+			}
+		}
+
+		at += int64(len(p))
+	}
+
+	return last, nil
 }
 
 // zeros is compared with, to find out fast whether memory is all zero.

@@ -50,9 +50,10 @@ type Snapshot struct {
 // DatabaseImage describes one database in a snapshot.
 type DatabaseImage struct {
 	Name     string
-	MainSize int64 // bytes of SQLite's main file
-	WALSize  int64 // bytes of SQLite's write-ahead log; 0 in snapshots of libdqlite 1.17 and later
-	PageSize int   // by the header of the main file, bytes
+	MainSize int64  // bytes of SQLite's main file
+	WALSize  int64  // bytes of SQLite's write-ahead log; 0 in snapshots of libdqlite 1.17 and later
+	pages    uint32 // size by the newest page 1, in pages; 0 where that is not known
+	PageSize int    // by the header of the main file, bytes
 }
 
 // SnapshotDatabase is one database while a snapshot is being read. Main and WAL are to be read in this order; what is left unread is

@@ -190,7 +190,8 @@ func (s *Snapshot) scanDatabase(db SnapshotDatabase) error {
 	_, err := io.ReadFull(db.Main, head[:])
 	if err == nil {
 		image.PageSize = int(binary.BigEndian.Uint16(head[16:]))
-		pages := int64(binary.BigEndian.Uint32(head[28:]))
+		pages := int64(binary.BigEndian.Uint32(head[pageOneSize:]))
+		image.pages = uint32(pages)
 		switch {
 		case string(head[:16]) != "SQLite format 3\x00":
 			s.wrong(db, Refuses, "it is not an SQLite database")
@@ -206,7 +207,7 @@ func (s *Snapshot) scanDatabase(db SnapshotDatabase) error {
 	}
 
 	if db.WALSize > walHeader {
-		s.scanWAL(db)
+		s.scanWAL(db, &image)
 	}
 
 	return nil
@@ -223,7 +224,7 @@ func (s *Snapshot) wrong(db SnapshotDatabase, o Outcome, format string, args ...
 }
 
 // scanWAL checks a write-ahead log. It says nothing of one that ends early: the walk finds that.
-func (s *Snapshot) scanWAL(db SnapshotDatabase) {
+func (s *Snapshot) scanWAL(db SnapshotDatabase, image *DatabaseImage) {
 	s.problem(Info, s.File, fmt.Sprintf("database %q has a write-ahead log in the snapshot, as 1.16 and earlier wrote it", db.Name),
 		"1.18.3 and 1.18.4 abort the process when a member starts on it (assertion); all others read it")
 	_, err := io.Copy(io.Discard, db.Main)
@@ -255,9 +256,18 @@ func (s *Snapshot) scanWAL(db SnapshotDatabase) {
 			return
 		}
 
-		_, err = io.CopyN(io.Discard, db.WAL, dqlitePageSize)
+		var page [sqliteHeader]byte
+		_, err = io.ReadFull(db.WAL, page[:])
+		if err == nil {
+			_, err = io.CopyN(io.Discard, db.WAL, dqlitePageSize-sqliteHeader)
+		}
+
 		if err != nil {
 			return
+		}
+
+		if binary.BigEndian.Uint32(head[:]) == 1 {
+			image.pages = binary.BigEndian.Uint32(page[pageOneSize:])
 		}
 
 		if binary.BigEndian.Uint32(head[:]) == 0 {

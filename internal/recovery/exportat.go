@@ -131,7 +131,7 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 		return err
 	}
 
-	if log.SoundIndex < log.LastIndex || log.Dropped > 0 {
+	if log.SoundIndex < log.LastIndex || log.Libdqlite.Dropped > 0 {
 		r.Warnings = append(r.Warnings, fmt.Sprintf("after index %d the log is damaged: what was there is given up, too, and cannot be told", log.SoundIndex))
 	}
 

@@ -101,7 +101,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 	r := &InspectReport{
 		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup,
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
-		Libdqlite: Libdqlite{Load: log.Load, Start: log.Start, Actions: []string{}, Dropped: log.Dropped},
+		Libdqlite: Libdqlite{Load: log.Libdqlite.Load, Start: log.Libdqlite.Start, Actions: []string{}, Dropped: log.Libdqlite.Dropped},
 		Raft: InspectRaft{
 			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
 			MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited,
@@ -109,7 +109,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		},
 		Entries: []InspectEntry{},
 	}
-	for _, a := range log.Actions {
+	for _, a := range log.Libdqlite.Actions {
 		r.Libdqlite.Actions = append(r.Libdqlite.Actions, a.String())
 	}
 

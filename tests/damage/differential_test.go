@@ -103,7 +103,7 @@ func open(t *testing.T, dir string) *raftlog.Log {
 func (d *differential) compare(t *testing.T, dir string, log *raftlog.Log, older bool) {
 	t.Helper()
 	starts := raftlogtest.Copy(t, dir)
-	if !d.compareLoad(t, dir, log, older) || log.LastIndex == 0 {
+	if !d.compareLoad(t, dir, log, older) || log.Libdqlite.LastIndex == 0 {
 		return // not loaded; or a new node, with nothing that could be served
 	}
 
@@ -111,23 +111,23 @@ func (d *differential) compare(t *testing.T, dir string, log *raftlog.Log, older
 	begins, said1 := ask(t, begin, starts)
 	serves, said2 := ask(t, serve, dir)
 	real := max(begins, serves)
-	if log.Start <= raftlog.LoadsButLoses && real > log.Start {
-		t.Errorf("a member that starts: %s (%s; %s), we said: %s", real, said1, said2, log.Start)
+	if log.Libdqlite.Start <= raftlog.LoadsButLoses && real > log.Libdqlite.Start {
+		t.Errorf("a member that starts: %s (%s; %s), we said: %s", real, said1, said2, log.Libdqlite.Start)
 	}
 
-	if log.Start > raftlog.LoadsButLoses && real == raftlog.LoadsClean && !older {
-		t.Errorf("a member starts, we said: %s", log.Start)
+	if log.Libdqlite.Start > raftlog.LoadsButLoses && real == raftlog.LoadsClean && !older {
+		t.Errorf("a member starts, we said: %s", log.Libdqlite.Start)
 	}
 }
 
 // compareLoad has libdqlite load a directory, and says whether it did, as foretold.
 func (d *differential) compareLoad(t *testing.T, dir string, log *raftlog.Log, older bool) bool {
 	t.Helper()
-	want := entriesOf(t, log, log.LastIndex)
+	want := entriesOf(t, log, log.Libdqlite.LastIndex)
 	d.asked.Add(1)
 	real, said := ask(t, load, dir)
 	d.answers[real].Add(1)
-	predicted := log.Load
+	predicted := log.Libdqlite.Load
 	if predicted == raftlog.LoadsButLoses {
 		predicted = raftlog.LoadsClean // it reports success
 	}
@@ -137,7 +137,7 @@ func (d *differential) compareLoad(t *testing.T, dir string, log *raftlog.Log, o
 	}
 
 	if real > predicted || real < predicted && !older {
-		t.Errorf("libdqlite %s (%s), we said: %s", real, said, log.Load)
+		t.Errorf("libdqlite %s (%s), we said: %s", real, said, log.Libdqlite.Load)
 	}
 
 	if log.Healthy() && real != raftlog.LoadsClean {
@@ -149,17 +149,17 @@ func (d *differential) compareLoad(t *testing.T, dir string, log *raftlog.Log, o
 	}
 
 	after := open(t, dir)
-	if after.LastIndex != log.LastIndex+1 {
-		t.Errorf("libdqlite's recovery entry has index %d, we said the log ends at %d", after.LastIndex, log.LastIndex)
+	if after.Libdqlite.LastIndex != log.Libdqlite.LastIndex+1 {
+		t.Errorf("libdqlite's recovery entry has index %d, we said the log ends at %d", after.Libdqlite.LastIndex, log.Libdqlite.LastIndex)
 	}
 
-	got := entriesOf(t, after, log.LastIndex)
+	got := entriesOf(t, after, log.Libdqlite.LastIndex)
 	if !slices.Equal(got, want) {
 		t.Errorf("libdqlite holds %d entries and we said %d, or they differ", len(got), len(want))
 	}
 
 	gotFiles, wantFiles := filesOf(t, dir), filesAfter(log)
-	delete(gotFiles, raftlog.SegmentName(after.LastIndex, after.LastIndex))
+	delete(gotFiles, raftlog.SegmentName(after.Libdqlite.LastIndex, after.Libdqlite.LastIndex))
 	if !maps.Equal(gotFiles, wantFiles) {
 		t.Errorf("libdqlite left the files %v, we said %v", slices.Sorted(maps.Keys(gotFiles)), slices.Sorted(maps.Keys(wantFiles)))
 	}
@@ -167,11 +167,11 @@ func (d *differential) compareLoad(t *testing.T, dir string, log *raftlog.Log, o
 	return true
 }
 
-// entriesOf lists the entries of the effective log up to an index, with configurations decoded, as their padding is garbage.
+// entriesOf lists the entries that libdqlite holds up to an index, with configurations decoded, as their padding is garbage.
 func entriesOf(t *testing.T, log *raftlog.Log, last uint64) []string {
 	t.Helper()
 	var list []string
-	for e, err := range log.Entries(t.Context(), 0) {
+	for e, err := range log.LibdqliteEntries(t.Context(), 0) {
 		must(t, err)
 		if e.Index > last {
 			break
@@ -198,7 +198,7 @@ func filesAfter(log *raftlog.Log) map[string]int64 {
 		}
 	}
 
-	for _, a := range log.Actions {
+	for _, a := range log.Libdqlite.Actions {
 		switch a.Kind {
 		case raftlog.Delete:
 			delete(files, a.File)

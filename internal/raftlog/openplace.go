@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package raftlog
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+)
+
+// The index of an open segment is not written in it. What its place says is how dqlite works: it closes a segment if the next batch
+// does not fit any more, if it takes a snapshot, if it cuts the log, and when it stops; and the counter of open segments begins at 1
+// with every start. So before open-N are N-1 segments that the same run of the daemon has closed, one right before the other.
+
+// fit is how well an open segment goes with the closed ones before it.
+type fit uint8
+
+const (
+	fits        fit = iota // all that the same run has closed is there
+	maybe                  // nothing speaks for it, nothing against it
+	contradicts            // something that the same run has closed cannot be what is there
+)
+
+// snapshotStep is the least number of entries between two snapshots that is assumed: LXD takes one every 1024 entries, other programs
+// every 512.
+const snapshotStep = 512
+
+// continues says whether an open segment continues closed ones, the last of which comes first in chain.
+func (l *Log) continues(chain []*Segment, open *Segment) (fit, string) {
+	verdict, next := fits, open
+	closed := open.Counter - 1
+	for i := range closed {
+		if i >= uint64(len(chain)) {
+			return maybe, ""
+		}
+
+		c := chain[i]
+		switch l.closedRunning(c, next) {
+		case contradicts:
+			return contradicts, fmt.Sprintf("the daemon had closed %d segments before it began with %s, but %s was closed when a daemon stopped",
+				closed, open.File, c.File)
+		case maybe:
+			verdict = maybe
+		}
+
+		next = c
+	}
+
+	if closed == 0 || closed < uint64(len(chain)) && l.closedRunning(chain[closed], next) == fits {
+		return maybe, ""
+	}
+
+	return verdict, fmt.Sprintf("the daemon had closed %d segments before it began with %s, and they are there", closed, open.File)
+}
+
+// closedRunning says whether a segment was closed by a daemon that went on with the next one: fits if it was, contradicts if it was
+// closed because the daemon stopped.
+func (l *Log) closedRunning(c, next *Segment) fit {
+	if c.fault != nil || c.LastTerm != next.FirstTerm || next.firstBatch == 0 {
+		return maybe // cut by a new leader, or not known
+	}
+
+	room := segmentSize - c.Size
+	switch {
+	case int64(next.firstBatch) > room:
+		return fits
+	case int64(next.firstBatch) > room-2*block: // it is written in blocks
+		return maybe
+	}
+
+	return l.closedBySnapshot(c)
+}
+
+// closedBySnapshot says whether a snapshot was taken with the end of a segment.
+func (l *Log) closedBySnapshot(c *Segment) fit {
+	var oldest, newest uint64
+	for i, s := range l.Snapshots {
+		if c.First <= s.Index && s.Index <= c.Last {
+			return fits
+		}
+
+		if i == 0 {
+			oldest = s.Index
+		}
+
+		oldest, newest = min(oldest, s.Index), max(newest, s.Index)
+	}
+
+	// One that is gone: before the oldest, or after the newest; two are kept, and if only one is there it may be on either side.
+	switch {
+	case c.Last < snapshotStep:
+		return contradicts
+	case len(l.Snapshots) == 0, c.Last+snapshotStep <= oldest, c.Last >= newest+snapshotStep:
+		return maybe
+	}
+
+	return contradicts
+}
+
+// usedOpen are the open segments that hold, or held, entries, by counter: those that libdqlite would read, or, if there is none, those
+// that were set aside. Copies of other segments are left out.
+func (l *Log) usedOpen(ctx context.Context, chain []*Segment) ([]*Segment, error) {
+	var list, aside []*Segment
+	for _, s := range l.all {
+		if !s.Open || s.Unused {
+			continue
+		}
+
+		switch {
+		case s.trust == inForce:
+			list = append(list, s)
+		case s.trust < temporary && s.Entries+s.After > 0:
+			aside = append(aside, s)
+		}
+	}
+
+	list, err := l.dropOpenCopies(ctx, chain, list)
+	if len(list) > 0 || err != nil {
+		return list, err
+	}
+
+	return l.dropOpenCopies(ctx, chain, aside)
+}
+
+// dropOpenCopies leaves out open segments that are copies of closed or open ones, whole or an earlier state.
+func (l *Log) dropOpenCopies(ctx context.Context, chain []*Segment, list []*Segment) ([]*Segment, error) {
+	dropped := map[*Segment]bool{}
+	drop := func(s *Segment) {
+		dropped[s] = true
+		l.copies = append(l.copies, s)
+	}
+
+	whole := func(s *Segment) placed { return placed{s, &s.Part, 0, 1, s.Entries} }
+	slices.SortStableFunc(list, func(a, b *Segment) int { return cmp.Compare(a.Counter, b.Counter) })
+	for i, a := range list {
+		for _, b := range slices.Concat(list[i+1:], l.all) {
+			if dropped[a] || dropped[b] || a == b || !a.mark.set || a.mark != b.mark || b.Open && b.Counter < a.Counter || b.trust != a.trust {
+				continue
+			}
+
+			same, err := l.sameContent(ctx, whole(a), whole(b))
+			if err != nil {
+				return nil, err
+			}
+
+			fitA, _ := l.continues(chain, a)
+			fitB, _ := l.continues(chain, b)
+			switch {
+			case !same, !a.varied && (!b.Open || l.joined(a, b, 0).reason == ""):
+			case !b.Open && b.fault == nil && b.Entries >= a.Entries:
+				drop(a)
+			case !b.Open:
+			case cmp.Or(cmp.Compare(a.Entries, b.Entries), cmp.Compare(fitB, fitA)) < 0:
+				drop(a)
+			default:
+				drop(b)
+			}
+		}
+	}
+
+	return slices.DeleteFunc(list, func(s *Segment) bool { return dropped[s] }), nil
+}
+
+// joint is a place between two open segments at which the log may have a hole.
+type joint struct {
+	index  uint64 // of the first entry after it
+	broken bool   // there is one for certain
+	reason string
+}
+
+// placeOpen gives the entries of open segments the indexes from first on. The joints are the places where what follows may be wrong;
+// after a broken one nothing is placed.
+func (l *Log) placeOpen(list []*Segment, first uint64) (s span, joints []joint) {
+	next := first
+	for i, o := range list {
+		if i > 0 {
+			j := l.joined(list[i-1], o, next)
+			if j.broken {
+				return s, append(joints, j)
+			}
+
+			if j.reason != "" {
+				joints = append(joints, j)
+			}
+		}
+
+		end := next
+		for _, p := range o.parts() {
+			if p.before < 0 {
+				continue
+			}
+
+			s = s.fill(placed{o, p, 0, next + uint64(p.before), p.Entries})
+			end = next + uint64(p.before) + p.Entries
+		}
+
+		next = end
+	}
+
+	return s, joints
+}
+
+// joined looks at the end of an open segment that another one with entries comes after.
+func (l *Log) joined(a, b *Segment, next uint64) joint {
+	j := joint{index: next}
+	room := a.Size - a.End
+	switch {
+	case b.Counter != a.Counter+1:
+		j.broken, j.reason = true, fmt.Sprintf("open-%d is missing or empty, although %s has entries", a.Counter+1, b.File)
+	case a.DirtyTail || a.fault != nil && !a.fault.zeroes || a.End == 0:
+		j.broken, j.reason = true, fmt.Sprintf("%s is damaged at its end, before %s", a.File, b.File)
+	case int64(b.firstBatch) <= room && !l.snapshotNear(next):
+		j.reason = fmt.Sprintf("%s ends in zeros where the first batch of %s would have fitted", a.File, b.File)
+	}
+
+	return j
+}
+
+// nearSnapshot is how many entries a member may have appended between the last one in a snapshot and the end of the segment that it
+// closed for it.
+const nearSnapshot = 64
+
+// snapshotNear says whether a snapshot ends shortly before an index: the segment before was closed for it, and the member was killed
+// before it could be cut to its size.
+func (l *Log) snapshotNear(next uint64) bool {
+	return slices.ContainsFunc(l.Snapshots, func(s Snapshot) bool { return s.Index < next && next-s.Index <= nearSnapshot })
+}

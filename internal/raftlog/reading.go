@@ -1,0 +1,569 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package raftlog
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Reading is one log that the files of a directory can be read as: a snapshot, or the beginning, and the entries after it.
+type Reading struct {
+	// Digest names the reading: it is made of the entries after the snapshot, so that every command and every copy of the directory has
+	// the same one. Empty where there is only one reading.
+	Digest string
+
+	Last, LastTerm uint64   // of its last entry
+	For, Against   []string // what speaks for and against it
+
+	// Unproven is the index from which on the indexes of its entries are likely, and not proven: files that would prove them are gone.
+	// 0: there is none.
+	Unproven uint64
+
+	base *Snapshot
+	log  span
+	lost []placed // entries that others, of a later term, have replaced
+}
+
+// String describes the reading in a line.
+func (r Reading) String() string {
+	text := fmt.Sprintf("up to index %d, term %d", r.Last, r.LastTerm)
+	if r.base != nil {
+		text += fmt.Sprintf(", from the snapshot at index %d", r.base.Index)
+	}
+
+	for _, reason := range r.For {
+		text += "; for it: " + reason
+	}
+
+	for _, reason := range r.Against {
+		text += "; against it: " + reason
+	}
+
+	return text
+}
+
+// start is the index of the last entry in the snapshot that the reading begins with.
+func (r *Reading) start() uint64 {
+	if r.base == nil {
+		return 0
+	}
+
+	return r.base.Index
+}
+
+// finish works out where the reading ends.
+func (r *Reading) finish() {
+	r.Last = r.start()
+	if r.base != nil || r.log.startsLog() {
+		r.Last = r.log.end(r.start() + 1)
+	} else if len(r.log) > 0 {
+		r.Last = r.log.end(r.log[0].first) // entries without a beginning
+	}
+
+	if r.Last == r.start() && r.base != nil {
+		r.LastTerm = r.base.Term
+	} else {
+		r.LastTerm = r.log.termAt(r.Last)
+	}
+}
+
+// read finds the readings of the directory.
+func (l *Log) readings(ctx context.Context) ([]Reading, error) {
+	ways, err := l.closed(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	var list []Reading
+	for _, way := range ways {
+		readings, err := l.complete(ctx, way)
+		if err != nil {
+			return nil, err
+		}
+
+		for _, r := range readings {
+			if way.reason != "" {
+				r.For = append([]string{way.reason}, r.For...)
+			}
+
+			list = append(list, r)
+		}
+	}
+
+	return l.distinct(ctx, list)
+}
+
+// complete makes readings of one way to read the closed segments.
+func (l *Log) complete(ctx context.Context, way alternative) ([]Reading, error) {
+	r := Reading{base: l.anchor(way.log), log: way.log, lost: way.lost}
+	r.finish()
+	r.log = way.log.between(1, r.Last)
+	if way.cutAt > 0 {
+		return []Reading{r}, nil
+	}
+
+	chain, beyond := l.chain(r.Last)
+	opens, err := l.usedOpen(ctx, chain)
+	if err != nil || len(opens) == 0 {
+		return []Reading{r}, err
+	}
+
+	return l.withOpen(r, chain, beyond, opens), nil
+}
+
+// startsLog says whether the entries begin a log of their own.
+func (s span) startsLog() bool {
+	p, ok := s.at(1)
+	return ok && p.part.firstType == ChangeEntry
+}
+
+// anchor is the snapshot that the log goes on from: the one with which it reaches furthest, of several the newest. nil is for a log
+// that begins with its first entry.
+func (l *Log) anchor(log span) *Snapshot {
+	var best *Snapshot
+	reach := uint64(0)
+	if log.startsLog() {
+		reach = log.end(1)
+	}
+
+	for i := range l.Snapshots {
+		s := &l.Snapshots[i]
+		if !s.Usable || l.contradicted(log, s) {
+			continue
+		}
+
+		term, end := log.termAt(s.Index), s.Index
+		if term == 0 || term == s.Term {
+			end = log.end(s.Index + 1)
+		}
+
+		if end > reach || end == reach && (best == nil || s.Index >= best.Index) {
+			best, reach = s, end
+		}
+	}
+
+	return best
+}
+
+// termAt is the term of the entry at an index, 0 where the log does not have it.
+func (s span) termAt(index uint64) uint64 {
+	p, ok := s.at(index)
+	if !ok {
+		return 0
+	}
+
+	return p.termAt(index)
+}
+
+// contradicted says whether a snapshot cannot be what the entries before it lead to: its database has another size than the last of
+// them that tells it, or does not even have the pages that they write.
+func (l *Log) contradicted(log span, s *Snapshot) bool {
+	if len(s.Databases) != 1 || s.Databases[0].pages == 0 {
+		return false
+	}
+
+	from := log.firstBefore(s.Index)
+	if log.end(from) < s.Index {
+		return false // they do not lead up to it
+	}
+
+	known, atLeast := uint64(0), uint64(0)
+	for _, p := range log.between(from, s.Index) {
+		told := false
+		for _, size := range p.part.sizes {
+			if size.ordinal >= p.skip && size.ordinal < p.skip+p.count {
+				known, told = uint64(size.pages), true
+			}
+		}
+
+		if !told && len(p.part.sizes) == 0 {
+			atLeast = max(atLeast, p.part.firstPage)
+		}
+	}
+
+	pages := uint64(s.Databases[0].pages)
+	return known > 0 && known != pages || known == 0 && atLeast > pages
+}
+
+// firstBefore is the first index of the run of entries without a hole that an index is in, or 1.
+func (s span) firstBefore(index uint64) uint64 {
+	first := uint64(0)
+	last := uint64(0)
+	for _, p := range s {
+		if p.first > index {
+			break
+		}
+
+		if first == 0 || p.first > last+1 {
+			first = p.first
+		}
+
+		last = max(last, p.last())
+	}
+
+	return max(first, 1)
+}
+
+// chain are the closed segments, by their names, that go on to the index last, or to beyond it without a hole, the last one first. They
+// are what libdqlite had there, damaged or not. beyond are whole segments that come after a hole.
+func (l *Log) chain(last uint64) (chain, beyond []*Segment) {
+	var list []*Segment
+	for _, s := range l.all {
+		if !s.Open && s.trust == inForce && s.First > 0 && s.First <= s.Last && s.Last <= maxIndex && !slices.Contains(l.copies, s) {
+			list = append(list, s)
+		}
+	}
+
+	slices.SortStableFunc(list, func(a, b *Segment) int { return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last)) })
+	reach := last
+	for _, s := range list {
+		if s.First > reach+1 {
+			if s.fault == nil && s.Entries == s.Last-s.First+1 {
+				beyond = append(beyond, s)
+			}
+
+			continue
+		}
+
+		reach = max(reach, s.Last)
+		for len(chain) > 0 && chain[0].First >= s.First { // contained in this one
+			chain = chain[1:]
+		}
+
+		if len(chain) > 0 && s.First > chain[0].Last+1 {
+			chain = nil
+		}
+
+		if len(chain) == 0 || s.Last > chain[0].Last {
+			chain = append([]*Segment{s}, chain...)
+		}
+	}
+
+	return chain, beyond
+}
+
+// withOpen adds the open segments to a reading of the closed ones.
+func (l *Log) withOpen(r Reading, chain, beyond, opens []*Segment) []Reading {
+	named := uint64(0) // last index by the names of the closed ones
+	if len(chain) > 0 {
+		named = chain[0].Last
+	}
+
+	if named > r.Last {
+		return []Reading{r} // the end of the closed ones is damaged: there is a hole before the open ones
+	}
+
+	if l.emptiedBefore(opens[0]) {
+		return []Reading{r}
+	}
+
+	follow, why := l.continues(chain, opens[0])
+	if named < r.Last && named+1 < r.start()+1 {
+		return l.besideSnapshot(r, named, follow, why, opens)
+	}
+
+	after := l.placedAfter(r, opens, r.Last+1)
+	other, _ := l.continues(slices.Concat(reversed(beyond), nil), opens[0])
+	if len(beyond) == 0 {
+		other = contradicts
+	}
+
+	if follow == contradicts {
+		r.For = append(r.For, why)
+		if other != contradicts {
+			return []Reading{r}
+		}
+
+		for i := range after {
+			after[i].Against = append(after[i].Against, why)
+		}
+
+		return append(after, r)
+	}
+
+	if follow == fits || other == contradicts || other == maybe && l.foreign(beyond, chain) {
+		return after
+	}
+
+	r.For = append(r.For, fmt.Sprintf("%s, with later entries, is between them and %s", beyond[0].File, opens[0].File))
+	if follow == maybe && other == fits {
+		return []Reading{r}
+	}
+
+	return append(after, r)
+}
+
+// foreign says whether segments after a hole cannot be of this log.
+func (l *Log) foreign(beyond, chain []*Segment) bool {
+	return slices.ContainsFunc(beyond, func(s *Segment) bool {
+		return l.Term > 0 && s.MaxTerm > l.Term || len(chain) > 0 && s.FirstTerm < chain[0].LastTerm && s.firstType != ChangeEntry
+	})
+}
+
+func reversed(list []*Segment) []*Segment {
+	list = slices.Clone(list)
+	slices.Reverse(list)
+	return list
+}
+
+// emptiedBefore says whether an open segment with a lower counter is there, and empty: what was in it is gone.
+func (l *Log) emptiedBefore(open *Segment) bool {
+	return slices.ContainsFunc(l.all, func(s *Segment) bool {
+		return s.Open && s.trust == open.trust && s.Unused && s.Counter < open.Counter
+	})
+}
+
+// placedAfter are the readings with the open segments from an index on: as far as they go, and, at every place where entries may be
+// missing between two of them, only up to there.
+func (l *Log) placedAfter(r Reading, opens []*Segment, first uint64) []Reading {
+	s, joints := l.placeOpen(opens, first)
+	full := r
+	full.log = r.log
+	for _, p := range s {
+		full.log = full.log.fill(p)
+	}
+
+	full.finish()
+	full.log = full.log.between(1, full.Last)
+	list := []Reading{full}
+	for _, j := range joints {
+		if j.broken {
+			continue
+		}
+
+		list[0].Against = append(list[0].Against, j.reason)
+		short := r
+		short.log, short.For = full.log.between(1, j.index-1), append(slices.Clone(r.For), j.reason)
+		short.finish()
+		list = append(list, short)
+	}
+
+	return list
+}
+
+// besideSnapshot are the readings where the closed segments end before the snapshot: the open ones continue them, across the
+// snapshot, or they continue the snapshot, and the segments between are gone.
+func (l *Log) besideSnapshot(r Reading, named uint64, follow fit, why string, opens []*Segment) []Reading {
+	across := l.placedAfter(r, opens, named+1)
+	after := l.placedAfter(r, opens, r.start()+1)
+	for i := range after {
+		after[i].Unproven = r.start() + 1
+		after[i].For = append(after[i].For, "it begins right after the snapshot")
+	}
+
+	reaches := across[0].log.end(named+1) >= r.start() && l.leadsTo(across[0].log, r.base)
+	switch {
+	case named == 0:
+		for i := range after {
+			after[i].Unproven, after[i].For = 0, nil
+		}
+
+		return after
+	case follow == contradicts || !reaches && follow != fits:
+		for i := range after {
+			if why != "" {
+				after[i].For = append(after[i].For, why)
+			}
+		}
+
+		return after
+	case !reaches:
+		return []Reading{r} // a leader's snapshot has replaced it all
+	case follow == fits:
+		return across
+	}
+
+	return append(across, after...)
+}
+
+// leadsTo says whether the entries up to a snapshot may be those that led to it.
+func (l *Log) leadsTo(log span, s *Snapshot) bool {
+	if s == nil || l.contradicted(log, s) {
+		return false
+	}
+
+	term := log.termAt(s.Index)
+	return term == 0 || term == s.Term
+}
+
+// distinct leaves one of readings that are the same, and gives each of several its digest.
+func (l *Log) distinct(ctx context.Context, list []Reading) ([]Reading, error) {
+	if len(list) < 2 {
+		return list, nil
+	}
+
+	var unlike []Reading
+	for _, r := range list {
+		err := l.digest(ctx, &r)
+		if err != nil {
+			return nil, err
+		}
+
+		if !slices.ContainsFunc(unlike, func(other Reading) bool { return other.Digest == r.Digest }) {
+			unlike = append(unlike, r)
+		}
+	}
+
+	return unlike, nil
+}
+
+// digestSize is how much of the digest names a reading, bytes.
+const digestSize = 6
+
+func (l *Log) digest(ctx context.Context, r *Reading) error {
+	sum := sha256.New()
+	number := func(n uint64) { sum.Write(binary.LittleEndian.AppendUint64(nil, n)) }
+	number(r.start())
+	for e, err := range l.entriesOf(ctx, r.log, r.start()+1) {
+		if err != nil {
+			return err
+		}
+
+		number(e.Index)
+		number(e.Term)
+		number(uint64(e.Type))
+		if e.Type == CommandEntry {
+			data := sha256.Sum256(e.Data)
+			sum.Write(data[:])
+		}
+	}
+
+	r.Digest = hex.EncodeToString(sum.Sum(nil)[:digestSize])
+	return nil
+}
+
+// Undecided says that there are several readings, and that none was chosen: the log is what they have in common.
+func (l *Log) Undecided() bool { return len(l.Readings) > 1 && !l.chosen }
+
+// Choose takes the reading of that digest, or of a digest that begins like that; an error names those that there are.
+func (l *Log) Choose(digest string) error {
+	var found []int
+	for i, r := range l.Readings {
+		if digest != "" && strings.HasPrefix(r.Digest, strings.ToLower(digest)) {
+			found = append(found, i)
+		}
+	}
+
+	if len(found) != 1 {
+		var names []string
+		for _, r := range l.Readings {
+			names = append(names, r.Digest)
+		}
+
+		if len(names) < 2 {
+			return fmt.Errorf("there is no reading %s: the directory can be read in one way only", digest)
+		}
+
+		return fmt.Errorf("there is no reading %s: there are %s", digest, strings.Join(names, ", "))
+	}
+
+	l.chosen = true
+	l.take(l.Readings[found[0]])
+	return nil
+}
+
+// common is what several readings have in common.
+func common(list []Reading) Reading {
+	r := list[0]
+	for _, other := range list[1:] {
+		if other.start() != r.start() {
+			if other.start() < r.start() {
+				r = other
+			}
+
+			r.log = r.log.between(1, r.start())
+			continue
+		}
+
+		r.log = r.log.between(1, agreeUntil(r.log, other.log))
+	}
+
+	r.For, r.Against, r.Digest = nil, nil, ""
+	r.finish()
+	return r
+}
+
+// agreeUntil is the last index up to which two spans have the same entries from the same places.
+func agreeUntil(a, b span) uint64 {
+	for _, p := range a {
+		for i := p.first; i <= p.last(); {
+			q, ok := b.at(i)
+			if !ok || q.part != p.part || q.first-q.skip != p.first-p.skip {
+				return i - 1
+			}
+
+			i = q.last() + 1
+		}
+	}
+
+	if len(a) == 0 {
+		return 0
+	}
+
+	return a[len(a)-1].last()
+}
+
+// takeFirst takes the only reading, or what several have in common.
+func (l *Log) takeFirst() {
+	switch len(l.Readings) {
+	case 0:
+	case 1:
+		l.take(l.Readings[0])
+	default:
+		l.take(common(l.Readings))
+	}
+}
+
+// take makes a reading the log.
+func (l *Log) take(r Reading) {
+	l.base, l.placed = r.base, r.log
+	l.FirstIndex, l.LastIndex, l.SoundIndex = 0, r.Last, r.Last
+	l.Configuration, l.ConfigurationIndex = nil, 0
+	if r.base != nil {
+		l.LastTerm = r.base.Term
+		l.Configuration, l.ConfigurationIndex = r.base.Configuration, r.base.ConfigurationIndex
+		l.need(r.base.File)
+		l.need(r.base.Meta)
+	}
+
+	if len(r.log) > 0 {
+		l.FirstIndex = r.log[0].first
+	}
+
+	if r.base == nil && !r.log.startsLog() {
+		l.SoundIndex = 0
+	}
+
+	for _, p := range r.log {
+		l.place(p)
+	}
+
+	l.Edited = l.edited()
+	l.LeftOut = l.leftOut(r)
+}
+
+// place takes over what a run of entries says.
+func (l *Log) place(p placed) {
+	l.need(p.segment.File)
+	if p.segment.Open && p.part == &p.segment.Part {
+		p.segment.First, p.segment.Last = p.first-p.skip, p.last()
+	}
+
+	for _, c := range p.part.changes {
+		index := p.first + c.ordinal - p.skip
+		if c.ordinal >= p.skip && c.ordinal < p.skip+p.count && index > l.ConfigurationIndex && c.err == nil {
+			l.Configuration, l.ConfigurationIndex = c.configuration, index
+		}
+	}
+
+	if p.last() == l.LastIndex {
+		l.LastTerm = p.termAt(l.LastIndex)
+	}
+}
