@@ -27,6 +27,7 @@ func (o *editOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.AcceptDamage, "accept-damage", false, "go on with what is sound of a damaged database")
 	cmd.Flags().BoolVar(&o.BesideCluster, "beside-cluster", false, "go on although the LXD of another member answers")
 	cmd.Flags().BoolVar(&o.passthrough, "passthrough", false, "after all checks, and with a copy of the database kept, leave the change to LXD's own command")
+	addReadingFlag(cmd, &o.Reading)
 	o.format.addFlag(cmd, reportFormats)
 }
 
@@ -163,7 +164,8 @@ func printEditPlan(w io.Writer, r *recovery.EditReport) {
 		fmt.Fprintln(w)
 	}
 
-	printList(w, "Given up", r.Damage)
+	printList(w, "Damage", r.Damage)
+	printLost(w, "will be", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
 }
 

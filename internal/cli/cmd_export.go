@@ -84,6 +84,7 @@ as each of them has entries that the tarball lacks.
 	cmd.Flags().StringArrayVar(&opts.Survivors, "survivor", nil,
 		"a saved JSON report of global-db-inspect from another member; the fence goes above its terms, too (repeatable)")
 	_ = cmd.MarkFlagFilename("survivor", "json")
+	addReadingFlag(cmd, &opts.Reading)
 	opts.format.addFlag(cmd, reportFormats)
 	cmd.Flags().SetNormalizeFunc(renamedExportFlags)
 	return cmd
@@ -117,6 +118,7 @@ func runExport(ctx context.Context, opts exportOptions, file string) error {
 	opts.Version, opts.Progress = Version, newProgress(ctx, os.Stderr)
 	confirm := confirmation{what: "export", question: "Give these transactions up?", yes: opts.yes}
 	opts.Confirm = confirmPlan(ctx, confirm, printExportPlan)
+	opts.Announce = func(r *recovery.ExportReport) { printLost(os.Stderr, "will be", r.GivenUp, r.Untold) }
 	report, err := recovery.Export(ctx, opts.ExportOptions)
 	if err != nil {
 		return err
@@ -153,7 +155,7 @@ func (o *exportOptions) setOutput(file string) error {
 
 func printExportPlan(w io.Writer, r *recovery.ExportReport) {
 	fmt.Fprintf(w, "Leave out what %s has after index %d.\n", r.Source.Name, r.Before.Index)
-	printGivenUp(w, "will be", r)
+	printLost(w, "will be", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
 }
 
@@ -168,7 +170,7 @@ func printExport(w io.Writer, r *recovery.ExportReport) {
 		fmt.Fprintln(w, "The member list was not edited: it is the one of the last run.")
 	}
 
-	printGivenUp(w, "are", r)
+	printLost(w, "are", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
 	discard := ""
 	if len(r.GivenUp) > 0 {
@@ -187,12 +189,12 @@ Start LXD only when that is done on at least %d of the %d voters.
 	}
 }
 
-// printGivenUp lists what --at leaves out. What LXD writes all the time by itself would hide the rest, and is only counted.
-func printGivenUp(w io.Writer, verb string, r *recovery.ExportReport) {
+// printLost lists what is given up of a log. What LXD writes all the time by itself would hide the rest, and is only counted.
+func printLost(w io.Writer, verb string, givenUp []recovery.Discarded, untold []string) {
 	housekeeping := 0
-	for i, d := range r.GivenUp {
+	for i, d := range givenUp {
 		if i == 0 {
-			fmt.Fprintf(w, "\nTransactions that %s given up, up to index %d:\n", verb, r.Last.Index)
+			fmt.Fprintf(w, "\nTransactions that %s given up:\n", verb)
 		}
 
 		if d.Unknown == "" && !slices.ContainsFunc(d.Rows, func(row globaldb.RowChange) bool { return !row.Housekeeping() }) {
@@ -205,5 +207,13 @@ func printGivenUp(w io.Writer, verb string, r *recovery.ExportReport) {
 
 	if housekeeping > 0 {
 		fmt.Fprintf(w, "  (and %d transactions that LXD makes by itself: operations, warnings, heartbeats)\n", housekeeping)
+	}
+
+	for i, text := range untold {
+		if i == 0 {
+			fmt.Fprintf(w, "\nWhat %s given up, too, and cannot be told:\n", verb)
+		}
+
+		fmt.Fprintln(w, "  "+text)
 	}
 }

@@ -31,7 +31,7 @@ SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball 
 LXD's db_backup tarballs; this machine's LXD unless given. The JSON report can be carried to another machine and compared.
 
 Exit status:
-  0  healthy: libdqlite would load it and lose nothing
+  0  healthy: libdqlite would have all that the disk holds
   1  not readable
   2  wrong usage
   4  damaged`,
@@ -102,12 +102,39 @@ func printInspect(w io.Writer, r *recovery.InspectReport) {
 	fmt.Fprintln(w)
 	writeTable(w, []string{"id", "name", "address", "role"}, rows)
 	printProblems(w, r.Problems)
+	printReadings(w, r)
 	for i, action := range r.Libdqlite.Actions {
 		if i == 0 {
 			fmt.Fprintln(w, "\nOn loading, libdqlite would:")
 		}
 
 		fmt.Fprintln(w, "  "+action)
+	}
+}
+
+// printReadings shows as what the files can be read, and what is left out of the log.
+func printReadings(w io.Writer, r *recovery.InspectReport) {
+	for i, reading := range r.Readings {
+		if i == 0 {
+			fmt.Fprintln(w, "\nThe files can be read as several logs. --reading DIGEST takes one:")
+		}
+
+		fmt.Fprintf(w, "  %s  up to index %d, term %d\n", reading.Digest, reading.Last, reading.LastTerm)
+		for _, reason := range reading.For {
+			fmt.Fprintf(w, "      for it: %s\n", reason)
+		}
+
+		for _, reason := range reading.Against {
+			fmt.Fprintf(w, "      against it: %s\n", reason)
+		}
+	}
+
+	for i, o := range r.LeftOut {
+		if i == 0 {
+			fmt.Fprintln(w, "\nNot in the log:")
+		}
+
+		fmt.Fprintf(w, "  %s\n", o)
 	}
 }
 
@@ -131,6 +158,10 @@ func libdqliteText(l recovery.Libdqlite) string {
 	text := "load: " + l.Load.String()
 	if l.Start != l.Load {
 		text += ", start: " + l.Start.String()
+	}
+
+	if l.Last > 0 {
+		text += fmt.Sprintf(", up to index %d", l.Last)
 	}
 
 	if l.Dropped > 0 {

@@ -57,6 +57,7 @@ Exit status:
 	cmd.Flags().Uint64Var(&opts.To, "to", 0, "the last `INDEX` to list")
 	cmd.Flags().Uint64VarP(&opts.Last, "last", "n", 0, "list the newest `N` entries only")
 	cmd.Flags().StringVar(&find, "find", "", "list only entries with this `TEXT` in what they did, in upper or lower case; implies --rows")
+	addReadingFlag(cmd, &opts.Reading)
 	output.addFlag(cmd, listFormats)
 	return cmd
 }

@@ -19,11 +19,12 @@ import (
 )
 
 type sqlOptions struct {
-	source string
-	at     uint64
-	file   string // that the SQLite file is kept in
-	force  bool
-	format format
+	source  string
+	reading string
+	at      uint64
+	file    string // that the SQLite file is kept in
+	force   bool
+	format  format
 }
 
 func newSQLCmd() *cobra.Command {
@@ -74,6 +75,7 @@ Exit status:
 	cmd.Flags().Uint64Var(&opts.at, "at", 0, "the database as it was after the entry with this `INDEX` of the raft log; global-db-log lists them")
 	cmd.Flags().StringVar(&opts.file, "output", "", "keep the SQLite `FILE`; no query is needed then")
 	cmd.Flags().BoolVar(&opts.force, "force", false, "replace FILE if it exists")
+	addReadingFlag(cmd, &opts.reading)
 	_ = cmd.MarkFlagFilename("source")
 	_ = cmd.MarkFlagFilename("output")
 	opts.format.addFlag(cmd, listFormats)
@@ -95,7 +97,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 		return usageError{errors.New("there is no query: give one in SQL, .tables, .schema or .dump"), "lxd-recover global-db-sql"}
 	}
 
-	db, err := recovery.OpenDatabase(ctx, source, o.at, newProgress(ctx, os.Stderr))
+	db, err := recovery.OpenDatabase(ctx, source, o.at, o.reading, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return plainInterrupt(err)
 	}

@@ -196,3 +196,28 @@ func (r *replayer) finishIfAny() error {
 
 	return err
 }
+
+// OpenStepsAfter begins with the database as it is at an index; the entries that follow are given to Apply one by one.
+func OpenStepsAfter(ctx context.Context, log *raftlog.Log, upTo uint64) (*Steps, error) {
+	s, err := OpenSteps(ctx, log, upTo+1)
+	if err != nil {
+		return nil, err
+	}
+
+	err = s.before.replay(ctx, upTo)
+	if err == nil || errors.Is(err, ErrNoDatabase) {
+		err = s.begin(ctx)
+	}
+
+	if err != nil {
+		s.Close()
+		return nil, fmt.Errorf("replay the raft log: %w", err)
+	}
+
+	return s, nil
+}
+
+// Apply replays an entry that is not one of the log, and returns the rows that it changed as [Steps.Rows] does.
+func (s *Steps) Apply(ctx context.Context, entry raftlog.Entry) (rows []RowChange, more bool, err error) {
+	return s.step(ctx, entry)
+}

@@ -4,7 +4,9 @@ package raftlog
 
 import (
 	"cmp"
+	"context"
 	"fmt"
+	"iter"
 	"slices"
 )
 
@@ -42,21 +44,34 @@ func (o LeftOut) String() string {
 	return fmt.Sprintf("%s in %s: %s", text, o.File, o.Reason)
 }
 
-// Why entries are left out.
+// Reasons of entries that are no loss: raft itself gives them up, or has never counted on them.
+const (
+	ReasonReplaced   = "entries of a later term have replaced them"
+	ReasonUnfinished = "the last write was cut short, so no leader was told that they were written"
+)
+
+// Why other entries are left out.
 const (
 	reasonUnreadable = "they cannot be read"
 	reasonHole       = "entries before them are missing"
-	reasonReplaced   = "entries of a later term have replaced them"
-	reasonUnfinished = "the last write was cut short, so no leader was told that it had them"
 	reasonNoPlace    = "nothing tells their place in the log"
 )
+
+// LeftOutEntries returns the entries of what is left out, if they are sound. Where their indexes are not known, they count from 1.
+func (l *Log) LeftOutEntries(ctx context.Context, o LeftOut) iter.Seq2[Entry, error] {
+	if !o.Sound {
+		return func(func(Entry, error) bool) {}
+	}
+
+	return l.entriesOf(ctx, span{o.placed}, 0)
+}
 
 // leftOut lists what a reading leaves out.
 func (l *Log) leftOut(r Reading) []LeftOut {
 	var list []LeftOut
 	for _, p := range r.lost {
 		if p.last() > r.start() {
-			list = append(list, sound(p.cut(r.start()+1, p.last()), reasonReplaced))
+			list = append(list, sound(p.cut(r.start()+1, p.last()), ReasonReplaced))
 		}
 	}
 
@@ -125,7 +140,7 @@ func (l *Log) leftOutOpen(r Reading, s *Segment) []LeftOut {
 
 	lost := LeftOut{File: s.File, Entries: uint64(s.fault.n), Reason: reasonUnreadable}
 	if s.Unfinished {
-		lost.Reason = reasonUnfinished
+		lost.Reason = ReasonUnfinished
 	}
 
 	if s.First > 0 && s.fault.n > 0 {
@@ -173,7 +188,7 @@ func missing(log span, p placed, from uint64) []placed {
 
 // judgeReading reports where libdqlite would have another log than the disk holds, and whether that can be told.
 func (l *Log) judgeReading(pl *problemList) {
-	if len(l.Readings) > 1 {
+	if l.Undecided() {
 		var texts string
 		for _, r := range l.Readings {
 			texts += fmt.Sprintf("\n%s: %s", r.Digest, r)

@@ -75,7 +75,13 @@ type Log struct {
 	placed         span
 	chosen         bool // one of several readings
 	errors         int  // problems of severity Error
-	unread         bool // the data of snapshots, see Options.Later
+
+	// Before a reading was judged.
+	found                 problemList
+	foundLoad, foundStart Outcome
+	foundDropped          uint64
+
+	unread bool // the data of snapshots, see Options.Later
 }
 
 // Loaded is what libdqlite would make of a directory, the worst over the versions 1.11 to 1.18.
@@ -104,7 +110,7 @@ func (l *Log) Healthy() bool { return l.HealthySoFar() && !l.unread }
 
 // HealthySoFar is Healthy as far as the directory was read, see Options.Later.
 func (l *Log) HealthySoFar() bool {
-	return l.Libdqlite.Load == LoadsClean && l.Libdqlite.Start == LoadsClean && l.errors == 0 && len(l.Readings) < 2
+	return l.Libdqlite.Load == LoadsClean && l.Libdqlite.Start == LoadsClean && l.errors == 0
 }
 
 // ErrChanging says that files came and went while the directory was read: a daemon is running on it.
@@ -175,10 +181,19 @@ func (l *Log) read(d *directory) error {
 	}
 
 	l.takeFirst()
+	l.found, l.foundLoad, l.foundStart, l.foundDropped = pl, l.Libdqlite.Load, l.Libdqlite.Start, l.Libdqlite.Dropped
+	l.conclusions()
+	return nil
+}
+
+// conclusions are what the reading taken comes to, beside what the files came to.
+func (l *Log) conclusions() {
+	pl := l.found
+	pl.list = slices.Clone(pl.list)
+	l.Libdqlite.Load, l.Libdqlite.Start, l.Libdqlite.Dropped = l.foundLoad, l.foundStart, l.foundDropped
 	l.judgeReading(&pl)
 	l.Problems = pl.result()
 	l.errors = pl.errors
-	return nil
 }
 
 // checkUnchanged lists the directory again and compares.

@@ -103,6 +103,11 @@ func (l *Log) readings(ctx context.Context) ([]Reading, error) {
 // complete makes readings of one way to read the closed segments.
 func (l *Log) complete(ctx context.Context, way alternative) ([]Reading, error) {
 	r := Reading{base: l.anchor(way.log), log: way.log, lost: way.lost}
+	if r.base != nil && r.base.Term > way.log.termAt(r.base.Index) && way.log.termAt(r.base.Index) > 0 {
+		r.lost = append(slices.Clone(r.lost), way.log.between(1, maxIndex)...)
+		r.log = nil
+	}
+
 	r.finish()
 	r.log = way.log.between(1, r.Last)
 	if way.cutAt > 0 {
@@ -142,6 +147,10 @@ func (l *Log) anchor(log span) *Snapshot {
 		term, end := log.termAt(s.Index), s.Index
 		if term == 0 || term == s.Term {
 			end = log.end(s.Index + 1)
+		}
+
+		if term > 0 && s.Term > term {
+			return s // a later leader's: raft gives up the entries that it replaces
 		}
 
 		if end > reach || end == reach && (best == nil || s.Index >= best.Index) {
@@ -466,6 +475,7 @@ func (l *Log) Choose(digest string) error {
 
 	l.chosen = true
 	l.take(l.Readings[found[0]])
+	l.conclusions()
 	return nil
 }
 
@@ -566,4 +576,68 @@ func (l *Log) place(p placed) {
 	if p.last() == l.LastIndex {
 		l.LastTerm = p.termAt(l.LastIndex)
 	}
+}
+
+// As is the log by one of its readings. It shares all else with l.
+func (l *Log) As(reading int) *Log {
+	other := l.clone()
+	other.chosen = true
+	other.take(l.Readings[reading])
+	return other
+}
+
+// From is the log that begins with a snapshot of the directory; entries before it are as they are in l.
+func (l *Log) From(s *Snapshot) *Log {
+	other := l.clone()
+	other.base = s
+	return other
+}
+
+// Before is the log as it is without a snapshot and all later ones, up to its index: from an older snapshot, or from the beginning. It
+// is nil if entries are missing there.
+func (l *Log) Before(s *Snapshot) *Log {
+	var older *Snapshot
+	for i := range l.Snapshots {
+		o := &l.Snapshots[i]
+		if o.Usable && o.Index < s.Index && (older == nil || o.Index > older.Index) && l.Has(o.Index+1, s.Index) {
+			older = o
+		}
+	}
+
+	if older == nil && (!l.placed.startsLog() || !l.Has(1, s.Index)) {
+		return nil
+	}
+
+	other := l.clone()
+	other.base = older
+	other.Snapshots = slices.DeleteFunc(slices.Clone(l.Snapshots), func(o Snapshot) bool { return o.Index >= s.Index })
+	return other
+}
+
+func (l *Log) clone() *Log {
+	other := *l
+	other.Files = slices.Clone(l.Files)
+	return &other
+}
+
+// Exclude takes readings out of those that are possible, by digest, each with the reason. One that remains alone is taken. If none
+// remains, all stay, and what speaks against them is noted.
+func (l *Log) Exclude(reasons map[string]string) {
+	var left []Reading
+	for i, r := range l.Readings {
+		reason, out := reasons[r.Digest]
+		if out {
+			l.Readings[i].Against = append(slices.Clone(r.Against), reason)
+			continue
+		}
+
+		left = append(left, r)
+	}
+
+	if len(left) > 0 {
+		l.Readings = left
+	}
+
+	l.takeFirst()
+	l.conclusions()
 }

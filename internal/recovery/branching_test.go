@@ -62,7 +62,7 @@ func TestDiscarded(t *testing.T) {
 		"tarball's snapshot covers local":   {fixture("small/n3-preimport"), withSnapshot, 0, 0, ""},
 		"local ahead, with a snapshot":      {withSnapshot, fixture("small/n2-preimport"), 127, 150, ""},
 		"local snapshot beyond the tarball": {withSnapshot, fixture("small/n3-preimport"), 126, 150, "reaches index 126"},
-		"local snapshot of another history": {otherTerm, fixture("small/n2-preimport"), 127, 150, "different histories"},
+		"local snapshot of another history": {otherTerm, fixture("small/n2-preimport"), 0, 0, "different histories"},
 		"both, of different histories":      {otherTerm, withSnapshot, 0, 0, "different histories"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -69,7 +69,8 @@ func (c *comparison) learn(m member.Member) {
 // survivorLog is the plain value that package survivor compares. Of a damaged log only what is sound counts.
 func survivorLog(r *InspectReport) (*survivor.Log, error) {
 	l := &survivor.Log{
-		Cluster: r.Cluster, Term: r.Raft.MetadataTerm, Edited: r.Raft.Edited, Whole: r.Raft.Whole && r.RunningDaemon == "", Copy: r.Copy,
+		Cluster: r.Cluster, Term: r.Raft.MetadataTerm, Edited: r.Raft.Edited, Copy: r.Copy,
+		Whole: r.Raft.Whole && r.RunningDaemon == "" && r.Format == inspectFormat,
 	}
 	if r.Raft.SnapshotIndex <= r.Raft.SoundIndex {
 		l.Snapshot = survivor.Position{Index: r.Raft.SnapshotIndex, Term: r.Raft.SnapshotTerm}

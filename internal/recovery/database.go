@@ -31,16 +31,23 @@ type Database struct {
 
 // OpenDatabase replays the log of a source up to an index, 0 for all of it that is sound. The source is only read. Close
 // removes the scratch file.
-func OpenDatabase(ctx context.Context, source string, at uint64, progress Progress) (*Database, error) {
+//
+// reading is the digest of the reading to take where there are several.
+func OpenDatabase(ctx context.Context, source string, at uint64, reading string, progress Progress) (*Database, error) {
 	db := &Database{}
 	err := readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
+		err := readAs(src.Path, log, reading)
+		if err != nil {
+			return err
+		}
+
 		db.Source, db.Kind, db.RunningDaemon, db.Last, db.Damage = src.Path, src.Kind, src.daemon, log.LastIndex, damageOf(src, log)
 		db.Index = at
 		if at == 0 {
 			db.Index = log.SoundIndex
 		}
 
-		err := within(src, log, db.Index)
+		err = within(src, log, db.Index)
 		if err != nil {
 			return err
 		}

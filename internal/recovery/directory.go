@@ -231,7 +231,12 @@ func openLog(ctx context.Context, global string, progress Progress, opts raftlog
 	defer done()
 
 	opts.Progress = progress.add
-	return raftlog.Open(ctx, os.DirFS(global), opts)
+	log, err := raftlog.Open(ctx, os.DirFS(global), opts)
+	if err != nil {
+		return nil, err
+	}
+
+	return log, globaldb.Judge(ctx, log)
 }
 
 // namedServers gives the servers of a raft configuration the names that the members have in LXD.

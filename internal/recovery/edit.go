@@ -37,6 +37,9 @@ type EditOptions struct {
 	// AcceptDamage goes on with what is sound of a damaged database.
 	AcceptDamage bool
 
+	// Reading is the digest of the reading to take, where the files can be read as several logs.
+	Reading string
+
 	// BesideCluster goes on although a daemon of another member answers.
 	BesideCluster bool
 
@@ -65,7 +68,9 @@ type EditReport struct {
 	Database *globaldb.Summary `json:"database" yaml:"database"`
 	Settings []Change          `json:"settings" yaml:"settings"` // of the node database
 	Patch    string            `json:"patch" yaml:"patch"`       // content of patch.global.sql, empty where none is needed
-	Damage   []string          `json:"damage" yaml:"damage"`     // accepted: what is given up
+	Damage   []string          `json:"damage" yaml:"damage"`     // accepted
+	GivenUp  []Discarded       `json:"given_up" yaml:"given_up"` // transactions that damage is before
+	Untold   []string          `json:"untold" yaml:"untold"`     // what cannot be read
 	Warnings []string          `json:"warnings" yaml:"warnings"`
 	Kept     string            `json:"kept" yaml:"kept"` // directory that holds the database as it was
 	Tarball  string            `json:"tarball,omitempty" yaml:"tarball,omitempty"`
@@ -156,7 +161,7 @@ type editor struct {
 
 // newEditReport returns a report whose lists are empty, not missing, in JSON.
 func newEditReport() *EditReport {
-	return &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, Warnings: []string{}}
+	return &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{}}
 }
 
 func (r *EditReport) warn(texts ...string) { r.Warnings = append(r.Warnings, texts...) }
@@ -300,6 +305,11 @@ var reachText = map[daemon.Reach]string{
 
 // checkDamage refuses what libdqlite would silently cut away.
 func (ed *editor) checkDamage(ctx context.Context) error {
+	err := readAs("the global database in "+ed.dir.global(), ed.log, ed.opts.Reading)
+	if err != nil {
+		return err
+	}
+
 	if !ed.log.Healthy() && !ed.opts.AcceptDamage {
 		return &DamageError{What: "the global database in " + ed.dir.global(), Problems: ed.log.Problems,
 			Advice: fmt.Sprintf("LXD's own edit would go on and lose this without a word. Edit another member, whose database is sound. "+
@@ -312,8 +322,14 @@ func (ed *editor) checkDamage(ctx context.Context) error {
 		}
 	}
 
-	last, err := soundPosition(ctx, ed.log)
+	last, err := soundPosition(ed.log)
 	ed.report.Before, ed.last = last, last.Index
+	if err == nil {
+		var givenUp []Discarded
+		givenUp, ed.report.Untold, err = leftOut(ctx, ed.log)
+		ed.report.GivenUp = append(ed.report.GivenUp, givenUp...)
+	}
+
 	return err
 }
 

@@ -30,12 +30,17 @@ func checksum(entry raftlog.Entry) string {
 
 // Discarded is an entry of this member's log that the tarball lacks: what it did is lost with the import.
 type Discarded struct {
-	Index uint64               `json:"index" yaml:"index"`
+	Index uint64               `json:"index" yaml:"index"` // 0 if it is not known
 	Term  uint64               `json:"term" yaml:"term"`
 	Rows  []globaldb.RowChange `json:"rows" yaml:"rows"` // that it changed
 
-	// Unknown says why rows were not worked out; empty where all were.
+	// Unknown says why rows were not worked out, or which others may be among them; empty where all were.
 	Unknown string `json:"unknown,omitempty" yaml:"unknown,omitempty"`
+
+	// File is the segment of an entry that is in none of the log's places; empty for one of the log.
+	File string `json:"file,omitempty" yaml:"file,omitempty"`
+
+	checksum string // of the payload, where File is set
 }
 
 // changesRows tells whether an entry is a transaction.
@@ -48,43 +53,74 @@ func changesRows(entry raftlog.Entry) bool {
 	return err != nil || cmd.Kind == raftlog.Frames
 }
 
-// describeRows works out what each entry did to the rows.
+// describeRows works out what each entry of a log did to the rows. They are in the order of the log.
 func describeRows(ctx context.Context, log *raftlog.Log, found []Discarded) error {
-	snapshot := uint64(0)
-	if s := log.Snapshot(); s != nil {
-		snapshot = s.Index
-	}
+	r := rowReader{log: log}
+	defer r.close()
 
-	var steps *globaldb.Steps
 	for i := range found {
 		d := &found[i]
-		if d.Index <= snapshot {
-			d.Unknown = "they are in the snapshot already"
-			continue
-		}
-
-		if steps == nil {
-			var err error
-			steps, err = globaldb.OpenSteps(ctx, log, d.Index)
-			if err != nil {
-				return err
-			}
-
-			defer steps.Close()
-		}
-
-		rows, more, err := steps.Rows(ctx, d.Index)
+		rows, unknown, err := r.read(ctx, d.Index)
 		if err != nil {
 			return err
 		}
 
-		d.Rows = append(d.Rows, rows...)
-		if more {
-			d.Unknown = moreRows
-		}
+		d.Rows, d.Unknown = append(d.Rows, rows...), unknown
 	}
 
 	return nil
+}
+
+// rowReader works out what the transactions of a log did to the rows. It is asked with rising indexes.
+type rowReader struct {
+	log   *raftlog.Log
+	steps *globaldb.Steps
+	next  uint64 // first index that steps has not replayed
+}
+
+// read returns the rows that an entry changed; unknown says why they are not, or not all, told.
+func (r *rowReader) read(ctx context.Context, index uint64) (rows []globaldb.RowChange, unknown string, err error) {
+	if r.steps == nil || !r.log.Has(r.next, index) {
+		unknown, err = r.begin(ctx, index)
+		if unknown != "" || err != nil {
+			return nil, unknown, err
+		}
+	}
+
+	rows, more, err := r.steps.Rows(ctx, index)
+	r.next = index + 1
+	if more {
+		unknown = moreRows
+	}
+
+	return rows, unknown, err
+}
+
+// begin replays the log up to the entry before one.
+func (r *rowReader) begin(ctx context.Context, index uint64) (unknown string, err error) {
+	_, err = globaldb.Base(ctx, r.log, index-1)
+	if err != nil && (ctx.Err() != nil || machineFault(err)) {
+		return "", err
+	}
+
+	oldest := globaldb.Oldest(r.log)
+	switch {
+	case err != nil && index <= oldest:
+		return fmt.Sprintf("the rows are in the snapshot at index %d already", oldest), nil
+	case err != nil:
+		return "entries before it are missing", nil
+	}
+
+	r.close()
+	r.steps, err = globaldb.OpenSteps(ctx, r.log, index)
+	return "", err
+}
+
+func (r *rowReader) close() {
+	if r.steps != nil {
+		r.steps.Close()
+		r.steps = nil
+	}
 }
 
 // moreRows is said of a transaction that changed more rows than are told.
@@ -103,8 +139,16 @@ func listDiscarded(all []Discarded) string {
 // String is the entry and its rows, for people.
 func (d Discarded) String() string {
 	text := fmt.Sprintf("index %d, term %d", d.Index, d.Term)
+	if d.Index == 0 {
+		text = fmt.Sprintf("index unknown, term %d", d.Term)
+	}
+
+	if d.File != "" {
+		text += ", in " + d.File
+	}
+
 	if d.Unknown != "" {
-		text += " (not all rows worked out: " + d.Unknown + ")"
+		text += " (" + d.Unknown + ")"
 	}
 
 	for _, row := range d.Rows {

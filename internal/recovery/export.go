@@ -33,8 +33,12 @@ type ExportOptions struct {
 	At      uint64
 	Confirm func(*ExportReport) error
 
-	// AcceptDamage goes on with what is sound of a damaged database.
+	// AcceptDamage goes on with what is sound of a damaged database. Announce is told before what is given up with the rest.
 	AcceptDamage bool
+	Announce     func(*ExportReport)
+
+	// Reading is the digest of the reading to take, where the files can be read as several logs.
+	Reading string
 
 	// NoVerify skips the check that libdqlite gets the same rows out of what is exported.
 	NoVerify bool
@@ -59,8 +63,12 @@ type ExportReport struct {
 	Members  member.List       `json:"members" yaml:"members"`
 	Database *globaldb.Summary `json:"database" yaml:"database"`
 
-	GivenUp  []Discarded `json:"given_up" yaml:"given_up"` // transactions that were left out because of ExportOptions.At
-	Warnings []string    `json:"warnings" yaml:"warnings"`
+	// GivenUp are transactions that were left out: because of ExportOptions.At, or because damage is before them. Untold is what could
+	// not be read.
+	GivenUp []Discarded `json:"given_up" yaml:"given_up"`
+	Untold  []string    `json:"untold" yaml:"untold"`
+
+	Warnings []string `json:"warnings" yaml:"warnings"`
 }
 
 // Export writes the recovery tarball of this member. It changes nothing in LXD's directory.
@@ -96,11 +104,9 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 		return nil, err
 	}
 
-	if opts.At > 0 {
-		err = ex.giveUp(ctx)
-		if err != nil {
-			return nil, err
-		}
+	err = ex.giveUp(ctx)
+	if err != nil {
+		return nil, err
 	}
 
 	return ex.write(ctx)
@@ -214,7 +220,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 
 	ex.report = &ExportReport{
 		File: ex.opts.Output, Cluster: certificate, Last: end, Before: last, Edited: ex.log.Edited, Members: members,
-		GivenUp: []Discarded{}, Warnings: []string{},
+		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{},
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
 	return nil

@@ -16,10 +16,12 @@ import (
 // reaches checks that a log reaches an index. Whether it reaches back to there, as a snapshot cannot be taken apart, positionAt finds.
 func reaches(log *raftlog.Log, at uint64) error {
 	switch {
-	case at > log.LastIndex:
-		return fmt.Errorf("the log ends at index %d: there is no index %d; `lxd-recover global-db-log` lists what there is", log.LastIndex, at)
-	case at > log.SoundIndex:
+	case log.SoundIndex == 0:
+		return errNothingSound
+	case at > log.SoundIndex && !log.Healthy():
 		return fmt.Errorf("the log is damaged, and sound up to index %d only: it cannot be exported up to index %d", log.SoundIndex, at)
+	case at > log.SoundIndex:
+		return fmt.Errorf("the log ends at index %d: there is no index %d; `lxd-recover global-db-log` lists what there is", log.SoundIndex, at)
 	}
 
 	return nil
@@ -28,7 +30,7 @@ func reaches(log *raftlog.Log, at uint64) error {
 // lastPosition is the last entry that is exported: the one that was asked for, else that of the log, unless it is damaged.
 func lastPosition(ctx context.Context, log *raftlog.Log, at uint64) (bundle.Position, error) {
 	if at == 0 {
-		return soundPosition(ctx, log)
+		return soundPosition(log)
 	}
 
 	err := reaches(log, at)
@@ -57,16 +59,12 @@ func positionAt(ctx context.Context, log *raftlog.Log, index uint64) (bundle.Pos
 	return bundle.Position{}, fmt.Errorf("the log has no entry with index %d", index)
 }
 
-// givenUp are the transactions after an index, with their rows, as far as the log is sound.
+// givenUp are the transactions after an index, with their rows.
 func givenUp(ctx context.Context, log *raftlog.Log, at uint64) ([]Discarded, error) {
 	found := []Discarded{}
 	for entry, err := range log.Entries(ctx, at+1) {
 		if err != nil {
 			return nil, err
-		}
-
-		if entry.Index > log.SoundIndex {
-			break
 		}
 
 		if changesRows(entry) {
@@ -116,9 +114,28 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 	return warnings, nil
 }
 
-// giveUp lists what is left out, and has it confirmed.
+// giveUp lists what is left out of the export, and has it confirmed where it was asked for.
 func (ex *exporter) giveUp(ctx context.Context) error {
 	r, log, at := ex.report, ex.log, ex.opts.At
+	var err error
+	if len(log.LeftOut) > 0 {
+		var damaged []Discarded
+		damaged, r.Untold, err = leftOut(ctx, log)
+		r.GivenUp = append(r.GivenUp, damaged...)
+	}
+
+	if err != nil {
+		return err
+	}
+
+	if at == 0 {
+		if len(r.GivenUp)+len(r.Untold) > 0 && ex.opts.Announce != nil {
+			ex.opts.Announce(r)
+		}
+
+		return nil
+	}
+
 	odd, err := knowsMembers(ctx, log, at, r.Members)
 	if err != nil {
 		return err
@@ -126,16 +143,13 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 
 	r.Warnings = append(r.Warnings, odd...)
 	ex.opts.Progress.step("Working out the rows that are given up")
-	r.GivenUp, err = givenUp(ctx, log, at)
+	after, err := givenUp(ctx, log, at)
 	if err != nil {
 		return err
 	}
 
-	if log.SoundIndex < log.LastIndex || log.Libdqlite.Dropped > 0 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("after index %d the log is damaged: what was there is given up, too, and cannot be told", log.SoundIndex))
-	}
-
-	if len(r.GivenUp) == 0 {
+	r.GivenUp = append(after, r.GivenUp...)
+	if len(r.GivenUp)+len(r.Untold) == 0 {
 		return nil
 	}
 
@@ -146,15 +160,13 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 	return ex.opts.Confirm(r)
 }
 
-// soundPosition is the last entry that is exported: that of the log, unless it is damaged.
-func soundPosition(ctx context.Context, log *raftlog.Log) (bundle.Position, error) {
+var errNothingSound = errors.New("nothing in the global database of this member is sound: export from another one")
+
+// soundPosition is the last entry that is exported: that of the log.
+func soundPosition(log *raftlog.Log) (bundle.Position, error) {
 	if log.SoundIndex == 0 {
-		return bundle.Position{}, errors.New("nothing in the global database of this member is sound: export from another one")
+		return bundle.Position{}, errNothingSound
 	}
 
-	if log.SoundIndex == log.LastIndex {
-		return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil
-	}
-
-	return positionAt(ctx, log, log.SoundIndex)
+	return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil
 }

@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -17,17 +18,18 @@ import (
 // so that libdqlite, which takes longest of all, can begin before; unless it matters which of the snapshots are sound. end must be
 // called.
 type exportCheck struct {
-	ctx    context.Context
-	global string
-	accept bool // damage
-	opts   raftlog.Options
-	bar    Progress
-	log    *raftlog.Log
-	done   func() // with the progress
+	ctx     context.Context
+	global  string
+	accept  bool   // damage
+	reading string // digest of the one to take
+	opts    raftlog.Options
+	bar     Progress
+	log     *raftlog.Log
+	done    func() // with the progress
 }
 
 func newExportCheck(ctx context.Context, global string, opts ExportOptions) *exportCheck {
-	return &exportCheck{ctx: ctx, global: global, accept: opts.AcceptDamage, bar: opts.Progress, done: func() {},
+	return &exportCheck{ctx: ctx, global: global, accept: opts.AcceptDamage, reading: opts.Reading, bar: opts.Progress, done: func() {},
 		opts: raftlog.Options{Sums: true, AllSums: opts.At > 0, Later: !opts.AcceptDamage && opts.At == 0, Progress: opts.Progress.add}}
 }
 
@@ -58,6 +60,14 @@ func (c *exportCheck) rest() (*raftlog.Log, error) {
 	}
 
 	c.done()
+	err := globaldb.Judge(c.ctx, c.log)
+	if err == nil {
+		err = readAs("the global database in "+c.global, c.log, c.reading)
+	}
+
+	if err != nil {
+		return nil, err
+	}
 
 	if !c.log.Healthy() && !c.accept {
 		return nil, &DamageError{What: "the global database in " + c.global, Problems: c.log.Problems,

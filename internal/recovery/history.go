@@ -15,6 +15,7 @@ import (
 // HistoryOptions say what of a raft log to list.
 type HistoryOptions struct {
 	Source   string
+	Reading  string // digest of the reading to take where there are several
 	From, To uint64 // indexes; 0: the first and the last that there are
 	Last     uint64 // only so many of them, the newest; 0: all
 	Rows     bool   // work out which rows each transaction changed
@@ -54,6 +55,11 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 	h := &History{}
 	var held []HistoryEntry
 	err := readSource(ctx, opts.Source, opts.Progress, func(src *Source, log *raftlog.Log) error {
+		err := readAs(src.Path, log, opts.Reading)
+		if err != nil {
+			return err
+		}
+
 		held, h.RunningDaemon, h.Damage = nil, src.daemon, damageOf(src, log)
 		first, last, err := opts.bounds(src, log)
 		if err != nil || first > last {
@@ -73,7 +79,7 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 			}
 		}
 
-		r := rowReader{log: log, oldest: globaldb.Oldest(log)}
+		r := rowReader{log: log}
 		defer r.close()
 
 		for _, e := range entries {
@@ -82,7 +88,7 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 			}
 
 			if opts.Rows && e.Pages > 0 {
-				err = r.read(ctx, &e)
+				e.Rows, e.Unknown, err = r.read(ctx, e.Index)
 				if err != nil {
 					return err
 				}
@@ -199,40 +205,4 @@ func listEntries(ctx context.Context, log *raftlog.Log, names member.List, first
 	}
 
 	return entries, nil
-}
-
-// rowReader works out what transactions did.
-type rowReader struct {
-	log    *raftlog.Log
-	oldest uint64 // index after which the database can be told
-	steps  *globaldb.Steps
-}
-
-func (r *rowReader) read(ctx context.Context, e *HistoryEntry) error {
-	if e.Index <= r.oldest {
-		e.Unknown = fmt.Sprintf("the rows are in the snapshot at index %d already", r.oldest)
-		return nil
-	}
-
-	var err error
-	if r.steps == nil {
-		r.steps, err = globaldb.OpenSteps(ctx, r.log, e.Index)
-		if err != nil {
-			return err
-		}
-	}
-
-	rows, more, err := r.steps.Rows(ctx, e.Index)
-	if more {
-		e.Unknown = moreRows
-	}
-
-	e.Rows = rows
-	return err
-}
-
-func (r *rowReader) close() {
-	if r.steps != nil {
-		r.steps.Close()
-	}
 }

@@ -143,6 +143,9 @@ type importer struct {
 	// aboveFence says why another member could outvote the tarball's log; empty if none can.
 	aboveFence string
 
+	// leftOut are transactions that lie on this member's disk, are not in its log because of damage, and not in the tarball.
+	leftOut []Discarded
+
 	// unknownLoss says why it cannot be told what would be lost; empty if it can.
 	unknownLoss string
 }

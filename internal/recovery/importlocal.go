@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -97,17 +98,18 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 	}
 
 	r.Local = &bundle.Position{Index: local.LastIndex, Term: local.LastTerm}
-	if !local.Healthy() {
-		im.unknownLoss = "it is damaged; see `lxd-recover global-db-inspect`"
+	im.unknownLoss, err = im.damagedLocal(ctx, local)
+	different := ""
+	if err == nil {
+		different, err = otherHistory(ctx, local, im.log)
 	}
 
-	different, err := otherHistory(ctx, local, im.log)
 	if err == nil {
 		im.branching, err = discarded(ctx, local, im.log, im.branching)
 	}
 
 	if err == nil {
-		r.Discarded = im.branching.found
+		r.Discarded = append(slices.Clone(im.branching.found), im.leftOut...)
 	}
 
 	if different != "" {
@@ -125,6 +127,36 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 
 	im.aboveFence, err = im.outvotes(local)
 	return err
+}
+
+// damagedLocal finds what lies on this member's disk and is not in its log, and says why what is lost cannot be told; that is empty if
+// it can.
+func (im *importer) damagedLocal(ctx context.Context, local *raftlog.Log) (string, error) {
+	found, _, err := leftOut(ctx, local)
+	if err != nil {
+		return "", err
+	}
+
+	var untold []string
+	for _, o := range local.LeftOut {
+		if !o.Sound && o.Reason != raftlog.ReasonUnfinished {
+			untold = append(untold, o.String())
+		}
+	}
+
+	im.leftOut, err = without(ctx, found, im.log)
+	switch {
+	case err != nil:
+		return "", err
+	case local.Undecided():
+		return "its files can be read as several logs; see `lxd-recover global-db-inspect`", nil
+	case len(untold) > 0:
+		return "it is damaged: " + strings.Join(untold, "; "), nil
+	case local.SoundIndex == 0 && local.LastIndex > 0:
+		return "its log has no beginning; see `lxd-recover global-db-inspect`", nil
+	}
+
+	return "", nil
 }
 
 // outvotes says why this member's own log could outvote the tarball's, empty where it could not: it has seen a term that is

@@ -19,6 +19,7 @@ import (
 // InspectReport is what one global database holds and how sound it is. As JSON it can be carried to another machine and
 // compared with others there.
 type InspectReport struct {
+	Format int       `json:"format" yaml:"format"` // of the report: 2; 0 is the first, see savedreport.go
 	Source string    `json:"source" yaml:"source"`
 	Kind   string    `json:"kind" yaml:"kind"`
 	Time   time.Time `json:"time" yaml:"time"` // when it was read, or, a tarball of ours, exported; UTC
@@ -33,9 +34,15 @@ type InspectReport struct {
 	Members member.List       `json:"members" yaml:"members"` // of the configuration in force; names where they are known
 	Data    *globaldb.Summary `json:"database" yaml:"database"`
 
-	Healthy   bool              `json:"healthy" yaml:"healthy"` // libdqlite would load it and lose nothing, and SQLite finds it sound
-	Libdqlite Libdqlite         `json:"libdqlite" yaml:"libdqlite"`
-	Problems  []raftlog.Problem `json:"problems" yaml:"problems"`
+	Healthy   bool      `json:"healthy" yaml:"healthy"` // libdqlite would have all that the disk holds, and SQLite finds it sound
+	Libdqlite Libdqlite `json:"libdqlite" yaml:"libdqlite"`
+
+	// Readings are the logs that the files can be read as, where there are several; the rest of the report is about what they have in
+	// common then. LeftOut is what is in the files, or was, and not in the log.
+	Readings []InspectReading  `json:"readings" yaml:"readings"`
+	LeftOut  []raftlog.LeftOut `json:"left_out" yaml:"left_out"`
+
+	Problems []raftlog.Problem `json:"problems" yaml:"problems"`
 
 	// RunningDaemon is the daemon that runs on the database, empty if none does: what was read may never have been on disk together.
 	// Its key is the one of the first reports.
@@ -56,7 +63,7 @@ type InspectRaft struct {
 	FirstIndex         uint64 `json:"first_index" yaml:"first_index"`
 	LastIndex          uint64 `json:"last_index" yaml:"last_index"`
 	LastTerm           uint64 `json:"last_term" yaml:"last_term"`
-	SoundIndex         uint64 `json:"sound_index" yaml:"sound_index"`     // up to it, snapshot and log are beyond doubt: what export-db --accept-damage keeps
+	SoundIndex         uint64 `json:"sound_index" yaml:"sound_index"`     // last entry that the disk holds by the reading taken, 0 if no database can be told
 	MaxTerm            uint64 `json:"max_term" yaml:"max_term"`           // anywhere: metadata, snapshots, segments
 	MetadataTerm       uint64 `json:"metadata_term" yaml:"metadata_term"` // the member's current term
 	SnapshotIndex      uint64 `json:"snapshot_index" yaml:"snapshot_index"`
@@ -70,10 +77,11 @@ type InspectRaft struct {
 
 // Libdqlite is what libdqlite would do with the directory.
 type Libdqlite struct {
-	Load    raftlog.Outcome `json:"load" yaml:"load"`       // when `lxd cluster edit` opens it
-	Start   raftlog.Outcome `json:"start" yaml:"start"`     // when LXD starts on it
-	Actions []string        `json:"actions" yaml:"actions"` // to the files, in order
-	Dropped uint64          `json:"dropped" yaml:"dropped"` // entries that it would not load
+	Load    raftlog.Outcome `json:"load" yaml:"load"`             // when `lxd cluster edit` opens it
+	Start   raftlog.Outcome `json:"start" yaml:"start"`           // when LXD starts on it
+	Actions []string        `json:"actions" yaml:"actions"`       // to the files, in order
+	Last    uint64          `json:"last_index" yaml:"last_index"` // last entry that it would have, 0 if it refuses or crashes
+	Dropped uint64          `json:"dropped" yaml:"dropped"`       // entries in the files that it would not have, or take for others
 }
 
 // InspectEntry is one entry of the log, small enough to carry around.
@@ -99,9 +107,10 @@ func Inspect(ctx context.Context, source string, progress Progress) (*InspectRep
 
 func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport, error) {
 	r := &InspectReport{
-		Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup,
+		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup,
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: Libdqlite{Load: log.Libdqlite.Load, Start: log.Libdqlite.Start, Actions: []string{}, Dropped: log.Libdqlite.Dropped},
+		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),
 		Raft: InspectRaft{
 			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
 			MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited,
@@ -109,6 +118,10 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		},
 		Entries: []InspectEntry{},
 	}
+	if log.Libdqlite.Start < raftlog.Refuses {
+		r.Libdqlite.Last = log.Libdqlite.LastIndex
+	}
+
 	for _, a := range log.Libdqlite.Actions {
 		r.Libdqlite.Actions = append(r.Libdqlite.Actions, a.String())
 	}

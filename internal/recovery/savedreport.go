@@ -12,6 +12,10 @@ import (
 	"os"
 )
 
+// inspectFormat is the format of the reports that are written. What an older one, without a format, calls sound or healthy is what
+// libdqlite would load, and no proof that the disk holds no more.
+const inspectFormat = 2
+
 // maxReport bounds a saved report, in bytes: an entry takes some 120, a log keeps some 10,000 of them.
 const maxReport = 64 << 20
 
@@ -28,6 +32,10 @@ func readReport(file string) (*InspectReport, error) {
 	err = json.NewDecoder(io.LimitReader(f, maxReport)).Decode(r)
 	if err == nil && r.Kind == "" {
 		err = errors.New("it does not say what was inspected")
+	}
+
+	if err == nil && r.Format > inspectFormat {
+		return nil, fmt.Errorf("%s is a report of format %d, written by a later version of lxd-recover: this one knows format %d", file, r.Format, inspectFormat)
 	}
 
 	if err != nil {

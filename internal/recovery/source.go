@@ -215,8 +215,15 @@ func damageOf(src *Source, log *raftlog.Log) *DamageError {
 		return nil
 	}
 
-	return &DamageError{What: src.Path, Problems: log.Problems, Advice: fmt.Sprintf("What is shown is sound, up to index %d of %d.",
-		log.SoundIndex, log.LastIndex)}
+	advice := fmt.Sprintf("What is shown is sound, up to index %d.", log.SoundIndex)
+	if len(log.LeftOut) > 0 {
+		advice += " It leaves out:"
+		for _, o := range log.LeftOut {
+			advice += "\n  " + o.String()
+		}
+	}
+
+	return &DamageError{What: src.Path, Problems: log.Problems, Advice: advice}
 }
 
 // within checks that the database can be told at an index.

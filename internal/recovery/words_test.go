@@ -82,7 +82,7 @@ func TestReplayError(t *testing.T) {
 func TestDiscardedString(t *testing.T) {
 	d := Discarded{Index: 5, Term: 2, Unknown: moreRows, Rows: []globaldb.RowChange{{Table: "config"}}}
 	got := d.String()
-	if !strings.HasPrefix(got, "index 5, term 2 (not all rows worked out: only the first 1000 of each table)\n    ") {
+	if !strings.HasPrefix(got, "index 5, term 2 (only the first 1000 of each table)\n    ") {
 		t.Errorf("%q", got)
 	}
 }
