@@ -124,7 +124,13 @@ func (l *Log) leftOutClosed(r Reading, s *Segment) []LeftOut {
 func (l *Log) leftOutOpen(r Reading, s *Segment) []LeftOut {
 	var list []LeftOut
 	for _, p := range s.parts() {
-		if !slices.ContainsFunc(r.log, func(q placed) bool { return q.part == p }) && !l.inSnapshot(r, s, p) {
+		here := func(q placed) bool { return q.part == p }
+		i := slices.IndexFunc(r.unreached, here)
+		switch {
+		case slices.ContainsFunc(r.log, here) || l.inSnapshot(r, s, p):
+		case i >= 0:
+			list = append(list, sound(r.unreached[i], reasonHole))
+		default:
 			reason := reasonNoPlace
 			if s.First > 0 {
 				reason = reasonHole

@@ -73,8 +73,9 @@ type Log struct {
 	copies         []*Segment // of others
 	base           *Snapshot  // of the log, nil for none
 	placed         span
-	chosen         bool // one of several readings
-	errors         int  // problems of severity Error
+	unproven       uint64 // see Unproven
+	chosen         bool   // one of several readings
+	errors         int    // problems of severity Error
 
 	// Before a reading was judged.
 	found                 problemList

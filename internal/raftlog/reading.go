@@ -29,6 +29,9 @@ type Reading struct {
 	base *Snapshot
 	log  span
 	lost []placed // entries that others, of a later term, have replaced
+
+	// unreached are the entries of open segments whose place is known, and that come after missing ones.
+	unreached span
 }
 
 // String describes the reading in a line.
@@ -265,8 +268,9 @@ func (l *Log) withOpen(r Reading, chain, beyond, opens []*Segment) []Reading {
 		named = chain[0].Last
 	}
 
-	if named > r.Last {
-		return []Reading{r} // the end of the closed ones is damaged: there is a hole before the open ones
+	if named > r.Last { // the end of the closed ones is damaged: there is a hole before the open ones
+		r.unreached, _ = l.placeOpen(opens, named+1)
+		return []Reading{r}
 	}
 
 	if l.emptiedBefore(opens[0]) {
@@ -479,6 +483,9 @@ func (l *Log) Choose(digest string) error {
 	return nil
 }
 
+// Unproven is the index from which on the indexes of the log are likely, and not proven, see [Reading]; 0: all are.
+func (l *Log) Unproven() uint64 { return l.unproven }
+
 // common is what several readings have in common.
 func common(list []Reading) Reading {
 	r := list[0]
@@ -555,6 +562,7 @@ func (l *Log) take(r Reading) {
 		l.place(p)
 	}
 
+	l.unproven = r.Unproven
 	l.Edited = l.edited()
 	l.LeftOut = l.leftOut(r)
 }

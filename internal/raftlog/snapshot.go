@@ -258,3 +258,14 @@ func (l *Log) SnapshotDatabases(ctx context.Context, s *Snapshot, fn func(db Sna
 
 	return nil
 }
+
+// SnapshotHeader is what the content of a snapshot with one database begins with: mainSize bytes of SQLite's main file follow it, and
+// no write-ahead log.
+func SnapshotHeader(database string, mainSize int64) []byte {
+	b := binary.LittleEndian.AppendUint64(nil, diskFormat)
+	b = binary.LittleEndian.AppendUint64(b, 1)
+	b = append(b, database...)
+	b = append(b, make([]byte, 8-len(database)%8)...)
+	b = binary.LittleEndian.AppendUint64(b, uint64(mainSize))
+	return binary.LittleEndian.AppendUint64(b, 0)
+}

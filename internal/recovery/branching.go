@@ -8,24 +8,54 @@ import (
 	"iter"
 	"slices"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
+// counterpart is the log that a local one is compared with.
+type counterpart struct {
+	*raftlog.Log
+	snapshot bundle.Position // last entry in its snapshot; zero for none
+	last     uint64          // index of its last entry
+}
+
+func counterpartOf(log *raftlog.Log) counterpart {
+	c := counterpart{Log: log, last: log.LastIndex}
+	s := log.Snapshot()
+	if s != nil {
+		c.snapshot = bundle.Position{Index: s.Index, Term: s.Term}
+	}
+
+	return c
+}
+
+// counterpart is the tarball's log. The snapshot of a snapshot fence has an index far above that of the last entry in it, which the
+// manifest tells.
+func (im *importer) counterpart() counterpart {
+	c := counterpartOf(im.log)
+	manifest := im.tarball.Manifest
+	if manifest != nil && c.snapshot == manifest.Raft.After {
+		c.snapshot, c.last = manifest.Raft.Before, manifest.Raft.Before.Index
+	}
+
+	return c
+}
+
 // otherHistory says why the transactions that only this member has cannot all be named: some are in its snapshot, where they
 // cannot be told apart any more. It is empty where the local snapshot is, as far as terms tell, part of the tarball's log.
-func otherHistory(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log) (string, error) {
+func otherHistory(ctx context.Context, local *raftlog.Log, tarball counterpart) (string, error) {
 	ours := local.Snapshot()
 	if ours == nil {
 		return "", nil
 	}
 
-	if ours.Index > tarball.LastIndex {
-		return fmt.Sprintf("its snapshot reaches index %d and the tarball ends at index %d", ours.Index, tarball.LastIndex), nil
+	if ours.Index > tarball.last {
+		return fmt.Sprintf("its snapshot reaches index %d and the tarball ends at index %d", ours.Index, tarball.last), nil
 	}
 
-	theirs := tarball.Snapshot()
-	if theirs != nil && ours.Index <= theirs.Index {
+	theirs := tarball.snapshot
+	if ours.Index <= theirs.Index {
 		if ours.Term > theirs.Term || ours.Index == theirs.Index && ours.Term != theirs.Term {
 			return fmt.Sprintf("its snapshot at index %d has term %d, the tarball's at index %d has term %d: they are of different histories",
 				ours.Index, ours.Term, theirs.Index, theirs.Term), nil
@@ -56,7 +86,7 @@ func otherHistory(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log)
 //
 // before is an earlier comparison of the same two, or nil: what has not changed since is not compared, and rows that are known are
 // not worked out, again.
-func discarded(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, before *branching) (*branching, error) {
+func discarded(ctx context.Context, local *raftlog.Log, tarball counterpart, before *branching) (*branching, error) {
 	branch, err := branchPoint(ctx, local, tarball, before.agreed(local))
 	if err != nil {
 		return nil, err
@@ -110,11 +140,8 @@ func (c *branching) agreed(now *raftlog.Log) uint64 {
 // Where the tarball has only a snapshot, local entries are taken for part of it, as all that a snapshot holds was committed
 // and raft has no two committed entries at one index; unless their term is above the snapshot's, which such entries' cannot
 // be, or the term at the snapshot's own index is another.
-func branchPoint(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, from uint64) (uint64, error) {
-	var snapshot raftlog.Snapshot
-	if s := tarball.Snapshot(); s != nil {
-		snapshot = *s
-	}
+func branchPoint(ctx context.Context, local *raftlog.Log, tarball counterpart, from uint64) (uint64, error) {
+	snapshot := tarball.snapshot
 
 	// Files with nothing but entries that only the tarball's snapshot has need not be read: their terms are known.
 	for _, run := range local.Runs() {
@@ -148,7 +175,7 @@ func branchPoint(ctx context.Context, local *raftlog.Log, tarball *raftlog.Log, 
 		case ok && err != nil:
 			return 0, err
 		case ok && theirs.Index == ours.Index:
-			if ours.Term != theirs.Term && !recoveryTwins(ours, theirs, local, tarball) || ours.Type != theirs.Type || checksum(ours) != checksum(theirs) {
+			if ours.Term != theirs.Term && !recoveryTwins(ours, theirs, local, tarball.Log) || ours.Type != theirs.Type || checksum(ours) != checksum(theirs) {
 				return ours.Index, nil
 			}
 

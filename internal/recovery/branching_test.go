@@ -67,13 +67,13 @@ func TestDiscarded(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			local, tarball := openDir(t, test.local(t)), openDir(t, test.tarball(t))
-			unknown, err := otherHistory(t.Context(), local, tarball)
+			unknown, err := otherHistory(t.Context(), local, counterpartOf(tarball))
 			must(t, err)
 			if !strings.Contains(unknown, test.unknown) || (unknown == "") != (test.unknown == "") {
 				t.Errorf("unknown: %q, want %q", unknown, test.unknown)
 			}
 
-			compared, err := discarded(t.Context(), local, tarball, nil)
+			compared, err := discarded(t.Context(), local, counterpartOf(tarball), nil)
 			must(t, err)
 			found := compared.found
 			if len(found) == 0 {
@@ -163,14 +163,14 @@ func TestDiscardedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := raftlogtest.Copy(t, test.before)
 			tarball := openDir(t, test.tarball)
-			before, err := discarded(t.Context(), openDir(t, dir), tarball, nil)
+			before, err := discarded(t.Context(), openDir(t, dir), counterpartOf(tarball), nil)
 			must(t, err)
 			replaceFiles(t, dir, test.after)
 			now, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{Known: before.local})
 			must(t, err)
-			got, err := discarded(t.Context(), now, tarball, before)
+			got, err := discarded(t.Context(), now, counterpartOf(tarball), before)
 			must(t, err)
-			want, err := discarded(t.Context(), openDir(t, test.after), tarball, nil)
+			want, err := discarded(t.Context(), openDir(t, test.after), counterpartOf(tarball), nil)
 			must(t, err)
 			if got.branch != want.branch || !reflect.DeepEqual(got.found, want.found) {
 				t.Errorf("branch %d, discarded %v; from the beginning %d, %v", got.branch, got.found, want.branch, want.found)

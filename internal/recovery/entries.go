@@ -34,8 +34,11 @@ type Discarded struct {
 	Term  uint64               `json:"term" yaml:"term"`
 	Rows  []globaldb.RowChange `json:"rows" yaml:"rows"` // that it changed
 
-	// Unknown says why rows were not worked out, or which others may be among them; empty where all were.
+	// Unknown says why rows were not worked out; empty where all were.
 	Unknown string `json:"unknown,omitempty" yaml:"unknown,omitempty"`
+
+	// AfterMissing is true if entries before it are missing: what those changed may be among its rows.
+	AfterMissing bool `json:"after_missing,omitempty" yaml:"after_missing,omitempty"`
 
 	// File is the segment of an entry that is in none of the log's places; empty for one of the log.
 	File string `json:"file,omitempty" yaml:"file,omitempty"`
@@ -149,6 +152,10 @@ func (d Discarded) String() string {
 
 	if d.Unknown != "" {
 		text += " (" + d.Unknown + ")"
+	}
+
+	if d.AfterMissing {
+		text += " (entries before it are missing: some of the rows may be theirs)"
 	}
 
 	for _, row := range d.Rows {

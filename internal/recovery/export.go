@@ -81,6 +81,13 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 	defer unlock()
 
+	ex.scratch, err = os.MkdirTemp("", "lxd-recover-export-")
+	if err != nil {
+		return nil, err
+	}
+
+	defer os.RemoveAll(ex.scratch)
+
 	ex.check = newExportCheck(ctx, ex.dir.global(), opts)
 	defer ex.check.end()
 
@@ -124,6 +131,7 @@ type exporter struct {
 	log      *raftlog.Log
 	manifest *bundle.Manifest
 	pieces   []bundle.Piece // the files of the tarball
+	scratch  string         // a directory for files that are made for it
 	served   *serving       // nil with NoVerify
 }
 
@@ -264,7 +272,14 @@ func (ex *exporter) fence(ctx context.Context) error {
 	}
 
 	ex.report.Warnings = append(ex.report.Warnings, ahead...)
-	ex.pieces, ex.report.Raft, err = fenced(ctx, ex.log, last, os.DirFS(ex.dir.global()), term)
+	if unproven := ex.log.Unproven(); unproven > 0 && last >= unproven {
+		ex.pieces, ex.report.Raft, err = snapshotFence(ctx, ex.log, last, term, ex.scratch)
+		ex.report.Warnings = append(ex.report.Warnings, fmt.Sprintf("the files that would prove the indexes from %d on are gone: "+
+			"the tarball has the database as a snapshot, without the entries", unproven))
+	} else {
+		ex.pieces, ex.report.Raft, err = fenced(ctx, ex.log, last, os.DirFS(ex.dir.global()), term)
+	}
+
 	ex.manifest.Raft.After = ex.report.Raft
 	return err
 }

@@ -101,11 +101,11 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 	im.unknownLoss, err = im.damagedLocal(ctx, local)
 	different := ""
 	if err == nil {
-		different, err = otherHistory(ctx, local, im.log)
+		different, err = otherHistory(ctx, local, im.counterpart())
 	}
 
 	if err == nil {
-		im.branching, err = discarded(ctx, local, im.log, im.branching)
+		im.branching, err = discarded(ctx, local, im.counterpart(), im.branching)
 	}
 
 	if err == nil {

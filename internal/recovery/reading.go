@@ -153,9 +153,9 @@ func (r *leftOutReader) read(ctx context.Context, o raftlog.LeftOut) ([]Discarde
 			d.Unknown = r.failed
 		case more:
 			d.Unknown = moreRows
-		case !replaced:
-			d.Unknown = "entries before it are missing, and what those changed may be among the rows"
 		}
+
+		d.AfterMissing = !replaced && d.Unknown == ""
 
 		d.Rows = append(d.Rows, rows...)
 		found = append(found, d)
