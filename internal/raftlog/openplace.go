@@ -26,32 +26,36 @@ const (
 // every 512.
 const snapshotStep = 512
 
-// continues says whether an open segment continues closed ones, the last of which comes first in chain.
-func (l *Log) continues(chain []*Segment, open *Segment) (fit, string) {
-	verdict, next := fits, open
-	closed := open.Counter - 1
-	for i := range closed {
-		if i >= uint64(len(chain)) {
-			return maybe, ""
-		}
-
-		c := chain[i]
+// absent is how many of the segments that the same run of the daemon has closed before an open one are not there: at the end of chain,
+// whose first is the last of them. known is false if that cannot be told.
+func (l *Log) absent(chain []*Segment, open *Segment) (n int64, known bool) {
+	there, next := int64(0), open
+	for _, c := range chain {
 		switch l.closedRunning(c, next) {
 		case contradicts:
-			return contradicts, fmt.Sprintf("the daemon had closed %d segments before it began with %s, but %s was closed when a daemon stopped",
-				closed, open.File, c.File)
+			return int64(open.Counter) - 1 - there, true
 		case maybe:
-			verdict = maybe
+			return 0, false
 		}
 
-		next = c
+		there, next = there+1, c
 	}
 
-	if closed == 0 || closed < uint64(len(chain)) && l.closedRunning(chain[closed], next) == fits {
+	return 0, false
+}
+
+// continues says whether an open segment continues closed ones, the last of which comes first in chain.
+func (l *Log) continues(chain []*Segment, open *Segment) (fit, string) {
+	n, known := l.absent(chain, open)
+	closed := open.Counter - 1
+	switch {
+	case !known || n < 0:
 		return maybe, ""
+	case n == 0:
+		return fits, fmt.Sprintf("the daemon had closed %d segments before it began with %s, and they are there", closed, open.File)
 	}
 
-	return verdict, fmt.Sprintf("the daemon had closed %d segments before it began with %s, and they are there", closed, open.File)
+	return contradicts, fmt.Sprintf("the daemon had closed %d segments before it began with %s, and %d of them are not there", closed, open.File, n)
 }
 
 // closedRunning says whether a segment was closed by a daemon that went on with the next one: fits if it was, contradicts if it was

@@ -277,11 +277,11 @@ func (l *Log) withOpen(r Reading, chain, beyond, opens []*Segment) []Reading {
 		return []Reading{r}
 	}
 
-	follow, why := l.continues(chain, opens[0])
-	if named < r.Last && named+1 < r.start()+1 {
-		return l.besideSnapshot(r, named, follow, why, opens)
+	if named < r.start() {
+		return l.besideSnapshot(r, chain, opens)
 	}
 
+	follow, why := l.continues(chain, opens[0])
 	after := l.placedAfter(r, opens, r.Last+1)
 	other, _ := l.continues(slices.Concat(reversed(beyond), nil), opens[0])
 	if len(beyond) == 0 {
@@ -362,35 +362,41 @@ func (l *Log) placedAfter(r Reading, opens []*Segment, first uint64) []Reading {
 }
 
 // besideSnapshot are the readings where the closed segments end before the snapshot: the open ones continue them, across the
-// snapshot, or they continue the snapshot, and the segments between are gone.
-func (l *Log) besideSnapshot(r Reading, named uint64, follow fit, why string, opens []*Segment) []Reading {
-	across := l.placedAfter(r, opens, named+1)
+// snapshot, or they continue the snapshot, and the segments between are gone. More segments than those may be gone.
+func (l *Log) besideSnapshot(r Reading, chain, opens []*Segment) []Reading {
 	after := l.placedAfter(r, opens, r.start()+1)
+	if len(chain) == 0 {
+		return after // a leader's snapshot has replaced all that was before
+	}
+
 	for i := range after {
 		after[i].Unproven = r.start() + 1
 		after[i].For = append(after[i].For, "it begins right after the snapshot")
 	}
 
+	named := chain[0].Last
+	across := l.placedAfter(r, opens, named+1)
+	follow, why := l.continues(chain, opens[0])
 	reaches := across[0].log.end(named+1) >= r.start() && l.leadsTo(across[0].log, r.base)
-	switch {
-	case named == 0:
-		for i := range after {
-			after[i].Unproven, after[i].For = 0, nil
+	if follow == fits {
+		across[0].For = append(across[0].For, why)
+		if reaches {
+			return across
 		}
 
-		return after
-	case follow == contradicts || !reaches && follow != fits:
-		for i := range after {
-			if why != "" {
-				after[i].For = append(after[i].For, why)
-			}
-		}
-
-		return after
-	case !reaches:
 		return []Reading{r} // a leader's snapshot has replaced it all
-	case follow == fits:
-		return across
+	}
+
+	n, known := l.absent(chain, opens[0])
+	if known && n == 1 { // the one that ended with the snapshot
+		return after
+	}
+
+	short := r
+	short.For = append(slices.Clone(r.For), "segments are missing before "+opens[0].File)
+	after = append(after, short)
+	if follow == contradicts || !reaches {
+		return after
 	}
 
 	return append(across, after...)
