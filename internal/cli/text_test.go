@@ -144,17 +144,30 @@ func TestSourceText(t *testing.T) {
 	}
 }
 
-// TestProblems wants the worst first, and those that are alike as they came.
+// TestProblems wants the worst first, those that are alike as they came, and those that are for information only where all are wanted.
 func TestProblems(t *testing.T) {
-	var got strings.Builder
-	printProblems(&got, nil)
-	printProblems(&got, []raftlog.Problem{
+	problems := []raftlog.Problem{
 		{Severity: raftlog.Info, Text: "one"}, {Severity: raftlog.Error, Text: "two", Libdqlite: "crashes", Advice: "look"},
-		{Severity: raftlog.Error, Text: "three"},
-	})
-	want := "\nProblems:\n  error: two\n      libdqlite: crashes\n      you can:   look\n  error: three\n  info: one\n"
-	if got.String() != want {
-		t.Errorf("%q, want %q", got.String(), want)
+		{Severity: raftlog.Warning, Text: "three"}, {Severity: raftlog.Error, Text: "four"},
+	}
+	const worst = "\nProblems:\n  error: two\n      libdqlite: crashes\n      you can:   look\n  error: four\n  warning: three\n"
+	for _, c := range []struct {
+		problems []raftlog.Problem
+		all      bool
+		want     string
+	}{
+		{nil, true, ""}, {problems[:1], false, ""}, {problems[:1], true, "\nProblems:\n  info: one\n"},
+		{problems, false, worst}, {problems, true, worst + "  info: one\n"},
+	} {
+		var got strings.Builder
+		printProblems(&got, c.problems, c.all)
+		if got.String() != c.want {
+			t.Errorf("%v, all %t: %q, want %q", c.problems, c.all, got.String(), c.want)
+		}
+	}
+
+	if len(problems) != 4 || problems[0].Text != "one" {
+		t.Errorf("the problems themselves are now %v", problems)
 	}
 }
 
