@@ -12,9 +12,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
+
+// standaloneText is what is said in a member's place of an LXD that is none.
+const standaloneText = "standalone server"
 
 // errUnhealthy ends a command whose report says that the database is damaged: the report itself is the message.
 var errUnhealthy = errors.New("the database is damaged: see the problems above")
@@ -75,7 +79,10 @@ func warnRunning(daemon string) {
 
 func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 	rows := [][]string{{"source", r.Source}, {"kind", r.Kind}}
-	if r.Member != nil {
+	switch {
+	case r.Standalone:
+		rows = append(rows, []string{"member", standaloneText})
+	case r.Member != nil:
 		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d, %s)", r.Member.Name, r.Member.ID, r.Member.Address)})
 	}
 
@@ -97,13 +104,10 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 	rows = append(rows, []string{"health", healthText(r.Healthy, r.Raft)}, []string{"libdqlite", libdqliteText(r.Libdqlite)})
 	writeTable(w, nil, rows)
 
-	rows = nil
-	for _, m := range r.Members {
-		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, m.Address, m.Role.String()})
+	if !r.Standalone {
+		printMembers(w, r.Members)
 	}
 
-	fmt.Fprintln(w)
-	writeTable(w, []string{"id", "name", "address", "role"}, rows)
 	printProblems(w, r.Problems, verbose)
 	for i, action := range r.Libdqlite.Actions {
 		if i == 0 {
@@ -112,6 +116,16 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 
 		fmt.Fprintln(w, "  "+action)
 	}
+}
+
+func printMembers(w io.Writer, members member.List) {
+	var rows [][]string
+	for _, m := range members {
+		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, m.Address, m.Role.String()})
+	}
+
+	fmt.Fprintln(w)
+	writeTable(w, []string{"id", "name", "address", "role"}, rows)
 }
 
 func snapshotText(raft recovery.InspectRaft) string {

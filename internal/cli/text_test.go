@@ -171,6 +171,36 @@ func TestProblems(t *testing.T) {
 	}
 }
 
+// TestRollbackPlan leaves out the address of a server that has none.
+func TestRollbackPlan(t *testing.T) {
+	for _, alone := range []bool{false, true} {
+		var got strings.Builder
+		printRollbackPlan(&got, &recovery.RollbackReport{Standalone: alone, Address: "a:1", Raft: &bundle.Position{Index: 8, Term: 3}, Daemon: "not running"})
+		if strings.Contains(got.String(), "address") == alone || !strings.Contains(got.String(), "index 8, term 3") {
+			t.Errorf("standalone %t: %s", alone, got.String())
+		}
+	}
+}
+
+// TestStatusStandalone shows the addresses of a standalone server only where something is wrong with them.
+func TestStatusStandalone(t *testing.T) {
+	for _, agree := range []bool{false, true} {
+		var got strings.Builder
+		addresses := []recovery.AddressRow{{ID: 1, Raft: "1", Nodes: "a:1"}}
+		printStatus(&got, &recovery.StatusReport{Standalone: true, Agree: agree, Healthy: true, Addresses: addresses})
+		shown, explained := strings.Contains(got.String(), "a:1"), strings.Contains(got.String(), "A standalone server has one row")
+		if shown == agree || explained == agree || strings.Contains(got.String(), "They differ") || !strings.Contains(got.String(), standaloneText) {
+			t.Errorf("agree %t: %s", agree, got.String())
+		}
+	}
+
+	var got strings.Builder
+	printStatus(&got, &recovery.StatusReport{})
+	if !strings.Contains(got.String(), "cannot be told") || strings.Contains(got.String(), "standalone") {
+		t.Errorf("a member that is not known: %s", got.String())
+	}
+}
+
 // TestGivenUp wants to see what a person did, and what LXD does all the time only counted.
 func TestGivenUp(t *testing.T) {
 	profile, heartbeat := globaldb.RowChange{Table: "profiles", Key: "id=1"}, globaldb.RowChange{Table: "operations", Key: "id=2"}
