@@ -371,7 +371,7 @@ func TestEditRefusals(t *testing.T) {
 	t.Run("this member's daemon runs", l.besideOwnDaemon)
 	fromDown(t, c, "spare made voter", l.spareMadeVoter)
 	fromDown(t, c, "damaged snapshot", l.damagedSnapshot)
-	fromDown(t, c, "not clustered", l.notClustered)
+	fromDown(t, c, "no cluster certificate", l.noCertificate)
 }
 
 // badList is a list of members that an edit must refuse, and what it says of it.
@@ -447,10 +447,10 @@ func (l editRefusalLab) damagedSnapshot(t *testing.T) {
 	check()
 }
 
-func (l editRefusalLab) notClustered(t *testing.T) {
+func (l editRefusalLab) noCertificate(t *testing.T) {
 	must(t, os.Remove(filepath.Join(l.one.Dir(), "cluster.crt")))
 	check := unchanged(t, l.one.Dir())
-	edit(t, l.one, l.good).want(t, 1, "not a member of a cluster")
+	edit(t, l.one, l.good).want(t, 1, "cluster.crt is missing", "from another member")
 	check()
 }
 

@@ -272,8 +272,8 @@ func TestRefuseOtherCluster(t *testing.T) {
 	importOn(t, tarball, theirs.Members()...)
 }
 
-// A member that was never clustered has nothing to export, and nothing to import to.
-func TestRefuseUnclustered(t *testing.T) {
+// A member without its cluster certificate cannot tell whose tarball it is given, and none can tell where its own comes from.
+func TestRefuseWithoutCertificate(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{})
 	c.KillAll()
 	ctx := within(t, 3*time.Minute)
@@ -282,8 +282,8 @@ func TestRefuseUnclustered(t *testing.T) {
 	m := c.Member(2)
 	must(t, os.Remove(filepath.Join(m.Dir(), "cluster.crt")))
 	check := unchanged(t, m.Dir())
-	recoverTool(t, m, "global-db-import", "--yes", tarball).want(t, 1, "not a member of a cluster")
-	recoverTool(t, m, "cluster", "export-db", filepath.Join(t.TempDir(), "x")).want(t, 1, "not a member of a cluster")
+	recoverTool(t, m, "global-db-import", "--yes", tarball).want(t, 1, "cluster.crt is missing", "from another member")
+	recoverTool(t, m, "cluster", "export-db", filepath.Join(t.TempDir(), "x")).want(t, 1, "cluster.crt is missing", "from another member")
 	check()
 }
 

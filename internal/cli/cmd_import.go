@@ -40,6 +40,7 @@ wrong, LXD finds the whole old or the whole new database, and the command can si
 
 FILE may be a tarball of "lxd-recover cluster export-db" or the one that "lxd cluster edit" of LXD 5.21.3, 6.2 and later
 writes. Stop LXD on all members first, and import on a majority of the voters at the least before any of them is started.
+A standalone server, which is no member of a cluster, is refused.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-import lxd_recovery_db.tar.gz
   lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz`,

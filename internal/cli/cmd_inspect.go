@@ -12,20 +12,26 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
+
+// standaloneText is what is said in a member's place of an LXD that is none.
+const standaloneText = "standalone server"
 
 // errUnhealthy ends a command whose report says that the database is damaged: the report itself is the message.
 var errUnhealthy = errors.New("the database is damaged: see the problems above")
 
 func newInspectCmd() *cobra.Command {
 	output := format{}
+	verbose := false
 	cmd := &cobra.Command{
 		Use:   "global-db-inspect [SOURCE]",
 		Short: "Check one global database and tell what is in it",
 		Long: `Check one global database and tell what is in it: where its raft log stands, who its members are, how many rows it has,
-every problem found, and what libdqlite would do about it. Nothing is changed, even while LXD is running.
+every problem found, and what libdqlite would do about it. Nothing is changed, even while LXD is running. Problems are errors, which
+make it damaged, warnings, and infos, which sound databases have as well; infos are shown with --verbose, and in JSON and YAML.
 
 SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
 LXD's db_backup tarballs; this machine's LXD unless given. The JSON report can be carried to another machine and compared.
@@ -36,26 +42,27 @@ Exit status:
   2  wrong usage
   4  damaged`,
 		Example: `  lxd-recover global-db-inspect
-  lxd-recover global-db-inspect lxd_recovery_db.tar.gz
+  lxd-recover global-db-inspect --verbose lxd_recovery_db.tar.gz
   lxd-recover global-db-inspect --format json > server1.json`,
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runInspect(cmd.Context(), output, optionalArg(args, ""))
+			return runInspect(cmd.Context(), output, optionalArg(args, ""), verbose)
 		},
 	}
+	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "show infos, too")
 	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func runInspect(ctx context.Context, output format, source string) error {
+func runInspect(ctx context.Context, output format, source string, verbose bool) error {
 	report, err := recovery.Inspect(ctx, source, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}
 
 	warnRunning(report.RunningDaemon)
-	err = printReport(output, report, printInspect)
+	err = printReport(output, report, func(w io.Writer, r *recovery.InspectReport) { printInspect(w, r, verbose) })
 	if err == nil && !report.Healthy {
 		err = errUnhealthy
 	}
@@ -70,9 +77,12 @@ func warnRunning(daemon string) {
 	}
 }
 
-func printInspect(w io.Writer, r *recovery.InspectReport) {
+func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 	rows := [][]string{{"source", r.Source}, {"kind", r.Kind}}
-	if r.Member != nil {
+	switch {
+	case r.Standalone:
+		rows = append(rows, []string{"member", standaloneText})
+	case r.Member != nil:
 		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d, %s)", r.Member.Name, r.Member.ID, r.Member.Address)})
 	}
 
@@ -94,14 +104,11 @@ func printInspect(w io.Writer, r *recovery.InspectReport) {
 	rows = append(rows, []string{"health", healthText(r.Healthy, r.Raft)}, []string{"libdqlite", libdqliteText(r.Libdqlite)})
 	writeTable(w, nil, rows)
 
-	rows = nil
-	for _, m := range r.Members {
-		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, m.Address, m.Role.String()})
+	if !r.Standalone {
+		printMembers(w, r.Members)
 	}
 
-	fmt.Fprintln(w)
-	writeTable(w, []string{"id", "name", "address", "role"}, rows)
-	printProblems(w, r.Problems)
+	printProblems(w, r.Problems, verbose)
 	printReadings(w, r)
 	for i, action := range r.Libdqlite.Actions {
 		if i == 0 {
@@ -138,6 +145,16 @@ func printReadings(w io.Writer, r *recovery.InspectReport) {
 	}
 }
 
+func printMembers(w io.Writer, members member.List) {
+	var rows [][]string
+	for _, m := range members {
+		rows = append(rows, []string{fmt.Sprint(m.ID), m.Name, m.Address, m.Role.String()})
+	}
+
+	fmt.Fprintln(w)
+	writeTable(w, []string{"id", "name", "address", "role"}, rows)
+}
+
 func snapshotText(raft recovery.InspectRaft) string {
 	if raft.SnapshotIndex == 0 {
 		return "none"
@@ -171,9 +188,14 @@ func libdqliteText(l recovery.Libdqlite) string {
 	return text
 }
 
-// printProblems shows problems, the worst first.
-func printProblems(w io.Writer, problems []raftlog.Problem) {
+// printProblems shows problems, the worst first. Those that are for information only, which sound directories have as well, are left
+// out unless all are wanted.
+func printProblems(w io.Writer, problems []raftlog.Problem, all bool) {
 	problems = slices.Clone(problems)
+	if !all {
+		problems = slices.DeleteFunc(problems, func(p raftlog.Problem) bool { return p.Severity == raftlog.Info })
+	}
+
 	slices.SortStableFunc(problems, func(a, b raftlog.Problem) int { return int(b.Severity) - int(a.Severity) })
 	for i, p := range problems {
 		if i == 0 {

@@ -31,8 +31,8 @@ func newRollbackCmd() *cobra.Command {
 database as it was before.
 
 NAME is that of a kept database as "lxd-recover global-db-kept list" has it; the newest unless given. If the last change
-was a rollback already, nothing is done without a name. Roll back on all members or on none: members with different
-databases must not run together.
+was a rollback already, nothing is done without a name. Roll back on all members of a cluster or on none: members with
+different databases must not run together. A standalone server has nobody to agree with.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-rollback
   lxd-recover global-db-rollback database.before-import-20261122T213000Z`,
@@ -63,10 +63,12 @@ func runRollback(ctx context.Context, opts rollbackOptions, kept string) error {
 func printRollbackPlan(w io.Writer, r *recovery.RollbackReport) {
 	kept := r.Restored
 	fmt.Fprintf(w, "Put back %s (%s, replaced by the %s of %s).\n\n", kept.Name, bytesText(kept.Size), kept.Purpose, kept.Time.Local().Format(time.DateTime))
-	writeTable(w, []string{"", "now", "after the rollback"}, [][]string{
-		{"last raft entry", positionText(r.Local), positionText(r.Raft)},
-		{"this member's address", "", r.Address},
-	})
+	rows := [][]string{{"last raft entry", positionText(r.Local), positionText(r.Raft)}}
+	if !r.Standalone {
+		rows = append(rows, []string{"this member's address", "", r.Address})
+	}
+
+	writeTable(w, []string{"", "now", "after the rollback"}, rows)
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\nLXD is %s.\n", r.Daemon)
 }

@@ -21,7 +21,8 @@ func newStatusCmd() *cobra.Command {
 		Use:   "global-db-status",
 		Short: "Show how this member stands",
 		Long: `Show how this member stands: whether LXD runs, where its raft log ends, whether the three places that hold the members'
-addresses agree, the last import, what is pending, and the kept databases. It changes nothing.
+addresses agree, the last import, what is pending, and the kept databases. It changes nothing. A standalone server, which is no
+member of a cluster, has no addresses to agree.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-status
   lxd-recover global-db-status --format json`,
@@ -43,8 +44,11 @@ func runStatus(ctx context.Context, output format) error {
 }
 
 func printStatus(w io.Writer, r *recovery.StatusReport) {
-	name := "not a cluster member"
-	if r.Member != nil {
+	name := "cannot be told"
+	switch {
+	case r.Standalone:
+		name = standaloneText
+	case r.Member != nil:
 		name = fmt.Sprintf("%s (id %d, %s, %s)", r.Member.Name, r.Member.ID, r.Member.Address, r.Member.Role)
 	}
 
@@ -89,9 +93,10 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 	writeTable(w, []string{"name", "replaced", "by", "size"}, rows)
 }
 
-// printAddresses shows the addresses of the members side by side.
+// printAddresses shows the addresses of the members side by side. Those of a standalone server, which are none, are shown only
+// where something is wrong with them.
 func printAddresses(w io.Writer, r *recovery.StatusReport) {
-	if len(r.Addresses) == 0 {
+	if len(r.Addresses) == 0 || r.Standalone && r.Agree {
 		return
 	}
 
@@ -102,7 +107,10 @@ func printAddresses(w io.Writer, r *recovery.StatusReport) {
 
 	fmt.Fprintln(w, "\nAddresses, in the three places where LXD keeps them:")
 	writeTable(w, []string{"id", "name", "node database", "raft log", "global database"}, rows)
-	if !r.Agree {
+	switch {
+	case r.Standalone:
+		fmt.Fprintln(w, "A standalone server has one row, with the address 1 in the raft log and 0.0.0.0 in the global database.")
+	case !r.Agree:
 		fmt.Fprintln(w, "They differ."+patchNote(r))
 	}
 }

@@ -144,17 +144,60 @@ func TestSourceText(t *testing.T) {
 	}
 }
 
-// TestProblems wants the worst first, and those that are alike as they came.
+// TestProblems wants the worst first, those that are alike as they came, and those that are for information only where all are wanted.
 func TestProblems(t *testing.T) {
-	var got strings.Builder
-	printProblems(&got, nil)
-	printProblems(&got, []raftlog.Problem{
+	problems := []raftlog.Problem{
 		{Severity: raftlog.Info, Text: "one"}, {Severity: raftlog.Error, Text: "two", Libdqlite: "crashes", Advice: "look"},
-		{Severity: raftlog.Error, Text: "three"},
-	})
-	want := "\nProblems:\n  error: two\n      libdqlite: crashes\n      you can:   look\n  error: three\n  info: one\n"
-	if got.String() != want {
-		t.Errorf("%q, want %q", got.String(), want)
+		{Severity: raftlog.Warning, Text: "three"}, {Severity: raftlog.Error, Text: "four"},
+	}
+	const worst = "\nProblems:\n  error: two\n      libdqlite: crashes\n      you can:   look\n  error: four\n  warning: three\n"
+	for _, c := range []struct {
+		problems []raftlog.Problem
+		all      bool
+		want     string
+	}{
+		{nil, true, ""}, {problems[:1], false, ""}, {problems[:1], true, "\nProblems:\n  info: one\n"},
+		{problems, false, worst}, {problems, true, worst + "  info: one\n"},
+	} {
+		var got strings.Builder
+		printProblems(&got, c.problems, c.all)
+		if got.String() != c.want {
+			t.Errorf("%v, all %t: %q, want %q", c.problems, c.all, got.String(), c.want)
+		}
+	}
+
+	if len(problems) != 4 || problems[0].Text != "one" {
+		t.Errorf("the problems themselves are now %v", problems)
+	}
+}
+
+// TestRollbackPlan leaves out the address of a server that has none.
+func TestRollbackPlan(t *testing.T) {
+	for _, alone := range []bool{false, true} {
+		var got strings.Builder
+		printRollbackPlan(&got, &recovery.RollbackReport{Standalone: alone, Address: "a:1", Raft: &bundle.Position{Index: 8, Term: 3}, Daemon: "not running"})
+		if strings.Contains(got.String(), "address") == alone || !strings.Contains(got.String(), "index 8, term 3") {
+			t.Errorf("standalone %t: %s", alone, got.String())
+		}
+	}
+}
+
+// TestStatusStandalone shows the addresses of a standalone server only where something is wrong with them.
+func TestStatusStandalone(t *testing.T) {
+	for _, agree := range []bool{false, true} {
+		var got strings.Builder
+		addresses := []recovery.AddressRow{{ID: 1, Raft: "1", Nodes: "a:1"}}
+		printStatus(&got, &recovery.StatusReport{Standalone: true, Agree: agree, Healthy: true, Addresses: addresses})
+		shown, explained := strings.Contains(got.String(), "a:1"), strings.Contains(got.String(), "A standalone server has one row")
+		if shown == agree || explained == agree || strings.Contains(got.String(), "They differ") || !strings.Contains(got.String(), standaloneText) {
+			t.Errorf("agree %t: %s", agree, got.String())
+		}
+	}
+
+	var got strings.Builder
+	printStatus(&got, &recovery.StatusReport{})
+	if !strings.Contains(got.String(), "cannot be told") || strings.Contains(got.String(), "standalone") {
+		t.Errorf("a member that is not known: %s", got.String())
 	}
 }
 

@@ -189,7 +189,7 @@ func WaitGone(ctx context.Context, lxdDir string) error {
 var ErrNotReady = errors.New("LXD does not answer yet")
 
 // WaitReady waits until LXD answers on its API socket, which a cluster member does once a majority of the voters is up. It
-// returns the addresses of the members as LXD lists them, by name. The error is ErrNotReady when the context ended first,
+// returns the addresses of the members as LXD lists them, by name: none on a standalone server. The error is ErrNotReady when the context ended first,
 // and the service's own when that failed.
 func WaitReady(ctx context.Context, lxdDir string, service Service) (map[string]string, error) {
 	ctx, cancel := context.WithCancel(ctx)
@@ -243,6 +243,11 @@ func memberAddresses(ctx context.Context, socket string) (map[string]string, err
 	server, err := lxd.ConnectLXDUnixWithContext(ctx, socket, nil)
 	if err != nil {
 		return nil, err
+	}
+
+	// A standalone server has no list of members to be asked for. It, too, answers only when it has its global database open.
+	if !server.IsClustered() {
+		return nil, nil
 	}
 
 	members, err := server.GetClusterMembers()

@@ -26,8 +26,14 @@ import (
 // File is the name of the node database inside LXD's database directory.
 const File = "local.db"
 
-// ErrNotClustered says that the member list is empty or that no row of it is this member's own.
-var ErrNotClustered = errors.New("this LXD is not a member of a cluster")
+// ErrUnknownMember says that the node database is one of a member of a cluster, and does not tell which one.
+var ErrUnknownMember = errors.New("the node database does not tell which member of its cluster this LXD is")
+
+// A standalone server, which is no member of a cluster, is the only server of its raft log. LXD gives it this id and this address there.
+const (
+	StandaloneID      = 1
+	StandaloneAddress = "1"
+)
 
 // Keys of the table config.
 const (
@@ -35,21 +41,30 @@ const (
 	keyCoreAddress    = "core.https_address"
 )
 
+// StandaloneSelf is what LXD takes a standalone server for: it is its own only voter, and has no name.
+func StandaloneSelf() member.Member {
+	return member.Member{ID: StandaloneID, Address: StandaloneAddress, Role: raftlog.Voter}
+}
+
 // Node is what the node database says about this member and its cluster.
 type Node struct {
-	// Self is this member: the row of raft_nodes whose address is ClusterAddress.
+	// Self is this member: the row of raft_nodes whose address is ClusterAddress, or StandaloneSelf.
 	Self member.Member
 
-	// Members is the table raft_nodes by id.
+	// Members is the table raft_nodes by id. A standalone server has none there, as a rule.
 	Members member.List
+
+	// Standalone says that LXD starts on this node database as a standalone server: it has no cluster address, and no other
+	// member. It is not proof that the server is one, as the node database of a member that was emptied looks the same.
+	Standalone bool
 
 	// ClusterAddress and CoreAddress are cluster.https_address and core.https_address; empty where they are not set.
 	ClusterAddress string
 	CoreAddress    string
 }
 
-// Read returns what the node database in an LXD database directory says. It changes nothing there. The error is
-// ErrNotClustered for an LXD that stands alone.
+// Read returns what the node database in an LXD database directory says. It changes nothing there. There is a Node beside the
+// error ErrUnknownMember, too.
 func Read(ctx context.Context, databaseDir string) (*Node, error) {
 	scratch, remove, err := copyToScratch(databaseDir)
 	if err != nil {
@@ -66,7 +81,7 @@ func Read(ctx context.Context, databaseDir string) (*Node, error) {
 	defer db.Close()
 
 	node, err := read(ctx, db)
-	if err != nil && !errors.Is(err, ErrNotClustered) {
+	if err != nil && !errors.Is(err, ErrUnknownMember) {
 		return nil, fmt.Errorf("read %s: %w", filepath.Join(databaseDir, File), err)
 	}
 
@@ -233,22 +248,35 @@ func read(ctx context.Context, db *sql.DB) (*Node, error) {
 		}
 	}
 
-	// A member finds its own raft id the way LXD does: by the address it listens on for the cluster.
-	for _, m := range node.Members {
-		if node.ClusterAddress != "" && m.Address == node.ClusterAddress {
-			node.Self = m
-			return node, nil
+	return node, node.identify()
+}
+
+// identify finds out whose node database it is, the way LXD does: by the address that it listens on for the cluster.
+func (n *Node) identify() error {
+	if n.ClusterAddress == "" {
+		if len(n.Members) == 0 || len(n.Members) == 1 && n.Members[0].ID == StandaloneID && n.Members[0].Address == StandaloneAddress {
+			n.Standalone, n.Self = true, StandaloneSelf()
+			return nil
+		}
+
+		return fmt.Errorf("%w: it lists members, but its cluster.https_address is not set", ErrUnknownMember)
+	}
+
+	for _, m := range n.Members {
+		if m.Address == n.ClusterAddress {
+			n.Self = m
+			return nil
 		}
 	}
 
-	if node.ClusterAddress != "" && len(node.Members) > 1 {
-		// What LXD's own loader leaves when it is killed half way.
-		return node, fmt.Errorf("%w: none of the %d members in its node database has the address %s, which is its cluster.https_address; "+
-			"an interrupted loader of LXD leaves it so, and `lxd-recover global-db-import` of another member's tarball repairs it",
-			ErrNotClustered, len(node.Members), node.ClusterAddress)
+	if len(n.Members) == 0 {
+		return fmt.Errorf("%w: it lists no members, but its cluster.https_address is %s", ErrUnknownMember, n.ClusterAddress)
 	}
 
-	return node, ErrNotClustered
+	// What LXD's own loader leaves when it is killed half way.
+	return fmt.Errorf("%w: no member that it lists has the address %s, which is its cluster.https_address; "+
+		"an interrupted loader of LXD leaves it so, and `lxd-recover global-db-import` of another member's tarball repairs it",
+		ErrUnknownMember, n.ClusterAddress)
 }
 
 // copyToScratch copies the node database and its journals to a scratch directory, so that SQLite can recover them there.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
@@ -64,16 +65,53 @@ func TestRead(t *testing.T) {
 	}
 }
 
-func TestReadUnclustered(t *testing.T) {
-	for name, statement := range map[string]string{
-		"no members":   "DELETE FROM raft_nodes",
-		"no address":   "DELETE FROM config",
-		"null address": "UPDATE config SET value = NULL",
-		"other's":      "UPDATE config SET value = 'x:1' WHERE key = 'cluster.https_address'",
+// TestReadStandalone has what a standalone LXD leaves, with a row of its own and without, and whether clients can reach it or not.
+func TestReadStandalone(t *testing.T) {
+	const none = "DELETE FROM raft_nodes; DELETE FROM config WHERE key <> 'other'"
+	for name, test := range map[string]struct {
+		statement, core string
+		members         int
+	}{
+		"as LXD leaves it":         {statement: none},
+		"with an API address":      {statement: none + "; INSERT INTO config (key, value) VALUES ('core.https_address', '[::]:8443')", core: "[::]:8443"},
+		"with a row of its own":    {statement: none + "; INSERT INTO raft_nodes VALUES (1, '1', 0, '')", members: 1},
+		"with a null address":      {statement: none + "; INSERT INTO config (key, value) VALUES ('cluster.https_address', NULL)"},
+		"with an empty address":    {statement: none + "; INSERT INTO config (key, value) VALUES ('cluster.https_address', '')"},
+		"which has left a cluster": {statement: "DELETE FROM raft_nodes; DELETE FROM config WHERE key = 'cluster.https_address'", core: "b:1"},
 	} {
-		_, err := Read(t.Context(), newDir(t, statement))
-		if !errors.Is(err, ErrNotClustered) {
+		node, err := Read(t.Context(), newDir(t, test.statement))
+		must(t, err)
+		self := member.Member{ID: 1, Address: "1", Role: raftlog.Voter}
+		if !node.Standalone || node.Self != self || node.CoreAddress != test.core || len(node.Members) != test.members || node.ClusterAddress != "" {
+			t.Errorf("%s: %+v", name, node)
+		}
+	}
+}
+
+// TestReadUnknownMember has node databases of clusters from which it cannot be told whose they are. None is a standalone server's.
+func TestReadUnknownMember(t *testing.T) {
+	for name, test := range map[string]struct {
+		statement, says string
+		members         int
+	}{
+		"no members":   {"DELETE FROM raft_nodes", "it lists no members, but its cluster.https_address is b:1", 0},
+		"no address":   {"DELETE FROM config", "it lists members, but its cluster.https_address is not set", 3},
+		"null address": {"UPDATE config SET value = NULL", "it lists members, but its cluster.https_address is not set", 3},
+		"other's": {"UPDATE config SET value = 'x:1' WHERE key = 'cluster.https_address'",
+			"no member that it lists has the address x:1, which is its cluster.https_address", 3},
+		"one member, no address": {"DELETE FROM config; DELETE FROM raft_nodes WHERE id > 1", "it lists members, but", 1},
+		"another id at 1":        {"DELETE FROM config; DELETE FROM raft_nodes; INSERT INTO raft_nodes VALUES (2, '1', 0, '')", "it lists members, but", 1},
+		"the row of a standalone server": {"DELETE FROM raft_nodes; INSERT INTO raft_nodes VALUES (1, '1', 0, '')",
+			"no member that it lists has the address b:1", 1},
+	} {
+		node, err := Read(t.Context(), newDir(t, test.statement))
+		if !errors.Is(err, ErrUnknownMember) || !strings.Contains(err.Error(), test.says) {
 			t.Errorf("%s: %v", name, err)
+			continue
+		}
+
+		if node.Standalone || node.Self != (member.Member{}) || len(node.Members) != test.members {
+			t.Errorf("%s: %+v", name, node)
 		}
 	}
 }
@@ -89,7 +127,7 @@ func TestReadDamaged(t *testing.T) {
 		dir := newDir(t)
 		must(t, damage(filepath.Join(dir, File)))
 		_, err := Read(t.Context(), dir)
-		if err == nil || errors.Is(err, ErrNotClustered) {
+		if err == nil || errors.Is(err, ErrUnknownMember) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -68,6 +68,7 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 			if i != newest && p.Severity == Error {
 				p.Severity = Warning
 				p.Libdqlite = "nothing, as it uses the newer snapshot; if that were gone: " + p.Libdqlite
+				p.Advice = "nothing, as long as the newer snapshot is sound"
 			}
 
 			pl.add(p)

@@ -225,8 +225,10 @@ func (s *Snapshot) wrong(db SnapshotDatabase, o Outcome, format string, args ...
 
 // scanWAL checks a write-ahead log. It says nothing of one that ends early: the walk finds that.
 func (s *Snapshot) scanWAL(db SnapshotDatabase, image *DatabaseImage) {
-	s.problem(Info, s.File, fmt.Sprintf("database %q has a write-ahead log in the snapshot, as 1.16 and earlier wrote it", db.Name),
-		"1.18.3 and 1.18.4 abort the process when a member starts on it (assertion); all others read it")
+	s.problems = append(s.problems, Problem{Severity: Info, File: s.File, Offset: -1, Index: s.Index,
+		Text:      fmt.Sprintf("database %q has a write-ahead log in the snapshot, as 1.16 and earlier wrote it", db.Name),
+		Libdqlite: "1.18.3 and 1.18.4 abort the process when a member starts on it (assertion); all others read it",
+		Advice:    "nothing, as long as LXD does not come with one of these two"})
 	_, err := io.Copy(io.Discard, db.Main)
 	if err != nil {
 		return

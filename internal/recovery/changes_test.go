@@ -126,7 +126,7 @@ func TestStatusCompare(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := &StatusReport{}
-			r.compare(test.local, servers, test.nodes)
+			r.compare(&nodedb.Node{Members: test.local}, servers, test.nodes)
 			if r.Agree != test.agree || !slices.Equal(r.Addresses, test.want) {
 				t.Errorf("agree %v, %+v, want %v, %+v", r.Agree, r.Addresses, test.agree, test.want)
 			}

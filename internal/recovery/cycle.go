@@ -10,6 +10,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
 // daemonCycle stops LXD around a change of its database and starts it again, if it was up. What it stops is written down
@@ -181,7 +182,7 @@ func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result
 
 	addresses, err := daemon.WaitReady(ctx, c.dir.path, c.service)
 	if errors.Is(err, daemon.ErrNotReady) {
-		result.warnings = append(result.warnings, notReady(members))
+		result.warnings = append(result.warnings, notReady(c.alone(context.WithoutCancel(ctx)), members))
 		return nil
 	}
 
@@ -201,14 +202,23 @@ func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result
 	return nil
 }
 
+// alone tells whether LXD was started as a standalone server, which waits for nobody.
+func (c *daemonCycle) alone(ctx context.Context) bool {
+	node, _ := nodedb.Read(ctx, c.dir.database())
+	return node != nil && (node.Standalone || len(node.Members) == 0)
+}
+
 // notReady explains an LXD that was started and does not answer yet.
-func notReady(members member.List) string {
-	text := "LXD was started and does not answer yet: it does once "
-	if len(members) == 0 {
-		return text + "a majority of the voters is up"
+func notReady(alone bool, members member.List) string {
+	const text = "LXD was started and does not answer yet: "
+	switch {
+	case alone:
+		return text + "its journal tells what it is at"
+	case len(members) == 0:
+		return text + "it does once a majority of the voters is up"
 	}
 
-	return fmt.Sprintf("%s%d of the %d voters are up", text, members.Majority(), members.Voters())
+	return fmt.Sprintf("%sit does once %d of the %d voters are up", text, members.Majority(), members.Voters())
 }
 
 // end ends the cycle: refreshes are free again, and there is nothing left to resume.

@@ -33,6 +33,9 @@ const (
 	lockName      = "dqlite-lock"
 )
 
+// clusterCertificateName is the file in LXD's directory with the cluster certificate. A standalone server has none.
+const clusterCertificateName = "cluster.crt"
+
 // FindLXD returns LXD's directory on this machine: $LXD_DIR, else the snap's, else the package's.
 func FindLXD() (string, error) {
 	dir := os.Getenv("LXD_DIR")
@@ -204,14 +207,19 @@ func flock(f *os.File, how int) error {
 	}
 }
 
-// clusterCertificate returns the fingerprint of the cluster certificate. A member without one is not clustered.
+// clusterCertificate returns the fingerprint of the cluster certificate.
 func (d directory) clusterCertificate() (string, error) {
-	print, err := fingerprint(d.join("cluster.crt"))
+	print, err := fingerprint(d.join(clusterCertificateName))
 	if errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("%w: %s is missing", nodedb.ErrNotClustered, d.join("cluster.crt"))
+		return "", d.errNoCertificate()
 	}
 
 	return print, err
+}
+
+// errNoCertificate is what is wrong with a member of a cluster that has no cluster certificate.
+func (d directory) errNoCertificate() error {
+	return fmt.Errorf("%s is missing: copy it, and cluster.key, from another member: all members have the same ones", d.join(clusterCertificateName))
 }
 
 // serverCertificate returns the fingerprint of this member's own certificate.

@@ -170,7 +170,12 @@ func (r *EditReport) daemonIs(result startResult) { r.warn(result.warnings...) }
 
 // examine makes every check that needs nobody's answer.
 func (ed *editor) examine(ctx context.Context) error {
-	err := ed.checkDown(ctx)
+	err := ed.dir.clusterOnly(ctx)
+	if err != nil {
+		return err
+	}
+
+	err = ed.checkDown(ctx)
 	if err != nil {
 		return err
 	}

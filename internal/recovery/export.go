@@ -143,6 +143,11 @@ func (ex *exporter) open(ctx context.Context) (func(), error) {
 		return nil, err
 	}
 
+	err = ex.dir.clusterOnly(ctx)
+	if err != nil {
+		return nil, err
+	}
+
 	if ex.opts.Stdout == nil && !ex.opts.Force {
 		_, err = os.Lstat(ex.opts.Output)
 		if err == nil {

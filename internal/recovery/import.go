@@ -296,7 +296,7 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 // checkDatabase recognises the member by its certificate.
 func (im *importer) readNode(ctx context.Context) (*nodedb.Node, error) {
 	node, err := nodedb.Read(ctx, im.dir.database())
-	if errors.Is(err, nodedb.ErrNotClustered) && len(node.Members) > 0 {
+	if errors.Is(err, nodedb.ErrUnknownMember) && len(node.Members) > 0 {
 		return node, nil
 	}
 

@@ -63,6 +63,11 @@ func (im *importer) stage(ctx context.Context) error {
 
 // checkMember looks at this member: whether its LXD can be stopped and started, and who it is.
 func (im *importer) checkMember(ctx context.Context) error {
+	err := im.dir.clusterOnly(ctx)
+	if err != nil {
+		return err
+	}
+
 	status, err := daemon.Inspect(ctx, im.dir.path)
 	if err != nil {
 		return err

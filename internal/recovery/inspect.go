@@ -28,11 +28,13 @@ type InspectReport struct {
 	Copy bool `json:"copy" yaml:"copy"`
 
 	// Cluster is the SHA-256 of the cluster certificate, empty if the source does not tell; Member is whose database it is, null then.
-	Cluster string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"`
-	Member  *InspectMember    `json:"member" yaml:"member"`
-	Raft    InspectRaft       `json:"raft" yaml:"raft"`
-	Members member.List       `json:"members" yaml:"members"` // of the configuration in force; names where they are known
-	Data    *globaldb.Summary `json:"database" yaml:"database"`
+	// A standalone server is its own only member, and has no name.
+	Cluster    string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"`
+	Member     *InspectMember    `json:"member" yaml:"member"`
+	Standalone bool              `json:"standalone" yaml:"standalone"` // of an LXD that is no member of a cluster
+	Raft       InspectRaft       `json:"raft" yaml:"raft"`
+	Members    member.List       `json:"members" yaml:"members"` // of the configuration in force; names where they are known
+	Data       *globaldb.Summary `json:"database" yaml:"database"`
 
 	Healthy   bool      `json:"healthy" yaml:"healthy"` // libdqlite would have all that the disk holds, and SQLite finds it sound
 	Libdqlite Libdqlite `json:"libdqlite" yaml:"libdqlite"`
@@ -186,9 +188,7 @@ func (r *InspectReport) database(ctx context.Context, src *Source, log *raftlog.
 
 	db, err := globaldb.Open(ctx, log, log.SoundIndex)
 	if errors.Is(err, globaldb.ErrNoDatabase) && r.Healthy {
-		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, Offset: -1,
-			Text:      "no transaction is in the log: this member is a spare, or joined a moment ago",
-			Libdqlite: "starts with an empty database and waits for the leader's", Advice: "recover from another member"})
+		r.Problems = append(r.Problems, noTransaction(log.Configuration))
 		return found, nil
 	}
 
@@ -229,6 +229,19 @@ func (r *InspectReport) database(ctx context.Context, src *Source, log *raftlog.
 	return found, nil
 }
 
+// noTransaction is what a log without a single transaction is, to a server with that configuration.
+func noTransaction(servers raftlog.Configuration) raftlog.Problem {
+	if aloneInLog(servers) {
+		return raftlog.Problem{Severity: raftlog.Warning, Offset: -1,
+			Text:      "no transaction is in the log: LXD has not written anything to its database yet",
+			Libdqlite: "starts with an empty database", Advice: "nothing, if LXD was installed a moment ago"}
+	}
+
+	return raftlog.Problem{Severity: raftlog.Warning, Offset: -1,
+		Text:      "no transaction is in the log: this member is a spare, or joined a moment ago",
+		Libdqlite: "starts with an empty database and waits for the leader's", Advice: "recover from another member"}
+}
+
 // damaged notes an error that the database is to blame for, and returns one that it is not.
 func (r *InspectReport) damaged(err error) error {
 	var damage *DamageError
@@ -262,26 +275,32 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 
 	r.Members = namedServers(log.Configuration, known)
 	if src.nodes == "" {
+		r.alone("", nil, log)
 		return nil
 	}
 
+	lxdDir := filepath.Dir(src.nodes)
 	node, err := nodedb.Read(ctx, src.nodes)
 	switch {
 	case ctx.Err() != nil:
 		return err
-	case errors.Is(err, nodedb.ErrNotClustered), errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, nodedb.ErrUnknownMember), errors.Is(err, os.ErrNotExist):
 	case err != nil:
 		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, File: nodedb.File, Offset: -1, Text: err.Error(),
 			Libdqlite: "does not know it: it is LXD's own node database, without which LXD does not start",
 			Advice:    "recover from this global database all the same, if it is the one to recover from"})
 	}
 
-	if err != nil && found.self.ID != 0 {
+	if r.alone(lxdDir, node, log) {
+		return nil
+	}
+
+	if (err != nil || node.Standalone) && found.self.ID != 0 {
 		self, _ := r.Members.ByID(found.self.ID)
 		r.Member = &InspectMember{ID: found.self.ID, Name: found.self.Name, Address: self.Address}
 	}
 
-	if err == nil {
+	if err == nil && !node.Standalone {
 		self, ok := r.Members.ByID(node.Self.ID)
 		if !ok || self.Name == "" {
 			self = node.Self
@@ -290,10 +309,27 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 		r.Member = &InspectMember{ID: node.Self.ID, Name: self.Name, Address: node.Self.Address}
 	}
 
-	certificate, err := fingerprint(filepath.Join(filepath.Dir(src.nodes), "cluster.crt"))
+	certificate, err := fingerprint(filepath.Join(lxdDir, clusterCertificateName))
 	if err == nil {
 		r.Cluster = certificate
 	}
 
 	return nil
+}
+
+// alone tells whether the database is that of a standalone server, and says so in the report. What looks like one and cannot be one
+// is a problem.
+func (r *InspectReport) alone(lxdDir string, node *nodedb.Node, log *raftlog.Log) bool {
+	var why *mismatch
+	r.Standalone, why = standalone(lxdDir, node, log.Configuration)
+	if why != nil {
+		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, File: nodedb.File, Offset: -1, Text: why.text,
+			Libdqlite: "does not know it: it is LXD's own node database, on which LXD starts as a standalone server", Advice: why.advice})
+	}
+
+	if r.Standalone {
+		r.Member = &InspectMember{ID: nodedb.StandaloneID, Address: nodedb.StandaloneAddress}
+	}
+
+	return r.Standalone
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -33,6 +34,7 @@ type RollbackOptions struct {
 // RollbackReport is what a rollback will do, or did.
 type RollbackReport struct {
 	Restored    KeptDatabase     `json:"backup" yaml:"backup"`         // what is put back
+	Standalone  bool             `json:"standalone" yaml:"standalone"` // what is put back is the database of a standalone server
 	Address     string           `json:"address" yaml:"address"`       // of this member, after
 	Local       *bundle.Position `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
 	Raft        *bundle.Position `json:"raft" yaml:"raft"`             // last entry of the one that is put back
@@ -140,13 +142,12 @@ func (rb *rollback) choose() error {
 // it is damaged, as it may well have been before it was replaced, is a warning.
 func (rb *rollback) examine(ctx context.Context) error {
 	old := rb.dir.join(rb.report.Restored.Name)
-	node, err := nodedb.Read(ctx, old)
+	log, err := readLog(ctx, filepath.Join(old, globalName), rb.opts.Progress)
 	if err != nil {
 		return err
 	}
 
-	rb.members, rb.report.Address = node.Members, node.Self.Address
-	log, err := readLog(ctx, filepath.Join(old, globalName), rb.opts.Progress)
+	err = rb.identify(ctx, old, log.Configuration)
 	if err != nil {
 		return err
 	}
@@ -168,6 +169,26 @@ func (rb *rollback) examine(ctx context.Context) error {
 
 	rb.report.Daemon = status.String()
 	return stoppable(status)
+}
+
+// identify finds out whose database is put back. One of which that cannot be told is one that LXD does not start on.
+func (rb *rollback) identify(ctx context.Context, old string, servers raftlog.Configuration) error {
+	node, err := nodedb.Read(ctx, old)
+	if node == nil {
+		return err
+	}
+
+	alone, why := standalone(rb.dir.path, node, servers)
+	switch {
+	case alone:
+		rb.report.Standalone, rb.report.Address = true, nodedb.StandaloneAddress
+		return nil
+	case why != nil:
+		return fmt.Errorf("%s: %w", old, why)
+	}
+
+	rb.members, rb.report.Address = node.Members, node.Self.Address
+	return err
 }
 
 // replace stops LXD, exchanges the kept database with the live one, and starts LXD again. There is no report as long as LXD could not

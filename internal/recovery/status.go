@@ -23,10 +23,14 @@ import (
 
 // StatusReport is how one member stands.
 type StatusReport struct {
-	Directory string           `json:"directory" yaml:"directory"`
-	Daemon    string           `json:"daemon" yaml:"daemon"`
-	Running   bool             `json:"running" yaml:"running"`
-	Member    *member.Member   `json:"member" yaml:"member"` // null where it cannot be told
+	Directory string         `json:"directory" yaml:"directory"`
+	Daemon    string         `json:"daemon" yaml:"daemon"`
+	Running   bool           `json:"running" yaml:"running"`
+	Member    *member.Member `json:"member" yaml:"member"` // null where it cannot be told
+
+	// Standalone is true for an LXD that is no member of a cluster. Member is then what it is in its own raft log.
+	Standalone bool `json:"standalone" yaml:"standalone"`
+
 	Raft      *bundle.Position `json:"raft" yaml:"raft"`     // last entry of its log
 	Edited    bool             `json:"edited" yaml:"edited"` // the last entry is an edited member list
 	Healthy   bool             `json:"healthy" yaml:"healthy"`
@@ -160,19 +164,11 @@ func (r *StatusReport) pending(dir directory) error {
 
 // databases reads node database, raft log and global database, and compares what they say of the members.
 func (r *StatusReport) databases(ctx context.Context, dir directory, progress Progress) error {
-	node, err := nodedb.Read(ctx, dir.database())
-	if err != nil {
-		r.problem("node database: %v", err)
-		node = &nodedb.Node{}
-	} else {
-		self := node.Self
-		r.Member = &self
-	}
-
+	node, nodeErr := nodedb.Read(ctx, dir.database())
 	var log *raftlog.Log
 	var nodes []globaldb.Node
 	var nodesErr error
-	err = whileLive(ctx, r.Running, func(last bool) (bool, error) {
+	err := whileLive(ctx, r.Running, func(last bool) (bool, error) {
 		var err error
 		log, err = readLog(ctx, dir.global(), progress)
 		if err != nil {
@@ -188,7 +184,8 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 	})
 	if errors.Is(err, errEmptied) {
 		r.problem("%v", err)
-		r.compare(node.Members, nil, nil)
+		r.member(dir, node, nodeErr, nil)
+		r.compare(node, nil, nil)
 		return nil
 	}
 
@@ -204,15 +201,48 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		}
 	}
 
-	if nodesErr != nil {
+	r.member(dir, node, nodeErr, log.Configuration)
+	neverUsed := r.Standalone && r.Healthy && errors.Is(nodesErr, globaldb.ErrNoDatabase)
+	if nodesErr != nil && !neverUsed {
 		r.problem("global database: %v", nodesErr)
 	}
 
-	r.compare(node.Members, log.Configuration, nodes)
+	r.compare(node, log.Configuration, nodes)
 	return ctx.Err()
 }
 
-// readNodes reads the table nodes out of the database that a log makes.
+// member tells which member this is, or that it is a standalone server, as far as that is known. node and nodeErr are what the node
+// database says.
+func (r *StatusReport) member(dir directory, node *nodedb.Node, nodeErr error, servers raftlog.Configuration) {
+	var why *mismatch
+	r.Standalone, why = standalone(dir.path, node, servers)
+	sound := r.Standalone && errors.Is(nodeErr, nodedb.ErrUnknownMember) // it has been given a cluster address, and no cluster yet
+	if nodeErr != nil && !sound {
+		r.problem("%v", nodeErr)
+	}
+
+	if why != nil {
+		r.problem("%v", why)
+		return
+	}
+
+	switch {
+	case r.Standalone:
+		self := nodedb.StandaloneSelf()
+		r.Member = &self
+		return
+	case node != nil && node.Self.ID != 0:
+		self := node.Self
+		r.Member = &self
+	}
+
+	clustered := node != nil || len(servers) > 0 && !aloneInLog(servers)
+	if clustered && gone(dir.join(clusterCertificateName)) {
+		r.problem("%v", dir.errNoCertificate())
+	}
+}
+
+// readNodes reads the table nodes out of the database that a log makes. Without an error the list is not nil.
 func readNodes(ctx context.Context, log *raftlog.Log) ([]globaldb.Node, error) {
 	db, err := globaldb.Open(ctx, log, 0)
 	if err != nil {
@@ -221,10 +251,16 @@ func readNodes(ctx context.Context, log *raftlog.Log) ([]globaldb.Node, error) {
 
 	defer db.Close()
 
-	return db.Nodes(ctx)
+	nodes, err := db.Nodes(ctx)
+	if err == nil && nodes == nil {
+		nodes = []globaldb.Node{}
+	}
+
+	return nodes, err
 }
 
-func (r *StatusReport) compare(local member.List, servers raftlog.Configuration, nodes []globaldb.Node) {
+// compare puts side by side what the three places say of the members' addresses. nodes is nil where that table cannot be read.
+func (r *StatusReport) compare(node *nodedb.Node, servers raftlog.Configuration, nodes []globaldb.Node) {
 	rows := map[uint64]*AddressRow{}
 	var order []uint64
 	row := func(id uint64, name string) *AddressRow {
@@ -240,8 +276,10 @@ func (r *StatusReport) compare(local member.List, servers raftlog.Configuration,
 		return rows[id]
 	}
 
-	for _, m := range local {
-		row(m.ID, m.Name).Local = m.Address
+	if node != nil {
+		for _, m := range node.Members {
+			row(m.ID, m.Name).Local = m.Address
+		}
 	}
 
 	for _, s := range servers {
@@ -256,5 +294,9 @@ func (r *StatusReport) compare(local member.List, servers raftlog.Configuration,
 	for _, id := range order {
 		r.Addresses = append(r.Addresses, *rows[id])
 		r.Agree = r.Agree && rows[id].agree()
+	}
+
+	if r.Standalone {
+		r.Agree = nodes == nil || aloneInTable(nodes)
 	}
 }

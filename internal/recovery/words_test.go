@@ -89,12 +89,16 @@ func TestDiscardedString(t *testing.T) {
 
 func TestNotReady(t *testing.T) {
 	voters := member.List{one, movedTo(one, "b"), movedTo(one, "c")}
-	if got := notReady(voters); !strings.HasSuffix(got, "it does once 2 of the 3 voters are up") {
+	if got := notReady(false, voters); !strings.HasSuffix(got, "it does once 2 of the 3 voters are up") {
 		t.Errorf("%q", got)
 	}
 
-	if got := notReady(nil); !strings.HasSuffix(got, "a majority of the voters is up") {
+	if got := notReady(false, nil); !strings.HasSuffix(got, "a majority of the voters is up") {
 		t.Errorf("%q", got)
+	}
+
+	if got := notReady(true, nil); strings.Contains(got, "voters") || !strings.HasSuffix(got, "its journal tells what it is at") {
+		t.Errorf("a standalone server: %q", got)
 	}
 }
 

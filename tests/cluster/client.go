@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os/exec"
 	"strings"
@@ -59,15 +60,22 @@ func (m *Member) run(ctx context.Context, stdin io.Reader, name string, args ...
 
 // bootstrap makes a cluster of this one member.
 func (m *Member) bootstrap(ctx context.Context) error {
-	preseed := map[string]any{
-		"config":  map[string]string{"core.https_address": m.Address(), "images.auto_update_interval": "0"},
-		"cluster": map[string]any{"enabled": true, "server_name": m.Name},
-	}
-	for key, value := range m.cluster.opts.Config {
-		preseed["config"].(map[string]string)[key] = value
+	config := m.cluster.config()
+	if config["core.https_address"] == "" {
+		config["core.https_address"] = m.Address()
 	}
 
-	return m.preseed(ctx, preseed)
+	return m.preseed(ctx, map[string]any{
+		"config":  config,
+		"cluster": map[string]any{"enabled": true, "server_name": m.Name},
+	})
+}
+
+// config is what LXD is told in the beginning.
+func (c *Cluster) config() map[string]string {
+	config := map[string]string{"images.auto_update_interval": "0"}
+	maps.Copy(config, c.opts.Config)
+	return config
 }
 
 // join makes this member part of the cluster that the other one belongs to.
@@ -98,7 +106,7 @@ func (m *Member) preseed(ctx context.Context, answers any) error {
 		return err
 	}
 
-	m.cluster.logf("%s is a member after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
+	m.cluster.logf("%s set up after %s", m.Name, time.Since(begin).Round(10*time.Millisecond))
 	return nil
 }
 

@@ -43,13 +43,14 @@ const (
 
 // Options says what cluster New makes. Only LXD has no useful zero value.
 type Options struct {
-	LXD     LXD               // the build to run, see Debian and LXD6
-	Members int               // how many; 0 means 3
-	Port    int               // LXD's port; 0 means 8443
-	Config  map[string]string // LXD's configuration from the start, for instance cluster.max_standby
-	Dir     string            // where the cluster's own directory is made; "" means the system's temporary directory
-	Log     io.Writer         // told what happens; nil means nobody
-	Debug   bool              // daemons log everything
+	LXD        LXD               // the build to run, see Debian and LXD6
+	Members    int               // how many; 0 means 3
+	Standalone bool              // one LXD that is no member of a cluster: Members does not count, and Port only if Config sets core.https_address
+	Port       int               // LXD's port; 0 means 8443
+	Config     map[string]string // LXD's configuration from the start, for instance cluster.max_standby
+	Dir        string            // where the cluster's own directory is made; "" means the system's temporary directory
+	Log        io.Writer         // told what happens; nil means nobody
+	Debug      bool              // daemons log everything
 }
 
 // Cluster is a running LXD cluster. Its methods may be used by several goroutines, but one member should not be started and
@@ -65,11 +66,15 @@ type Cluster struct {
 	members []*Member
 }
 
-// New forms a cluster: the first member is bootstrapped, the others join by token, one after the other, and New returns
+// New forms a cluster, unless Options.Standalone: the first member is bootstrapped, the others join by token, one after the other, and New returns
 // when all are online and as many of them are voters and stand-bys as LXD wants. On an error nothing is left.
 func New(ctx context.Context, opts Options) (*Cluster, error) {
 	if opts.Members == 0 {
 		opts.Members = 3
+	}
+
+	if opts.Standalone {
+		opts.Members = 1
 	}
 
 	if opts.Port == 0 {
@@ -141,6 +146,10 @@ func (c *Cluster) form(ctx context.Context) (err error) {
 	err = c.StartAll(ctx)
 	if err != nil {
 		return err
+	}
+
+	if c.opts.Standalone {
+		return c.Member(1).preseed(ctx, map[string]any{"config": c.config()})
 	}
 
 	err = c.Member(1).bootstrap(ctx)

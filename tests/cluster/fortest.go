@@ -47,3 +47,10 @@ func ForTest(t testing.TB, opts Options) *Cluster {
 	})
 	return c
 }
+
+// StandaloneForTest is ForTest for an LXD that is no member of a cluster, which it returns running.
+func StandaloneForTest(t testing.TB, opts Options) *Member {
+	t.Helper()
+	opts.Standalone = true
+	return ForTest(t, opts).Member(1)
+}

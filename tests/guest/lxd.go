@@ -53,6 +53,11 @@ func FormCluster(ctx context.Context, guests ...*Guest) error {
 	return nil
 }
 
+// StartStandalone sets the guest's LXD up as a server of its own, which is no member of a cluster.
+func (g *Guest) StartStandalone(ctx context.Context) error {
+	return g.initLXD(ctx, map[string]any{"config": map[string]string{"images.auto_update_interval": "0"}})
+}
+
 // initLXD answers lxd init's questions. JSON is YAML as well.
 func (g *Guest) initLXD(ctx context.Context, answers any) error {
 	yaml, err := json.Marshal(answers)
