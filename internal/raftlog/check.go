@@ -26,7 +26,7 @@ func (l *Log) checkNames(pl *problemList) {
 			p.Severity = Error
 			p.Text = fmt.Sprintf("the name has %d bytes, %d or more", len(f.Name), maxName)
 			p.Libdqlite = "1.18 aborts the process (assertion); 1.11 ignores it"
-			p.Advice = "move it out of the directory"
+			p.Advice = adviseRepair
 		case f.Kind == SubDirectory || f.Kind == SpecialFile:
 			switch kind := classifyName(f.Name); kind {
 			case MetadataFile, ClosedSegmentFile, OpenSegmentFile, SnapshotFile, SnapshotMetaFile, MisreadFile:
@@ -34,7 +34,7 @@ func (l *Log) checkNames(pl *problemList) {
 				p.Severity = Error
 				p.Text = fmt.Sprintf("is not a regular file, but has the name of a %s", kind)
 				p.Libdqlite = "refuses, or waits for ever"
-				p.Advice = "move it out of the directory"
+				p.Advice = adviseRepair
 			default:
 				if f.Kind == SpecialFile {
 					p.Severity = Warning
@@ -44,12 +44,12 @@ func (l *Log) checkNames(pl *problemList) {
 		case f.Kind == CorruptFile:
 			p.Severity = Warning
 			p.Text = "libdqlite's auto-recovery has set this segment aside earlier: its entries, and those after it, were lost then"
-			p.Advice = "keep it; if another member has those entries, recover from that one"
+			p.Advice = "nothing by hand: what of it still counts is part of the log"
 		case f.Kind == MisreadFile:
 			p.Severity = Error
 			p.Text = "this is not a file of dqlite, but libdqlite takes it for one"
 			p.Libdqlite = "takes it for a segment or a snapshot: deletes it, refuses or crashes"
-			p.Advice = "move it out of the directory"
+			p.Advice = adviseRepair
 			parts := looseSnapshotName.FindStringSubmatch(f.Name)
 			if parts != nil {
 				l.misreadSnapshot(f)
@@ -89,7 +89,7 @@ func (l *Log) checkMetadata(pl *problemList) {
 		l.Libdqlite.Load = max(l.Libdqlite.Load, Refuses)
 		pl.add(Problem{Severity: Error, File: name, Offset: 0, Text: text,
 			Libdqlite: "refuses to construct a node on the directory (go-dqlite 1.11 crashes instead)",
-			Advice:    "recover from another member; or, if that is impossible, move the file away: the other one then counts"})
+			Advice:    adviseRepair})
 	}
 
 	for i, name := range names {
@@ -132,7 +132,7 @@ func (l *Log) checkMetadata(pl *problemList) {
 			pl.add(Problem{Severity: Warning, File: "metadata1", Offset: 8,
 				Text:      fmt.Sprintf("the versions %d and %d of metadata1 and metadata2 do not follow each other", a.Version, b.Version),
 				Libdqlite: "takes the higher one",
-				Advice:    "one of the files is not as dqlite left it: compare the terms with the other members"})
+				Advice:    "one of the files is not as dqlite left it: compare the terms with the other members, if there are any"})
 		}
 	default:
 		m := cmpPointer(a, b)
@@ -140,7 +140,7 @@ func (l *Log) checkMetadata(pl *problemList) {
 			pl.add(Problem{Severity: Warning, File: m.FileName(), Offset: -1,
 				Text:      fmt.Sprintf("only one metadata file is usable, with version %d", m.Version),
 				Libdqlite: "takes it; if the lost one was newer, the member falls back by one term or forgets a vote",
-				Advice:    "compare the terms with the other members"})
+				Advice:    "compare the terms with the other members, if there are any"})
 		}
 	}
 
@@ -154,7 +154,7 @@ func (l *Log) checkMetadata(pl *problemList) {
 		pl.add(Problem{Severity: Warning, File: "metadata1", Offset: 16,
 			Text:      fmt.Sprintf("the metadata say term %d, but the log has entries of term %d", l.Term, highest),
 			Libdqlite: "starts with the lower term and may vote again in a term that is over",
-			Advice:    "an older metadata file has come back: export from this member writes new ones"})
+			Advice:    "an older metadata file has come back: `lxd-recover global-db-repair` and an export write new ones"})
 	}
 }
 
@@ -162,7 +162,7 @@ func (l *Log) checkMetadata(pl *problemList) {
 func lostMetadata(text string) Problem {
 	return Problem{Severity: Error, File: "metadata1", Offset: -1, Text: text,
 		Libdqlite: "loads the log with term 0 and takes the member for a new one: it may vote twice in one term, or bootstrap over the log",
-		Advice:    "recover from another member, or export from this one with --accept-damage: the export writes new metadata"}
+		Advice:    adviseRepair}
 }
 
 // cmpPointer returns the one that is not nil.
@@ -200,6 +200,6 @@ func (l *Log) checkSegments(pl *problemList) {
 		pl.add(Problem{Severity: Error, File: b.File, Offset: -1, Index: b.First,
 			Text:      fmt.Sprintf("overlaps with %s", a.File),
 			Libdqlite: "refuses, or drops one of the two, as the sorting happens to order them",
-			Advice:    "a member that was killed while it cut its log leaves this behind; recover from another member"})
+			Advice:    adviseRepair})
 	}
 }

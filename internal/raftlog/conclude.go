@@ -38,7 +38,7 @@ func (l *Log) conclude(ld *loader) {
 		ld.say(Problem{Severity: Error, File: ld.placed[0].segment.File, Offset: segmentHeader, Index: 1,
 			Text:      "the log begins with an entry that is no configuration, and there is no snapshot: its beginning is missing",
 			Libdqlite: "loads it with index 1, and aborts the process when the member starts (assertion)",
-			Advice:    "recover from another member"})
+			Advice:    "recover from another member, or from a backup of LXD's database directory"})
 	}
 
 	if len(ld.placed) == 0 && ld.snapshot == nil {
@@ -51,7 +51,7 @@ func (l *Log) judgeEmpty(ld *loader) {
 	p := Problem{Severity: Error, Offset: -1,
 		Text:      "there is no entry and no snapshot that libdqlite would load",
 		Libdqlite: "starts as a new, empty database",
-		Advice:    "recover from another member"}
+		Advice:    "recover from another member, or from a backup of LXD's database directory"}
 	used := slices.ContainsFunc(l.Segments, func(s Segment) bool { return !s.Unused })
 	if l.Libdqlite.Load == LoadsClean && !used && (l.Term > 0 || len(l.Files) == 0) { // a spare has nothing at all
 		p.Severity = Warning
@@ -100,7 +100,7 @@ func (l *Log) lowerTerm(ld *loader, p placed) {
 	if p.part.firstType != ChangeEntry {
 		problem.Severity = Warning
 		problem.Text = fmt.Sprintf("the entry has term %d after one of term %d", p.part.FirstTerm, l.Libdqlite.LastTerm)
-		problem.Advice = "raft never does that: compare with the other members"
+		problem.Advice = "raft never does that: compare with the other members, if there are any"
 	}
 
 	ld.say(problem)
@@ -110,7 +110,7 @@ func (l *Log) lowerTerm(ld *loader, p placed) {
 func (l *Log) judge(f finding, p placed, ld *loader) {
 	index := p.first + f.ordinal
 	problem := Problem{Severity: Error, File: p.segment.File, Offset: f.offset, Index: index, Text: f.text,
-		Advice: "recover from another member"}
+		Advice: "recover from another member; `lxd-recover global-db-repair --at` goes back to before it"}
 	switch f.kind {
 	case badCommand, notCommit:
 		problem.Libdqlite = "loads it, and the member stops with an error, or crashes, when it applies the entry"
@@ -141,7 +141,7 @@ func (l *Log) judge(f finding, p placed, ld *loader) {
 	case lowerTerm:
 		problem.Severity = Warning
 		problem.Libdqlite = "loads it"
-		problem.Advice = "raft never does that: compare with the other members"
+		problem.Advice = "raft never does that: compare with the other members, if there are any"
 	}
 
 	ld.say(problem)

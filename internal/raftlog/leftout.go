@@ -203,8 +203,18 @@ func (l *Log) judgeReading(pl *problemList) {
 		pl.add(Problem{Severity: Error, Offset: -1, Index: l.LastIndex,
 			Text:      fmt.Sprintf("the files can be read as %d different logs, which are the same up to index %d:%s", len(l.Readings), l.LastIndex, texts),
 			Libdqlite: "does not ask",
-			Advice:    "compare with the other members; --reading chooses one"})
+			Advice:    "compare with the other members, if there are any; --reading chooses one"})
 		return
+	}
+
+	chain, _ := l.chain(l.LastIndex)
+	lost := l.lostOpen(chain)
+	if lost != "" {
+		l.EndGone = true
+		pl.add(Problem{Severity: Warning, File: lost, Offset: -1, Index: l.LastIndex + 1,
+			Text:      fmt.Sprintf("the segment is gone, and with it the entries after index %d: later ones, empty, are there", l.LastIndex),
+			Libdqlite: "does not notice it",
+			Advice:    "look for the file; compare with the other members, if there are any"})
 	}
 
 	absent := l.notLoaded()

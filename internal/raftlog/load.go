@@ -127,7 +127,7 @@ func (ld *loader) attempt() verdict {
 		ld.say(Problem{Severity: Error, File: b, Offset: -1,
 			Text:      fmt.Sprintf("names the same open segment as %s", a),
 			Libdqlite: "aborts the process (assertion)",
-			Advice:    "move the file that is not dqlite's away"})
+			Advice:    adviseRepair})
 		return crashed
 	}
 
@@ -169,7 +169,7 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 			Text:      fmt.Sprintf("the closed segments end before the snapshot's index %d", ld.base()),
 			Libdqlite: "ignores all closed segments and continues after the snapshot",
 			Advice: "normal when this member was stopped right after it got a snapshot from the leader; " +
-				"otherwise entries after the snapshot may be missing: compare with the other members"}
+				"otherwise entries after the snapshot may be missing: compare with the other members, if there are any"}
 		if closed == len(pieces) {
 			ld.say(p)
 			return nil, loaded
@@ -188,7 +188,7 @@ func (ld *loader) filter(pieces []*piece) ([]*piece, verdict) {
 		ld.say(Problem{Severity: Error, File: pieces[i].name, Offset: -1, Index: ld.base() + 1,
 			Text:      fmt.Sprintf("entries %d to %d are missing between the snapshot and this segment", ld.base()+1, pieces[i].first-1),
 			Libdqlite: fmt.Sprintf("refuses: \"closed segment %s is past last snapshot %s\"", pieces[i].name, ld.snapshot.File),
-			Advice:    "recover from another member; what comes after the hole cannot be used"})
+			Advice:    adviseRepair})
 		for _, p := range pieces[i:closed] {
 			ld.dropped += p.segment.Entries + p.segment.After
 		}
@@ -215,7 +215,7 @@ func (ld *loader) assertFails(p *piece) verdict {
 	ld.say(Problem{Severity: Error, File: p.name, Offset: -1,
 		Text:      "the name says indexes that cannot be",
 		Libdqlite: "1.18 aborts the process (assertion), earlier versions refuse",
-		Advice:    "move the file away: it is not one that dqlite wrote"})
+		Advice:    adviseRepair})
 	return crashed
 }
 
@@ -268,7 +268,7 @@ func (ld *loader) endsBeforeSnapshot(pieces []*piece, last uint64) verdict {
 			p.Severity = Error
 			p.Libdqlite = "drops all segments, the open ones too, at its second attempt, and reports success; " +
 				"with auto-recovery switched off it refuses"
-			p.Advice = "compare with the other members: entries after the snapshot may be gone"
+			p.Advice = adviseRepair
 			ld.dropped += q.segment.Entries
 			ld.worst(LoadsButLoses)
 		}
@@ -302,7 +302,7 @@ func (ld *loader) loadClosed(pieces []*piece, i int, start, next uint64) (uint64
 
 		ld.say(Problem{Severity: Error, File: p.name, Offset: -1, Index: next, Text: text,
 			Libdqlite: fmt.Sprintf("refuses: \"unexpected closed segment %s: first index should have been %d\"", p.name, next),
-			Advice:    "recover from another member, or go on with what is before the hole"})
+			Advice:    adviseRepair})
 		for _, q := range pieces[i:] {
 			ld.dropped += q.segment.Entries + q.segment.After
 		}
@@ -325,7 +325,7 @@ func (ld *loader) loadClosed(pieces []*piece, i int, start, next uint64) (uint64
 	}
 
 	problem := Problem{Severity: Error, File: p.name, Offset: offset, Index: next + min(s.Entries, want), Text: text,
-		Advice: fmt.Sprintf("recover from another member; the %d entries before the damage are sound, %d after it", min(s.Entries, want), s.After)}
+		Advice: fmt.Sprintf("the %d entries before the damage are sound, %d after it; ", min(s.Entries, want), s.After) + adviseRepair}
 	lastClosed := i+1 == len(pieces) || pieces[i+1].open
 	switch {
 	case class != faultCorrupt:

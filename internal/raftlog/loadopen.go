@@ -48,7 +48,7 @@ func (ld *loader) loadUnused(p *piece, next uint64) {
 		ld.hole(Problem{Severity: Error, File: p.name, Offset: 0, Index: next,
 			Text:      fmt.Sprintf("the segment is empty although the later %s is not: its entries are gone", p.next.name),
 			Libdqlite: "deletes it and gives the entries of the later one its indexes; reports success",
-			Advice:    "recover from another member, or go on with what is before this segment"})
+			Advice:    adviseRepair})
 	}
 }
 
@@ -56,7 +56,7 @@ func (ld *loader) loadUnused(p *piece, next uint64) {
 func (ld *loader) badFormat(p *piece, next uint64) verdict {
 	s := p.segment
 	problem := Problem{Severity: Error, File: p.name, Offset: 0, Index: next, Text: s.fault.text,
-		Advice: fmt.Sprintf("recover from another member; %d sound entries are in the file", s.After)}
+		Advice: fmt.Sprintf("%d sound entries are in the file; ", s.After) + adviseRepair}
 	if s.fault.class != faultCorrupt {
 		problem.Libdqlite = "refuses (" + s.fault.class.String() + ")"
 		ld.say(problem)
@@ -72,7 +72,7 @@ func (ld *loader) badFormat(p *piece, next uint64) verdict {
 func (ld *loader) unreadable(p *piece, next uint64) verdict {
 	s := p.segment
 	problem := Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: next + s.Entries, Text: s.fault.text,
-		Advice: fmt.Sprintf("recover from another member; the %d entries before the damage are sound, %d after it", s.Entries, s.After)}
+		Advice: fmt.Sprintf("the %d entries before the damage are sound, %d after it; ", s.Entries, s.After) + adviseRepair}
 	ld.dropped += s.After + uint64(s.fault.n)
 	if s.Entries == 0 {
 		problem.Libdqlite = "refuses (" + s.fault.class.String() + ")"
@@ -101,14 +101,14 @@ func (ld *loader) checkTail(p *piece, next uint64) {
 
 		ld.hole(Problem{Severity: Error, File: p.name, Offset: s.fault.at, Index: end, Text: s.fault.text,
 			Libdqlite: libdqlite,
-			Advice: "compare with the other members: an unfinished last write of a member that was killed is harmless, " +
-				"entries that others have are not"})
+			Advice: "an unfinished last write of a member that was killed is harmless, lost entries are not: compare with the other members, " +
+				"if there are any; `lxd-recover global-db-repair` cuts the segment here"})
 	case p.next != nil && s.Entries > 0 && s.Size-s.End > int64(p.next.segment.firstBatch) && !ld.l.snapshotNear(end):
 		ld.hole(Problem{Severity: Error, File: p.name, Offset: s.End, Index: end,
 			Text: fmt.Sprintf("the segment ends in zeros where the first batch of the later %s would have fitted: "+
 				"entries may be gone", p.next.name),
 			Libdqlite: "takes the later segment as the continuation and reports success",
-			Advice:    "compare with the other members; harmless if this member was killed while it took a snapshot"})
+			Advice:    "harmless if LXD was killed while it took a snapshot; otherwise compare with the other members, if there are any"})
 	}
 }
 

@@ -62,6 +62,7 @@ type Log struct {
 	ConfigurationIndex uint64
 	Edited             bool // the last entry is a recovery configuration, see edited
 
+	EndGone bool // entries came after the last one, and the file that had them is gone
 	Changed bool // files changed while they were read: a daemon is running, and the parts may not fit together
 
 	Problems []Problem

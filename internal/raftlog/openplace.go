@@ -230,3 +230,28 @@ const nearSnapshot = 64
 func (l *Log) snapshotNear(next uint64) bool {
 	return slices.ContainsFunc(l.Snapshots, func(s Snapshot) bool { return s.Index < next && next-s.Index <= nearSnapshot })
 }
+
+// lostOpen finds an open segment that must have had entries and is gone: the spare ones after it are there, and the last closed one was
+// not closed for a snapshot, so entries came after it. It returns the name; empty if there is none.
+func (l *Log) lostOpen(chain []*Segment) string {
+	lowest := uint64(0)
+	for _, s := range l.all {
+		if !s.Open || s.trust != inForce {
+			continue
+		}
+
+		if !s.Unused {
+			return ""
+		}
+
+		if lowest == 0 || s.Counter < lowest {
+			lowest = s.Counter
+		}
+	}
+
+	if lowest < 2 || len(chain) == 0 || chain[0].fault != nil || l.closedBySnapshot(chain[0]) != contradicts {
+		return ""
+	}
+
+	return fmt.Sprintf("open-%d", lowest-1)
+}

@@ -78,7 +78,7 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 			pl.add(Problem{Severity: Warning, File: s.File, Offset: -1, Index: s.Index,
 				Text:      fmt.Sprintf("reaches index %d, but %s has the higher term", s.Index, l.Snapshots[newest].File),
 				Libdqlite: "uses the one with the higher term, although it is older",
-				Advice:    "make sure that the log reaches back to the older one; otherwise move the pair with the lower index away"})
+				Advice:    adviseRepair})
 		}
 	}
 

@@ -30,6 +30,9 @@ type Problem struct {
 	Advice    string   `json:"advice" yaml:"advice"`       // what the operator can do
 }
 
+// adviseRepair is what the operator can do about most damage.
+const adviseRepair = "`lxd-recover global-db-repair` writes the directory anew, with all that the disk holds; a cluster can recover from another member, too"
+
 func (p Problem) String() string {
 	s := p.Severity.String() + ": "
 	if p.File != "" {

@@ -21,7 +21,6 @@ const (
 
 const (
 	refusesSnapshot = "refuses to load the directory when this is its newest snapshot; it never falls back to an older one"
-	adviseSnapshot  = "recover from another member; or move this pair away, if the segments reach back to the older snapshot"
 )
 
 // scanSnapshot fills in what the two files of a pair say and whether they are sound, and their sums where they are wanted; of the data
@@ -134,7 +133,7 @@ func (d *directory) scanSnapshotData(s *Snapshot, sums bool) error {
 // problem adds a finding about the pair.
 func (s *Snapshot) problem(severity Severity, file, text, libdqlite string) {
 	s.problems = append(s.problems, Problem{Severity: severity, File: file, Offset: -1, Index: s.Index, Text: text, Libdqlite: libdqlite,
-		Advice: adviseSnapshot})
+		Advice: adviseRepair})
 }
 
 // damaged adds a finding that makes the pair unusable.

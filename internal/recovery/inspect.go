@@ -116,7 +116,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		Raft: InspectRaft{
 			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
 			MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited,
-			Whole: src.daemon == "" && log.Healthy() && !log.Changed && !setAside(log),
+			Whole: src.daemon == "" && log.Healthy() && !log.Changed && !log.EndGone && !setAside(log),
 		},
 		Entries: []InspectEntry{},
 	}
