@@ -351,14 +351,8 @@ func (ed *editor) stage(ctx context.Context) error {
 		return err
 	}
 
-	pieces, err := plain(ctx, ed.log, ed.last, os.DirFS(ed.dir.global()))
-	if err != nil {
-		return err
-	}
-
-	pieces = append(metadataPieces(ed.log, max(ed.log.Term, ed.report.Before.Term)), pieces...)
 	global := filepath.Join(staging, globalName)
-	err = writePieces(global, pieces)
+	err = ed.copyLog(ctx, global)
 	if err != nil {
 		return err
 	}
@@ -378,6 +372,35 @@ func (ed *editor) stage(ctx context.Context) error {
 	err = ed.checkStaged(ctx, log)
 	ed.report.Raft = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
 	return err
+}
+
+// copyLog makes the raft directory that libdqlite appends to: with the log, or, where the indexes of its entries are not proven, with the
+// database as a snapshot beyond them.
+func (ed *editor) copyLog(ctx context.Context, global string) error {
+	if !unproven(ed.log, ed.last) {
+		pieces, err := plain(ctx, ed.log, ed.last, os.DirFS(ed.dir.global()))
+		if err != nil {
+			return err
+		}
+
+		return writePieces(global, append(metadataPieces(ed.log, max(ed.log.Term, ed.report.Before.Term)), pieces...))
+	}
+
+	scratch, err := os.MkdirTemp("", "lxd-recover-edit-")
+	if err != nil {
+		return err
+	}
+
+	defer os.RemoveAll(scratch)
+
+	pieces, fence, err := snapshotFence(ctx, ed.log, ed.last, fenceTerm(ed.log.MaxTerm, time.Now()), scratch)
+	if err != nil {
+		return err
+	}
+
+	ed.last = fence.Index
+	ed.report.warn(unprovenText(ed.log))
+	return writePieces(global, pieces)
 }
 
 // reconfigure has libdqlite append the new configuration.

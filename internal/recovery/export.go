@@ -277,10 +277,9 @@ func (ex *exporter) fence(ctx context.Context) error {
 	}
 
 	ex.report.Warnings = append(ex.report.Warnings, ahead...)
-	if unproven := ex.log.Unproven(); unproven > 0 && last >= unproven {
+	if unproven(ex.log, last) {
 		ex.pieces, ex.report.Raft, err = snapshotFence(ctx, ex.log, last, term, ex.scratch)
-		ex.report.Warnings = append(ex.report.Warnings, fmt.Sprintf("the files that would prove the indexes from %d on are gone: "+
-			"the tarball has the database as a snapshot, without the entries", unproven))
+		ex.report.Warnings = append(ex.report.Warnings, unprovenText(ex.log))
 	} else {
 		ex.pieces, ex.report.Raft, err = fenced(ctx, ex.log, last, os.DirFS(ex.dir.global()), term)
 	}

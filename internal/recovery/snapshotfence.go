@@ -19,6 +19,14 @@ import (
 // snapshotStep is how far the index of a snapshot fence lies above that of the last entry: no member has an entry there.
 const snapshotStep = 1000000
 
+// unproven tells whether the indexes of entries up to one are not proven: then no segment of them may leave this member.
+func unproven(log *raftlog.Log, last uint64) bool { return log.Unproven() > 0 && last >= log.Unproven() }
+
+// unprovenText says what is done about that.
+func unprovenText(log *raftlog.Log) string {
+	return fmt.Sprintf("the files that would prove the indexes from %d on are gone: the database goes on from a snapshot, without the entries", log.Unproven())
+}
+
 // snapshotFence is a directory with no entries at all: a snapshot of the database after the entry with index last, at an index and a term
 // that no member has, and the metadata. Entries whose indexes are not proven never leave a member as segments: where another member
 // has others with the same index and term, raft would take them for the same. The directory scratch is for the snapshot's file, which
@@ -105,7 +113,7 @@ func copyAsWAL(w io.Writer, main io.Reader) error {
 	page[18], page[19] = 2, 2
 	_, err = w.Write(page)
 	if err == nil {
-		_, err = io.Copy(w, main)
+		_, err = io.Copy(struct{ io.Writer }{w}, main) // lz4's own ReadFrom does not follow a Write
 	}
 
 	return err
