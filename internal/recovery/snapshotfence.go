@@ -20,7 +20,9 @@ import (
 const snapshotStep = 1000000
 
 // unproven tells whether the indexes of entries up to one are not proven: then no segment of them may leave this member.
-func unproven(log *raftlog.Log, last uint64) bool { return log.Unproven() > 0 && last >= log.Unproven() }
+func unproven(log *raftlog.Log, last uint64) bool {
+	return log.Unproven() > 0 && last >= log.Unproven()
+}
 
 // unprovenText says what is done about that.
 func unprovenText(log *raftlog.Log) string {
