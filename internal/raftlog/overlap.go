@@ -98,11 +98,7 @@ func (l *Log) closed(ctx context.Context) ([]alternative, error) {
 		return nil, err
 	}
 
-	list, err = l.cutShort(ctx, list)
-	if err != nil {
-		return nil, err
-	}
-
+	list = l.cutShort(list)
 	slices.SortStableFunc(others, func(a, b claim) int { return cmp.Or(cmp.Compare(a.trust, b.trust), sortPlaced(a.placed, b.placed)) })
 	for i := range list {
 		list[i].log = list[i].merge()
@@ -204,10 +200,10 @@ func isRecovery(a, b Entry) bool {
 
 // cutShort looks for what a member leaves that was killed while it cut its log: a segment that holds the beginning of another one as a
 // single batch, and nothing that was written since. Whether the rest of the longer one still counts cannot be told.
-func (l *Log) cutShort(_ context.Context, list []alternative) ([]alternative, error) {
+func (l *Log) cutShort(list []alternative) []alternative {
 	for _, s := range l.all {
 		if s.Open && s.Entries > 0 && s.trust == inForce {
-			return list, nil
+			return list
 		}
 	}
 
@@ -232,11 +228,11 @@ func (l *Log) cutShort(_ context.Context, list []alternative) ([]alternative, er
 				}
 			}
 
-			return append(list, cut), nil
+			return append(list, cut)
 		}
 	}
 
-	return list, nil
+	return list
 }
 
 // fillIn adds entries of a segment without its own name where the log has none: as the continuation of the log, or into a hole. They

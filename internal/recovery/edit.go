@@ -161,7 +161,10 @@ type editor struct {
 
 // newEditReport returns a report whose lists are empty, not missing, in JSON.
 func newEditReport() *EditReport {
-	return &EditReport{Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{}}
+	return &EditReport{
+		Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, GivenUp: []Discarded{}, Untold: []string{},
+		Warnings: []string{},
+	}
 }
 
 func (r *EditReport) warn(texts ...string) { r.Warnings = append(r.Warnings, texts...) }

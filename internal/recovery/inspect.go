@@ -109,7 +109,8 @@ func Inspect(ctx context.Context, source string, progress Progress) (*InspectRep
 
 func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport, error) {
 	r := &InspectReport{
-		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second), Copy: src.Kind == kindKept || src.Kind == kindBackup,
+		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second),
+		Copy:          src.Kind == kindKept || src.Kind == kindBackup,
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: Libdqlite{Load: log.Libdqlite.Load, Start: log.Libdqlite.Start, Actions: []string{}, Dropped: log.Libdqlite.Dropped},
 		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),

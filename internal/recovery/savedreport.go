@@ -35,7 +35,7 @@ func readReport(file string) (*InspectReport, error) {
 	}
 
 	if err == nil && r.Format > inspectFormat {
-		return nil, fmt.Errorf("%s is a report of format %d, written by a later version of lxd-recover: this one knows format %d", file, r.Format, inspectFormat)
+		return nil, fmt.Errorf("%s is a report of format %d, of a later lxd-recover: this one knows format %d", file, r.Format, inspectFormat)
 	}
 
 	if err != nil {
