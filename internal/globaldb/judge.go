@@ -18,6 +18,10 @@ func Judge(ctx context.Context, log *raftlog.Log) error {
 
 	excluded := map[string]string{}
 	for i, r := range log.Readings {
+		if r.Excluded {
+			continue
+		}
+
 		reason, err := impossible(ctx, log.As(i))
 		if err != nil {
 			return err

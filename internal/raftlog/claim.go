@@ -22,6 +22,12 @@ func (p placed) last() uint64 { return p.first + p.count - 1 }
 // termAt is the term of the entry at an index of the run.
 func (p placed) termAt(index uint64) uint64 { return p.part.termAt(p.skip + index - p.first) }
 
+// changes says whether the entry at an index of the run is a configuration.
+func (p placed) changes(index uint64) bool {
+	ordinal := p.skip + index - p.first
+	return slices.ContainsFunc(p.part.changes, func(c foundChange) bool { return c.ordinal == ordinal })
+}
+
 // cut leaves only the entries from index first to index last.
 func (p placed) cut(first, last uint64) placed {
 	if first > p.first {

@@ -196,19 +196,18 @@ func missing(log span, p placed, from uint64) []placed {
 func (l *Log) judgeReading(pl *problemList) {
 	if l.Undecided() {
 		var texts string
-		for _, r := range l.Readings {
+		for _, r := range l.possible() {
 			texts += fmt.Sprintf("\n%s: %s", r.Digest, r)
 		}
 
 		pl.add(Problem{Severity: Error, Offset: -1, Index: l.LastIndex,
-			Text:      fmt.Sprintf("the files can be read as %d different logs, which are the same up to index %d:%s", len(l.Readings), l.LastIndex, texts),
+			Text:      fmt.Sprintf("the files can be read as %d different logs, which are the same up to index %d:%s", len(l.possible()), l.LastIndex, texts),
 			Libdqlite: "does not ask",
 			Advice:    "compare with the other members, if there are any; --reading chooses one"})
 		return
 	}
 
-	chain, _ := l.chain(l.LastIndex)
-	lost := l.lostOpen(chain)
+	lost := l.lostOpen()
 	if lost != "" {
 		l.EndGone = true
 		pl.add(Problem{Severity: Warning, File: lost, Offset: -1, Index: l.LastIndex + 1,

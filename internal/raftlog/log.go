@@ -72,6 +72,7 @@ type Log struct {
 	aside          []Segment  // segments that libdqlite does not read: set aside, renamed, temporary
 	all            []*Segment // all segments
 	copies         []*Segment // of others
+	misnamed       []*Segment // whose names others contradict
 	base           *Snapshot  // of the log, nil for none
 	placed         span
 	unproven       uint64 // see Unproven

@@ -26,27 +26,42 @@ const (
 // every 512.
 const snapshotStep = 512
 
-// absent is how many of the segments that the same run of the daemon has closed before an open one are not there: at the end of chain,
-// whose first is the last of them. known is false if that cannot be told.
-func (l *Log) absent(chain []*Segment, open *Segment) (n int64, known bool) {
+// absent is how many of the segments that the same run of the daemon has closed before an open one are not there, if the closed ones
+// before it end at the index end. known is false if that cannot be told.
+func (l *Log) absent(end uint64, open *Segment) (n int64, known bool) {
+	for _, c := range l.chains(end) {
+		m, ok := l.absentIn(c, open)
+		switch {
+		case !ok:
+			return 0, false
+		case !known || m == 0 || n != 0 && m < n:
+			n, known = m, true
+		}
+	}
+
+	return n, known
+}
+
+func (l *Log) absentIn(c chain, open *Segment) (n int64, known bool) {
 	there, next := int64(0), open
-	for _, c := range chain {
-		switch l.closedRunning(c, next) {
+	for _, s := range c {
+		switch l.closedRunning(s, next) {
 		case contradicts:
 			return int64(open.Counter) - 1 - there, true
 		case maybe:
 			return 0, false
 		}
 
-		there, next = there+1, c
+		there, next = there+1, s
 	}
 
-	return 0, false
+	// The log goes no further back.
+	return 0, there == int64(open.Counter)-1 && there > 0
 }
 
-// continues says whether an open segment continues closed ones, the last of which comes first in chain.
-func (l *Log) continues(chain []*Segment, open *Segment) (fit, string) {
-	n, known := l.absent(chain, open)
+// continues says whether an open segment continues the closed ones that end at the index end.
+func (l *Log) continues(end uint64, open *Segment) (fit, string) {
+	n, known := l.absent(end, open)
 	closed := open.Counter - 1
 	switch {
 	case !known || n < 0:
@@ -95,7 +110,7 @@ func (l *Log) closedBySnapshot(c *Segment) fit {
 	switch {
 	case c.Last < snapshotStep:
 		return contradicts
-	case len(l.Snapshots) == 0, c.Last+snapshotStep <= oldest, c.Last >= newest+snapshotStep:
+	case len(l.Snapshots) == 0, c.Last+snapshotStep <= oldest+nearSnapshot, c.Last >= newest+snapshotStep:
 		return maybe
 	}
 
@@ -104,7 +119,7 @@ func (l *Log) closedBySnapshot(c *Segment) fit {
 
 // usedOpen are the open segments that hold, or held, entries, by counter: those that libdqlite would read, or, if there is none, those
 // that were set aside. Copies of other segments are left out.
-func (l *Log) usedOpen(ctx context.Context, chain []*Segment) ([]*Segment, error) {
+func (l *Log) usedOpen(ctx context.Context, end uint64) ([]*Segment, error) {
 	var list, aside []*Segment
 	for _, s := range l.all {
 		if !s.Open || s.Unused {
@@ -119,16 +134,16 @@ func (l *Log) usedOpen(ctx context.Context, chain []*Segment) ([]*Segment, error
 		}
 	}
 
-	list, err := l.dropOpenCopies(ctx, chain, list)
+	list, err := l.dropOpenCopies(ctx, end, list)
 	if len(list) > 0 || err != nil {
 		return list, err
 	}
 
-	return l.dropOpenCopies(ctx, chain, aside)
+	return l.dropOpenCopies(ctx, end, aside)
 }
 
 // dropOpenCopies leaves out open segments that are copies of closed or open ones, whole or an earlier state.
-func (l *Log) dropOpenCopies(ctx context.Context, chain []*Segment, list []*Segment) ([]*Segment, error) {
+func (l *Log) dropOpenCopies(ctx context.Context, end uint64, list []*Segment) ([]*Segment, error) {
 	dropped := map[*Segment]bool{}
 	drop := func(s *Segment) {
 		dropped[s] = true
@@ -148,8 +163,8 @@ func (l *Log) dropOpenCopies(ctx context.Context, chain []*Segment, list []*Segm
 				return nil, err
 			}
 
-			fitA, _ := l.continues(chain, a)
-			fitB, _ := l.continues(chain, b)
+			fitA, _ := l.continues(end, a)
+			fitB, _ := l.continues(end, b)
 			switch {
 			case !same, !a.varied && (!b.Open || l.joined(a, b, 0).reason == ""):
 			case !b.Open && b.fault == nil && b.Entries >= a.Entries:
@@ -233,7 +248,7 @@ func (l *Log) snapshotNear(next uint64) bool {
 
 // lostOpen finds an open segment that must have had entries and is gone: the spare ones after it are there, and the last closed one was
 // not closed for a snapshot, so entries came after it. It returns the name; empty if there is none.
-func (l *Log) lostOpen(chain []*Segment) string {
+func (l *Log) lostOpen() string {
 	lowest := uint64(0)
 	for _, s := range l.all {
 		if !s.Open || s.trust != inForce {
@@ -249,8 +264,14 @@ func (l *Log) lostOpen(chain []*Segment) string {
 		}
 	}
 
-	if lowest < 2 || len(chain) == 0 || chain[0].fault != nil || l.closedBySnapshot(chain[0]) != contradicts {
+	if lowest < 2 {
 		return ""
+	}
+
+	for _, s := range l.named() {
+		if s.Last == l.LastIndex && (s.fault != nil || l.closedBySnapshot(s) != contradicts) {
+			return ""
+		}
 	}
 
 	return fmt.Sprintf("open-%d", lowest-1)

@@ -92,6 +92,11 @@ func (l *Log) closed(ctx context.Context) ([]alternative, error) {
 	}
 
 	claims = l.dropCopies(ctx, claims)
+	claims, err := l.dropMisnamed(ctx, claims)
+	if err != nil {
+		return nil, err
+	}
+
 	slices.SortStableFunc(claims, func(a, b claim) int { return sortPlaced(a.placed, b.placed) })
 	list, err := l.resolve(ctx, alternative{placed: claims})
 	if err != nil {
@@ -101,7 +106,7 @@ func (l *Log) closed(ctx context.Context) ([]alternative, error) {
 	list = l.cutShort(list)
 	slices.SortStableFunc(others, func(a, b claim) int { return cmp.Or(cmp.Compare(a.trust, b.trust), sortPlaced(a.placed, b.placed)) })
 	for i := range list {
-		list[i].log = list[i].merge()
+		list[i].log = l.inOrder(list[i].merge())
 		for _, c := range others {
 			list[i].log, err = l.fillIn(ctx, list[i].log, c)
 			if err != nil {
@@ -127,8 +132,75 @@ func (a *alternative) merge() span {
 	return s
 }
 
+// dropMisnamed leaves out segments that others contradict, and whose beginning follows nothing: their name is not the one that dqlite
+// gave them. Where the log was cut, the beginning of what was cut away follows what is before it.
+func (l *Log) dropMisnamed(ctx context.Context, claims []claim) ([]claim, error) {
+	follows := func(c claim) bool {
+		for i := range l.Snapshots {
+			if l.Snapshots[i].Index+1 == c.first {
+				return true
+			}
+		}
+
+		return c.first == 1 || slices.ContainsFunc(claims, func(o claim) bool {
+			return o.segment != c.segment && o.first < c.first && c.first <= o.last()+1
+		})
+	}
+
+	wrong := map[*Segment]bool{}
+	comparisons := 0
+	for i, a := range claims {
+		for _, b := range claims[i+1:] {
+			followsA, followsB := follows(a), follows(b)
+			if a.segment == b.segment || followsA == followsB || a.first > b.last() || b.first > a.last() || comparisons >= maxComparisons {
+				continue
+			}
+
+			comparisons++
+			d, err := l.compareRuns(ctx, a.placed, b.placed)
+			if err != nil {
+				return nil, err
+			}
+
+			switch {
+			case d.index == 0:
+			case followsA:
+				wrong[b.segment] = true
+			default:
+				wrong[a.segment] = true
+			}
+		}
+	}
+
+	for s := range wrong {
+		l.misnamed = append(l.misnamed, s)
+	}
+
+	return slices.DeleteFunc(claims, func(c claim) bool { return wrong[c.segment] }), nil
+}
+
 // maxComparisons bounds how often segments are compared with each other: a hostile directory can have a million that overlap.
 const maxComparisons = 10000
+
+// inOrder leaves out segments with which a term falls: inside a log that only happens at a change, which a recovery has written.
+func (l *Log) inOrder(s span) span {
+	for i := 1; i < len(s); i++ {
+		p, q := s[i-1], s[i]
+		if q.first != p.last()+1 || q.termAt(q.first) >= p.termAt(p.last()) || q.changes(q.first) {
+			continue
+		}
+
+		wrong := q.segment
+		if i+1 < len(s) && s[i+1].first == q.last()+1 && (i < 2 || s[i-2].last()+1 != p.first) {
+			wrong = p.segment // it is the other one that nothing leads to
+		}
+
+		l.misnamed = append(l.misnamed, wrong)
+		return l.inOrder(slices.DeleteFunc(slices.Clone(s), func(o placed) bool { return o.segment == wrong }))
+	}
+
+	return s
+}
 
 // resolve finds claims that contradict each other and cuts one of them, or makes two alternatives of one.
 func (l *Log) resolve(ctx context.Context, a alternative) ([]alternative, error) {

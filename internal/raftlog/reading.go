@@ -26,6 +26,9 @@ type Reading struct {
 	// 0: there is none.
 	Unproven uint64
 
+	// Excluded is true if what speaks against it says that it cannot be. It is there to be chosen, but is none of those that decide.
+	Excluded bool
+
 	base *Snapshot
 	log  span
 	lost []placed // entries that others, of a later term, have replaced
@@ -112,18 +115,57 @@ func (l *Log) complete(ctx context.Context, way alternative) ([]Reading, error) 
 	}
 
 	r.finish()
-	r.log = way.log.between(1, r.Last)
+	r.log = l.reachable(r, way.log)
 	if way.cutAt > 0 {
 		return []Reading{r}, nil
 	}
 
-	chain, beyond := l.chain(r.Last)
-	opens, err := l.usedOpen(ctx, chain)
+	opens, err := l.usedOpen(ctx, r.Last)
 	if err != nil || len(opens) == 0 {
 		return []Reading{r}, err
 	}
 
-	return l.withOpen(r, chain, beyond, opens), nil
+	return l.withOpen(r, opens), nil
+}
+
+// reachable are the entries of a reading that something leads to, or that lead to its snapshot: those after a hole before it, of which
+// only the name of a file tells, are left out.
+func (l *Log) reachable(r Reading, log span) span {
+	if r.base == nil {
+		return log.between(1, r.Last)
+	}
+
+	kept := log.between(log.firstBefore(r.start()+1), r.Last)
+	if len(kept) > 0 && kept.end(kept[0].first) < r.start() {
+		kept = log.between(r.start()+1, r.Last) // it does not lead up to the snapshot
+	}
+
+	starts := []uint64{1}
+	for i := range l.Snapshots {
+		s := &l.Snapshots[i]
+		term := log.termAt(s.Index)
+		if s.Usable && (term == 0 || term == s.Term) {
+			starts = append(starts, s.Index+1)
+		}
+	}
+
+	for _, first := range starts {
+		p, ok := log.at(first)
+		if !ok || first == 1 && !log.startsLog() {
+			continue
+		}
+
+		_, follows := log.at(p.first - 1)
+		if p.first < first && p.first > 1 && !follows {
+			continue // only its name tells where it belongs
+		}
+
+		for _, p := range log.between(first, min(log.end(first), r.Last)) {
+			kept = kept.fill(p)
+		}
+	}
+
+	return kept
 }
 
 // startsLog says whether the entries begin a log of their own.
@@ -223,51 +265,78 @@ func (s span) firstBefore(index uint64) uint64 {
 	return max(first, 1)
 }
 
-// chain are the closed segments, by their names, that go on to the index last, or to beyond it without a hole, the last one first. They
-// are what libdqlite had there, damaged or not. beyond are whole segments that come after a hole.
-func (l *Log) chain(last uint64) (chain, beyond []*Segment) {
+// chain is a way back through the closed segments, by their names: each ends right before the one that comes before it in the list. They
+// are what libdqlite had there, damaged or not.
+type chain []*Segment
+
+// named are the closed segments with a name of dqlite's own, but for those that are known to have a wrong one.
+func (l *Log) named() []*Segment {
 	var list []*Segment
 	for _, s := range l.all {
-		if !s.Open && s.trust == inForce && s.First > 0 && s.First <= s.Last && s.Last <= maxIndex && !slices.Contains(l.copies, s) {
+		if !s.Open && s.trust == inForce && s.First > 0 && s.First <= s.Last && s.Last <= maxIndex &&
+			!slices.Contains(l.copies, s) && !slices.Contains(l.misnamed, s) {
 			list = append(list, s)
 		}
 	}
 
 	slices.SortStableFunc(list, func(a, b *Segment) int { return cmp.Or(cmp.Compare(a.First, b.First), cmp.Compare(a.Last, b.Last)) })
-	reach := last
-	for _, s := range list {
-		if s.First > reach+1 {
-			if s.fault == nil && s.Entries == s.Last-s.First+1 {
-				beyond = append(beyond, s)
-			}
+	return list
+}
 
+// reach is the last index that the closed segments, by their names, go on to from the index last without a hole. beyond are whole
+// segments that come after a hole.
+func (l *Log) reach(last uint64) (end uint64, beyond []*Segment) {
+	end = last
+	before := uint64(0) // last index by a name, up to last
+	for _, s := range l.named() {
+		switch {
+		case s.First <= end+1:
+			end = max(end, s.Last)
+			before = max(before, s.Last)
+		case s.fault == nil && s.Entries == s.Last-s.First+1:
+			beyond = append(beyond, s)
+		}
+	}
+
+	return before, beyond
+}
+
+// maxChains bounds in how many ways segments that overlap are walked back.
+const maxChains = 32
+
+// chains are the ways back from the segments that end at an index.
+func (l *Log) chains(end uint64) []chain {
+	ending := map[uint64][]*Segment{}
+	for _, s := range l.named() {
+		ending[s.Last] = append(ending[s.Last], s)
+	}
+
+	var done []chain
+	open := []chain{nil}
+	for len(open) > 0 && len(done) < maxChains {
+		c := open[len(open)-1]
+		open = open[:len(open)-1]
+		at := end
+		if len(c) > 0 {
+			at = c[len(c)-1].First - 1
+		}
+
+		if at == 0 || len(ending[at]) == 0 {
+			done = append(done, c)
 			continue
 		}
 
-		reach = max(reach, s.Last)
-		for len(chain) > 0 && chain[0].First >= s.First { // contained in this one
-			chain = chain[1:]
-		}
-
-		if len(chain) > 0 && s.First > chain[0].Last+1 {
-			chain = nil
-		}
-
-		if len(chain) == 0 || s.Last > chain[0].Last {
-			chain = append([]*Segment{s}, chain...)
+		for _, s := range ending[at] {
+			open = append(open, append(slices.Clone(c), s))
 		}
 	}
 
-	return chain, beyond
+	return done
 }
 
 // withOpen adds the open segments to a reading of the closed ones.
-func (l *Log) withOpen(r Reading, chain, beyond, opens []*Segment) []Reading {
-	named := uint64(0) // last index by the names of the closed ones
-	if len(chain) > 0 {
-		named = chain[0].Last
-	}
-
+func (l *Log) withOpen(r Reading, opens []*Segment) []Reading {
+	named, beyond := l.reach(r.Last)
 	if named > r.Last { // the end of the closed ones is damaged: there is a hole before the open ones
 		r.unreached, _ = l.placeOpen(opens, named+1)
 		return []Reading{r}
@@ -277,53 +346,93 @@ func (l *Log) withOpen(r Reading, chain, beyond, opens []*Segment) []Reading {
 		return []Reading{r}
 	}
 
+	other := contradicts
+	if len(beyond) > 0 && !l.foreign(beyond, r) {
+		other, _ = l.continues(beyond[len(beyond)-1].Last, opens[0])
+	}
+
+	var list []Reading
+	follow, why := fits, ""
 	if named < r.start() {
-		return l.besideSnapshot(r, chain, opens)
+		list, follow = l.besideSnapshot(r, named, opens)
+	} else {
+		follow, why = l.continues(named, opens[0])
+		list = l.placedAfter(r, opens, r.Last+1)
 	}
 
-	follow, why := l.continues(chain, opens[0])
-	after := l.placedAfter(r, opens, r.Last+1)
-	other, _ := l.continues(slices.Concat(reversed(beyond), nil), opens[0])
-	if len(beyond) == 0 {
-		other = contradicts
-	}
-
-	if follow == contradicts {
-		r.For = append(r.For, why)
+	switch {
+	case follow == contradicts && named >= r.start():
+		short := r
+		short.For = append(slices.Clone(r.For), why)
 		if other != contradicts {
-			return []Reading{r}
+			return []Reading{short}
 		}
 
-		for i := range after {
-			after[i].Against = append(after[i].Against, why)
+		for i := range list {
+			list[i].Against, list[i].Excluded = append(list[i].Against, why), true
 		}
 
-		return append(after, r)
+		return slices.Concat([]Reading{short}, l.withoutLast(r, named, opens), list)
+	case follow == fits, other == contradicts:
+		return list
 	}
 
-	if follow == fits || other == contradicts || other == maybe && l.foreign(beyond, chain) {
-		return after
+	short := r
+	why = fmt.Sprintf("%s, with later entries, is between them and %s", beyond[0].File, opens[0].File)
+	short.For = append(slices.Clone(r.For), why)
+	if other == fits || beyond[0].First-r.Last <= nearHole {
+		for i := range list {
+			list[i].Against, list[i].Excluded = append(list[i].Against, why), true
+		}
 	}
 
-	r.For = append(r.For, fmt.Sprintf("%s, with later entries, is between them and %s", beyond[0].File, opens[0].File))
-	if follow == maybe && other == fits {
-		return []Reading{r}
+	return append(list, short)
+}
+
+// nearHole is how many entries may be missing before closed segments that are taken for this log's own, and not for strays.
+const nearHole = 4096
+
+// maxMisplaced is how many of the last closed segments are tried to be none of the log.
+const maxMisplaced = 3
+
+// withoutLast are readings without the last closed segments, if the open ones continue what is left then: the names of those may not be
+// the ones that dqlite gave them.
+func (l *Log) withoutLast(r Reading, named uint64, opens []*Segment) []Reading {
+	ends := map[uint64]bool{}
+	for _, c := range l.chains(named) {
+		for i := range min(len(c), maxMisplaced) {
+			ends[c[i].First-1] = true
+		}
 	}
 
-	return append(after, r)
+	var list []Reading
+	for end := range ends {
+		follow, why := l.continues(end, opens[0])
+		if follow != fits || end < r.start() {
+			continue
+		}
+
+		short := r
+		short.log = r.log.between(1, end)
+		short.finish()
+		if short.Last != end {
+			continue
+		}
+
+		for _, with := range l.placedAfter(short, opens, end+1) {
+			with.For = append(with.For, why)
+			list = append(list, with)
+		}
+	}
+
+	return list
 }
 
 // foreign says whether segments after a hole cannot be of this log.
-func (l *Log) foreign(beyond, chain []*Segment) bool {
+func (l *Log) foreign(beyond []*Segment, r Reading) bool {
 	return slices.ContainsFunc(beyond, func(s *Segment) bool {
-		return l.Term > 0 && s.MaxTerm > l.Term || len(chain) > 0 && s.FirstTerm < chain[0].LastTerm && s.firstType != ChangeEntry
+		return l.Term > 0 && s.MaxTerm > l.Term || s.FirstTerm < r.LastTerm && s.firstType != ChangeEntry
 	})
-}
-
-func reversed(list []*Segment) []*Segment {
-	list = slices.Clone(list)
-	slices.Reverse(list)
-	return list
 }
 
 // emptiedBefore says whether an open segment with a lower counter is there, and empty: what was in it is gone.
@@ -363,10 +472,10 @@ func (l *Log) placedAfter(r Reading, opens []*Segment, first uint64) []Reading {
 
 // besideSnapshot are the readings where the closed segments end before the snapshot: the open ones continue them, across the
 // snapshot, or they continue the snapshot, and the segments between are gone. More segments than those may be gone.
-func (l *Log) besideSnapshot(r Reading, chain, opens []*Segment) []Reading {
+func (l *Log) besideSnapshot(r Reading, named uint64, opens []*Segment) ([]Reading, fit) {
 	after := l.placedAfter(r, opens, r.start()+1)
-	if len(chain) == 0 {
-		return after // a leader's snapshot has replaced all that was before
+	if named == 0 {
+		return after, maybe // a leader's snapshot has replaced all that was before
 	}
 
 	for i := range after {
@@ -374,32 +483,31 @@ func (l *Log) besideSnapshot(r Reading, chain, opens []*Segment) []Reading {
 		after[i].For = append(after[i].For, "it begins right after the snapshot")
 	}
 
-	named := chain[0].Last
 	across := l.placedAfter(r, opens, named+1)
-	follow, why := l.continues(chain, opens[0])
+	follow, why := l.continues(named, opens[0])
 	reaches := across[0].log.end(named+1) >= r.start() && l.leadsTo(across[0].log, r.base)
 	if follow == fits {
 		across[0].For = append(across[0].For, why)
 		if reaches {
-			return across
+			return across, fits
 		}
 
-		return []Reading{r} // a leader's snapshot has replaced it all
+		return []Reading{r}, fits // a leader's snapshot has replaced it all
 	}
 
-	n, known := l.absent(chain, opens[0])
+	n, known := l.absent(named, opens[0])
 	if known && n == 1 { // the one that ended with the snapshot
-		return after
+		return after, fits
 	}
 
 	short := r
 	short.For = append(slices.Clone(r.For), "segments are missing before "+opens[0].File)
 	after = append(after, short)
 	if follow == contradicts || !reaches {
-		return after
+		return after, maybe
 	}
 
-	return append(across, after...)
+	return append(across, after...), maybe
 }
 
 // leadsTo says whether the entries up to a snapshot may be those that led to it.
@@ -425,11 +533,25 @@ func (l *Log) distinct(ctx context.Context, list []Reading) ([]Reading, error) {
 			return nil, err
 		}
 
-		if !slices.ContainsFunc(unlike, func(other Reading) bool { return other.Digest == r.Digest }) {
+		i := slices.IndexFunc(unlike, func(other Reading) bool { return other.Digest == r.Digest })
+		switch {
+		case i < 0:
 			unlike = append(unlike, r)
+		case unlike[i].Excluded && !r.Excluded:
+			unlike[i] = r
 		}
 	}
 
+	slices.SortStableFunc(unlike, func(a, b Reading) int {
+		switch {
+		case a.Excluded == b.Excluded:
+			return 0
+		case b.Excluded:
+			return -1
+		}
+
+		return 1
+	})
 	return unlike, nil
 }
 
@@ -458,8 +580,24 @@ func (l *Log) digest(ctx context.Context, r *Reading) error {
 	return nil
 }
 
-// Undecided says that there are several readings, and that none was chosen: the log is what they have in common.
-func (l *Log) Undecided() bool { return len(l.Readings) > 1 && !l.chosen }
+// Undecided says that there are several readings that can be, and that none was chosen: the log is what they have in common.
+func (l *Log) Undecided() bool { return !l.chosen && len(l.possible()) > 1 }
+
+// possible are the readings that are not excluded; all, if there is none.
+func (l *Log) possible() []Reading {
+	var list []Reading
+	for _, r := range l.Readings {
+		if !r.Excluded {
+			list = append(list, r)
+		}
+	}
+
+	if len(list) == 0 {
+		return l.Readings
+	}
+
+	return list
+}
 
 // Choose takes the reading of that digest, or of a digest that begins like that; an error names those that there are.
 func (l *Log) Choose(digest string) error {
@@ -535,12 +673,13 @@ func agreeUntil(a, b span) uint64 {
 
 // takeFirst takes the only reading, or what several have in common.
 func (l *Log) takeFirst() {
-	switch len(l.Readings) {
+	list := l.possible()
+	switch len(list) {
 	case 0:
 	case 1:
-		l.take(l.Readings[0])
+		l.take(list[0])
 	default:
-		l.take(common(l.Readings))
+		l.take(common(list))
 	}
 }
 
@@ -634,22 +773,13 @@ func (l *Log) clone() *Log {
 	return &other
 }
 
-// Exclude takes readings out of those that are possible, by digest, each with the reason. One that remains alone is taken. If none
-// remains, all stay, and what speaks against them is noted.
+// Exclude takes readings out of those that can be, by digest, each with the reason. One that remains alone is taken.
 func (l *Log) Exclude(reasons map[string]string) {
-	var left []Reading
 	for i, r := range l.Readings {
 		reason, out := reasons[r.Digest]
 		if out {
-			l.Readings[i].Against = append(slices.Clone(r.Against), reason)
-			continue
+			l.Readings[i].Against, l.Readings[i].Excluded = append(slices.Clone(r.Against), reason), true
 		}
-
-		left = append(left, r)
-	}
-
-	if len(left) > 0 {
-		l.Readings = left
 	}
 
 	l.takeFirst()

@@ -18,6 +18,9 @@ type InspectReading struct {
 	Last     uint64   `json:"last_index" yaml:"last_index"`
 	For      []string `json:"for" yaml:"for"`         // what speaks for it
 	Against  []string `json:"against" yaml:"against"` // what speaks against it
+
+	// Excluded is true if it cannot be, by what speaks against it.
+	Excluded bool `json:"excluded" yaml:"excluded"`
 }
 
 func readingsOf(log *raftlog.Log) []InspectReading {
@@ -28,7 +31,7 @@ func readingsOf(log *raftlog.Log) []InspectReading {
 
 	for _, r := range log.Readings {
 		list = append(list, InspectReading{Digest: r.Digest, LastTerm: r.LastTerm, Last: r.Last, For: append([]string{}, r.For...),
-			Against: append([]string{}, r.Against...)})
+			Against: append([]string{}, r.Against...), Excluded: r.Excluded})
 	}
 
 	return list

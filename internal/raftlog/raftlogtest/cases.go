@@ -391,7 +391,7 @@ func contentCases() []Case {
 	list = append(list, Case{Name: "content uneven size", Base: Stopped, Last: 128, Load: loses,
 		Damage: write(raftlog.SegmentName(127, 128), Segment(0, []raftlog.Entry{odd, odd}))})
 	zero := raftlog.Entry{Term: 0, Type: raftlog.BarrierEntry, Data: make([]byte, 8)}
-	list = append(list, Case{Name: "content term 0", Base: Stopped, Last: 127, Start: crashes,
+	list = append(list, Case{Name: "content term 0", Base: Stopped, Last: 127, Load: loses, Start: crashes,
 		Damage: write(raftlog.SegmentName(127, 127), Segment(0, []raftlog.Entry{zero}))})
 	return list
 }
