@@ -54,6 +54,7 @@ const (
 const (
 	reasonUnreadable = "they cannot be read"
 	reasonHole       = "entries before them are missing"
+	reasonMisnamed   = "other segments contradict the name of the file"
 	reasonNoPlace    = "nothing tells their place in the log"
 )
 
@@ -77,7 +78,13 @@ func (l *Log) leftOut(r Reading) []LeftOut {
 
 	for _, s := range l.all {
 		switch {
-		case slices.Contains(l.copies, s) || s.Unused || s.trust == temporary:
+		case slices.Contains(l.copies, s) || s.Unused:
+		case slices.Contains(l.misnamed, s):
+			for _, p := range s.parts() {
+				list = append(list, LeftOut{File: s.File, Entries: p.Entries, Sound: true, Reason: reasonMisnamed, placed: placed{s, p, 0, 1, p.Entries}})
+			}
+
+		case s.trust == temporary && s.Entries == 0:
 		case s.Open:
 			list = append(list, l.leftOutOpen(r, s)...)
 		default:

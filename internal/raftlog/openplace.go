@@ -13,6 +13,12 @@ import (
 // does not fit any more, if it takes a snapshot, if it cuts the log, and when it stops; and the counter of open segments begins at 1
 // with every start. So before open-N are N-1 segments that the same run of the daemon has closed, one right before the other.
 
+// opened is an open segment as it was: a copy may have been made under another counter.
+type opened struct {
+	*Segment
+	counter uint64
+}
+
 // fit is how well an open segment goes with the closed ones before it.
 type fit uint8
 
@@ -28,7 +34,7 @@ const snapshotStep = 512
 
 // absent is how many of the segments that the same run of the daemon has closed before an open one are not there, if the closed ones
 // before it end at the index end. known is false if that cannot be told.
-func (l *Log) absent(end uint64, open *Segment) (n int64, known bool) {
+func (l *Log) absent(end uint64, open opened) (n int64, known bool) {
 	for _, c := range l.chains(end) {
 		m, ok := l.absentIn(c, open)
 		switch {
@@ -42,12 +48,12 @@ func (l *Log) absent(end uint64, open *Segment) (n int64, known bool) {
 	return n, known
 }
 
-func (l *Log) absentIn(c chain, open *Segment) (n int64, known bool) {
-	there, next := int64(0), open
+func (l *Log) absentIn(c chain, open opened) (n int64, known bool) {
+	there, next := int64(0), open.Segment
 	for _, s := range c {
 		switch l.closedRunning(s, next) {
 		case contradicts:
-			return int64(open.Counter) - 1 - there, true
+			return int64(open.counter) - 1 - there, true
 		case maybe:
 			return 0, false
 		}
@@ -56,13 +62,13 @@ func (l *Log) absentIn(c chain, open *Segment) (n int64, known bool) {
 	}
 
 	// The log goes no further back.
-	return 0, there == int64(open.Counter)-1 && there > 0
+	return 0, there == int64(open.counter)-1 && there > 0
 }
 
 // continues says whether an open segment continues the closed ones that end at the index end.
-func (l *Log) continues(end uint64, open *Segment) (fit, string) {
+func (l *Log) continues(end uint64, open opened) (fit, string) {
 	n, known := l.absent(end, open)
-	closed := open.Counter - 1
+	closed := open.counter - 1
 	switch {
 	case !known || n < 0:
 		return maybe, ""
@@ -119,8 +125,8 @@ func (l *Log) closedBySnapshot(c *Segment) fit {
 
 // usedOpen are the open segments that hold, or held, entries, by counter: those that libdqlite would read, or, if there is none, those
 // that were set aside. Copies of other segments are left out.
-func (l *Log) usedOpen(ctx context.Context, end uint64) ([]*Segment, error) {
-	var list, aside []*Segment
+func (l *Log) usedOpen(ctx context.Context, end uint64) ([]opened, error) {
+	var list, aside []opened
 	for _, s := range l.all {
 		if !s.Open || s.Unused {
 			continue
@@ -128,9 +134,9 @@ func (l *Log) usedOpen(ctx context.Context, end uint64) ([]*Segment, error) {
 
 		switch {
 		case s.trust == inForce:
-			list = append(list, s)
+			list = append(list, opened{s, s.Counter})
 		case s.trust < temporary && s.Entries+s.After > 0:
-			aside = append(aside, s)
+			aside = append(aside, opened{s, s.Counter})
 		}
 	}
 
@@ -142,43 +148,73 @@ func (l *Log) usedOpen(ctx context.Context, end uint64) ([]*Segment, error) {
 	return l.dropOpenCopies(ctx, end, aside)
 }
 
-// dropOpenCopies leaves out open segments that are copies of closed or open ones, whole or an earlier state.
-func (l *Log) dropOpenCopies(ctx context.Context, end uint64, list []*Segment) ([]*Segment, error) {
+// dropOpenCopies leaves out open segments that are copies of closed or open ones, whole or an earlier state. Of several copies the
+// fullest one stays, in the place that fits best.
+func (l *Log) dropOpenCopies(ctx context.Context, end uint64, list []opened) ([]opened, error) {
+	slices.SortStableFunc(list, func(a, b opened) int { return cmp.Compare(a.counter, b.counter) })
 	dropped := map[*Segment]bool{}
-	drop := func(s *Segment) {
-		dropped[s] = true
-		l.copies = append(l.copies, s)
-	}
+	for i := range list {
+		a := &list[i]
+		if dropped[a.Segment] {
+			continue
+		}
 
-	whole := func(s *Segment) placed { return placed{s, &s.Part, 0, 1, s.Entries} }
-	slices.SortStableFunc(list, func(a, b *Segment) int { return cmp.Compare(a.Counter, b.Counter) })
-	for i, a := range list {
-		for _, b := range slices.Concat(list[i+1:], l.all) {
-			if dropped[a] || dropped[b] || a == b || !a.mark.set || a.mark != b.mark || b.Open && b.Counter < a.Counter || b.trust != a.trust {
-				continue
-			}
-
-			same, err := l.sameContent(ctx, whole(a), whole(b))
+		for _, closed := range l.all {
+			same, err := l.copied(ctx, a.Segment, closed)
 			if err != nil {
 				return nil, err
 			}
 
-			fitA, _ := l.continues(end, a)
-			fitB, _ := l.continues(end, b)
-			switch {
-			case !same, !a.varied && (!b.Open || l.joined(a, b, 0).reason == ""):
-			case !b.Open && b.fault == nil && b.Entries >= a.Entries:
-				drop(a)
-			case !b.Open:
-			case cmp.Or(cmp.Compare(a.Entries, b.Entries), cmp.Compare(fitB, fitA)) < 0:
-				drop(a)
-			default:
-				drop(b)
+			if same && !closed.Open && closed.trust == a.trust && closed.fault == nil && closed.Entries >= a.Entries && a.varied {
+				dropped[a.Segment] = true
 			}
+		}
+
+		for j := i + 1; j < len(list) && !dropped[a.Segment]; j++ {
+			b := list[j]
+			same, err := l.copied(ctx, a.Segment, b.Segment)
+			if err != nil {
+				return nil, err
+			}
+
+			if dropped[b.Segment] || !same || !a.varied && l.joined(*a, b, 0).reason == "" {
+				continue
+			}
+
+			fitA, _ := l.continues(end, *a)
+			fitB, _ := l.continues(end, b)
+			counter := a.counter
+			if fitB < fitA {
+				counter = b.counter
+			}
+
+			if b.Entries+b.After > a.Entries+a.After {
+				dropped[a.Segment] = true
+				list[j].counter = counter
+				break
+			}
+
+			dropped[b.Segment] = true
+			a.counter = counter
 		}
 	}
 
-	return slices.DeleteFunc(list, func(s *Segment) bool { return dropped[s] }), nil
+	for s := range dropped {
+		l.copies = append(l.copies, s)
+	}
+
+	list = slices.DeleteFunc(list, func(o opened) bool { return dropped[o.Segment] })
+	slices.SortStableFunc(list, func(a, b opened) int { return cmp.Compare(a.counter, b.counter) })
+	return list, nil
+}
+
+// copied says whether two segments have the same entries from their beginning, as far as the shorter one goes.
+func (l *Log) copied(ctx context.Context, a, b *Segment) (bool, error) {
+	if a == b || !a.mark.set || a.mark != b.mark {
+		return false, nil
+	}
+
+	return l.sameContent(ctx, placed{a, &a.Part, 0, 1, a.Entries}, placed{b, &b.Part, 0, 1, b.Entries})
 }
 
 // joint is a place between two open segments at which the log may have a hole.
@@ -190,7 +226,7 @@ type joint struct {
 
 // placeOpen gives the entries of open segments the indexes from first on. The joints are the places where what follows may be wrong;
 // after a broken one nothing is placed.
-func (l *Log) placeOpen(list []*Segment, first uint64) (s span, joints []joint) {
+func (l *Log) placeOpen(list []opened, first uint64) (s span, joints []joint) {
 	next := first
 	for i, o := range list {
 		if i > 0 {
@@ -210,7 +246,7 @@ func (l *Log) placeOpen(list []*Segment, first uint64) (s span, joints []joint) 
 				continue
 			}
 
-			s = s.fill(placed{o, p, 0, next + uint64(p.before), p.Entries})
+			s = s.fill(placed{o.Segment, p, 0, next + uint64(p.before), p.Entries})
 			end = next + uint64(p.before) + p.Entries
 		}
 
@@ -221,12 +257,12 @@ func (l *Log) placeOpen(list []*Segment, first uint64) (s span, joints []joint) 
 }
 
 // joined looks at the end of an open segment that another one with entries comes after.
-func (l *Log) joined(a, b *Segment, next uint64) joint {
+func (l *Log) joined(a, b opened, next uint64) joint {
 	j := joint{index: next}
 	room := a.Size - a.End
 	switch {
-	case b.Counter != a.Counter+1:
-		j.broken, j.reason = true, fmt.Sprintf("open-%d is missing or empty, although %s has entries", a.Counter+1, b.File)
+	case b.counter != a.counter+1:
+		j.broken, j.reason = true, fmt.Sprintf("open-%d is missing or empty, although %s has entries", a.counter+1, b.File)
 	case a.DirtyTail || a.fault != nil && !a.fault.zeroes || a.End == 0:
 		j.broken, j.reason = true, fmt.Sprintf("%s is damaged at its end, before %s", a.File, b.File)
 	case int64(b.firstBatch) <= room && !l.snapshotNear(next):

@@ -148,6 +148,12 @@ func (l *Log) dropMisnamed(ctx context.Context, claims []claim) ([]claim, error)
 	}
 
 	wrong := map[*Segment]bool{}
+	for _, c := range claims {
+		if !follows(c) && l.goesPast(c.segment) {
+			wrong[c.segment] = true
+		}
+	}
+
 	comparisons := 0
 	for i, a := range claims {
 		for _, b := range claims[i+1:] {
@@ -177,6 +183,13 @@ func (l *Log) dropMisnamed(ctx context.Context, claims []claim) ([]claim, error)
 	}
 
 	return slices.DeleteFunc(claims, func(c claim) bool { return wrong[c.segment] }), nil
+}
+
+// goesPast says whether a segment, by its name, goes on long after a snapshot in it: taking one closes it.
+func (l *Log) goesPast(s *Segment) bool {
+	return slices.ContainsFunc(l.Snapshots, func(snap Snapshot) bool {
+		return snap.Usable && s.First <= snap.Index && snap.Index+nearSnapshot < s.Last
+	})
 }
 
 // maxComparisons bounds how often segments are compared with each other: a hostile directory can have a million that overlap.

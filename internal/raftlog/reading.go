@@ -335,7 +335,7 @@ func (l *Log) chains(end uint64) []chain {
 }
 
 // withOpen adds the open segments to a reading of the closed ones.
-func (l *Log) withOpen(r Reading, opens []*Segment) []Reading {
+func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 	named, beyond := l.reach(r.Last)
 	if named > r.Last { // the end of the closed ones is damaged: there is a hole before the open ones
 		r.unreached, _ = l.placeOpen(opens, named+1)
@@ -346,8 +346,9 @@ func (l *Log) withOpen(r Reading, opens []*Segment) []Reading {
 		return []Reading{r}
 	}
 
+	beyond = slices.DeleteFunc(beyond, func(s *Segment) bool { return l.foreign(s, r) })
 	other := contradicts
-	if len(beyond) > 0 && !l.foreign(beyond, r) {
+	if len(beyond) > 0 {
 		other, _ = l.continues(beyond[len(beyond)-1].Last, opens[0])
 	}
 
@@ -397,7 +398,7 @@ const maxMisplaced = 3
 
 // withoutLast are readings without the last closed segments, if the open ones continue what is left then: the names of those may not be
 // the ones that dqlite gave them.
-func (l *Log) withoutLast(r Reading, named uint64, opens []*Segment) []Reading {
+func (l *Log) withoutLast(r Reading, named uint64, opens []opened) []Reading {
 	ends := map[uint64]bool{}
 	for _, c := range l.chains(named) {
 		for i := range min(len(c), maxMisplaced) {
@@ -428,23 +429,21 @@ func (l *Log) withoutLast(r Reading, named uint64, opens []*Segment) []Reading {
 	return list
 }
 
-// foreign says whether segments after a hole cannot be of this log.
-func (l *Log) foreign(beyond []*Segment, r Reading) bool {
-	return slices.ContainsFunc(beyond, func(s *Segment) bool {
-		return l.Term > 0 && s.MaxTerm > l.Term || s.FirstTerm < r.LastTerm && s.firstType != ChangeEntry
-	})
+// foreign says whether a segment after a hole cannot be of this log.
+func (l *Log) foreign(s *Segment, r Reading) bool {
+	return l.Term > 0 && s.MaxTerm > l.Term || s.FirstTerm < r.LastTerm && s.firstType != ChangeEntry
 }
 
 // emptiedBefore says whether an open segment with a lower counter is there, and empty: what was in it is gone.
-func (l *Log) emptiedBefore(open *Segment) bool {
+func (l *Log) emptiedBefore(open opened) bool {
 	return slices.ContainsFunc(l.all, func(s *Segment) bool {
-		return s.Open && s.trust == open.trust && s.Unused && s.Counter < open.Counter
+		return s.Open && s.trust == open.trust && s.Unused && s.Counter < open.counter
 	})
 }
 
 // placedAfter are the readings with the open segments from an index on: as far as they go, and, at every place where entries may be
 // missing between two of them, only up to there.
-func (l *Log) placedAfter(r Reading, opens []*Segment, first uint64) []Reading {
+func (l *Log) placedAfter(r Reading, opens []opened, first uint64) []Reading {
 	s, joints := l.placeOpen(opens, first)
 	full := r
 	full.log = r.log
@@ -472,7 +471,7 @@ func (l *Log) placedAfter(r Reading, opens []*Segment, first uint64) []Reading {
 
 // besideSnapshot are the readings where the closed segments end before the snapshot: the open ones continue them, across the
 // snapshot, or they continue the snapshot, and the segments between are gone. More segments than those may be gone.
-func (l *Log) besideSnapshot(r Reading, named uint64, opens []*Segment) ([]Reading, fit) {
+func (l *Log) besideSnapshot(r Reading, named uint64, opens []opened) ([]Reading, fit) {
 	after := l.placedAfter(r, opens, r.start()+1)
 	if named == 0 {
 		return after, maybe // a leader's snapshot has replaced all that was before
@@ -496,7 +495,7 @@ func (l *Log) besideSnapshot(r Reading, named uint64, opens []*Segment) ([]Readi
 	}
 
 	n, known := l.absent(named, opens[0])
-	if known && n == 1 { // the one that ended with the snapshot
+	if known && n == 1 && l.endsWithSnapshots(r.base) { // the one that ended with the snapshot
 		return after, fits
 	}
 
@@ -508,6 +507,13 @@ func (l *Log) besideSnapshot(r Reading, named uint64, opens []*Segment) ([]Readi
 	}
 
 	return append(across, after...), maybe
+}
+
+// endsWithSnapshots says whether the segment that an older snapshot has closed ends with it, and not some entries after it.
+func (l *Log) endsWithSnapshots(newest *Snapshot) bool {
+	return slices.ContainsFunc(l.Snapshots, func(s Snapshot) bool {
+		return s.Index < newest.Index && slices.ContainsFunc(l.named(), func(c *Segment) bool { return c.Last == s.Index })
+	})
 }
 
 // leadsTo says whether the entries up to a snapshot may be those that led to it.
