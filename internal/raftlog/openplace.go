@@ -70,7 +70,7 @@ func (l *Log) continues(end uint64, open opened) (fit, string) {
 	n, known := l.absent(end, open)
 	closed := open.counter - 1
 	switch {
-	case !known || n < 0:
+	case !known || n < 0, closed == 0 && n == 0: // any segment that was closed by a stop can be before an open-1
 		return maybe, ""
 	case n == 0:
 		return fits, fmt.Sprintf("the daemon had closed %d segments before it began with %s, and they are there", closed, open.File)

@@ -335,7 +335,7 @@ func (l *Log) fillIn(ctx context.Context, s span, c claim) (span, error) {
 		last = s[len(s)-1].last()
 	}
 
-	if c.trust == temporary {
+	if c.trust == temporary && (last > 0 || c.first > 1) {
 		if c.first > last {
 			return s, nil
 		}

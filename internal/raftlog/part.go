@@ -55,7 +55,7 @@ type sizeAt struct {
 	pages   uint32
 }
 
-// mark stands for the content of a part: the place and the digest of its first transaction. Two parts with the same mark are copies of
+// mark stands for the content of a part: the place and the digest of its first transaction or change. Two parts with the same mark are copies of
 // each other as far as the shorter one goes, unless a transaction wrote the very bytes of an earlier one.
 type mark struct {
 	set     bool
@@ -200,6 +200,10 @@ func (p *Part) addChange(e Entry) {
 		p.find(badChange, p.Entries, e.Offset, "%v", c.err)
 	} else if len(c.configuration) == 0 {
 		p.find(noServers, p.Entries, e.Offset, "the configuration has no servers")
+	}
+
+	if !p.mark.set {
+		p.mark = mark{set: true, ordinal: p.Entries, digest: sha256.Sum256(e.Data)}
 	}
 
 	p.changes = append(p.changes, c)

@@ -342,7 +342,7 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 		return []Reading{r}
 	}
 
-	if l.emptiedBefore(opens[0]) {
+	if l.emptiedBefore(opens[0]) || r.base == nil && r.Last == 0 && opens[0].firstType != ChangeEntry {
 		return []Reading{r}
 	}
 
