@@ -135,30 +135,20 @@ func (a *alternative) merge() span {
 // dropMisnamed leaves out segments that others contradict, and whose beginning follows nothing: their name is not the one that dqlite
 // gave them. Where the log was cut, the beginning of what was cut away follows what is before it.
 func (l *Log) dropMisnamed(ctx context.Context, claims []claim) ([]claim, error) {
-	follows := func(c claim) bool {
-		for i := range l.Snapshots {
-			if l.Snapshots[i].Index+1 == c.first {
-				return true
-			}
-		}
-
-		return c.first == 1 || slices.ContainsFunc(claims, func(o claim) bool {
-			return o.segment != c.segment && o.first < c.first && c.first <= o.last()+1
-		})
-	}
-
+	slices.SortStableFunc(claims, func(a, b claim) int { return sortPlaced(a.placed, b.placed) })
+	follows := l.following(claims)
 	wrong := map[*Segment]bool{}
-	for _, c := range claims {
-		if !follows(c) && l.goesPast(c.segment) {
+	for i, c := range claims {
+		if !follows[i] && l.goesPast(c.segment) {
 			wrong[c.segment] = true
 		}
 	}
 
 	comparisons := 0
 	for i, a := range claims {
-		for _, b := range claims[i+1:] {
-			followsA, followsB := follows(a), follows(b)
-			if a.segment == b.segment || followsA == followsB || a.first > b.last() || b.first > a.last() || comparisons >= maxComparisons {
+		for j := i + 1; j < len(claims) && claims[j].first <= a.last() && comparisons < maxComparisons; j++ {
+			b := claims[j]
+			if a.segment == b.segment || follows[i] == follows[j] {
 				continue
 			}
 
@@ -170,7 +160,7 @@ func (l *Log) dropMisnamed(ctx context.Context, claims []claim) ([]claim, error)
 
 			switch {
 			case d.index == 0:
-			case followsA:
+			case follows[i]:
 				wrong[b.segment] = true
 			default:
 				wrong[a.segment] = true
@@ -183,6 +173,18 @@ func (l *Log) dropMisnamed(ctx context.Context, claims []claim) ([]claim, error)
 	}
 
 	return slices.DeleteFunc(claims, func(c claim) bool { return wrong[c.segment] }), nil
+}
+
+// following says of each claim whether something leads to its first entry: the beginning of the log, a snapshot, or another segment.
+// The claims are sorted by their first index.
+func (l *Log) following(claims []claim) []bool {
+	list := make([]bool, len(claims))
+	for i, c := range claims {
+		list[i] = c.first == 1 || slices.ContainsFunc(l.Snapshots, func(s Snapshot) bool { return s.Index+1 == c.first }) ||
+			slices.ContainsFunc(claims[:i], func(o claim) bool { return o.segment != c.segment && o.first < c.first && c.first <= o.last()+1 })
+	}
+
+	return list
 }
 
 // goesPast says whether a segment, by its name, goes on long after a snapshot in it: taking one closes it.

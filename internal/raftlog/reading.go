@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -407,7 +408,7 @@ func (l *Log) withoutLast(r Reading, named uint64, opens []opened) []Reading {
 	}
 
 	var list []Reading
-	for end := range ends {
+	for _, end := range slices.Sorted(maps.Keys(ends)) {
 		follow, why := l.continues(end, opens[0])
 		if follow != fits || end < r.start() {
 			continue
