@@ -75,6 +75,7 @@ type Log struct {
 	misnamed       []*Segment // whose names others contradict
 	base           *Snapshot  // of the log, nil for none
 	placed         span
+	comparisons    int    // of runs of entries with each other, see maxComparisons
 	unproven       uint64 // see Unproven
 	chosen         bool   // one of several readings
 	errors         int    // problems of severity Error

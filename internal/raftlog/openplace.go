@@ -210,7 +210,7 @@ func (l *Log) dropOpenCopies(ctx context.Context, end uint64, list []opened) ([]
 
 // copied says whether two segments have the same entries from their beginning, as far as the shorter one goes.
 func (l *Log) copied(ctx context.Context, a, b *Segment) (bool, error) {
-	if a == b || !a.mark.set || a.mark != b.mark {
+	if a == b || !a.mark.set || a.mark != b.mark || l.comparisons >= maxComparisons {
 		return false, nil
 	}
 

@@ -23,6 +23,8 @@ func (l *Log) compareRuns(ctx context.Context, a, b placed) (difference, error) 
 		return difference{}, nil
 	}
 
+	l.comparisons++
+
 	next, stop := iter.Pull2(l.entriesOf(ctx, span{b.cut(first, last)}, first))
 	defer stop()
 
@@ -144,15 +146,13 @@ func (l *Log) dropMisnamed(ctx context.Context, claims []claim) ([]claim, error)
 		}
 	}
 
-	comparisons := 0
 	for i, a := range claims {
-		for j := i + 1; j < len(claims) && claims[j].first <= a.last() && comparisons < maxComparisons; j++ {
+		for j := i + 1; j < len(claims) && claims[j].first <= a.last() && l.comparisons < maxComparisons; j++ {
 			b := claims[j]
 			if a.segment == b.segment || follows[i] == follows[j] {
 				continue
 			}
 
-			comparisons++
 			d, err := l.compareRuns(ctx, a.placed, b.placed)
 			if err != nil {
 				return nil, err
@@ -220,7 +220,6 @@ func (l *Log) inOrder(s span) span {
 // resolve finds claims that contradict each other and cuts one of them, or makes two alternatives of one.
 func (l *Log) resolve(ctx context.Context, a alternative) ([]alternative, error) {
 	var done []alternative
-	comparisons := 0
 	for open := []alternative{a}; len(open) > 0; {
 		a, open = open[0], open[1:]
 		for i := range a.placed {
@@ -230,8 +229,7 @@ func (l *Log) resolve(ctx context.Context, a alternative) ([]alternative, error)
 					continue
 				}
 
-				comparisons++
-				if comparisons > maxComparisons {
+				if l.comparisons >= maxComparisons {
 					two.cutAt(one.first)
 					continue
 				}
@@ -325,6 +323,10 @@ func (l *Log) cutShort(list []alternative) []alternative {
 // fillIn adds entries of a segment without its own name where the log has none: as the continuation of the log, or into a hole. They
 // count only if they are the same as what the log has at the same indexes. What never got its name only fills holes.
 func (l *Log) fillIn(ctx context.Context, s span, c claim) (span, error) {
+	if l.comparisons >= maxComparisons {
+		return s, nil
+	}
+
 	for _, p := range s {
 		d, err := l.compareRuns(ctx, p, c.placed)
 		if err != nil || d.index > 0 {
@@ -371,7 +373,7 @@ func (l *Log) dropCopies(ctx context.Context, claims []claim) []claim {
 	dropped := map[*Segment]bool{}
 	for i, a := range claims {
 		for _, b := range claims[i+1:] {
-			if a.part.mark != b.part.mark || !a.part.mark.set || a.segment == b.segment || a.first == b.first || dropped[a.segment] || dropped[b.segment] ||
+			if l.comparisons >= maxComparisons || a.part.mark != b.part.mark || !a.part.mark.set || a.segment == b.segment || a.first == b.first || dropped[a.segment] || dropped[b.segment] ||
 				a.skip != b.skip {
 				continue
 			}
