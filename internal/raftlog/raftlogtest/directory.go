@@ -22,6 +22,7 @@ type Directory struct {
 	History *History
 	Last    uint64   // of the entries that were in it before any damage
 	Done    []string // what was done to it, in words
+	Kinds   []string // and the names of the kinds of damage that it was
 
 	files map[string]*file
 

@@ -20,11 +20,10 @@ import (
 //   - two spare open segments of zeros follow the one in use
 func (h *History) Live(rnd *rand.Rand) *Directory {
 	last := 150 + rnd.Uint64N(h.Last()-149)
-	thresholds := []uint64{64, 128, 256, 512, 1024}
 	l := &life{
 		rnd:       rnd,
 		d:         &Directory{History: h, Last: last, files: map[string]*file{}},
-		threshold: thresholds[rnd.IntN(len(thresholds))],
+		threshold: []uint64{512, 1024}[rnd.IntN(2)],
 		restart:   1 / []float64{200, 600, 2000}[rnd.IntN(3)],
 		follower:  rnd.IntN(2) == 0,
 	}
@@ -42,9 +41,7 @@ func (h *History) Live(rnd *rand.Rand) *Directory {
 
 	for l.next() <= last {
 		l.batch(l.batchSize(last))
-		if l.next()-1-l.snapshot >= l.threshold {
-			l.takeSnapshot()
-		}
+		l.takeSnapshot()
 
 		if rnd.Float64() < l.restart {
 			l.close()
@@ -144,10 +141,10 @@ func (l *life) close() {
 // begin is a start of the daemon.
 func (l *life) begin() { l.d.run, l.d.counter = nil, 1 }
 
-// takeSnapshot takes one at an entry that was just written, or a little earlier.
+// takeSnapshot takes one at an entry that was just written, or a little earlier, if there were enough since the last one.
 func (l *life) takeSnapshot() {
-	index := l.written - []uint64{0, 0, 0, 1, 2}[l.rnd.IntN(5)]
-	if l.d.History.Database(index) == nil {
+	index := l.written - min(l.written, []uint64{0, 0, 0, 1, 2}[l.rnd.IntN(5)])
+	if index < l.snapshot+l.threshold {
 		return
 	}
 

@@ -13,8 +13,8 @@ type Truth struct {
 	Last uint64
 	// Certain says of each index whether such a file has its entry, reached or not.
 	Certain []bool
-	// OnDisk says of each file that holds entries, wherever they belong, how far they go: the last of them, by its true index.
-	OnDisk map[string]uint64
+	// OnDisk says of each file which entries it holds, by their true indexes, in order, whether the file tells them or not.
+	OnDisk map[string][]uint64
 }
 
 // setAside is a closed segment's name in a longer one: what libdqlite, LXD's manual and people make of it.
@@ -22,7 +22,7 @@ var setAside = regexp.MustCompile(`^(?:corrupt-[0-9]+-|tmp-)?([0-9]{16}-[0-9]{16
 
 // Truth looks at the files as they are, and at what they were.
 func (d *Directory) Truth() Truth {
-	t := Truth{Certain: make([]bool, d.History.Last()+2), OnDisk: map[string]uint64{}}
+	t := Truth{Certain: make([]bool, d.History.Last()+2), OnDisk: map[string][]uint64{}}
 	place := d.openPlaces()
 	for name, f := range d.files {
 		known := false
@@ -57,8 +57,8 @@ func (t *Truth) take(name string, f *file, known bool) {
 	index := f.first
 	for _, b := range f.batches {
 		if f.intact(b.start, b.end) {
-			t.OnDisk[name] = index + uint64(b.n) - 1
 			for i := range uint64(b.n) {
+				t.OnDisk[name] = append(t.OnDisk[name], index+i)
 				t.Certain[index+i] = t.Certain[index+i] || known
 			}
 		}
