@@ -153,6 +153,21 @@ func (d *Directory) Write(dir string) error {
 // Content is what a file holds, not to be changed.
 func (d *Directory) Content(name string) []byte { return d.files[name].data }
 
+// Batch is where a batch of a segment begins and ends, bytes, and the index of its first entry; a negative number counts from the last.
+func (d *Directory) Batch(name string, number int) (start, end int, first uint64) {
+	f := d.files[name]
+	if number < 0 {
+		number += len(f.batches)
+	}
+
+	first = f.first
+	for _, b := range f.batches[:number] {
+		first += uint64(b.n)
+	}
+
+	return f.batches[number].start, f.batches[number].end, first
+}
+
 // Edit has a function change a copy of a file's content.
 func (d *Directory) Edit(name string, change func(p []byte) []byte) {
 	f := d.files[name]
