@@ -16,6 +16,7 @@ const (
 	takenRight outcome = iota // the log is right, and as long as can be proven
 	healthy                   // and libdqlite would have the same
 	asked                     // there are several readings
+	unknowable                // nothing can tell that entries are missing
 	wrong
 	outcomes
 )
@@ -69,7 +70,8 @@ func sum(counts [outcomes]int) int {
 
 func (c *tally) print(t *testing.T) {
 	line := func(name string, o [outcomes]int) {
-		t.Logf("%5d %-57s %5d taken right, %4d of them healthy, %4d asked, %4d wrong", sum(o), name, o[takenRight]+o[healthy], o[healthy], o[asked], o[wrong])
+		t.Logf("%5d %-57s %5d taken right, %4d of them healthy, %4d asked, %4d cannot be known, %4d wrong", sum(o), name,
+			o[takenRight]+o[healthy], o[healthy], o[asked], o[unknowable], o[wrong])
 	}
 
 	for _, kind := range slices.Sorted(maps.Keys(c.kinds)) {

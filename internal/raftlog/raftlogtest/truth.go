@@ -15,6 +15,9 @@ type Truth struct {
 	Certain []bool
 	// OnDisk says of each file which entries it holds, by their true indexes, in order, whether the file tells them or not.
 	OnDisk map[string][]uint64
+	// Untold is the index of the first entry that is missing where nothing tells that any is: the last closed segment before open-1 is
+	// gone without a trace. Open segments are counted from 1 after every start, so it cannot be known. 0 if there is no such place.
+	Untold uint64
 }
 
 // setAside is a closed segment's name in a longer one: what libdqlite, LXD's manual and people make of it.
@@ -45,6 +48,7 @@ func (d *Directory) Truth() Truth {
 		t.reach(index)
 	}
 
+	t.Untold = d.untold(t)
 	if d.cutAt > 0 {
 		t.Last = min(t.Last, d.cutAt-1)
 	}
@@ -116,6 +120,39 @@ func (d *Directory) openPlaces() map[string]bool {
 
 		place[openName(counter)] = true
 	}
+}
+
+// untold is Truth.Untold.
+func (d *Directory) untold(t Truth) uint64 {
+	open := d.files[openName(1)]
+	if d.counter != 1 || d.before == "" || d.has(d.before) || open == nil || open.kind != openFile || len(open.batches) == 0 {
+		return 0
+	}
+
+	end := uint64(0) // of the closed segments that are left
+	for _, name := range d.Closed() {
+		end = max(end, d.files[name].last)
+	}
+
+	for _, index := range d.Snapshots() {
+		if index > end {
+			return 0
+		}
+	}
+
+	for _, indexes := range t.OnDisk {
+		for _, i := range indexes {
+			if i > end && i < open.first {
+				return 0
+			}
+		}
+	}
+
+	if end == 0 || end+1 >= open.first {
+		return 0
+	}
+
+	return end + 1
 }
 
 // has says whether a closed segment is there under its own name.
