@@ -65,4 +65,3 @@ func sameEntries(t *testing.T, log *raftlog.Log, h *raftlogtest.History) uint64 
 
 	return next
 }
-

@@ -150,7 +150,9 @@ func (l *life) takeSnapshot() {
 
 	l.close()
 	if l.older > 0 {
-		for _, name := range l.d.where(func(_ string, f *file) bool { return f.last == l.older && (f.kind == snapshotFile || f.kind == metaFile) }) {
+		for _, name := range l.d.where(func(_ string, f *file) bool {
+			return f.last == l.older && (f.kind == snapshotFile || f.kind == metaFile)
+		}) {
 			l.d.Remove(name)
 		}
 	}

@@ -61,7 +61,9 @@ var asideNames = []struct {
 }{
 	{"NAME.bak", func(_ *breaker, name string) string { return name + ".bak" }},
 	{"NAME (copy)", func(_ *breaker, name string) string { return name + " (copy)" }},
-	{"corrupt-TIME-NAME", func(b *breaker, name string) string { return fmt.Sprintf("corrupt-%d-%s", 1e18+b.rnd.Int64N(1e17), name) }},
+	{"corrupt-TIME-NAME", func(b *breaker, name string) string {
+		return fmt.Sprintf("corrupt-%d-%s", 1e18+b.rnd.Int64N(1e17), name)
+	}},
 	{"tmp-NAME", func(_ *breaker, name string) string { return "tmp-" + name }},
 }
 
