@@ -216,7 +216,8 @@ func TestStraySegment(t *testing.T) {
 		}
 
 		for what, content := range map[string][]byte{
-			"empty": {}, "short": {1}, "header": raftlog.SegmentHeader(), "zero": make([]byte, 1<<16), "text": []byte("this is not a segment, whatever it is called"),
+			"empty": {}, "short": {1}, "header": raftlog.SegmentHeader(), "zero": make([]byte, 1<<16),
+			"text": []byte("this is not a segment, whatever it is called"),
 		} {
 			t.Run(fmt.Sprintf("%s, %s", name, what), func(t *testing.T) {
 				t.Parallel()
