@@ -13,7 +13,7 @@ import (
 // How many directories of which the truth is known are damaged, in a sample and in a campaign; and the seed.
 const (
 	truthSample   = 300
-	truthCampaign = 3900
+	truthCampaign = 2400
 	truthSeed     = 7
 )
 
