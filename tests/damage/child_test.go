@@ -5,6 +5,8 @@ package damage
 import (
 	"bytes"
 	"context"
+	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -23,6 +25,7 @@ const (
 	load  = "load"  // append a recovery entry, as LXD's own edit does
 	begin = "begin" // start a node on it, and stop it
 	serve = "serve" // after load: start the only voter, and query its database
+	rows  = "rows"  // the same, and print what all its rows come to
 )
 
 // childCommand is the first argument of a child; what it is asked and the directory follow.
@@ -79,8 +82,16 @@ func runChild(what, dir string) int {
 
 func do(what, dir string) error {
 	address := addressFor(dir)
-	if what == load {
+	switch what {
+	case load:
 		return engine.Reconfigure(dir, []engine.Node{engine.NewNode(engine.ServeID, address, 0)})
+	case rows:
+		err := globaldb.RegisterSums()
+		if err != nil {
+			return err
+		}
+
+		return engine.Serve(context.Background(), dir, address, globaldb.Name, printRows)
 	}
 
 	server, err := engine.Open(engine.ServeID, address, dir)
@@ -125,6 +136,16 @@ func query(address string) error {
 	}
 
 	return nil
+}
+
+// printRows prints the fingerprint of the database as a line of JSON.
+func printRows(ctx context.Context, db *sql.DB) error {
+	print, err := globaldb.FingerprintOf(ctx, db)
+	if err != nil {
+		return err
+	}
+
+	return json.NewEncoder(os.Stdout).Encode(print)
 }
 
 func must(t *testing.T, err error) {

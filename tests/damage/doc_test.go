@@ -4,6 +4,8 @@
 // do. libdqlite ruins the directories, and it can take its process down: each question is a child process, this very test program once
 // more, and a copy of the directory.
 //
+// TestTruth and TestReadings damage directories whose whole log is known, and compare what raftlog gives back with that.
+//
 // The undamaged directories and the damage are raftlogtest's. What raftlog says of each of them, without libdqlite, is tested in
 // internal/raftlog.
 package damage

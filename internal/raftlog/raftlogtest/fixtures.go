@@ -16,12 +16,17 @@ import (
 	"testing"
 )
 
-// fixtureArchive is relative to the repository.
-const fixtureArchive = "tests/fixtures/lxd-6.9-members.tar.xz"
+// fixtureArchive is the file with the members of Fixtures.
+const fixtureArchive = "lxd-6.9-members.tar.xz"
+
+// fixtureDir is where the archives are.
+func fixtureDir() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "../../../tests/fixtures")
+}
 
 var unpack = sync.OnceValues(func() (string, error) {
-	_, file, _, _ := runtime.Caller(0)
-	archive := filepath.Join(filepath.Dir(file), "../../..", fixtureArchive)
+	archive := filepath.Join(fixtureDir(), fixtureArchive)
 	_, err := os.Stat(archive)
 	if err != nil {
 		return "", err
