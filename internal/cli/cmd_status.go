@@ -44,6 +44,10 @@ func runStatus(ctx context.Context, output format) error {
 
 func printStatus(w io.Writer, r *recovery.StatusReport) {
 	name := "not a cluster member"
+	if r.Cluster != "" {
+		name = "cannot be told"
+	}
+
 	if r.Member != nil {
 		name = fmt.Sprintf("%s (id %d, %s, %s)", r.Member.Name, r.Member.ID, r.Member.Address, r.Member.Role)
 	}
@@ -53,7 +57,7 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		raft += ", an edited member list"
 	}
 
-	if !r.Healthy {
+	if r.Raft != nil && !r.Healthy {
 		raft += ", DAMAGED"
 	}
 

@@ -26,9 +26,10 @@ type StatusReport struct {
 	Directory string           `json:"directory" yaml:"directory"`
 	Daemon    string           `json:"daemon" yaml:"daemon"`
 	Running   bool             `json:"running" yaml:"running"`
-	Member    *member.Member   `json:"member" yaml:"member"` // null where it cannot be told
-	Raft      *bundle.Position `json:"raft" yaml:"raft"`     // last entry of its log
-	Edited    bool             `json:"edited" yaml:"edited"` // the last entry is an edited member list
+	Cluster   string           `json:"cluster_certificate" yaml:"cluster_certificate"` // SHA-256 of the cluster certificate; empty where there is none
+	Member    *member.Member   `json:"member" yaml:"member"`                           // null where it cannot be told
+	Raft      *bundle.Position `json:"raft" yaml:"raft"`                               // last entry of its log
+	Edited    bool             `json:"edited" yaml:"edited"`                           // the last entry is an edited member list
 	Healthy   bool             `json:"healthy" yaml:"healthy"`
 	Addresses []AddressRow     `json:"addresses" yaml:"addresses"`
 	Agree     bool             `json:"addresses_agree" yaml:"addresses_agree"`
@@ -66,6 +67,7 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 	}
 
 	report.Daemon, report.Running = running.String(), running.Running()
+	report.Cluster, _ = dir.clusterCertificate() // what needs it says what is wrong with it
 	record, err := readRecord(dir.database())
 	switch {
 	case err != nil:
@@ -160,9 +162,9 @@ func (r *StatusReport) pending(dir directory) error {
 
 // databases reads node database, raft log and global database, and compares what they say of the members.
 func (r *StatusReport) databases(ctx context.Context, dir directory, progress Progress) error {
-	node, err := nodedb.Read(ctx, dir.database())
+	node, err := dir.nodeForStatus(ctx, r.Running)
 	if err != nil {
-		r.problem("node database: %v", err)
+		r.nodeProblem(dir, node, err)
 		node = &nodedb.Node{}
 	} else {
 		self := node.Self
@@ -186,7 +188,8 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		nodes, nodesErr = readNodes(ctx, log)
 		return log.Healthy() && nodesErr == nil, nil
 	})
-	if errors.Is(err, errEmptied) {
+	var none *noGlobalError
+	if errors.Is(err, errEmptied) || errors.As(err, &none) {
 		r.problem("%v", err)
 		r.compare(node.Members, nil, nil)
 		return nil
@@ -208,6 +211,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("global database: %v", nodesErr)
 	}
 
+	r.recognise(ctx, dir, log, nodes)
 	r.compare(node.Members, log.Configuration, nodes)
 	return ctx.Err()
 }
