@@ -63,7 +63,7 @@ func ReadTemplate(ctx context.Context, file string) (*Template, error) {
 
 	found, err := damage(ctx, db)
 	if err == nil && found != "" {
-		return nil, fmt.Errorf("%s is not a node database of LXD (%s): %w", file, found, ErrNoTemplate)
+		return nil, fmt.Errorf("%s is not a node database of LXD (%s), and %w", file, found, ErrNoTemplate)
 	}
 
 	t := &Template{File: file}
@@ -85,12 +85,12 @@ func (t *Template) read(ctx context.Context, db *sql.DB) error {
 	}
 
 	if t.Schema < oldestSchema || t.Schema > newestSchema {
-		return fmt.Errorf("its schema has version %d, and only %d to %d are known: %w", t.Schema, oldestSchema, newestSchema, ErrNoTemplate)
+		return fmt.Errorf("its schema has version %d, and this lxd-recover knows only %d to %d; %w", t.Schema, oldestSchema, newestSchema, ErrNoTemplate)
 	}
 
 	node, err := read(ctx, db)
 	if errors.Is(err, ErrNotClustered) || err == nil && node.Self.ID == 0 {
-		return fmt.Errorf("it does not say which member of a cluster it belongs to: %w", ErrNoTemplate)
+		return fmt.Errorf("it does not say which member of a cluster it belongs to; %w", ErrNoTemplate)
 	}
 
 	if err != nil {

@@ -140,7 +140,7 @@ func TestNoTemplate(t *testing.T) {
 		"empty":        {func(file string) { must(t, os.Truncate(file, 0)) }, "it has no table certificates"},
 		"cut":          {func(file string) { must(t, os.Truncate(file, 9000)) }, "SQLite: "},
 		"no patches":   {func(file string) { exec(t, file, "DROP TABLE patches") }, "it has no table patches"},
-		"newer schema": {func(file string) { exec(t, file, "INSERT INTO schema VALUES (2, 44, 0)") }, "its schema has version 44, and only 42 to 43 are known"},
+		"newer schema": {func(file string) { exec(t, file, "INSERT INTO schema VALUES (2, 44, 0)") }, "its schema has version 44, and this lxd-recover knows only 42 to 43"},
 		"older schema": {func(file string) { exec(t, file, "UPDATE schema SET version = 41") }, "its schema has version 41"},
 		"unclustered":  {func(file string) { exec(t, file, "DELETE FROM raft_nodes") }, "it does not say which member of a cluster it belongs to"},
 		"other address": {func(file string) { exec(t, file, "UPDATE config SET value = 'x:1'") },

@@ -322,13 +322,16 @@ func (im *importer) fillNode(ctx context.Context, db *globaldb.DB) error {
 		return replayError("the database in "+im.opts.Tarball, err)
 	}
 
+	if im.lost != nil || im.node.ClusterAddress == "" { // an LXD that was started without node database has made one without settings
+		im.report.warn(im.dir.settingsLost(ctx))
+	}
+
 	if im.lost == nil {
 		return nil
 	}
 
 	warnings, err := im.lost.belongs(ctx, db, im.tarball.Members, im.report.Member)
 	im.report.warn(warnings...)
-	im.report.warn(im.lost.settingsLost(ctx, im.dir))
 	im.report.NodeDB = im.lost.report()
 	return err
 }

@@ -73,7 +73,7 @@ func newLostNode(ctx context.Context, why error, file string) (*lostNode, error)
 
 	template, err := nodedb.ReadTemplate(ctx, file)
 	if errors.Is(err, nodedb.ErrNoTemplate) {
-		err = fmt.Errorf("%w: give the `database/local.db` of another member of this cluster", err)
+		err = fmt.Errorf("%w; give that of another member of this cluster, `database/local.db` there", err)
 	}
 
 	return &lostNode{why, template}, err
@@ -139,8 +139,8 @@ func otherClusters(t *nodedb.Template, format string, args ...any) error {
 	return fmt.Errorf("%s is the node database of another cluster: "+format, append([]any{t.File}, args...)...)
 }
 
-// settingsLost says which settings a member loses with its node database.
-func (l *lostNode) settingsLost(ctx context.Context, d directory) string {
+// settingsLost says which settings a member loses with its node database, or has lost.
+func (d directory) settingsLost(ctx context.Context) string {
 	text := "the new node database has none of this member's own settings but the two addresses: " +
 		"set what else there was, such as core.metrics_address or storage.images_volume, again when LXD is up"
 	settings := slices.DeleteFunc(nodedb.Settings(ctx, d.database()), func(s string) bool {
