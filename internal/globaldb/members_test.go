@@ -101,7 +101,8 @@ func TestMembersOfFixture(t *testing.T) {
 }
 
 func TestVersions(t *testing.T) {
-	db := openMade(t, "CREATE TABLE nodes (id INTEGER PRIMARY KEY, schema INTEGER, api_extensions INTEGER)", "INSERT INTO nodes VALUES (4, 60, 316), (7, 61, 320)")
+	db := openMade(t, "CREATE TABLE nodes (id INTEGER PRIMARY KEY, schema INTEGER, api_extensions INTEGER)",
+		"INSERT INTO nodes VALUES (4, 60, 316), (7, 61, 320)")
 	got, err := db.Versions(t.Context())
 	must(t, err)
 	if len(got) != 2 || got[4] != (Version{60, 316}) || got[7].String() != "schema 61, 320 API extensions" {

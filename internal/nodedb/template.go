@@ -63,7 +63,7 @@ func ReadTemplate(ctx context.Context, file string) (*Template, error) {
 
 	found, err := damage(ctx, db)
 	if err == nil && found != "" {
-		return nil, fmt.Errorf("%s is not a node database of LXD (%s), and %w", file, found, ErrNoTemplate)
+		return nil, fmt.Errorf("%s is not a node database of LXD (%s); %w", file, found, ErrNoTemplate)
 	}
 
 	t := &Template{File: file}

@@ -136,11 +136,12 @@ func TestNoTemplate(t *testing.T) {
 		spoil func(file string)
 		says  string
 	}{
-		"not SQLite":   {func(file string) { must(t, os.WriteFile(file, []byte("garbage, and long enough"), 0o600)) }, "file is not a database"},
-		"empty":        {func(file string) { must(t, os.Truncate(file, 0)) }, "it has no table certificates"},
-		"cut":          {func(file string) { must(t, os.Truncate(file, 9000)) }, "SQLite: "},
-		"no patches":   {func(file string) { exec(t, file, "DROP TABLE patches") }, "it has no table patches"},
-		"newer schema": {func(file string) { exec(t, file, "INSERT INTO schema VALUES (2, 44, 0)") }, "its schema has version 44, and this lxd-recover knows only 42 to 43"},
+		"not SQLite": {func(file string) { must(t, os.WriteFile(file, []byte("garbage, and long enough"), 0o600)) }, "file is not a database"},
+		"empty":      {func(file string) { must(t, os.Truncate(file, 0)) }, "it has no table certificates"},
+		"cut":        {func(file string) { must(t, os.Truncate(file, 9000)) }, "SQLite: "},
+		"no patches": {func(file string) { exec(t, file, "DROP TABLE patches") }, "it has no table patches"},
+		"newer schema": {func(file string) { exec(t, file, "INSERT INTO schema VALUES (2, 44, 0)") },
+			"its schema has version 44, and this lxd-recover knows only 42 to 43"},
 		"older schema": {func(file string) { exec(t, file, "UPDATE schema SET version = 41") }, "its schema has version 41"},
 		"unclustered":  {func(file string) { exec(t, file, "DELETE FROM raft_nodes") }, "it does not say which member of a cluster it belongs to"},
 		"other address": {func(file string) { exec(t, file, "UPDATE config SET value = 'x:1'") },
@@ -177,7 +178,8 @@ func TestCheck(t *testing.T) {
 		dir := newWhole(t)
 		must(t, test.spoil(filepath.Join(dir, File)))
 		err := Check(t.Context(), dir)
-		if !errors.Is(err, test.want) || errors.Is(err, ErrMissing) != (test.want == ErrMissing) || !strings.Contains(fmt.Sprint(err), filepath.Join(dir, File)) {
+		both := errors.Is(err, ErrMissing) && errors.Is(err, ErrDamaged)
+		if !errors.Is(err, test.want) || both || !strings.Contains(fmt.Sprint(err), filepath.Join(dir, File)) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -221,9 +221,12 @@ func TestNodeDBRefused(t *testing.T) {
 		spoil string // SQL for node3's
 		says  string
 	}{
-		"other names":         {"UPDATE raft_nodes SET name = 'box' || id", "is the node database of another cluster: its member 1 is named box1, and here node1"},
-		"other member":        {"UPDATE raft_nodes SET id = 7 WHERE id = 3", "is the node database of another cluster: its member 7 (node3) is none of this cluster's"},
-		"other certificate":   {"UPDATE certificates SET fingerprint = 'feed' WHERE name = 'node3'", "is the node database of another cluster: its certificate of node3"},
+		"other names": {"UPDATE raft_nodes SET name = 'box' || id",
+			"is the node database of another cluster: its member 1 is named box1, and here node1"},
+		"other member": {"UPDATE raft_nodes SET id = 7 WHERE id = 3",
+			"is the node database of another cluster: its member 7 (node3) is none of this cluster's"},
+		"other certificate": {"UPDATE certificates SET fingerprint = 'feed' WHERE name = 'node3'",
+			"is the node database of another cluster: its certificate of node3"},
 		"newer schema":        {"INSERT INTO schema (version, updated_at) VALUES (44, 0)", "its schema has version 44"},
 		"not a member's":      {"DELETE FROM config", "does not say which member"},
 		"no node database":    {"DROP TABLE raft_nodes", "is not a node database of LXD (it has no table raft_nodes)"},
@@ -277,7 +280,8 @@ func TestPatchesOfSameVersion(t *testing.T) {
 		{"", list[1], 55, ""},
 		{"", list[2], 55, "is an earlier one of this very member"},
 		{"UPDATE nodes SET api_extensions = 480 WHERE id = 1", list[1], 55, ""},
-		{"UPDATE nodes SET api_extensions = 480 WHERE id = 2", list[1], 0, "node3 has not run the same LXD as this member (schema 88, 481 API extensions; here schema 88, 480 API extensions)"},
+		{"UPDATE nodes SET api_extensions = 480 WHERE id = 2", list[1], 0,
+			"node3 has not run the same LXD as this member (schema 88, 481 API extensions; here schema 88, 480 API extensions)"},
 		{"UPDATE nodes SET schema = 87 WHERE id = 3", list[1], 0, "node3 has not run the same LXD as this member (schema 87, 481"},
 	} {
 		db := openFixture(t, "small/n2-preimport")

@@ -23,7 +23,8 @@ type noGlobalError struct {
 }
 
 func (e *noGlobalError) Error() string {
-	return e.advise("move it back", "move it back if it was moved away") + ", or import another member's tarball with `lxd-recover global-db-import`"
+	return e.advise("move it back, or import another member's tarball with `lxd-recover global-db-import`",
+		"move it back if it was moved away, or import another member's tarball with `lxd-recover global-db-import`")
 }
 
 // advise says it, names what may be it, and says what to do: where there is such a directory, and where there is none.
