@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
@@ -138,6 +140,11 @@ func TestCommandsWithoutGlobal(t *testing.T) {
 	must(t, err)
 	if r.Member == nil || r.Member.Name != "node2" {
 		t.Errorf("inspect does not know the member by its certificate: %+v", r.Member)
+	}
+
+	// The global database is whole: what is missing beside it is for global-db-status to say.
+	if slices.ContainsFunc(r.Problems, func(p raftlog.Problem) bool { return p.File == nodedb.File }) {
+		t.Errorf("inspect: %v", r.Problems)
 	}
 }
 

@@ -116,10 +116,11 @@ func standings() []standing {
 			return dir
 		}
 	}
+	listen := "INSERT INTO config (key, value) VALUES ('core.https_address', '10.0.0.1:8443')"
 	row := "INSERT INTO raft_nodes VALUES (1, '1', 0, '')"
 	return []standing{
 		{"as LXD leaves it", solo, true, 1, "", isStandalone, false},
-		{"reached by clients", change(solo, "INSERT INTO config (key, value) VALUES ('core.https_address', '10.0.0.1:8443')"), true, 1, "", isStandalone, false},
+		{"reached by clients", change(solo, listen), true, 1, "", isStandalone, false},
 		{"with a row of its own", change(solo, row), true, 1, "", isStandalone, false},
 		{"not used yet", first, true, 1, "", isStandalone, false},
 		{"without local.db's content", change(solo, "", "database/local.db"), true, 1, garbage + "put back a copy", isStandalone, false},
@@ -130,8 +131,8 @@ func standings() []standing {
 		{"about to become a cluster, with the certificate", change(solo, address, "cluster.crt"), false, 0, hasCrt, hasCrt, true},
 		{"a member", change(fixtureMember, "", "cluster.crt"), false, 2, "", "", true},
 		{"a member without its certificate", fixtureMember, false, 2, noCrt, "", true},
-		{"a member that lost its node database", lost(fixtureMember, "cluster.crt"), false, 0, "local.db is missing: LXD does not start as this member", "", true},
-		{"a member whose node database is damaged", change(fixtureMember, "", "cluster.crt", "database/local.db"), false, 0, garbage + "LXD does not", "", true},
+		{"a member that lost its node database", lost(fixtureMember, "cluster.crt"), false, 0, "local.db is missing: LXD does not", "", true},
+		{"a member with a damaged node database", change(fixtureMember, "", "cluster.crt", "database/local.db"), false, 0, garbage + "LXD does not", "", true},
 		{"a member with a new node database", change(fixtureMember, forget, "cluster.crt"), false, 0, emptyTable, inCluster, true},
 		{"a member with a node database that has its row", change(fixtureMember, forget+"; "+row, "cluster.crt"), false, 0, emptyTable, inCluster, true},
 		{"a member without raft_nodes", change(fixtureMember, "DELETE FROM raft_nodes", "cluster.crt"), false, 0, emptyTable, inCluster, true},

@@ -184,7 +184,8 @@ func (l *lab) makeRepaired(start tree) error {
 
 	lost := start.without("database/local.db")
 	l.repaired = &job{
-		name: "import without local.db", args: []string{"global-db-import", "--yes", "--node-db", other, l.tarball}, start: lost, keeps: "database.before-import-",
+		name: "import without local.db", args: []string{"global-db-import", "--yes", "--node-db", other, l.tarball},
+		start: lost, keeps: "database.before-import-",
 	}
 	_, err = l.repaired.learn(filepath.Join(l.dir, "run"))
 	return err
