@@ -145,6 +145,28 @@ func TestStandaloneRollback(t *testing.T) {
 	})
 }
 
+// TestStandaloneLostNodeDatabase starts a standalone LXD whose node database is missing: it makes a new one, and goes on as it was.
+func TestStandaloneLostNodeDatabase(t *testing.T) {
+	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
+		m := cluster.StandaloneForTest(t, cluster.Options{LXD: lxd})
+		ctx := within(t, 3*time.Minute)
+		must(t, m.CreateProfile(ctx, "kept"))
+		must(t, m.Stop(ctx))
+		must(t, os.Remove(localOf(m)))
+		s := status(t, m)
+		if !s.Standalone || !s.Agree || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], localOf(m)+" is missing: put back a copy of it") {
+			t.Errorf("status %+v", s)
+		}
+
+		wantClusterOnly(t, m)
+		wantStarted(t, m, "default", "kept")
+		s = status(t, m)
+		if !s.Standalone || !s.Agree || len(s.Problems) > 0 {
+			t.Errorf("status once it was started: %+v", s)
+		}
+	})
+}
+
 // wantStarted starts a standalone LXD. What waits for it takes it for ready, though it cannot be asked for members.
 func wantStarted(t *testing.T, m *cluster.Member, profiles ...string) {
 	t.Helper()

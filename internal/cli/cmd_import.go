@@ -41,9 +41,15 @@ wrong, LXD finds the whole old or the whole new database, and the command can si
 FILE may be a tarball of "lxd-recover cluster export-db" or the one that "lxd cluster edit" of LXD 5.21.3, 6.2 and later
 writes. Stop LXD on all members first, and import on a majority of the voters at the least before any of them is started.
 A standalone server, which is no member of a cluster, is refused.
+
+It works as well on a member that has lost its raft directory, database/global: it is then refused until
+--discard-local-entries, as nobody can tell what was in there. A member that has lost its node database, database/local.db, or has
+a damaged one, is recognised by its certificate. A new one is made from a copy of another member's, which --node-db names: it has
+the schema and the applied patches of that one, the members and addresses of the tarball, and none of the other settings.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-import lxd_recovery_db.tar.gz
-  lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz`,
+  lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz
+  lxd-recover global-db-import --node-db /root/server1-local.db lxd_recovery_db.tar.gz`,
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: completeTarballs,
 		RunE:              func(cmd *cobra.Command, args []string) error { return runImport(cmd.Context(), opts, args[0]) },
@@ -51,6 +57,7 @@ A standalone server, which is no member of a cluster, is refused.
 	cmd.Flags().BoolVar(&opts.DryRun, "dry-run", false, "check everything and show what would change, without changing it")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&opts.DiscardLocal, "discard-local-entries", false, "go on although this member has transactions that the tarball lacks")
+	cmd.Flags().StringVar(&opts.NodeDB, "node-db", "", "where this member's local.db is lost or damaged: `FILE` is that of another member, for a new one")
 	cmd.Flags().BoolVar(&opts.BesideCluster, "beside-cluster", false, "go on although a working cluster answers that does not come from this recovery")
 	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
 	opts.format.addFlag(cmd, reportFormats)
@@ -102,6 +109,10 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 	}
 
 	writeTable(w, []string{"", "now", "after the import"}, rows)
+	if r.NodeDB != nil {
+		fmt.Fprintf(w, "\n%s.\n", newNodeText(r.NodeDB))
+	}
+
 	rows = nil
 	for _, m := range r.Members {
 		rows = append(rows, memberRow(m))
@@ -129,6 +140,16 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 	if r.NothingToDo {
 		fmt.Fprintln(w, "This member has exactly this database already.")
 	}
+}
+
+// newNodeText says what takes the place of a lost node database.
+func newNodeText(n *recovery.NewNodeDatabase) string {
+	taken := fmt.Sprintf("schema %d and the %d applied patches", n.Schema, n.Patches)
+	if n.Patches == 0 {
+		taken = fmt.Sprintf("schema %d and no applied patches", n.Schema)
+	}
+
+	return fmt.Sprintf("%s. The new one has the %s of %s, which is %s's", strings.ToUpper(n.Lost[:1])+n.Lost[1:], taken, n.From, n.Member.Name)
 }
 
 // changeText shows a change; a value that stays stands alone.
@@ -177,13 +198,22 @@ func printImportDone(w io.Writer, r *recovery.ImportReport) {
 	}
 
 	fmt.Fprintf(w, "Imported on %s: %s, %s.\n", r.Member.Name, r.Raft, contentText(r.Database))
-	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
+	fmt.Fprintf(w, "The database as it was before is kept in %s; %s.\n", r.Kept, rollbackText(r.Lacking))
 	if r.KeptSpace.Count > 0 {
 		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-kept list`.\n", keptCountText(r.KeptSpace.Count), keptSizeText(r.KeptSpace))
 	}
 
 	printList(w, "Warning", r.Warnings)
 	printDaemon(w, r.Started, r.Ready)
+}
+
+// rollbackText says whether a rollback can put back what an import has replaced.
+func rollbackText(lacking string) string {
+	if lacking != "" {
+		return "it cannot be put back: " + lacking
+	}
+
+	return "`lxd-recover global-db-rollback` puts it back"
 }
 
 func printDaemon(w io.Writer, started bool, ready bool) {

@@ -57,7 +57,7 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		raft += ", an edited member list"
 	}
 
-	if !r.Healthy {
+	if r.Raft != nil && !r.Healthy {
 		raft += ", DAMAGED"
 	}
 

@@ -5,7 +5,7 @@
 // It never opens the file it is given: SQLite may replay a hot journal, checkpoint a WAL or create files beside it, and
 // LXD's own code migrates the schema when it opens one. The database and its journals are copied to a scratch directory
 // first, with plain SQLite doing the rest there. Only the tables raft_nodes and config are looked at, which every LXD
-// since 4.0 has in the same shape.
+// since 4.0 has in the same shape; where a member has lost its node database, a new one is made from another member's (Template).
 package nodedb
 
 import (
@@ -66,7 +66,11 @@ type Node struct {
 // Read returns what the node database in an LXD database directory says. It changes nothing there. There is a Node beside the
 // error ErrUnknownMember, too.
 func Read(ctx context.Context, databaseDir string) (*Node, error) {
-	scratch, remove, err := copyToScratch(databaseDir)
+	scratch, remove, err := copyToScratch(filepath.Join(databaseDir, File))
+	if err != nil && gone(databaseDir) {
+		return nil, fmt.Errorf("%w; `lxd-recover global-db-status` says what to do", missing(databaseDir))
+	}
+
 	if err != nil {
 		return nil, err
 	}
@@ -101,6 +105,9 @@ type Update struct {
 
 	// Mark says which recovery the database comes from.
 	Mark Mark
+
+	// Certificates are added to the table certificates.
+	Certificates []Certificate
 }
 
 // Stage writes a copy of the node database of databaseDir to the new file target and applies an update to the copy. The
@@ -115,19 +122,14 @@ func Stage(ctx context.Context, databaseDir string, target string, update Update
 }
 
 func stage(ctx context.Context, databaseDir string, target string, update Update) error {
-	scratch, remove, err := copyToScratch(databaseDir)
+	scratch, remove, err := copyToScratch(filepath.Join(databaseDir, File))
 	if err != nil {
 		return err
 	}
 
 	defer remove()
 
-	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	err = f.Close()
+	err = createEmpty(target)
 	if err != nil {
 		return err
 	}
@@ -137,6 +139,21 @@ func stage(ctx context.Context, databaseDir string, target string, update Update
 		return err
 	}
 
+	return finish(ctx, target, update)
+}
+
+// createEmpty makes an empty file, which SQLite takes for a new database.
+func createEmpty(target string) error {
+	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+
+	return f.Close()
+}
+
+// finish applies an update to a new node database and checks it.
+func finish(ctx context.Context, target string, update Update) error {
 	db, err := open(target)
 	if err != nil {
 		return err
@@ -202,6 +219,11 @@ func apply(ctx context.Context, db *sql.DB, update Update) error {
 	}
 
 	err = writeMark(ctx, tx, update.Mark)
+	if err != nil {
+		return err
+	}
+
+	err = writeCertificates(ctx, tx, update.Certificates)
 	if err != nil {
 		return err
 	}
@@ -279,8 +301,8 @@ func (n *Node) identify() error {
 		ErrUnknownMember, n.ClusterAddress)
 }
 
-// copyToScratch copies the node database and its journals to a scratch directory, so that SQLite can recover them there.
-func copyToScratch(databaseDir string) (string, func(), error) {
+// copyToScratch copies a node database and its journals to a scratch directory, so that SQLite can recover them there.
+func copyToScratch(file string) (string, func(), error) {
 	dir, err := os.MkdirTemp("", "lxd-recover-nodedb-")
 	if err != nil {
 		return "", nil, err
@@ -288,7 +310,7 @@ func copyToScratch(databaseDir string) (string, func(), error) {
 
 	remove := func() { _ = os.RemoveAll(dir) }
 	for _, suffix := range []string{"", "-journal", "-wal"} {
-		err = newfile.Copy(filepath.Join(databaseDir, File+suffix), filepath.Join(dir, File+suffix))
+		err = newfile.Copy(file+suffix, filepath.Join(dir, File+suffix))
 		if suffix != "" && errors.Is(err, os.ErrNotExist) {
 			continue
 		}

@@ -73,30 +73,22 @@ func openDirectory(path string) (directory, error) {
 		return d, ErrNotRoot
 	}
 
-	for _, need := range []string{d.database(), d.global(), filepath.Join(d.database(), nodedb.File)} {
-		_, err := os.Stat(need)
-		if errors.Is(err, os.ErrNotExist) && need == d.global() && exists(filepath.Join(d.database(), lxdUnpackName)) {
-			continue // see emptied
-		}
+	_, err := os.Stat(d.database())
+	if errors.Is(err, os.ErrNotExist) {
+		return d, fmt.Errorf("%s is not the directory of an LXD: %s is missing; set LXD_DIR to the one that is", path, d.database())
+	}
 
-		if errors.Is(err, os.ErrNotExist) {
-			return d, fmt.Errorf("%s is not the directory of an LXD: %s is missing; set LXD_DIR to the one that is", path, need)
-		}
+	if err != nil {
+		return d, err
+	}
 
-		if err != nil {
-			return d, err
-		}
+	// Where one of the two is missing, what needs it says so itself: it is still an LXD's directory, and may be repaired.
+	if !isDatabase(d.database()) {
+		return d, fmt.Errorf("%s is not the directory of an LXD: neither %s nor %s is there; set LXD_DIR to the one that is", path, d.global(), d.local())
 	}
 
 	return d, nil
 }
-
-// emptied tells whether there is no raft directory: LXD's own loader removes it before it renames the one that it has unpacked,
-// and was killed in between.
-func (d directory) emptied() bool { return gone(d.global()) }
-
-// errEmptied is what reading such a directory ends with.
-var errEmptied = errors.New("LXD's own loader was interrupted; import the tarball with `lxd-recover global-db-import`")
 
 // openToChange opens a directory that is about to be changed and keeps other lxd-recover processes away from it until the
 // returned function is called.
@@ -144,6 +136,7 @@ func Idle(path string) error {
 
 func (d directory) database() string { return filepath.Join(d.path, databaseName) }
 func (d directory) global() string   { return filepath.Join(d.path, databaseName, globalName) }
+func (d directory) local() string    { return filepath.Join(d.path, databaseName, nodedb.File) }
 func (d directory) join(names ...string) string {
 	return filepath.Join(append([]string{d.path}, names...)...)
 }
@@ -231,8 +224,9 @@ func readLog(ctx context.Context, global string, progress Progress) (*raftlog.Lo
 }
 
 func openLog(ctx context.Context, global string, progress Progress, opts raftlog.Options) (*raftlog.Log, error) {
-	if gone(global) {
-		return nil, fmt.Errorf("%s is gone: %w", global, errEmptied)
+	err := checkGlobal(global)
+	if err != nil {
+		return nil, err
 	}
 
 	done := progress.start("Checking "+global, dirSize(global))

@@ -19,9 +19,14 @@ import (
 type Refusal struct {
 	Reason string
 	Flag   string // with its dashes
+	Use    string // how the flag is used, where it does not just override the refusal
 }
 
 func (r *Refusal) Error() string {
+	if r.Use != "" {
+		return r.Reason + "; " + r.Use
+	}
+
 	if strings.HasSuffix(r.Reason, "\n") { // a list
 		return r.Reason + r.Flag + " overrides this"
 	}

@@ -36,12 +36,13 @@ func newExportCheck(ctx context.Context, global string, opts ExportOptions) *exp
 // outline returns the log as it is if the snapshots are sound; where something else is damaged, it reads them, too, and does what rest
 // does.
 func (c *exportCheck) outline() (*raftlog.Log, error) {
-	if gone(c.global) {
-		return nil, fmt.Errorf("%s is gone: %w", c.global, errEmptied)
+	err := checkGlobal(c.global)
+	if err != nil {
+		return nil, err
 	}
 
 	c.done = sync.OnceFunc(c.bar.start("Checking "+c.global, dirSize(c.global)))
-	err := c.read()
+	err = c.read()
 	if err != nil || c.log.HealthySoFar() && c.opts.Later {
 		return c.log, err
 	}

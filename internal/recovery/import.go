@@ -28,6 +28,9 @@ type ImportOptions struct {
 	// DiscardLocal goes on although this member has transactions that the tarball lacks, or cannot tell.
 	DiscardLocal bool
 
+	// NodeDB is the file of another member's node database, from which a new one is made where this member has lost its own.
+	NodeDB string
+
 	// BesideCluster goes on although a working cluster answers that does not come from this recovery.
 	BesideCluster bool
 
@@ -47,17 +50,19 @@ type ImportReport struct {
 	Source    string            `json:"source" yaml:"source"` // member it was exported from, empty where the tarball does not say
 	Member    member.Member     `json:"member" yaml:"member"` // this member, with its new address and role
 	Members   []MemberChange    `json:"members" yaml:"members"`
-	Local     *bundle.Position  `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
-	Raft      bundle.Position   `json:"raft" yaml:"raft"`             // last entry of the tarball's
-	Database  *globaldb.Summary `json:"database" yaml:"database"`     // the tarball's
-	Settings  []Change          `json:"settings" yaml:"settings"`     // of the node database
-	Patch     string            `json:"patch" yaml:"patch"`           // content of patch.global.sql, empty where none is needed
-	Discarded []Discarded       `json:"discarded" yaml:"discarded"`   // transactions that only this member has
-	Unchecked []string          `json:"unchecked" yaml:"unchecked"`   // checks that this tarball does not allow
+	Local     *bundle.Position  `json:"local_raft" yaml:"local_raft"`               // last entry of the database that is replaced; null where it cannot be read
+	Raft      bundle.Position   `json:"raft" yaml:"raft"`                           // last entry of the tarball's
+	Database  *globaldb.Summary `json:"database" yaml:"database"`                   // the tarball's
+	Settings  []Change          `json:"settings" yaml:"settings"`                   // of the node database
+	NodeDB    *NewNodeDatabase  `json:"new_node_database" yaml:"new_node_database"` // what takes the place of a lost one; null where it is not lost
+	Patch     string            `json:"patch" yaml:"patch"`                         // content of patch.global.sql, empty where none is needed
+	Discarded []Discarded       `json:"discarded" yaml:"discarded"`                 // transactions that only this member has
+	Unchecked []string          `json:"unchecked" yaml:"unchecked"`                 // checks that this tarball does not allow
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
-	Kept      string            `json:"kept" yaml:"kept"`       // directory that holds, or will hold, the database that is replaced
-	Size      int64             `json:"size" yaml:"size"`       // of the database that is replaced, in bytes
-	KeptSpace Space             `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this import replaced
+	Kept      string            `json:"kept" yaml:"kept"`             // directory that holds, or will hold, the database that is replaced
+	Lacking   string            `json:"kept_lacks" yaml:"kept_lacks"` // why a rollback cannot put that one back; empty where it can
+	Size      int64             `json:"size" yaml:"size"`             // of the database that is replaced, in bytes
+	KeptSpace Space             `json:"backups" yaml:"backups"`       // all that is kept; once Done with the one that this import replaced
 	Daemon    string            `json:"daemon" yaml:"daemon"`
 
 	// NothingToDo is true when this member had exactly this database before: nothing was done.
@@ -127,8 +132,10 @@ type importer struct {
 	opts   ImportOptions
 	report *ImportReport
 
-	certificate string       // the cluster's, its fingerprint
-	node        *nodedb.Node // of the live database, as it was when it was looked at first
+	certificate string               // the cluster's, its fingerprint
+	node        *nodedb.Node         // of the live database, as it was when it was looked at first
+	lost        *lostNode            // nil where it is not lost
+	trusted     []nodedb.Certificate // the members' certificates, where the node database may not have them
 	tarball     *bundle.Extracted
 	log         *raftlog.Log    // the staged one
 	nodes       []globaldb.Node // table nodes of the tarball's database
@@ -229,8 +236,10 @@ func (im *importer) replace(ctx context.Context) error {
 
 // exchange puts the staged database in place. LXD is down: nothing here may take the longer the larger the database is.
 func (im *importer) exchange(ctx context.Context) error {
-	// LXD may have run, and written, since its log was compared: even if it was down then, and is down now.
-	if signature(im.dir.global()) != im.compared {
+	// LXD may have run, and written, since its log was compared: even if it was down then, and is down now. A directory that
+	// cannot be read has no signature.
+	now := signature(im.dir.global())
+	if now != im.compared || now == "" {
 		err := im.compareAgain(ctx)
 		if err != nil {
 			return err
@@ -266,9 +275,13 @@ func (im *importer) compareAgain(ctx context.Context) error {
 
 // replacement is what the import puts beside the tarball's raft directory.
 func (im *importer) replacement(ctx context.Context) (*replacement, error) {
-	node, err := im.readNode(ctx)
+	node, lost, err := im.dir.readNode(ctx, false)
 	if err != nil {
 		return nil, err
+	}
+
+	if (lost != nil) != (im.lost != nil) {
+		return nil, fmt.Errorf("%s is not what it was when this import began: nothing was changed, run the command again", im.dir.local())
 	}
 
 	tarball, err := filepath.Abs(im.opts.Tarball)
@@ -277,7 +290,7 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 	}
 
 	return &replacement{
-		dir: im.dir, update: im.update(node), patch: im.report.Patch, others: im.others,
+		dir: im.dir, update: im.update(node), lost: im.lost, patch: im.report.Patch, others: im.others,
 		record: Record{
 			Purpose: purposeImport, Version: im.opts.Version, Tarball: tarball, Digest: im.tarball.Digest, Source: im.report.Source,
 			Raft: im.report.Raft,
@@ -289,16 +302,4 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 			return report
 		},
 	}, nil
-}
-
-// readNode reads the node database as it is now. That no row of it is this member's own is no error here: LXD's own loader leaves
-// it so when it is killed half way, and so does a heartbeat from a member that was not edited. Self is empty then, and
-// checkDatabase recognises the member by its certificate.
-func (im *importer) readNode(ctx context.Context) (*nodedb.Node, error) {
-	node, err := nodedb.Read(ctx, im.dir.database())
-	if errors.Is(err, nodedb.ErrUnknownMember) && len(node.Members) > 0 {
-		return node, nil
-	}
-
-	return node, err
 }

@@ -17,23 +17,20 @@ import (
 // localLook is a look at this member's own raft directory.
 type localLook struct {
 	signature string // of the directory before it was read
-	emptied   bool
+	emptied   bool   // there is no raft directory, or nothing in it
 	log       *raftlog.Log
 	err       error
 }
 
 // lookAtLocal reads this member's own log, or, once it was compared, what has changed of it since.
 func (im *importer) lookAtLocal(ctx context.Context) localLook {
-	look := localLook{signature: signature(im.dir.global()), emptied: im.dir.emptied()}
-	if !look.emptied {
-		var known *raftlog.Log
-		if im.branching != nil {
-			known = im.branching.local
-		}
-
-		look.log, look.err = openLog(ctx, im.dir.global(), Progress{}, raftlog.Options{Known: known})
+	look := localLook{signature: signature(im.dir.global()), emptied: im.dir.withoutGlobal()}
+	var known *raftlog.Log
+	if im.branching != nil {
+		known = im.branching.local
 	}
 
+	look.log, look.err = openLog(ctx, im.dir.global(), Progress{}, raftlog.Options{Known: known})
 	return look
 }
 
@@ -71,7 +68,7 @@ func (im *importer) useBackup(ctx context.Context, source *Source, look *localLo
 func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 	r := im.report
 	im.compared = look.signature
-	if look.emptied || exists(filepath.Join(im.dir.database(), lxdUnpackName)) {
+	if exists(filepath.Join(im.dir.database(), lxdUnpackName)) {
 		source := im.dir.beforeLoader(ctx, im.opts.Progress)
 		if source != nil {
 			defer source.Close()
@@ -93,7 +90,7 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 			return ctx.Err()
 		}
 
-		im.unknownLoss = "it cannot be read: " + err.Error()
+		im.unknownLoss = im.unreadable(err)
 		return nil
 	}
 
@@ -157,6 +154,16 @@ func (im *importer) damagedLocal(ctx context.Context, local *raftlog.Log) (strin
 	}
 
 	return "", nil
+}
+
+// unreadable says why a member's own log cannot be compared.
+func (im *importer) unreadable(err error) string {
+	var none *noGlobalError
+	if errors.As(err, &none) && none.global == im.dir.global() {
+		return none.advise("move it back first, so that it can be compared", "if it was moved away, move it back first, so that it can be compared")
+	}
+
+	return "it cannot be read: " + err.Error()
 }
 
 // outvotes says why this member's own log could outvote the tarball's, empty where it could not: it has seen a term that is

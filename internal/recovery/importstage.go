@@ -52,6 +52,11 @@ func (im *importer) stage(ctx context.Context) error {
 	}
 
 	im.describe()
+	err = im.describeLacking(ctx)
+	if err != nil {
+		return err
+	}
+
 	err = im.compareLocal(ctx, <-looked)
 	if err != nil {
 		return err
@@ -63,7 +68,7 @@ func (im *importer) stage(ctx context.Context) error {
 
 // checkMember looks at this member: whether its LXD can be stopped and started, and who it is.
 func (im *importer) checkMember(ctx context.Context) error {
-	err := im.dir.clusterOnly(ctx)
+	err := im.dir.importable(ctx)
 	if err != nil {
 		return err
 	}
@@ -86,7 +91,24 @@ func (im *importer) checkMember(ctx context.Context) error {
 		return err
 	}
 
-	im.node, err = im.readNode(ctx)
+	return im.checkNode(ctx)
+}
+
+// checkNode reads the node database, or, where it is lost, the one that a new one is made from.
+func (im *importer) checkNode(ctx context.Context) error {
+	node, lost, err := im.dir.readNode(ctx, im.live)
+	if err != nil {
+		return err
+	}
+
+	im.node = node
+	switch {
+	case lost != nil:
+		im.lost, err = newLostNode(ctx, lost, im.opts.NodeDB)
+	case im.opts.NodeDB != "":
+		im.report.warn("this member's own node database is whole: " + im.opts.NodeDB + " is not needed, and nothing is taken from it")
+	}
+
 	return err
 }
 
@@ -290,7 +312,33 @@ func (im *importer) checkDatabase(ctx context.Context) error {
 		return replayError(what, err)
 	}
 
-	return nil
+	return im.fillNode(ctx, db)
+}
+
+// fillNode finds out what goes into a node database that is made anew, or that does not know this member.
+func (im *importer) fillNode(ctx context.Context, db *globaldb.DB) error {
+	if im.lost == nil && im.node.Self.ID != 0 {
+		return nil
+	}
+
+	var err error
+	im.trusted, err = memberCertificates(ctx, db)
+	if err != nil {
+		return replayError("the database in "+im.opts.Tarball, err)
+	}
+
+	if im.lost != nil || im.node.ClusterAddress == "" { // an LXD that was started without node database has made one without settings
+		im.report.warn(im.dir.settingsLost(ctx))
+	}
+
+	if im.lost == nil {
+		return nil
+	}
+
+	warnings, err := im.lost.belongs(ctx, db, im.tarball.Members, im.report.Member)
+	im.report.warn(warnings...)
+	im.report.NodeDB = im.lost.report()
+	return err
 }
 
 // recognise finds the member that this one is by the certificate that the tarball's database knows it by.
@@ -305,8 +353,12 @@ func (im *importer) recognise(ctx context.Context, db *globaldb.DB, own string) 
 	}
 
 	im.report.Member = m
-	im.report.Warnings = append(im.report.Warnings, fmt.Sprintf("the node database does not say which member this is; by its certificate it is %s (id %d)",
-		m.Name, m.ID))
+	why := "the node database does not say which member this is"
+	if im.lost != nil {
+		why = im.lost.why.Error()
+	}
+
+	im.report.warn(fmt.Sprintf("%s; by its certificate it is %s (id %d)", why, m.Name, m.ID))
 	return nil
 }
 
@@ -339,14 +391,27 @@ func (im *importer) describe() {
 	}
 }
 
+// describeLacking says what the database that is replaced lacks, so that a rollback could not put it back.
+func (im *importer) describeLacking(ctx context.Context) error {
+	if im.lost == nil && len(im.node.Members) > 0 && !im.dir.withoutGlobal() {
+		return nil
+	}
+
+	var err error
+	im.report.Lacking, _, err = im.dir.lacks(ctx, im.dir.database())
+	return err
+}
+
 func (im *importer) update(node *nodedb.Node) nodedb.Update {
-	return nodeUpdate(node, im.tarball.Members, im.report.Member, im.report.Raft, im.former)
+	update := nodeUpdate(node, im.tarball.Members, im.report.Member, im.report.Raft, im.former)
+	update.Certificates = im.trusted
+	return update
 }
 
 // sameAsLive tells whether the live database is, to the byte, what this import would make: then an earlier run was complete,
 // and LXD has not run since.
 func (im *importer) sameAsLive() (bool, error) {
-	if len(im.report.Settings) > 0 || !im.node.Members.Same(im.tarball.Members) {
+	if im.lost != nil || im.dir.withoutGlobal() || len(im.report.Settings) > 0 || !im.node.Members.Same(im.tarball.Members) {
 		return false, nil
 	}
 

@@ -5,7 +5,6 @@ package recovery
 import (
 	"context"
 	"errors"
-	"os"
 	"path/filepath"
 	"slices"
 	"time"
@@ -285,7 +284,7 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 	switch {
 	case ctx.Err() != nil:
 		return err
-	case errors.Is(err, nodedb.ErrUnknownMember), errors.Is(err, os.ErrNotExist):
+	case errors.Is(err, nodedb.ErrUnknownMember), errors.Is(err, nodedb.ErrMissing):
 	case err != nil:
 		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, File: nodedb.File, Offset: -1, Text: err.Error(),
 			Libdqlite: "does not know it: it is LXD's own node database, without which LXD does not start",

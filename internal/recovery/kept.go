@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
 // KeptDatabase is a database directory that an import, a rollback or an edit replaced and kept.
@@ -40,8 +39,7 @@ func (d directory) kept() ([]KeptDatabase, error) {
 			continue
 		}
 
-		_, err = os.Stat(d.join(e.Name(), nodedb.File))
-		if err != nil {
+		if !isDatabase(d.join(e.Name())) {
 			continue
 		}
 

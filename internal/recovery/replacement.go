@@ -34,6 +34,7 @@ var replaced = map[string]bool{
 type replacement struct {
 	dir    directory
 	update nodedb.Update // of the node database
+	lost   *lostNode     // the node database is lost, and this is what a new one is made from; nil where it is not
 	patch  string        // content of patch.global.sql, empty where none is needed
 	record Record
 
@@ -68,7 +69,7 @@ func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, er
 // must be down: the node database is read here for good. Everything is on disk when complete returns.
 func (r *replacement) complete(ctx context.Context) error {
 	staging, live := r.dir.join(stagingName), r.dir.database()
-	err := nodedb.Stage(ctx, live, filepath.Join(staging, nodedb.File), r.update)
+	err := r.stageNode(ctx, filepath.Join(staging, nodedb.File))
 	if err != nil {
 		return err
 	}
@@ -121,6 +122,15 @@ func (r *replacement) complete(ctx context.Context) error {
 	}
 
 	return swapdir.SyncDir(staging)
+}
+
+// stageNode writes the new node database: a changed copy of the live one, or, where that is lost, one that is made anew.
+func (r *replacement) stageNode(ctx context.Context, target string) error {
+	if r.lost != nil {
+		return nodedb.Make(ctx, r.lost.template, target, r.update)
+	}
+
+	return nodedb.Stage(ctx, r.dir.database(), target, r.update)
 }
 
 // syncStaged gives the staged raft directory the owner of the live database directory and writes it to disk.

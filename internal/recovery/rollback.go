@@ -142,6 +142,11 @@ func (rb *rollback) choose() error {
 // it is damaged, as it may well have been before it was replaced, is a warning.
 func (rb *rollback) examine(ctx context.Context) error {
 	old := rb.dir.join(rb.report.Restored.Name)
+	err := rb.checkRestorable(ctx, old)
+	if err != nil {
+		return err
+	}
+
 	log, err := readLog(ctx, filepath.Join(old, globalName), rb.opts.Progress)
 	if err != nil {
 		return err

@@ -71,6 +71,11 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 		return nil, err
 	}
 
+	err = lackingIn(abs)
+	if err != nil {
+		return nil, err
+	}
+
 	s := &Source{Path: name}
 	switch {
 	case exists(filepath.Join(abs, databaseName, globalName)):

@@ -5,7 +5,6 @@ package recovery
 import (
 	"context"
 	"errors"
-	"path/filepath"
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -33,27 +32,32 @@ func (m *mismatch) Error() string { return m.text + ": " + m.advice }
 // is the directory of the LXD that it belongs to, empty where there is none; node is nil where no node database can be read; servers
 // is the configuration of the raft log, empty where there is none that can be read.
 func standalone(lxdDir string, node *nodedb.Node, servers raftlog.Configuration) (bool, *mismatch) {
-	certificate := filepath.Join(lxdDir, clusterCertificateName)
-	certified := lxdDir != "" && !gone(certificate)
-	if node == nil || len(node.Members) == 0 && node.ClusterAddress != "" {
-		// LXD lets a cluster address be set before there is a cluster, and goes on as a standalone server.
-		return !certified && aloneInLog(servers), nil
-	}
-
+	certified := lxdDir != "" && directory{lxdDir}.certified()
 	const text = "the node database lists no members, as that of a standalone server, but "
 	switch {
-	case !node.Standalone:
+	case node == nil:
+		return !certified && aloneInLog(servers), nil
+	case !listsNobody(node):
 		return false, nil
 	case len(servers) > 0 && !aloneInLog(servers):
 		return false, &mismatch{text + "the raft log is that of a member of a cluster, of " + addressesIn(servers),
-			"put back a copy of this member's own " + nodedb.File}
+			"put back a copy of this member's own " + nodedb.File + ", or import a recovery tarball, with cluster.crt and cluster.key in place"}
 	case certified:
-		return false, &mismatch{text + certificate + " is there, as on a member of a cluster",
-			"if this is a standalone server, move cluster.crt and cluster.key away; if it is a member, put back a copy of its own " + nodedb.File}
+		return false, &mismatch{text + directory{lxdDir}.join(clusterCertificateName) + " is there, as on a member of a cluster",
+			"if this is a standalone server, move cluster.crt and cluster.key away; if it is a member, put back a copy of its own " + nodedb.File +
+				", or import a recovery tarball"}
 	}
 
-	return true, nil
+	// LXD lets a cluster address be set before there is a cluster, and goes on as a standalone server.
+	return node.Standalone || aloneInLog(servers), nil
 }
+
+// listsNobody tells whether a node database is without a cluster: that of a standalone server, or of a member for which LXD has made a
+// new one in the place of a lost one.
+func listsNobody(node *nodedb.Node) bool { return node.Standalone || len(node.Members) == 0 }
+
+// certified tells whether there is a cluster certificate, or what may be one.
+func (d directory) certified() bool { return !gone(d.join(clusterCertificateName)) }
 
 func addressesIn(servers raftlog.Configuration) string {
 	addresses := make([]string, len(servers))
@@ -82,13 +86,7 @@ func (d directory) clusterOnly(ctx context.Context) error {
 		return nil
 	}
 
-	var servers raftlog.Configuration // as it is; what is wrong with it is not asked for here
-	log, err := openLog(ctx, d.global(), Progress{}, raftlog.Options{Later: true})
-	if err == nil {
-		servers = log.Configuration
-	}
-
-	alone, why := standalone(d.path, node, servers)
+	alone, why := standalone(d.path, node, serversIn(ctx, d.global()))
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -99,4 +97,26 @@ func (d directory) clusterOnly(ctx context.Context) error {
 	}
 
 	return nil
+}
+
+// importable is clusterOnly for an import: a member of which only the cluster certificate says that it is one, as its node database lists
+// no members, can be imported to.
+func (d directory) importable(ctx context.Context) error {
+	err := d.clusterOnly(ctx)
+	var why *mismatch
+	if errors.As(err, &why) && d.certified() {
+		return nil
+	}
+
+	return err
+}
+
+// serversIn returns the configuration of a raft log as it is; what is wrong with the log is not asked for here.
+func serversIn(ctx context.Context, global string) raftlog.Configuration {
+	log, err := openLog(ctx, global, Progress{}, raftlog.Options{Later: true})
+	if err != nil {
+		return nil
+	}
+
+	return log.Configuration
 }

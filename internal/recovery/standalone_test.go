@@ -70,12 +70,14 @@ type standing struct {
 	member     uint64 // id; 0 where it is not known
 	problem    string // part of the only problem of Status; empty for none
 	refused    string // part of the error of what is for clusters only; empty for none
+	importable bool   // an import goes on
 }
 
 const (
 	isStandalone = "this LXD is a standalone server, no member of a cluster: `lxd-recover global-db-repair` repairs its database"
 	inCluster    = "but the raft log is that of a member of a cluster, of 10.96.6.101:8443, "
 	hasCrt       = "/cluster.crt is there, as on a member of a cluster: if this is a standalone server, move cluster.crt and cluster.key away"
+	emptyTable   = "the table raft_nodes of the node database "
 	noCrt        = "/cluster.crt is missing: copy it, and cluster.key, from another member"
 )
 
@@ -84,7 +86,7 @@ func standings() []standing {
 	const (
 		forget  = "DELETE FROM raft_nodes; DELETE FROM config"
 		address = "INSERT INTO config (key, value) VALUES ('cluster.https_address', 'a:1')"
-		noRows  = "the node database does not tell which member of its cluster this LXD is: it lists no members, but its cluster.https_address is "
+		garbage = "local.db is damaged: SQLite: file is not a database: "
 	)
 	change := func(base func(testing.TB) string, statement string, files ...string) func(testing.TB) string {
 		return func(t testing.TB) string {
@@ -107,21 +109,35 @@ func standings() []standing {
 		must(t, os.Mkdir(filepath.Join(dir, databaseName, lxdUnpackName), 0o700))
 		return dir
 	}
+	lost := func(base func(testing.TB) string, files ...string) func(testing.TB) string {
+		return func(t testing.TB) string {
+			dir := change(base, "", files...)(t)
+			must(t, os.Remove(filepath.Join(dir, "database/local.db")))
+			return dir
+		}
+	}
+	listen := "INSERT INTO config (key, value) VALUES ('core.https_address', '10.0.0.1:8443')"
+	row := "INSERT INTO raft_nodes VALUES (1, '1', 0, '')"
 	return []standing{
-		{"as LXD leaves it", solo, true, 1, "", isStandalone},
-		{"reached by clients", change(solo, "INSERT INTO config (key, value) VALUES ('core.https_address', '10.0.0.1:8443')"), true, 1, "", isStandalone},
-		{"with a row of its own", change(solo, "INSERT INTO raft_nodes VALUES (1, '1', 0, '')"), true, 1, "", isStandalone},
-		{"not used yet", first, true, 1, "", isStandalone},
-		{"without local.db's content", change(solo, "", "database/local.db"), true, 1, "local.db: file is not a database", isStandalone},
-		{"without a raft directory", emptied, true, 1, "LXD's own loader was interrupted", isStandalone},
-		{"with a cluster certificate", change(solo, "", "cluster.crt"), false, 0, hasCrt, hasCrt},
-		{"about to become a cluster", change(solo, address), true, 1, "", isStandalone},
-		{"about to become a cluster, with the certificate", change(solo, address, "cluster.crt"), false, 0, noRows, ""},
-		{"a member", change(fixtureMember, "", "cluster.crt"), false, 2, "", ""},
-		{"a member without its certificate", fixtureMember, false, 2, noCrt, ""},
-		{"a member that lost its node database", change(fixtureMember, forget, "cluster.crt"), false, 0, inCluster, inCluster},
-		{"a member without raft_nodes", change(fixtureMember, "DELETE FROM raft_nodes", "cluster.crt"), false, 0, noRows, ""},
-		{"a member that lost both", change(fixtureMember, forget), false, 0, inCluster, inCluster},
+		{"as LXD leaves it", solo, true, 1, "", isStandalone, false},
+		{"reached by clients", change(solo, listen), true, 1, "", isStandalone, false},
+		{"with a row of its own", change(solo, row), true, 1, "", isStandalone, false},
+		{"not used yet", first, true, 1, "", isStandalone, false},
+		{"without local.db's content", change(solo, "", "database/local.db"), true, 1, garbage + "put back a copy", isStandalone, false},
+		{"without local.db", lost(solo), true, 1, "local.db is missing: put back a copy", isStandalone, false},
+		{"without a raft directory", emptied, true, 1, "LXD's own loader was interrupted", isStandalone, false},
+		{"with a cluster certificate", change(solo, "", "cluster.crt"), false, 0, hasCrt, hasCrt, true},
+		{"about to become a cluster", change(solo, address), true, 1, "", isStandalone, false},
+		{"about to become a cluster, with the certificate", change(solo, address, "cluster.crt"), false, 0, hasCrt, hasCrt, true},
+		{"a member", change(fixtureMember, "", "cluster.crt"), false, 2, "", "", true},
+		{"a member without its certificate", fixtureMember, false, 2, noCrt, "", true},
+		{"a member that lost its node database", lost(fixtureMember, "cluster.crt"), false, 0, "local.db is missing: LXD does not", "", true},
+		{"a member with a damaged node database", change(fixtureMember, "", "cluster.crt", "database/local.db"), false, 0, garbage + "LXD does not", "", true},
+		{"a member with a new node database", change(fixtureMember, forget, "cluster.crt"), false, 0, emptyTable, inCluster, true},
+		{"a member with a node database that has its row", change(fixtureMember, forget+"; "+row, "cluster.crt"), false, 0, emptyTable, inCluster, true},
+		{"a member without raft_nodes", change(fixtureMember, "DELETE FROM raft_nodes", "cluster.crt"), false, 0, emptyTable, inCluster, true},
+		{"a member that lost both", change(fixtureMember, forget), false, 0, inCluster, inCluster, false},
+		{"a member that lost both, with its address", change(fixtureMember, "DELETE FROM raft_nodes"), false, 0, inCluster, inCluster, false},
 	}
 }
 
@@ -137,6 +153,11 @@ func TestStandings(t *testing.T) {
 			wantError(t, err, test.refused)
 			if test.standalone != (err != nil && err.Error() == isStandalone) {
 				t.Errorf("what is for clusters only ends with %v", err)
+			}
+
+			err = directory{dir}.importable(t.Context())
+			if test.importable != (err == nil) {
+				t.Errorf("an import ends with %v", err)
 			}
 
 			if gone(filepath.Join(dir, databaseName, globalName)) {

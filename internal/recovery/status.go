@@ -26,7 +26,8 @@ type StatusReport struct {
 	Directory string         `json:"directory" yaml:"directory"`
 	Daemon    string         `json:"daemon" yaml:"daemon"`
 	Running   bool           `json:"running" yaml:"running"`
-	Member    *member.Member `json:"member" yaml:"member"` // null where it cannot be told
+	Cluster   string         `json:"cluster_certificate" yaml:"cluster_certificate"` // SHA-256 of the cluster certificate; empty where there is none
+	Member    *member.Member `json:"member" yaml:"member"`                           // null where it cannot be told
 
 	// Standalone is true for an LXD that is no member of a cluster. Member is then what it is in its own raft log.
 	Standalone bool `json:"standalone" yaml:"standalone"`
@@ -70,6 +71,7 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 	}
 
 	report.Daemon, report.Running = running.String(), running.Running()
+	report.Cluster, _ = dir.clusterCertificate() // what needs it says what is wrong with it
 	record, err := readRecord(dir.database())
 	switch {
 	case err != nil:
@@ -164,7 +166,7 @@ func (r *StatusReport) pending(dir directory) error {
 
 // databases reads node database, raft log and global database, and compares what they say of the members.
 func (r *StatusReport) databases(ctx context.Context, dir directory, progress Progress) error {
-	node, nodeErr := nodedb.Read(ctx, dir.database())
+	node, nodeErr := dir.nodeForStatus(ctx, r.Running)
 	var log *raftlog.Log
 	var nodes []globaldb.Node
 	var nodesErr error
@@ -182,7 +184,8 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		nodes, nodesErr = readNodes(ctx, log)
 		return log.Healthy() && nodesErr == nil, nil
 	})
-	if errors.Is(err, errEmptied) {
+	var none *noGlobalError
+	if errors.Is(err, errEmptied) || errors.As(err, &none) {
 		r.problem("%v", err)
 		r.member(dir, node, nodeErr, nil)
 		r.compare(node, nil, nil)
@@ -207,6 +210,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("global database: %v", nodesErr)
 	}
 
+	r.recognise(ctx, dir, log, nodes)
 	r.compare(node, log.Configuration, nodes)
 	return ctx.Err()
 }
@@ -216,14 +220,13 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 func (r *StatusReport) member(dir directory, node *nodedb.Node, nodeErr error, servers raftlog.Configuration) {
 	var why *mismatch
 	r.Standalone, why = standalone(dir.path, node, servers)
-	sound := r.Standalone && errors.Is(nodeErr, nodedb.ErrUnknownMember) // it has been given a cluster address, and no cluster yet
-	if nodeErr != nil && !sound {
-		r.problem("%v", nodeErr)
+	if why != nil {
+		r.emptyProblem(dir, servers, why)
+		return
 	}
 
-	if why != nil {
-		r.problem("%v", why)
-		return
+	if nodeErr != nil {
+		r.nodeProblem(dir, nodeErr)
 	}
 
 	switch {
@@ -237,7 +240,7 @@ func (r *StatusReport) member(dir directory, node *nodedb.Node, nodeErr error, s
 	}
 
 	clustered := node != nil || len(servers) > 0 && !aloneInLog(servers)
-	if clustered && gone(dir.join(clusterCertificateName)) {
+	if clustered && !dir.certified() {
 		r.problem("%v", dir.errNoCertificate())
 	}
 }

@@ -32,11 +32,12 @@ type lab struct {
 	edited  tree     // LXD's directory of the first member, after `lxd cluster edit`
 
 	imported *job // the import on the second member
+	repaired *job // the same where that has lost its node database
 	undone   *job // the rollback of that import
 	changed  *job // `cluster edit` of our own, on the first member as it was before LXD's
 }
 
-func (l *lab) jobs() []*job { return []*job{l.imported, l.undone, l.changed} }
+func (l *lab) jobs() []*job { return []*job{l.imported, l.repaired, l.undone, l.changed} }
 
 // job is a command on an LXD directory, and what it makes of it.
 type job struct {
@@ -158,8 +159,35 @@ func (l *lab) make(ctx context.Context) error {
 		return err
 	}
 
+	err = l.makeRepaired(start)
+	if err != nil {
+		return err
+	}
+
 	l.undone = &job{name: "rollback", args: []string{"global-db-rollback", "--yes"}, start: after, keeps: "database.before-rollback-"}
 	_, err = l.undone.learn(filepath.Join(l.dir, "run"))
+	return err
+}
+
+// makeRepaired makes the job that imports on a member that has lost its node database.
+func (l *lab) makeRepaired(start tree) error {
+	data, err := os.ReadFile(filepath.Join(l.cluster.Member(1).Dir(), "database/local.db"))
+	if err != nil {
+		return err
+	}
+
+	other := filepath.Join(l.dir, "node1-local.db")
+	err = os.WriteFile(other, data, 0o600)
+	if err != nil {
+		return err
+	}
+
+	lost := start.without("database/local.db")
+	l.repaired = &job{
+		name: "import without local.db", args: []string{"global-db-import", "--yes", "--node-db", other, l.tarball},
+		start: lost, keeps: "database.before-import-",
+	}
+	_, err = l.repaired.learn(filepath.Join(l.dir, "run"))
 	return err
 }
 
