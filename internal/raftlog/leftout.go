@@ -52,10 +52,11 @@ const (
 
 // Why other entries are left out.
 const (
-	reasonUnreadable = "they cannot be read"
-	reasonHole       = "entries before them are missing"
-	reasonMisnamed   = "other segments contradict the name of the file"
-	reasonNoPlace    = "nothing tells their place in the log"
+	reasonUnreadable   = "they cannot be read"
+	reasonHole         = "entries before them are missing"
+	reasonContradicted = "another segment has other entries with the same indexes"
+	reasonMisnamed     = "other segments contradict the name of the file"
+	reasonNoPlace      = "nothing tells their place in the log"
 )
 
 // LeftOutEntries returns the entries of what is left out, if they are sound. Where their indexes are not known, they count from 1.
@@ -72,7 +73,7 @@ func (l *Log) leftOut(r Reading) []LeftOut {
 	var list []LeftOut
 	for _, p := range r.lost {
 		if p.last() > r.start() {
-			list = append(list, sound(p.cut(r.start()+1, p.last()), ReasonReplaced))
+			list = append(list, sound(p.cut(r.start()+1, p.last()), p.reason))
 		}
 	}
 
@@ -107,7 +108,7 @@ func (l *Log) leftOutClosed(r Reading, s *Segment) []LeftOut {
 	for _, c := range s.claims() {
 		known = known.fill(c.placed)
 		for _, p := range missing(r.log, c.placed, r.start()) {
-			if !slices.ContainsFunc(r.lost, func(q placed) bool { return q.part == p.part }) {
+			if !slices.ContainsFunc(r.lost, func(q lostRun) bool { return q.part == p.part }) {
 				list = append(list, sound(p, reasonHole))
 			}
 		}

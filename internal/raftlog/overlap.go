@@ -73,7 +73,13 @@ type alternative struct {
 	reason string // why it is a way of its own; empty where there is only one
 	cutAt  uint64 // a member that was killed while it cut its log at this index would go on from it; 0 where it was not
 	placed []claim
-	lost   []placed // what was cut away because a later term has replaced it
+	lost   []lostRun // what was cut away
+}
+
+// lostRun is a run of entries that others at the same indexes were taken instead of.
+type lostRun struct {
+	placed
+	reason string
 }
 
 // maxAlternatives bounds in how many ways segments that contradict each other are read.
@@ -242,19 +248,21 @@ func (l *Log) resolve(ctx context.Context, a alternative) ([]alternative, error)
 				switch {
 				case d.index == 0:
 				case d.a.Term > d.b.Term && !isRecovery(d.a, d.b):
-					a.lost = append(a.lost, two.cut(d.index, two.last()))
+					a.lost = append(a.lost, lostRun{two.cut(d.index, two.last()), ReasonReplaced})
 					two.cutAt(d.index)
 				case d.a.Term < d.b.Term && !isRecovery(d.a, d.b):
-					a.lost = append(a.lost, one.cut(d.index, one.last()))
+					a.lost = append(a.lost, lostRun{one.cut(d.index, one.last()), ReasonReplaced})
 					one.cutAt(d.index)
 				default:
 					other := alternative{placed: slices.Clone(a.placed), lost: slices.Clone(a.lost), reason: "with " + two.segment.File}
+					other.lost = append(other.lost, lostRun{one.cut(d.index, one.last()), reasonContradicted})
 					other.placed[i].cutAt(d.index)
 					if len(done)+len(open)+1 < maxAlternatives {
 						open = append(open, other)
 					}
 
 					a.reason = "with " + one.segment.File
+					a.lost = append(a.lost, lostRun{two.cut(d.index, two.last()), reasonContradicted})
 					two.cutAt(d.index)
 				}
 			}
@@ -371,8 +379,9 @@ func (l *Log) dropCopies(ctx context.Context, claims []claim) []claim {
 	}
 
 	dropped := map[*Segment]bool{}
-	for i, a := range claims {
-		for _, b := range claims[i+1:] {
+	for i := range claims {
+		for j := i + 1; j < len(claims); j++ {
+			a, b := claims[i], claims[j]
 			if l.comparisons >= maxComparisons || a.part.mark != b.part.mark || !a.part.mark.set || a.segment == b.segment || a.first == b.first || dropped[a.segment] || dropped[b.segment] ||
 				a.skip != b.skip {
 				continue
@@ -387,9 +396,14 @@ func (l *Log) dropCopies(ctx context.Context, claims []claim) []claim {
 				continue // the same transaction again and again
 			}
 
-			drop := b
+			drop, keep, at := b, a, j
 			if cmp.Or(fits(b)-fits(a), cmp.Compare(a.first, b.first)) > 0 {
-				drop = a
+				drop, keep, at = a, b, i
+			}
+
+			if drop.count > keep.count { // it has more of the same entries
+				claims[at].first, claims[at].whole = keep.first, false
+				continue
 			}
 
 			dropped[drop.segment] = true

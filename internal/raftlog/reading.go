@@ -32,7 +32,7 @@ type Reading struct {
 
 	base *Snapshot
 	log  span
-	lost []placed // entries that others, of a later term, have replaced
+	lost []lostRun // entries that others are taken instead of
 
 	// unreached are the entries of open segments whose place is known, and that come after missing ones.
 	unreached span
@@ -111,7 +111,10 @@ func (l *Log) readings(ctx context.Context) ([]Reading, error) {
 func (l *Log) complete(ctx context.Context, way alternative) ([]Reading, error) {
 	r := Reading{base: l.anchor(way.log), log: way.log, lost: way.lost}
 	if r.base != nil && r.base.Term > way.log.termAt(r.base.Index) && way.log.termAt(r.base.Index) > 0 {
-		r.lost = append(slices.Clone(r.lost), way.log.between(1, maxIndex)...)
+		for _, p := range way.log.between(1, maxIndex) {
+			r.lost = append(slices.Clone(r.lost), lostRun{p, ReasonReplaced})
+		}
+
 		r.log = nil
 	}
 

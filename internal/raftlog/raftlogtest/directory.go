@@ -243,3 +243,10 @@ func (f *file) owns(name string) bool {
 func (f *file) intact(from, to int) bool {
 	return to <= len(f.data) && (same(f.data, f.was) || bytes.Equal(f.data[from:to], f.was[from:to]))
 }
+
+// Misnamed says whether a file is a closed segment under the name of another place in the log.
+func (d *Directory) Misnamed(name string) bool {
+	f := d.files[name]
+	m := closedPattern.FindStringSubmatch(name)
+	return f != nil && f.kind == closedFile && m != nil && !f.owns(name)
+}
