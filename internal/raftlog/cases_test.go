@@ -151,13 +151,18 @@ func TestMissingSegment(t *testing.T) {
 		"0000000000002434-0000000000003072": 3729, // as reported: libdqlite takes the entries from 3073 on for those from 2434 on
 		"0000000000002049-0000000000002392": 2048,
 		"0000000000002050-0000000000002450": 2049,
-		"0000000000002451-0000000000003034": 2450,
+		"0000000000001844-0000000000002049": 2048, // it has one entry after the snapshot
 	}
 	for _, name := range raftlogtest.HistoryNames() {
 		closed := raftlogtest.HistoryOf(t, name).Real().Closed()
 		for i, segment := range closed {
 			t.Run(fmt.Sprintf("%s, %s", name, segment), func(t *testing.T) {
 				t.Parallel()
+				if segment == "0000000000002451-0000000000003034" {
+					asksFor(t, name, 2450, segment)
+					return
+				}
+
 				last, ok := lasts[segment]
 				if !ok {
 					last = lastOf[name]
@@ -174,6 +179,27 @@ func TestMissingSegment(t *testing.T) {
 			})
 		}
 	}
+}
+
+// asksFor removes the last closed segment of a run that a new leader has begun: it could have cut it away, so that the open one goes on
+// before it. One of the readings ends where the files do.
+func asksFor(t *testing.T, name raftlogtest.HistoryName, last uint64, segment string) {
+	t.Helper()
+	d := raftlogtest.HistoryOf(t, name).Real()
+	d.Remove(segment)
+	log := open(t, d.FS())
+	if !log.Undecided() || log.LastIndex > last || log.Healthy() {
+		t.Errorf("undecided: %v, healthy: %v, last index %d", log.Undecided(), log.Healthy(), log.LastIndex)
+	}
+
+	sameEntries(t, log, d.History)
+	for _, r := range log.Readings {
+		if r.Last == last && !r.Excluded {
+			return
+		}
+	}
+
+	t.Errorf("none of %v ends at index %d", log.Readings, last)
 }
 
 // LXD's manual, "How to troubleshoot (some) Dqlite errors": closed segments that overlap.

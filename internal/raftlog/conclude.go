@@ -28,6 +28,8 @@ func (l *Log) conclude(ld *loader) {
 	for i, p := range ld.placed {
 		if i == 0 {
 			l.Libdqlite.FirstIndex = p.first
+		} else {
+			l.compareTerms(ld.placed[i-1], p, ld)
 		}
 
 		l.follow(p, ld)
@@ -71,10 +73,6 @@ func (l *Log) need(name string) {
 
 // follow judges the next run of entries that libdqlite would hold.
 func (l *Log) follow(p placed, ld *loader) {
-	if l.Libdqlite.LastTerm > p.part.FirstTerm && p.first > l.Libdqlite.FirstIndex {
-		l.lowerTerm(ld, p)
-	}
-
 	if p.last() >= ld.base() {
 		l.Libdqlite.LastIndex, l.Libdqlite.LastTerm = p.last(), p.part.LastTerm
 	}
@@ -91,15 +89,20 @@ func (l *Log) follow(p placed, ld *loader) {
 	}
 }
 
-// lowerTerm reports a term that goes down from one segment to the next.
-func (l *Log) lowerTerm(ld *loader, p placed) {
+// compareTerms reports a term that goes down from one segment to the next.
+func (l *Log) compareTerms(before, p placed, ld *loader) {
+	last := before.termAt(before.last())
+	if p.part.FirstTerm >= last {
+		return
+	}
+
 	problem := Problem{Severity: Info, File: p.segment.File, Offset: -1, Index: p.first,
-		Text:      fmt.Sprintf("the entry has term %d after one of term %d: a recovery wrote it", p.part.FirstTerm, l.Libdqlite.LastTerm),
+		Text:      fmt.Sprintf("the entry has term %d after one of term %d: a recovery wrote it", p.part.FirstTerm, last),
 		Libdqlite: "loads it",
 		Advice:    "nothing"}
 	if p.part.firstType != ChangeEntry {
 		problem.Severity = Warning
-		problem.Text = fmt.Sprintf("the entry has term %d after one of term %d", p.part.FirstTerm, l.Libdqlite.LastTerm)
+		problem.Text = fmt.Sprintf("the entry has term %d after one of term %d", p.part.FirstTerm, last)
 		problem.Advice = "raft never does that: compare with the other members, if there are any"
 	}
 

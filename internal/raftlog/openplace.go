@@ -82,8 +82,8 @@ func (l *Log) continues(end uint64, open opened) (fit, string) {
 // closedRunning says whether a segment was closed by a daemon that went on with the next one: fits if it was, contradicts if it was
 // closed because the daemon stopped.
 func (l *Log) closedRunning(c, next *Segment) fit {
-	if c.fault != nil || c.LastTerm != next.FirstTerm || next.firstBatch == 0 {
-		return maybe // cut by a new leader, or not known
+	if c.fault != nil || c.Entries != c.Last-c.First+1 || next.firstBatch == 0 || c.LastTerm != next.FirstTerm && c.batches == 1 {
+		return maybe // not known, or cut by a new leader, which leaves a single batch
 	}
 
 	room := segmentSize - c.Size

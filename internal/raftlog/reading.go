@@ -374,18 +374,19 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 		}
 
 		for i := range list {
-			list[i].Against, list[i].Excluded = append(list[i].Against, why), true
+			// A new leader that cuts a whole segment away leaves the same picture.
+			list[i].Against, list[i].Excluded = append(list[i].Against, why), opens[0].FirstTerm == r.LastTerm
 		}
 
 		return slices.Concat([]Reading{short}, l.withoutLast(r, named, opens), list)
-	case follow == fits, other == contradicts:
+	case other == contradicts, follow == fits && other == maybe:
 		return list
 	}
 
 	short := r
 	why = fmt.Sprintf("%s, with later entries, is between them and %s", beyond[0].File, opens[0].File)
 	short.For = append(slices.Clone(r.For), why)
-	if other == fits || beyond[0].First-r.Last <= nearHole {
+	if follow != fits && other == fits || beyond[0].First-r.Last <= nearHole {
 		for i := range list {
 			list[i].Against, list[i].Excluded = append(list[i].Against, why), true
 		}
