@@ -41,8 +41,18 @@ func TestDocs(t *testing.T) {
 			})
 		}
 	})
+	repair := readPage(t, "docs/howto-repair.md")
+	t.Run("standalone", func(t *testing.T) {
+		for _, variant := range []string{"package", "snap"} {
+			t.Run(variant, func(t *testing.T) {
+				t.Parallel()
+				newStandaloneLab(t, variant).repair(t, repair)
+			})
+		}
+	})
 	howto.wantAllRun(t)
 	trouble.wantAllRun(t)
+	repair.wantAllRun(t)
 	readme.wantAllRun(t)
 }
 

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
+)
+
+// broken opens a member whose last closed segment has a batch with a garbage entry count, as canonical/microk8s#2997 had it: the log ends
+// at index 2348, 1 entry cannot be read, 376 after it can.
+func broken(t *testing.T) *raftlog.Log {
+	t.Helper()
+	const segment, batch = "0000000000002049-0000000000002392", 300
+	d := raftlogtest.HistoryOf(t, raftlogtest.Member502).Real()
+	start, _, first := d.Batch(segment, batch)
+	if first != 2349 {
+		t.Fatalf("batch %d begins with index %d", batch, first)
+	}
+
+	d.Edit(segment, func(p []byte) []byte {
+		copy(p[start+8:], "k8s-dqli")
+		return p
+	})
+	dir := filepath.Join(t.TempDir(), "global")
+	must(t, os.Mkdir(dir, 0o700))
+	must(t, d.Write(dir))
+	return openDir(t, dir)
+}
+
+// What damage is before is named, with its rows; what cannot be read is counted, with its indexes.
+func TestLeftOut(t *testing.T) {
+	log := broken(t)
+	if log.LastIndex != 2348 {
+		t.Fatalf("the log ends at index %d", log.LastIndex)
+	}
+
+	found, untold, err := leftOut(t.Context(), log)
+	must(t, err)
+	if len(untold) != 1 || !strings.HasPrefix(untold[0], "1 entry, index 2349, in 0000000000002049-0000000000002392: ") {
+		t.Errorf("untold: %q", untold)
+	}
+
+	h := raftlogtest.HistoryOf(t, raftlogtest.Member502)
+	want := map[uint64]bool{}
+	for index := uint64(2350); index <= h.Last(); index++ {
+		if changesRows(h.At(index)) {
+			want[index] = true
+		}
+	}
+
+	for i, d := range found {
+		if !want[d.Index] || d.Term != h.At(d.Index).Term || len(d.Rows) == 0 || d.Unknown != "" || !d.AfterMissing {
+			t.Errorf("transaction %d of %d: %s", i+1, len(found), d)
+		}
+
+		delete(want, d.Index)
+	}
+
+	if len(want) > 0 {
+		t.Errorf("not named: %v", want)
+	}
+
+	if first := found[0].String(); !strings.Contains(first, "(description: 'd627' -> 'd629')") {
+		t.Errorf("the first is %s", first)
+	}
+}
+
+// What the tarball has as well is not lost.
+func TestLeftOutElsewhere(t *testing.T) {
+	log := broken(t)
+	found, _, err := leftOut(t.Context(), log)
+	must(t, err)
+	whole, err := raftlog.Open(t.Context(), raftlogtest.HistoryOf(t, raftlogtest.Member502).Real().FS(), raftlog.Options{})
+	must(t, err)
+	left, err := without(t.Context(), found, whole)
+	must(t, err)
+	if len(left) > 0 || len(found) == 0 {
+		t.Errorf("%d of %d are said to be lost", len(left), len(found))
+	}
+
+	left, err = without(t.Context(), found, log)
+	must(t, err)
+	if len(left) != len(found) {
+		t.Errorf("only %d of %d are said to be lost", len(left), len(found))
+	}
+}
+
+// A report of the first format is no proof that the end of a log is beyond doubt, one of the second is; a later one is not read.
+func TestReportFormat(t *testing.T) {
+	for format, want := range map[int]string{0: "not whole", 1: "not whole", 2: "whole", 3: "of format 3"} {
+		t.Run(fmt.Sprint(format), func(t *testing.T) {
+			data, err := json.Marshal(InspectReport{Format: format, Kind: "LXD directory", Healthy: true, Raft: InspectRaft{LastIndex: 7, SoundIndex: 7, Whole: true}})
+			must(t, err)
+			file := filepath.Join(t.TempDir(), "report.json")
+			must(t, os.WriteFile(file, data, 0o600))
+			r, err := readReport(file)
+			if err != nil {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("%v", err)
+				}
+
+				return
+			}
+
+			log, err := survivorLog(r)
+			must(t, err)
+			got := map[bool]string{true: "whole", false: "not whole"}[log.Whole]
+			if got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		})
+	}
+}
