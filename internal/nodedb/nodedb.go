@@ -113,7 +113,7 @@ type Update struct {
 // Stage writes a copy of the node database of databaseDir to the new file target and applies an update to the copy. The
 // copy is complete, checked and without a journal when Stage returns; syncing it to disk is the caller's.
 func Stage(ctx context.Context, databaseDir string, target string, update Update) error {
-	err := stage(ctx, databaseDir, target, update)
+	err := stage(ctx, databaseDir, target, update.apply)
 	if err != nil {
 		return fmt.Errorf("write the node database %s: %w", target, err)
 	}
@@ -121,7 +121,8 @@ func Stage(ctx context.Context, databaseDir string, target string, update Update
 	return nil
 }
 
-func stage(ctx context.Context, databaseDir string, target string, update Update) error {
+// stage writes a copy of a node database and has it changed.
+func stage(ctx context.Context, databaseDir string, target string, change func(context.Context, *sql.DB) error) error {
 	scratch, remove, err := copyToScratch(filepath.Join(databaseDir, File))
 	if err != nil {
 		return err
@@ -139,7 +140,7 @@ func stage(ctx context.Context, databaseDir string, target string, update Update
 		return err
 	}
 
-	return finish(ctx, target, update)
+	return finish(ctx, target, change)
 }
 
 // createEmpty makes an empty file, which SQLite takes for a new database.
@@ -152,8 +153,8 @@ func createEmpty(target string) error {
 	return f.Close()
 }
 
-// finish applies an update to a new node database and checks it.
-func finish(ctx context.Context, target string, update Update) error {
+// finish has a new node database changed, and checks it.
+func finish(ctx context.Context, target string, change func(context.Context, *sql.DB) error) error {
 	db, err := open(target)
 	if err != nil {
 		return err
@@ -161,7 +162,7 @@ func finish(ctx context.Context, target string, update Update) error {
 
 	defer db.Close()
 
-	err = apply(ctx, db, update)
+	err = change(ctx, db)
 	if err != nil {
 		return err
 	}
@@ -179,10 +180,9 @@ func finish(ctx context.Context, target string, update Update) error {
 	return db.Close()
 }
 
-// apply makes the changes of an update in one transaction. The journal mode is the one LXD uses, whatever the copy had,
-// so that no -wal is left beside the staged file.
-func apply(ctx context.Context, db *sql.DB, update Update) error {
-	_, err := db.ExecContext(ctx, "PRAGMA journal_mode=DELETE")
+// apply makes the changes of an update in one transaction.
+func (update Update) apply(ctx context.Context, db *sql.DB) error {
+	err := withoutJournal(ctx, db)
 	if err != nil {
 		return err
 	}

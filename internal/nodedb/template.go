@@ -201,7 +201,7 @@ func makeNew(ctx context.Context, t *Template, target string, update Update) err
 		return err
 	}
 
-	return finish(ctx, target, update)
+	return finish(ctx, target, update.apply)
 }
 
 // fill makes the tables, and puts in what the template has for them.

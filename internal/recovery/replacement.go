@@ -38,6 +38,9 @@ type replacement struct {
 	patch  string        // content of patch.global.sql, empty where none is needed
 	record Record
 
+	// sameNode takes the node database over as it is, without the update.
+	sameNode bool
+
 	others   otherFiles // what was carried over before LXD was stopped
 	reporter *reporter
 	report   func(kept string) any // of the run, as it is once this is in place
@@ -124,10 +127,13 @@ func (r *replacement) complete(ctx context.Context) error {
 	return swapdir.SyncDir(staging)
 }
 
-// stageNode writes the new node database: a changed copy of the live one, or, where that is lost, one that is made anew.
+// stageNode writes the new node database: the live one as it is or changed, or, where that is lost, one that is made anew.
 func (r *replacement) stageNode(ctx context.Context, target string) error {
-	if r.lost != nil {
+	switch {
+	case r.lost != nil:
 		return nodedb.Make(ctx, r.lost.template, target, r.update)
+	case r.sameNode:
+		return nodedb.Copy(ctx, r.dir.database(), target)
 	}
 
 	return nodedb.Stage(ctx, r.dir.database(), target, r.update)
