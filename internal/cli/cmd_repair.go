@@ -8,13 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"slices"
 	"strconv"
 
 	"github.com/spf13/cobra"
 
-	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -64,12 +61,10 @@ be reached; else the cluster is to be recovered. --accept-loss repairs it all th
 	cmd.Flags().BoolVar(&opts.DryRun, "dry-run", false, "do everything up to the question, and show what would change, without changing it")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
-	cmd.Flags().StringVar(&opts.Reading, "reading", "", "where the files can be read in more than one way: the `DIGEST` of the one to take")
+	addReadingFlag(cmd, &opts.Reading)
 	cmd.Flags().BoolVar(&opts.AcceptLoss, "accept-loss", false, "repair one of several members although others may count on what it has lost, and leave LXD stopped")
 	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
 	opts.format.addFlag(cmd, listFormats)
-	_ = cmd.RegisterFlagCompletionFunc("at", cobra.NoFileCompletions)
-	_ = cmd.RegisterFlagCompletionFunc("reading", cobra.NoFileCompletions)
 	return cmd
 }
 
@@ -138,7 +133,7 @@ func printRepairPlan(w io.Writer, format string, r *recovery.RepairReport) {
 	fmt.Fprintf(w, "Repair the database of %s.\n\n", repairSubject(r))
 	writeRows(w, format, []string{"", "NOW", "AFTER THE REPAIR"}, repairRows(r))
 	printDamage(w, r)
-	printLost(w, r, "will be")
+	printNotRepaired(w, r, "will be")
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), keptBesideText(r.KeptSpace))
 	then := "It will be left stopped"
@@ -195,56 +190,18 @@ func printDamage(w io.Writer, r *recovery.RepairReport) {
 	}
 }
 
-// printLost tells what is not in the repaired database.
-func printLost(w io.Writer, r *recovery.RepairReport, verb string) {
-	last := r.Local
-	if n := len(r.GivenUp); n > 0 {
-		last.Index = max(last.Index, r.GivenUp[n-1].Index)
-	}
-
-	printTransactions(w, verb, r.GivenUp, last)
-	for i, what := range r.Lost.What {
-		switch {
-		case i > 0:
-		case r.Lost.Unfinished:
-			fmt.Fprintln(w, "\nLXD was stopped while it wrote this, and has told nobody that it was done:")
-		default:
-			fmt.Fprintln(w, "\nLost, and what it changed cannot be told:")
-		}
-
-		fmt.Fprintln(w, "  "+what)
-	}
-
-	if len(r.GivenUp) == 0 && len(r.Lost.What) == 0 && !r.Uncertain {
+// printNotRepaired tells what is not in the repaired database.
+func printNotRepaired(w io.Writer, r *recovery.RepairReport, verb string) {
+	printLost(w, verb, r.GivenUp, r.Untold)
+	if len(r.GivenUp)+len(r.Untold) == 0 && !r.Uncertain {
 		fmt.Fprintln(w, "\nNothing is missing, as far as the files tell.")
-	}
-}
-
-// printTransactions lists transactions that are left out. What LXD writes all the time by itself would hide the rest, and is only counted.
-func printTransactions(w io.Writer, verb string, givenUp []recovery.Discarded, last bundle.Position) {
-	housekeeping := 0
-	for i, d := range givenUp {
-		if i == 0 {
-			fmt.Fprintf(w, "\nTransactions that %s given up, up to index %d:\n", verb, last.Index)
-		}
-
-		if d.Unknown == "" && !slices.ContainsFunc(d.Rows, func(row globaldb.RowChange) bool { return !row.Housekeeping() }) {
-			housekeeping++
-			continue
-		}
-
-		fmt.Fprintln(w, "  "+d.String())
-	}
-
-	if housekeeping > 0 {
-		fmt.Fprintf(w, "  (and %d transactions that LXD makes by itself: operations, warnings, heartbeats)\n", housekeeping)
 	}
 }
 
 func printRepaired(w io.Writer, r *recovery.RepairReport) {
 	fmt.Fprintf(w, "Repaired the database of %s: %s, %s.\n", repairSubject(r), r.Raft, contentText(r.Database))
 	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
-	printLost(w, r, "are")
+	printNotRepaired(w, r, "are")
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\n%s.\n", daemonText(r.Started, r.Ready))
 	switch {
@@ -255,7 +212,7 @@ func printRepaired(w io.Writer, r *recovery.RepairReport) {
 	}
 }
 
-// writeRepairCSV writes the transactions and other entries that are left out, one a line.
+// writeRepairCSV writes what is not in the repaired database, one row or one fact a line.
 func writeRepairCSV(w io.Writer, r *recovery.RepairReport) error {
 	results := newResultWriter(w, formatCSV)
 	to := results.receiver()
@@ -265,23 +222,25 @@ func writeRepairCSV(w io.Writer, r *recovery.RepairReport) error {
 	}
 
 	for _, d := range r.GivenUp {
+		what := []string{}
 		for _, row := range d.Rows {
-			err = to.Row([]any{strconv.FormatUint(d.Index, 10), strconv.FormatUint(d.Term, 10), row.String()})
-			if err != nil {
-				return err
-			}
+			what = append(what, row.String())
 		}
 
-		if d.Unknown != "" || len(d.Rows) == 0 {
-			err = to.Row([]any{strconv.FormatUint(d.Index, 10), strconv.FormatUint(d.Term, 10), "not all rows worked out: " + d.Unknown})
+		if d.Unknown != "" || len(what) == 0 {
+			what = append(what, "("+d.Unknown+")")
+		}
+
+		for _, text := range what {
+			err = to.Row([]any{strconv.FormatUint(d.Index, 10), strconv.FormatUint(d.Term, 10), text})
 			if err != nil {
 				return err
 			}
 		}
 	}
 
-	for _, what := range r.Lost.What {
-		err = to.Row([]any{nil, nil, what})
+	for _, text := range r.Untold {
+		err = to.Row([]any{nil, nil, text})
 		if err != nil {
 			return err
 		}

@@ -54,8 +54,9 @@ type RepairReport struct {
 	Metadata   RepairedMetadata  `json:"metadata" yaml:"metadata"`     // of the repaired database
 	Database   *globaldb.Summary `json:"database" yaml:"database"`     // the repaired one
 	Problems   []string          `json:"problems" yaml:"problems"`     // what is wrong with the database as it is
-	GivenUp    []Discarded       `json:"given_up" yaml:"given_up"`     // transactions that are left out because of RepairOptions.At
-	Lost       Lost              `json:"lost" yaml:"lost"`             // what the disk does not give back
+	GivenUp    []Discarded       `json:"given_up" yaml:"given_up"`     // transactions that the repaired database does not have
+	Untold     []string          `json:"untold" yaml:"untold"`         // what else it does not have, and nobody can tell
+	Lost       Lost              `json:"lost" yaml:"lost"`             // how much of that the disk does not give back
 	Checked    []string          `json:"checked" yaml:"checked"`       // what was looked at where nothing is to be repaired
 	Warnings   []string          `json:"warnings" yaml:"warnings"`
 	Kept       string            `json:"kept" yaml:"kept"`       // directory that holds the database that was replaced
@@ -97,7 +98,7 @@ type RepairedMetadata struct {
 // newRepairReport returns a report whose lists are empty, not missing, in JSON.
 func newRepairReport() *RepairReport {
 	return &RepairReport{Others: []Other{}, Libdqlite: Libdqlite{Actions: []string{}}, Problems: []string{}, GivenUp: []Discarded{},
-		Lost: Lost{What: []string{}}, Checked: []string{}, Warnings: []string{}}
+		Untold: []string{}, Checked: []string{}, Warnings: []string{}}
 }
 
 // Repair makes this member's own database one that LXD starts on, with all that its disk proves: a directory is written beside the
@@ -312,6 +313,8 @@ func (rp *repairer) lookAgain(ctx context.Context) error {
 
 // sameLoss tells whether two plans give up the same.
 func sameLoss(a, b *RepairReport) bool {
-	return a.Lost.Entries == b.Lost.Entries && a.Unsafe == b.Unsafe && slices.Equal(a.Lost.What, b.Lost.What) &&
-		slices.EqualFunc(a.GivenUp, b.GivenUp, func(a, b Discarded) bool { return a.Index == b.Index && a.Term == b.Term })
+	same := func(a, b Discarded) bool {
+		return a.Index == b.Index && a.Term == b.Term && a.File == b.File && a.checksum == b.checksum
+	}
+	return a.Lost == b.Lost && a.Unsafe == b.Unsafe && slices.Equal(a.Untold, b.Untold) && slices.EqualFunc(a.GivenUp, b.GivenUp, same)
 }

@@ -24,7 +24,7 @@ import (
 
 // Servers of the raft logs here.
 var (
-	standalone = raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}}
+	standaloneLog = raftlog.Configuration{{ID: 1, Address: "1", Role: raftlog.Voter}}
 )
 
 // Files of a repairDir. Its entries have the indexes 1 to 126, and there is a snapshot where the third of the closed segments ends.
@@ -136,7 +136,7 @@ func flipIn(name string) damageFunc {
 
 // flipEntry111 damages that entry.
 func flipEntry111(t testing.TB, global string) {
-	before := len(batches(0, repairEntries(t, standalone)[100:110]))
+	before := len(batches(0, repairEntries(t, standaloneLog)[100:110]))
 	rewrite(lastClosed, func(p []byte) []byte { p[before+batchPreamble+batchEntryHeader+1] ^= 1; return p })(t, global)
 }
 
@@ -226,7 +226,7 @@ func repair(t testing.TB, lxd string, change func(*RepairOptions)) (*RepairRepor
 
 // TestRepair damages a standalone server's directory in many ways. Each time all that the disk still holds must come back.
 func TestRepair(t *testing.T) {
-	truth := repairDir(t, standalone, nil)
+	truth := repairDir(t, standaloneLog, nil)
 	for name, test := range map[string]struct {
 		damage damageFunc
 		last   uint64 // index of the last entry after the repair
@@ -346,7 +346,7 @@ func namesAndContent(t testing.TB, dir string) string {
 // TestRepairCarriesOver looks at what is beside the raft directory: the node database has the same rows, what LXD is to run next is still
 // there, and so is everything else, but for a tarball that LXD would load in place of the repaired database.
 func TestRepairCarriesOver(t *testing.T) {
-	lxd := repairDir(t, standalone, nil)
+	lxd := repairDir(t, standaloneLog, nil)
 	database := filepath.Join(lxd, databaseName)
 	removeFiles("metadata1", "metadata2")(t, filepath.Join(database, globalName))
 	const patch = "UPDATE config SET value = 'x';\n"
@@ -390,7 +390,7 @@ func TestRepairCarriesOver(t *testing.T) {
 // TestRepairAt takes a server back: what is given up is named, and its next entries are in a new term. What is given up with an earlier
 // repair, and is kept, counts as well.
 func TestRepairAt(t *testing.T) {
-	lxd := repairDir(t, standalone, nil)
+	lxd := repairDir(t, standaloneLog, nil)
 	truth := copyLXD(t, lxd)
 	r, err := repair(t, lxd, func(o *RepairOptions) { o.At = rowsEnd })
 	must(t, err)
@@ -421,7 +421,7 @@ func TestRepairAt(t *testing.T) {
 
 // TestRepairNothing wants a healthy directory left alone, to the byte.
 func TestRepairNothing(t *testing.T) {
-	lxd := repairDir(t, standalone, nil)
+	lxd := repairDir(t, standaloneLog, nil)
 	before := namesAndContent(t, lxd)
 	for _, at := range []uint64{0, repairEnd} {
 		r, err := repair(t, lxd, func(o *RepairOptions) { o.At = at })
@@ -437,7 +437,7 @@ func TestRepairNothing(t *testing.T) {
 
 // TestRepairDryRun wants nothing changed by a dry run, by an answer that is no, and by a refusal.
 func TestRepairDryRun(t *testing.T) {
-	lxd := repairDir(t, standalone, nil)
+	lxd := repairDir(t, standaloneLog, nil)
 	flipIn(thirdClosed)(t, filepath.Join(lxd, databaseName, globalName))
 	before := namesAndContent(t, lxd)
 	asked := 0
@@ -489,7 +489,7 @@ func TestRepairRefuses(t *testing.T) {
 		"several readings":    {severalReadings, nil, &refusal, "--reading DIGEST overrides this"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			lxd := repairDir(t, standalone, nil)
+			lxd := repairDir(t, standaloneLog, nil)
 			if test.damage != nil {
 				test.damage(t, filepath.Join(lxd, databaseName, globalName))
 			}
@@ -529,7 +529,7 @@ func TestRepairWrittenMeanwhile(t *testing.T) {
 		"a batch that is not finished": {flipIn(thirdClosed), 0, func(t testing.TB, lxd string) { halfBatch(t, filepath.Join(lxd, databaseName, globalName)) }, 2, repairEnd},
 	} {
 		t.Run(name, func(t *testing.T) {
-			lxd := repairDir(t, standalone, nil)
+			lxd := repairDir(t, standaloneLog, nil)
 			test.damage(t, filepath.Join(lxd, databaseName, globalName))
 			asked := 0
 			r, err := repair(t, lxd, func(o *RepairOptions) {
@@ -550,7 +550,7 @@ func TestRepairWrittenMeanwhile(t *testing.T) {
 	}
 
 	// And LXD has finished itself what looked like damage.
-	lxd := repairDir(t, standalone, nil)
+	lxd := repairDir(t, standaloneLog, nil)
 	truth := copyLXD(t, lxd)
 	halfBatch(t, filepath.Join(lxd, databaseName, globalName))
 	r, err := repair(t, lxd, func(o *RepairOptions) {

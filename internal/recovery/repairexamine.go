@@ -78,7 +78,7 @@ func (rp *repairer) readLog(ctx context.Context, live bool) error {
 // takeReading notes where the log ends, by what the disk proves, and which entry is to be the last one.
 func (rp *repairer) takeReading(ctx context.Context) error {
 	what := "the global database in " + rp.dir.global()
-	err := rp.choose()
+	err := readAs(what, rp.log, rp.opts.Reading)
 	if err != nil {
 		return err
 	}
@@ -166,26 +166,25 @@ func (rp *repairer) whose(ctx context.Context) error {
 	return nil
 }
 
-// self is this member, as the node database has it; where that does not say which member it is, as its certificate or the only one there
-// is has it.
+// self is this member, as the node database has it; where that does not say which member it is, as its certificate has it.
 func (rp *repairer) self(ctx context.Context) (member.Member, error) {
 	var err error
 	rp.node, err = nodedb.Read(ctx, rp.dir.database())
+	alone, why := standalone(rp.dir.path, rp.node, rp.servers)
 	if rp.node == nil {
 		rp.node = &nodedb.Node{}
 	}
 
-	if err == nil {
-		return rp.node.Self, nil
-	}
-
-	if !errors.Is(err, nodedb.ErrNotClustered) {
-		return member.Member{}, err
-	}
-
-	if len(rp.node.Members) == 0 && len(rp.servers) == 1 {
+	switch {
+	case alone:
 		rp.report.Standalone = true
 		return namedServers(rp.servers, nil)[0], nil
+	case why != nil:
+		return member.Member{}, why
+	case err == nil:
+		return rp.node.Self, nil
+	case !errors.Is(err, nodedb.ErrUnknownMember):
+		return member.Member{}, err
 	}
 
 	self, ok, ownErr := rp.byCertificate(ctx)
@@ -328,20 +327,14 @@ func (rp *repairer) givenUp(ctx context.Context) error {
 		return err
 	}
 
-	if r.Raft.Index < r.Local.Index {
-		rp.opts.Progress.step("Working out the rows that are given up")
-		r.GivenUp, err = givenUp(ctx, rp.log, r.Raft.Index)
-		if err != nil {
-			return err
-		}
+	rp.opts.Progress.step("Working out the rows that are given up")
+	after, err := givenUp(ctx, rp.log, r.Raft.Index)
+	if err != nil {
+		return err
 	}
 
-	if len(rp.log.Readings) < 2 {
-		return nil
-	}
-
-	others, err := rp.givenUpReadings(ctx)
-	r.GivenUp = append(r.GivenUp, others...)
+	lost, untold, err := leftOut(ctx, rp.log)
+	r.GivenUp, r.Untold = append(after, lost...), untold
 	return err
 }
 

@@ -91,7 +91,7 @@ func (c repairCase) refuseAt() *Refusal {
 
 // refusal says why this member may not be repaired in place, nil where it may.
 func (c repairCase) refusal() *Refusal {
-	whole := c.lost.nothing() && !c.uncertain
+	whole := !c.lost.Some && !c.uncertain
 	if whole && !c.voter { // nobody counts on what it has
 		return nil
 	}
@@ -121,7 +121,7 @@ func (c repairCase) refusal() *Refusal {
 	}
 
 	text := "has lost entries of its raft log"
-	if c.lost.nothing() {
+	if !c.lost.Some {
 		text = "has entries in its raft log whose indexes are likely, and not proven"
 	}
 

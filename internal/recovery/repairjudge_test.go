@@ -85,7 +85,7 @@ func TestRepairCase(t *testing.T) {
 	foreign := otherMember{Other: Other{Name: "n3", Address: "c:1", Found: "something else answers"}}
 	there := otherMember{Other: Other{Name: "n3", Address: "c:1", Found: "the machine is up"}, there: true}
 	working := otherMember{Other: Other{Name: "n3", Address: "c:1", Found: "LXD answers"}, there: true, works: true}
-	nothing, unfinished, lost := Lost{}, Lost{Entries: 1, What: []string{"1 entry"}, Unfinished: true}, Lost{What: []string{"an unknown number"}}
+	nothing, unfinished, lost := Lost{}, Lost{Entries: 1, Some: true, Unfinished: true}, Lost{Some: true}
 	for name, test := range map[string]struct {
 		c    repairCase
 		want string
@@ -215,7 +215,7 @@ func TestRepairMembers(t *testing.T) {
 
 // TestRepairKeepsMembers refuses to go back to before the member list changed: the database of that time is other members'.
 func TestRepairKeepsMembers(t *testing.T) {
-	lxd := repairDir(t, standalone, nil)
+	lxd := repairDir(t, standaloneLog, nil)
 	global := filepath.Join(lxd, databaseName, globalName)
 	moved := raftlog.Configuration{{ID: 1, Address: "10.0.0.1:8443", Role: raftlog.Voter}}
 	entry := raftlog.Entry{Term: repairTerm, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(moved)}

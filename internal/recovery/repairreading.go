@@ -3,48 +3,21 @@
 package recovery
 
 import (
-	"context"
-	"fmt"
 	"io/fs"
 	"os"
-	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// Lost is what the disk does not give back: entries that it must have had once, and that cannot be read, or whose place is not known. What
-// they did to the rows cannot be told.
+// Lost is what the disk does not give back: entries that it must have had once, and that cannot be read, or whose place is not known.
 type Lost struct {
-	Entries uint64   `json:"entries" yaml:"entries"` // as far as they can be counted
-	What    []string `json:"what" yaml:"what"`       // what, and where
+	Entries uint64 `json:"entries" yaml:"entries"` // as far as they can be counted
+	Some    bool   `json:"some" yaml:"some"`       // there are such entries, counted or not
 
 	// Unfinished is true where all that is missing is what was being written when the member was stopped: nobody was told that it was
 	// written.
 	Unfinished bool `json:"unfinished" yaml:"unfinished"`
-}
-
-// nothing tells whether nothing is known to be lost.
-func (l Lost) nothing() bool { return len(l.What) == 0 }
-
-// choose takes one of several readings, and refuses where none was named.
-func (rp *repairer) choose() error {
-	if rp.opts.Reading != "" {
-		return rp.log.Choose(rp.opts.Reading)
-	}
-
-	if !rp.log.Undecided() {
-		return nil
-	}
-
-	var text strings.Builder
-	fmt.Fprintf(&text, "the files in %s can be read as %d different logs, which are the same up to index %d:\n", rp.dir.global(), len(rp.log.Readings), rp.log.LastIndex)
-	for _, r := range rp.log.Readings {
-		fmt.Fprintf(&text, "  %s: %s\n", r.Digest, r)
-	}
-
-	return &Refusal{Reason: text.String(), Flag: "--reading DIGEST"}
 }
 
 // uncertain tells whether a log is one of several that the files can be read as, or indexes of it are likely and not proven.
@@ -64,9 +37,13 @@ func provenEnd(log *raftlog.Log, what string) (bundle.Position, error) {
 	return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil
 }
 
-// libdqliteOf is what libdqlite would make of a log.
+// libdqliteOf is what libdqlite would make of a directory.
 func libdqliteOf(log *raftlog.Log) Libdqlite {
 	l := Libdqlite{Load: log.Libdqlite.Load, Start: log.Libdqlite.Start, Actions: []string{}, Dropped: log.Libdqlite.Dropped}
+	if l.Start < raftlog.Refuses {
+		l.Last = log.Libdqlite.LastIndex
+	}
+
 	for _, a := range log.Libdqlite.Actions {
 		l.Actions = append(l.Actions, a.String())
 	}
@@ -76,24 +53,21 @@ func libdqliteOf(log *raftlog.Log) Libdqlite {
 
 // lostOf is what is not in a log. Entries that others have replaced are no loss: raft itself gave them up.
 func lostOf(log *raftlog.Log, fsys fs.FS) (Lost, error) {
-	lost := Lost{What: []string{}}
-	unfinished := true
+	lost := Lost{Unfinished: true}
 	for _, o := range log.LeftOut {
-		if o.Last > 0 && o.Last <= log.LastIndex {
+		if o.Reason == raftlog.ReasonReplaced {
 			continue
 		}
 
-		lost.Entries += o.Entries
-		lost.What = append(lost.What, o.String())
 		cut, err := cutShort(log, o, fsys)
 		if err != nil {
 			return lost, err
 		}
 
-		unfinished = unfinished && cut
+		lost = Lost{Entries: lost.Entries + o.Entries, Some: true, Unfinished: lost.Unfinished && cut}
 	}
 
-	lost.Unfinished = unfinished && len(lost.What) > 0
+	lost.Unfinished = lost.Unfinished && lost.Some
 	return lost, nil
 }
 
@@ -106,55 +80,11 @@ func cutShort(log *raftlog.Log, o raftlog.LeftOut, fsys fs.FS) (bool, error) {
 		}
 	}
 
-	if o.Sound || last < 0 || log.Segments[last].File != o.File {
+	if o.Reason != raftlog.ReasonUnfinished || last < 0 || log.Segments[last].File != o.File {
 		return false, nil
 	}
 
-	return unfinishedBatch(fsys, &log.Segments[last])
-}
-
-// givenUpReadings lists the transactions that only another reading has, with the rows that they change there.
-func (rp *repairer) givenUpReadings(ctx context.Context) ([]Discarded, error) {
-	has := map[string]bool{}
-	for entry, err := range rp.log.Entries(ctx, max(rp.log.FirstIndex, 1)) {
-		if err != nil {
-			return nil, err
-		}
-
-		has[checksum(entry)] = true
-	}
-
-	all := []Discarded{}
-	for _, r := range rp.log.Readings {
-		other, err := readLog(ctx, rp.dir.global(), Progress{})
-		if err == nil {
-			err = other.Choose(r.Digest)
-		}
-
-		if err != nil {
-			return nil, err
-		}
-
-		found := []Discarded{}
-		for entry, err := range other.Entries(ctx, max(other.FirstIndex, 1)) {
-			if err != nil {
-				return nil, err
-			}
-
-			if changesRows(entry) && !has[checksum(entry)] {
-				found = append(found, Discarded{Index: entry.Index, Term: entry.Term, Rows: []globaldb.RowChange{}})
-			}
-		}
-
-		err = describeRows(ctx, other, found)
-		if err != nil {
-			return nil, err
-		}
-
-		all = append(all, found...)
-	}
-
-	return all, nil
+	return neverWritten(fsys, &log.Segments[last])
 }
 
 // files are those of the raft directory.

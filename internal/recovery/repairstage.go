@@ -76,7 +76,7 @@ type fate struct {
 // another one.
 func (rp *repairer) givesUp() bool {
 	r := rp.report
-	return r.Raft != r.Local || len(r.GivenUp) > 0 || !r.Lost.nothing() || r.Uncertain
+	return r.Raft != r.Local || r.Lost.Some || r.Uncertain
 }
 
 // repairedMetadata are the term and the vote of a repaired database.

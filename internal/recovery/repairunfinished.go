@@ -4,6 +4,8 @@ package recovery
 
 import (
 	"encoding/binary"
+	"errors"
+	"io"
 	"io/fs"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -14,62 +16,43 @@ const (
 	batchPreamble    = 16 // checksums of headers and data, number of entries
 	batchEntryHeader = 16 // term, type, size of the payload
 	diskBlock        = 4096
-	maxBatchEntries  = 262144    // libdqlite's own bound
-	maxUnfinished    = 256 << 20 // bytes after the last sound batch that are looked at
+	maxBatchEntries  = 262144 // libdqlite's own bound
 )
 
-// unfinishedBatch tells whether what an open segment has after its last sound batch is a batch whose writing was cut off: it, and what came
-// with it, was never acknowledged to anybody, as that follows the write. libdqlite writes to a file full of zeros. So from a boundary of
-// the disk's blocks on, inside the batch, there must be nothing but zeros up to the end of the file. A block of zeros that something
-// follows says nothing: pages of a database have such.
-func unfinishedBatch(fsys fs.FS, s *raftlog.Segment) (bool, error) {
-	if !s.Open || !s.DirtyTail || s.End%8 != 0 || s.Size-s.End > maxUnfinished {
+// neverWritten makes sure of what raftlog takes for a last batch whose writing was cut short. Where that was within the headers of the
+// entries, no checksum can tell, and what seems to be missing may only be claimed by a damaged number of entries: the batch may be a
+// shorter one, which is whole and was acknowledged. So the headers that were written must be such.
+func neverWritten(fsys fs.FS, s *raftlog.Segment) (bool, error) {
+	if !s.Unfinished {
 		return false, nil
 	}
 
-	tail, err := readTail(fsys, s)
-	if err != nil {
+	headers, err := readAt(fsys, s.File, s.End, batchPreamble+maxBatchEntries*batchEntryHeader)
+	if err != nil || len(headers) < batchPreamble {
 		return false, err
 	}
 
-	written := int64(len(tail)) // bytes of the batch up to a block's boundary; zeros follow
-	for written > 0 && tail[written-1] == 0 {
-		written--
-	}
-
-	written = (s.End+written+diskBlock-1)/diskBlock*diskBlock - s.End
-	if written >= int64(len(tail)) {
-		return false, nil // no block of zeros
-	}
-
-	if written <= 8 {
-		return true, nil // not even the number of entries
-	}
-
-	n := binary.LittleEndian.Uint64(tail[8:])
+	n := binary.LittleEndian.Uint64(headers[8:])
 	if n == 0 || n > maxBatchEntries {
 		return false, nil
 	}
 
-	data := batchPreamble + batchEntryHeader*int64(n)
-	if written < data {
-		return plausibleEntries(tail[batchPreamble:written], s.LastTerm), nil
+	headers = headers[:min(len(headers), batchPreamble+batchEntryHeader*int(n))]
+	if raftlog.Checksum(0, headers[8:]) == binary.LittleEndian.Uint32(headers) {
+		return true, nil // it was within the data
 	}
 
-	if raftlog.Checksum(0, tail[8:data]) != binary.LittleEndian.Uint32(tail) {
-		return false, nil // headers that were written, and are damaged
+	written := len(headers)
+	for written > 0 && headers[written-1] == 0 {
+		written--
 	}
 
-	end := data
-	for at := int64(batchPreamble); at < data; at += batchEntryHeader {
-		end += int64(binary.LittleEndian.Uint32(tail[at+12:]))
-	}
-
-	return written < end, nil
+	block := int(s.End) + written + diskBlock - 1 // zeros begin with a block of the disk
+	written = min(block/diskBlock*diskBlock-int(s.End), len(headers))
+	return plausibleEntries(headers[batchPreamble:max(written, batchPreamble)], s.LastTerm), nil
 }
 
-// plausibleEntries tells whether the headers that were written of a batch can be what they seem: else the number of entries may be what is
-// damaged, and the batch a shorter one.
+// plausibleEntries tells whether these can be the headers of entries after one of that term.
 func plausibleEntries(headers []byte, term uint64) bool {
 	for ; len(headers) >= batchEntryHeader; headers = headers[batchEntryHeader:] {
 		its, typ, size := binary.LittleEndian.Uint64(headers), raftlog.EntryType(headers[8]), binary.LittleEndian.Uint32(headers[12:])
@@ -83,12 +66,19 @@ func plausibleEntries(headers []byte, term uint64) bool {
 	return true
 }
 
-// readTail reads what comes after a segment's last sound batch.
-func readTail(fsys fs.FS, s *raftlog.Segment) ([]byte, error) {
-	data, err := fs.ReadFile(fsys, s.File)
-	if err != nil || int64(len(data)) < s.End {
+// readAt reads up to n bytes of a file from an offset on.
+func readAt(fsys fs.FS, name string, offset int64, n int64) ([]byte, error) {
+	f, err := fsys.Open(name)
+	if err != nil {
 		return nil, err
 	}
 
-	return data[s.End:], nil
+	defer f.Close()
+
+	_, err = io.CopyN(io.Discard, f, offset)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+
+	return io.ReadAll(io.LimitReader(f, n))
 }

@@ -32,7 +32,7 @@ func TestUnfinishedBatch(t *testing.T) {
 		log, err := raftlog.Open(t.Context(), dir, raftlog.Options{})
 		must(t, err)
 		s := log.Segments[0]
-		got, err := unfinishedBatch(dir, &s)
+		got, err := neverWritten(dir, &s)
 		must(t, err)
 		if got != want {
 			t.Errorf("%s: unfinished %t, want %t", name, got, want)
@@ -89,9 +89,9 @@ func TestUnfinishedAtBoundary(t *testing.T) {
 			t.Fatalf("the batch begins at %d", log.Segments[0].End)
 		}
 
-		got, err := unfinishedBatch(dir, &log.Segments[0])
+		got, err := neverWritten(dir, &log.Segments[0])
 		must(t, err)
-		if !got {
+		if !got && gap > 8 { // with 8 bytes not even the number of entries was written: that looks like anything
 			t.Errorf("%d bytes before the boundary: not taken for unfinished", gap)
 		}
 	}
