@@ -215,9 +215,10 @@ func TestRepairMembers(t *testing.T) {
 
 // TestRepairKeepsMembers refuses to go back to before the member list changed: the database of that time is other members'.
 func TestRepairKeepsMembers(t *testing.T) {
-	lxd := repairDir(t, standaloneLog, nil)
+	self := member.Member{ID: 1, Name: "n1", Address: "10.0.0.1:8443", Role: raftlog.Voter}
+	lxd := repairDir(t, standaloneLog, member.List{self})
 	global := filepath.Join(lxd, databaseName, globalName)
-	moved := raftlog.Configuration{{ID: 1, Address: "10.0.0.1:8443", Role: raftlog.Voter}}
+	moved := raftlog.Configuration{{ID: 1, Address: self.Address, Role: raftlog.Voter}}
 	entry := raftlog.Entry{Term: repairTerm, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(moved)}
 	end := endOf(t, global)
 	rewrite(openSegment, func(p []byte) []byte { copy(p[end:], raftlog.AppendBatch(nil, entry)); return p })(t, global)
