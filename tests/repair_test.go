@@ -114,7 +114,12 @@ var repairCases = map[string]repairCase{
 		end := openLog(t, globalOf(l.m)).Segments
 		overwrite(t, l.segmentOf(t, "last-b"), end[slices.IndexFunc(end, isOpen)].End, bytes.Repeat([]byte{0xa5}, 4096))
 	}, last: "last-b", lost: true},
-	"a segment is missing": {damage: func(t testing.TB, l *repairLab) { must(t, os.Remove(l.segmentOf(t, "run-1-a"))) }, last: "run-0-b", lost: true},
+	"a segment is missing": {damage: func(t testing.TB, l *repairLab) {
+		ctx := within(t, time.Minute)
+		must(t, l.m.Start(ctx))
+		must(t, l.m.Stop(ctx)) // which closes the open one
+		must(t, os.Remove(l.segmentOf(t, "run-1-a")))
+	}, last: "run-0-b", lost: true},
 	"segments overlap": {damage: func(t testing.TB, l *repairLab) {
 		file := l.segmentOf(t, "run-0-a")
 		var first, last uint64
