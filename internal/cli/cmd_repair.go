@@ -175,6 +175,8 @@ func startText(l recovery.Libdqlite) string {
 		return "does not start"
 	case l.Dropped > 0:
 		return fmt.Sprintf("starts without %d of the entries", l.Dropped)
+	case l.Start > raftlog.LoadsClean:
+		return "may start without some of the entries"
 	}
 
 	return "starts"

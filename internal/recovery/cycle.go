@@ -17,7 +17,7 @@ import (
 // before (Stopped), so that the next run, or Resume, can start what a killed one has left stopped.
 type daemonCycle struct {
 	dir      directory
-	purpose  string         // import, rollback, edit
+	purpose  string         // import, rollback, edit, repair
 	status   *daemon.Status // before
 	noStart  bool
 	timeout  time.Duration

@@ -88,7 +88,7 @@ func (rp *repairer) takeReading(ctx context.Context) error {
 		return err
 	}
 
-	rp.report.Local, rp.report.Raft, rp.report.Uncertain = last, last, uncertain(rp.log)
+	rp.report.Local, rp.report.Raft = last, last
 	if at := rp.opts.At; at > 0 {
 		if at > last.Index {
 			return fmt.Errorf("what is on the disk ends at index %d: there is no index %d; `lxd-recover global-db-log` lists what there is", last.Index, at)
@@ -100,6 +100,7 @@ func (rp *repairer) takeReading(ctx context.Context) error {
 		}
 	}
 
+	rp.report.Uncertain = uncertain(rp.log, rp.report.Raft.Index)
 	rp.servers, err = configurationAt(ctx, rp.log, rp.report.Raft.Index)
 	if err != nil || rp.opts.At == 0 {
 		return err

@@ -22,7 +22,7 @@ const acceptLossFlag = "--accept-loss"
 // its disk does not tell any more.
 func (rp *repairer) judge(ctx context.Context) error {
 	if rp.alone {
-		return nil
+		return rp.override(refuseShifted(rp.report, rp.servers))
 	}
 
 	c := repairCase{self: rp.report.Member, voter: rp.votes(), voters: rp.voters(), at: rp.opts.At, uncertain: rp.report.Uncertain, lost: rp.report.Lost}
@@ -37,7 +37,11 @@ func (rp *repairer) judge(ctx context.Context) error {
 		return err
 	}
 
-	refusal = c.refusal()
+	return rp.override(c.refusal())
+}
+
+// override goes on beside a refusal where that was asked for, and leaves LXD stopped.
+func (rp *repairer) override(refusal *Refusal) error {
 	if refusal == nil {
 		return nil
 	}
@@ -48,6 +52,19 @@ func (rp *repairer) judge(ctx context.Context) error {
 
 	rp.report.Unsafe, rp.common.noStart = refusal.Reason, true
 	return nil
+}
+
+// refuseShifted refuses a log whose indexes are not proven where a member that does not vote has the log, too: entries with the same index
+// and term, and another content, would never be noticed.
+func refuseShifted(r *RepairReport, servers raftlog.Configuration) *Refusal {
+	other := slices.IndexFunc(servers, func(s raftlog.Server) bool { return s.ID != r.Member.ID && s.Role != raftlog.Spare })
+	if !r.Uncertain || other < 0 {
+		return nil
+	}
+
+	return &Refusal{Flag: acceptLossFlag, Reason: fmt.Sprintf("the indexes of the entries of %s are likely, and not proven, and %s has the log of this cluster, too: "+
+		"entries that differ would not be noticed. Run `lxd-recover cluster export-db --unedited --accept-damage` here, which does without these indexes, and "+
+		"import the tarball on all members", r.Member.Name, servers[other].Address)}
 }
 
 // votes tells whether this member is, or may be, a voter: by the raft log or by the node database, as a log that has lost its end may not

@@ -121,6 +121,29 @@ func TestRepairCase(t *testing.T) {
 	}
 }
 
+// TestRefuseShifted refuses entries at indexes that are not proven where others may have other ones there.
+func TestRefuseShifted(t *testing.T) {
+	server := func(id uint64, role raftlog.Role) raftlog.Server {
+		return raftlog.Server{ID: id, Role: role, Address: "b:1"}
+	}
+	for name, test := range map[string]struct {
+		uncertain bool
+		servers   raftlog.Configuration
+		want      bool
+	}{
+		"proven":            {false, raftlog.Configuration{server(1, raftlog.Voter), server(2, raftlog.StandBy)}, false},
+		"beside a stand-by": {true, raftlog.Configuration{server(1, raftlog.Voter), server(2, raftlog.StandBy)}, true},
+		"beside a spare":    {true, raftlog.Configuration{server(1, raftlog.Voter), server(2, raftlog.Spare)}, false},
+		"alone":             {true, raftlog.Configuration{server(1, raftlog.Voter)}, false},
+	} {
+		r := &RepairReport{Member: member.Member{ID: 1, Name: "n1"}, Uncertain: test.uncertain}
+		got := refuseShifted(r, test.servers)
+		if (got != nil) != test.want || got != nil && (got.Flag != acceptLossFlag || !strings.Contains(got.Reason, "b:1 has the log")) {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}
+
 func TestDecidesAlone(t *testing.T) {
 	server := func(id uint64, role raftlog.Role) raftlog.Server { return raftlog.Server{ID: id, Role: role} }
 	node := func(id uint64, role raftlog.Role) member.Member { return member.Member{ID: id, Role: role} }

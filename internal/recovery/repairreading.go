@@ -20,10 +20,9 @@ type Lost struct {
 	Unfinished bool `json:"unfinished" yaml:"unfinished"`
 }
 
-// uncertain tells whether a log is one of several that the files can be read as, or indexes of it are likely and not proven.
-func uncertain(log *raftlog.Log) bool {
-	readings := log.Readings
-	return len(readings) > 1 || len(readings) == 1 && readings[0].Unproven > 0
+// uncertain tells whether a log is one of several that the files can be read as, or indexes of it up to the last one are not proven.
+func uncertain(log *raftlog.Log, last uint64) bool {
+	return len(log.Readings) > 1 || unproven(log, last)
 }
 
 // provenEnd is the last entry that the disk proves. That there is none is damage.
