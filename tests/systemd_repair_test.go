@@ -115,8 +115,8 @@ func testRepairRunning(t *testing.T, g *guest.Guest) {
 	inGuest(t, g, "lxc", "profile", "create", "since")
 	begin := len(lxdStarts(t, g))
 	r := repairInGuest(t, g, "--at", strconv.FormatUint(before.Index, 10))
-	wantOrder(t, r.stderr, "Stopping LXD (systemd unit lxd.service)", "The database was written to meanwhile: beginning anew", "The repaired database is in place",
-		"Starting LXD (systemd unit lxd.service)")
+	wantOrder(t, r.stderr, "Stopping LXD (systemd unit lxd.service)", "The database was written to meanwhile: beginning anew",
+		"The repaired database is in place", "Starting LXD (systemd unit lxd.service)")
 	report := decode[recovery.RepairReport](t, r)
 	if len(report.GivenUp) == 0 || report.Raft != *before || report.Metadata.Term <= before.Term {
 		t.Errorf("%+v", report)

@@ -62,7 +62,8 @@ be reached; else the cluster is to be recovered. --accept-loss repairs it all th
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
 	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
 	addReadingFlag(cmd, &opts.Reading)
-	cmd.Flags().BoolVar(&opts.AcceptLoss, "accept-loss", false, "repair one of several members although others may count on what it has lost, and leave LXD stopped")
+	cmd.Flags().BoolVar(&opts.AcceptLoss, "accept-loss", false,
+		"repair one of several members although others may count on what it has lost, and leave LXD stopped")
 	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
 	opts.format.addFlag(cmd, listFormats)
 	return cmd

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/engine"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
@@ -527,6 +528,7 @@ func TestRepairWrittenMeanwhile(t *testing.T) {
 		rewrite(openSegment, func(p []byte) []byte { copy(p[end:], batch); return p })(t, global)
 		must(t, os.Chtimes(filepath.Join(global, openSegment), time.Time{}, time.Now().Add(time.Hour)))
 	}
+	unfinished := func(t testing.TB, lxd string) { halfBatch(t, filepath.Join(lxd, databaseName, globalName)) }
 	for name, test := range map[string]struct {
 		damage damageFunc
 		at     uint64
@@ -535,7 +537,7 @@ func TestRepairWrittenMeanwhile(t *testing.T) {
 		last   uint64
 	}{
 		"one more entry":               {flipIn(thirdClosed), 0, appended, 1, repairEnd + 1},
-		"a batch that is not finished": {flipIn(thirdClosed), 0, func(t testing.TB, lxd string) { halfBatch(t, filepath.Join(lxd, databaseName, globalName)) }, 2, repairEnd},
+		"a batch that is not finished": {flipIn(thirdClosed), 0, unfinished, 2, repairEnd},
 	} {
 		t.Run(name, func(t *testing.T) {
 			lxd := repairDir(t, standaloneLog, nil)
@@ -591,4 +593,63 @@ func reconfigureInChild(dir string, list string) int {
 	}
 
 	return 0
+}
+
+// TestRepairProof has something else written than was planned, or something that libdqlite makes something else of. Neither takes the place
+// of a database.
+func TestRepairProof(t *testing.T) {
+	lxd := repairDir(t, standaloneLog, nil)
+	global := filepath.Join(lxd, databaseName, globalName)
+	summed := func(dir string) *raftlog.Log {
+		log, err := openLog(t.Context(), dir, Progress{}, raftlog.Options{AllSums: true, Sums: true})
+		must(t, err)
+		return log
+	}
+	log := summed(global)
+	end := bundle.Position{Index: repairEnd, Term: repairTerm}
+	proof := func(staged string, change func(*RepairReport)) error {
+		r := newRepairReport()
+		r.Local, r.Raft, r.Metadata = end, end, RepairedMetadata{Term: repairTerm, Vote: repairVote}
+		if change != nil {
+			change(r)
+		}
+
+		rp := &repairer{run: &run{dir: directory{path: lxd}}, report: r, log: log, staged: summed(staged), alone: true}
+		return rp.checkStaged(t.Context())
+	}
+	wantError(t, proof(global, nil), "")
+	wantError(t, proof(global, func(r *RepairReport) { r.Raft.Index-- }), "it ends at index 126, term 2, not at index 125")
+	wantError(t, proof(global, func(r *RepairReport) { r.Metadata.Vote = 0 }), "have term 2 and the vote 1, not 2 and 0")
+	for name, test := range map[string]struct {
+		damage damageFunc
+		want   string
+	}{
+		"another entry": {rewrite(openSegment, func([]byte) []byte {
+			all := repairEntries(t, standaloneLog)[120:]
+			all[0].Data = all[1].Data
+			return batches(1<<20, all)
+		}), "entry 121 is another one"},
+		"another snapshot": {rewrite(repairBase+".meta", func([]byte) []byte {
+			return raftlog.EncodeSnapshotMeta(1, raftlog.Configuration{{ID: 1, Address: "2", Role: raftlog.Voter}})
+		}), "its snapshot is another one"},
+		"damage": {flipIn(lastClosed), "is damaged"},
+	} {
+		other := copyLXD(t, lxd)
+		test.damage(t, filepath.Join(other, databaseName, globalName))
+		err := proof(filepath.Join(other, databaseName, globalName), nil)
+		if err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+
+	_, err := fingerprintCopy(t.Context(), log, global)
+	must(t, err)
+	glued := copyLXD(t, lxd)
+	removeFiles(lastClosed)(t, filepath.Join(glued, databaseName, globalName)) // libdqlite gives the open segment the indexes from 101 on
+	_, err = fingerprintCopy(t.Context(), log, filepath.Join(glued, databaseName, globalName))
+	wantError(t, err, "it takes the log to end at index 106, not at 126")
+	refused := copyLXD(t, lxd)
+	flipIn(thirdClosed)(t, filepath.Join(refused, databaseName, globalName))
+	_, err = fingerprintCopy(t.Context(), log, filepath.Join(refused, databaseName, globalName))
+	wantError(t, err, "libdqlite refuses the directory")
 }

@@ -346,7 +346,7 @@ func (rp *repairer) tellPending() {
 	}
 
 	if exists(filepath.Join(rp.dir.database(), lxdTarball)) {
-		rp.report.warn("LXD would load " + lxdTarball + " in place of the repaired database when it next starts: it is left out, and kept with the old database")
+		rp.report.warn(lxdTarball + ", which LXD would load when it next starts, in place of the repaired database, stays with the old one")
 	}
 }
 

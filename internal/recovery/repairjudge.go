@@ -62,9 +62,9 @@ func refuseShifted(r *RepairReport, servers raftlog.Configuration) *Refusal {
 		return nil
 	}
 
-	return &Refusal{Flag: acceptLossFlag, Reason: fmt.Sprintf("the indexes of the entries of %s are likely, and not proven, and %s has the log of this cluster, too: "+
-		"entries that differ would not be noticed. Run `lxd-recover cluster export-db --unedited --accept-damage` here, which does without these indexes, and "+
-		"import the tarball on all members", r.Member.Name, servers[other].Address)}
+	return &Refusal{Flag: acceptLossFlag, Reason: fmt.Sprintf("the indexes of the entries of %s are likely, and not proven. %s has this cluster's log, too, "+
+		"and nobody would notice entries that differ. Run `lxd-recover cluster export-db --unedited --accept-damage` here, which does without "+
+		"these indexes, and import the tarball on all members", r.Member.Name, servers[other].Address)}
 }
 
 // votes tells whether this member is, or may be, a voter: by the raft log or by the node database, as a log that has lost its end may not
@@ -128,8 +128,9 @@ func (c repairCase) refusal() *Refusal {
 	}
 
 	if len(there) > 0 {
-		return c.refused("other members can be reached: %s. What %s has confirmed to them its own disk cannot tell for certain. Recover the cluster: stop LXD on "+
-			"all members, have `lxd-recover global-db-compare` choose one, run `lxd-recover cluster export-db` there, and import the tarball on all",
+		return c.refused("other members can be reached: %s. What %s has confirmed to them its own disk cannot tell for certain. "+
+			"Recover the cluster: stop LXD on all members, have `lxd-recover global-db-compare` choose one, "+
+			"run `lxd-recover cluster export-db` there, and import the tarball on all",
 			strings.Join(there, ", "), c.self.Name)
 	}
 

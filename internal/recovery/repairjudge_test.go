@@ -38,6 +38,7 @@ func TestRepairedMetadata(t *testing.T) {
 		return l
 	}
 	asTheyWere := RepairedMetadata{Term: 5, Vote: 2, Kept: true}
+	in := func(term uint64) RepairedMetadata { return RepairedMetadata{Term: term} }
 	for name, test := range map[string]struct {
 		log         *raftlog.Log
 		alone       RepairedMetadata // and nothing given up
@@ -46,19 +47,19 @@ func TestRepairedMetadata(t *testing.T) {
 		metadata2   bool             // is there, and unreadable
 		keptHighest uint64
 	}{
-		"both":              {log: log(meta(3, 5, 2), meta(2, 5, 0)), alone: asTheyWere, aloneGiven: RepairedMetadata{Term: 6}, among: asTheyWere},
-		"both, the other":   {log: log(meta(3, 4, 0), meta(4, 5, 2)), alone: asTheyWere, aloneGiven: RepairedMetadata{Term: 6}, among: asTheyWere},
-		"a new member's":    {log: log(meta(1, 5, 2), nil), alone: asTheyWere, aloneGiven: RepairedMetadata{Term: 6}, among: asTheyWere},
-		"the second lost":   {log: log(meta(3, 5, 2), nil), alone: RepairedMetadata{Term: 6}, aloneGiven: RepairedMetadata{Term: 6}, among: RepairedMetadata{Term: 1005}},
-		"it cannot be read": {log: log(meta(1, 5, 2), nil), metadata2: true, alone: RepairedMetadata{Term: 6}, aloneGiven: RepairedMetadata{Term: 6}, among: RepairedMetadata{Term: 1005}},
-		"both lost":         {log: log(nil, nil), alone: RepairedMetadata{Term: 5}, aloneGiven: RepairedMetadata{Term: 5}, among: RepairedMetadata{Term: 1004}},
-		"not in a row":      {log: log(meta(3, 5, 2), meta(8, 6, 0)), alone: RepairedMetadata{Term: 7}, aloneGiven: RepairedMetadata{Term: 7}, among: RepairedMetadata{Term: 1006}},
-		"of one version":    {log: log(meta(3, 5, 2), meta(3, 9, 0)), alone: RepairedMetadata{Term: 10}, aloneGiven: RepairedMetadata{Term: 10}, among: RepairedMetadata{Term: 1009}},
-		"older than the log": {log: log(meta(3, 2, 2), meta(2, 2, 0)), alone: RepairedMetadata{Term: 5}, aloneGiven: RepairedMetadata{Term: 5},
-			among: RepairedMetadata{Term: 1004}},
-		"of no raft": {log: log(meta(3, 1<<63, 2), meta(2, 1, 0)), alone: RepairedMetadata{Term: 5}, aloneGiven: RepairedMetadata{Term: 5},
-			among: RepairedMetadata{Term: 1004}},
-		"a kept one is higher": {log: log(meta(3, 5, 2), meta(2, 5, 0)), keptHighest: 70, alone: asTheyWere, aloneGiven: RepairedMetadata{Term: 71}, among: asTheyWere},
+		"both":              {log: log(meta(3, 5, 2), meta(2, 5, 0)), alone: asTheyWere, aloneGiven: in(6), among: asTheyWere},
+		"both, the other":   {log: log(meta(3, 4, 0), meta(4, 5, 2)), alone: asTheyWere, aloneGiven: in(6), among: asTheyWere},
+		"a new member's":    {log: log(meta(1, 5, 2), nil), alone: asTheyWere, aloneGiven: in(6), among: asTheyWere},
+		"the second lost":   {log: log(meta(3, 5, 2), nil), alone: in(6), aloneGiven: in(6), among: in(1005)},
+		"it cannot be read": {log: log(meta(1, 5, 2), nil), metadata2: true, alone: in(6), aloneGiven: in(6), among: in(1005)},
+		"both lost":         {log: log(nil, nil), alone: in(5), aloneGiven: in(5), among: in(1004)},
+		"not in a row":      {log: log(meta(3, 5, 2), meta(8, 6, 0)), alone: in(7), aloneGiven: in(7), among: in(1006)},
+		"of one version":    {log: log(meta(3, 5, 2), meta(3, 9, 0)), alone: in(10), aloneGiven: in(10), among: in(1009)},
+		"older than the log": {log: log(meta(3, 2, 2), meta(2, 2, 0)), alone: in(5), aloneGiven: in(5),
+			among: in(1004)},
+		"of no raft": {log: log(meta(3, 1<<63, 2), meta(2, 1, 0)), alone: in(5), aloneGiven: in(5),
+			among: in(1004)},
+		"a kept one is higher": {log: log(meta(3, 5, 2), meta(2, 5, 0)), keptHighest: 70, alone: asTheyWere, aloneGiven: in(71), among: asTheyWere},
 	} {
 		if test.metadata2 {
 			test.log.Files = []raftlog.File{{Name: "metadata2"}}
@@ -86,22 +87,23 @@ func TestRepairCase(t *testing.T) {
 	there := otherMember{Other: Other{Name: "n3", Address: "c:1", Found: "the machine is up"}, there: true}
 	working := otherMember{Other: Other{Name: "n3", Address: "c:1", Found: "LXD answers"}, there: true, works: true}
 	nothing, unfinished, lost := Lost{}, Lost{Entries: 1, Some: true, Unfinished: true}, Lost{Some: true}
+	type o = otherMember
 	for name, test := range map[string]struct {
 		c    repairCase
 		want string
 	}{
-		"nothing lost":                 {repairCase{voter: true, lost: nothing, others: []otherMember{silent, foreign}}, inPlace},
-		"unfinished":                   {repairCase{voter: true, lost: unfinished, others: []otherMember{silent}}, inPlace},
-		"lost":                         {repairCase{voter: true, lost: lost, others: []otherMember{silent}}, "n1 has lost entries of its raft log, and is one of several members"},
-		"indexes not proven":           {repairCase{voter: true, uncertain: true, others: []otherMember{silent}}, "n1 has entries in its raft log whose indexes are likely"},
+		"nothing lost":                 {repairCase{voter: true, lost: nothing, others: []o{silent, foreign}}, inPlace},
+		"unfinished":                   {repairCase{voter: true, lost: unfinished, others: []o{silent}}, inPlace},
+		"lost":                         {repairCase{voter: true, lost: lost, others: []o{silent}}, "n1 has lost entries of its raft log, and"},
+		"indexes not proven":           {repairCase{voter: true, uncertain: true, others: []o{silent}}, "n1 has entries in its raft log whose"},
 		"unfinished and uncertain":     {repairCase{voter: true, lost: unfinished, uncertain: true}, "n1 has lost entries"},
-		"a machine is up":              {repairCase{voter: true, lost: nothing, others: []otherMember{silent, there}}, "other members can be reached: n3 (c:1: the machine is up)"},
-		"a cluster works":              {repairCase{voter: true, lost: nothing, others: []otherMember{there, working}}, "the cluster works without n1: LXD on n3 answers"},
-		"a stand-by, nothing lost":     {repairCase{lost: nothing, others: []otherMember{there, working}}, inPlace},
-		"a stand-by, unfinished":       {repairCase{lost: unfinished, others: []otherMember{there}}, "other members can be reached"},
-		"a stand-by alone, unfinished": {repairCase{lost: unfinished, others: []otherMember{silent}}, inPlace},
-		"a stand-by, lost":             {repairCase{lost: lost, others: []otherMember{silent}}, "n1 has lost entries"},
-		"a stand-by, cluster":          {repairCase{lost: lost, others: []otherMember{working}}, "the cluster works without n1"},
+		"a machine is up":              {repairCase{voter: true, lost: nothing, others: []o{silent, there}}, "other members can be reached: n3 (c:1: "},
+		"a cluster works":              {repairCase{voter: true, lost: nothing, others: []o{there, working}}, "the cluster works without n1: LXD on n3"},
+		"a stand-by, nothing lost":     {repairCase{lost: nothing, others: []o{there, working}}, inPlace},
+		"a stand-by, unfinished":       {repairCase{lost: unfinished, others: []o{there}}, "other members can be reached"},
+		"a stand-by alone, unfinished": {repairCase{lost: unfinished, others: []o{silent}}, inPlace},
+		"a stand-by, lost":             {repairCase{lost: lost, others: []o{silent}}, "n1 has lost entries"},
+		"a stand-by, cluster":          {repairCase{lost: lost, others: []o{working}}, "the cluster works without n1"},
 	} {
 		test.c.self = member.Member{ID: 1, Name: "n1"}
 		test.c.voters = 3
@@ -138,7 +140,7 @@ func TestRefuseShifted(t *testing.T) {
 	} {
 		r := &RepairReport{Member: member.Member{ID: 1, Name: "n1"}, Uncertain: test.uncertain}
 		got := refuseShifted(r, test.servers)
-		if (got != nil) != test.want || got != nil && (got.Flag != acceptLossFlag || !strings.Contains(got.Reason, "b:1 has the log")) {
+		if (got != nil) != test.want || got != nil && (got.Flag != acceptLossFlag || !strings.Contains(got.Reason, "b:1 has this cluster's log")) {
 			t.Errorf("%s: %v", name, got)
 		}
 	}
@@ -188,6 +190,7 @@ func clusterFiles(t testing.TB, lxd string) {
 // --accept-loss, without a start of LXD. Nobody listens at the others' addresses: on this machine that is noticed, elsewhere not.
 func TestRepairMembers(t *testing.T) {
 	const here, elsewhere = "127.0.0.1:1", "192.0.2.7:8443" // TEST-NET-1: nowhere
+	taken := func(o *RepairOptions) { o.At, o.AcceptLoss = 110, true }
 	servers := func(role raftlog.Role, other string) (raftlog.Configuration, member.List) {
 		return raftlog.Configuration{{ID: 1, Address: "10.0.0.1:8443", Role: raftlog.Voter}, {ID: 2, Address: other, Role: role}},
 			member.List{{ID: 1, Name: "n1", Address: "10.0.0.1:8443", Role: raftlog.Voter}, {ID: 2, Name: "n2", Address: other, Role: role}}
@@ -206,9 +209,9 @@ func TestRepairMembers(t *testing.T) {
 		"unfinished":              {raftlog.Voter, elsewhere, halfBatch, nil, "", false, repairTerm},
 		"lost metadata":           {raftlog.Voter, elsewhere, removeFiles("metadata1", "metadata2"), nil, "", false, repairTerm + 1000},
 		"lost":                    {raftlog.Voter, elsewhere, flipEntry111, nil, "n1 has lost entries", false, 0},
-		"nothing lost, reachable": {raftlog.Voter, here, flipIn(thirdClosed), nil, "other members can be reached: n2 (127.0.0.1:1: the machine is up, LXD is not)", false, 0},
+		"nothing lost, reachable": {raftlog.Voter, here, flipIn(thirdClosed), nil, "other members can be reached: n2 (127.0.0.1:1: the ", false, 0},
 		"accepted":                {raftlog.Voter, elsewhere, flipEntry111, func(o *RepairOptions) { o.AcceptLoss = true }, "", true, repairTerm},
-		"taken back":              {raftlog.Voter, elsewhere, nil, func(o *RepairOptions) { o.At, o.AcceptLoss = 110, true }, "n1 is one of several members", false, 0},
+		"taken back":              {raftlog.Voter, elsewhere, nil, taken, "n1 is one of several members", false, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			configuration, members := servers(test.role, test.other)
@@ -229,7 +232,8 @@ func TestRepairMembers(t *testing.T) {
 			}
 
 			must(t, err)
-			if r.Metadata.Term != test.term || (r.Unsafe != "") != test.unsafe || r.WillStart == test.unsafe || !r.Done || r.Member != members[0] || r.Standalone {
+			unsafe := r.Unsafe != ""
+			if r.Metadata.Term != test.term || unsafe != test.unsafe || r.WillStart == test.unsafe || !r.Done || r.Member != members[0] || r.Standalone {
 				t.Errorf("%+v", r)
 			}
 		})

@@ -96,3 +96,34 @@ func TestUnfinishedAtBoundary(t *testing.T) {
 		}
 	}
 }
+
+// TestLostOf counts what is lost, and what is not.
+func TestLostOf(t *testing.T) {
+	replaced := raftlog.LeftOut{File: "x", Entries: 3, Sound: true, Reason: raftlog.ReasonReplaced}
+	unreadable := raftlog.LeftOut{File: "open-1", Entries: 2, Reason: "they cannot be read"}
+	cut := raftlog.LeftOut{File: "open-1", Entries: 1, Reason: raftlog.ReasonUnfinished}
+	segment, _, end := lastBatch(1, 4*diskBlock)
+	clear(segment[end-2*diskBlock : end])
+	unfinished := fstest.MapFS{"open-1": &fstest.MapFile{Data: segment}}
+	log, err := raftlog.Open(t.Context(), unfinished, raftlog.Options{})
+	must(t, err)
+	for name, test := range map[string]struct {
+		left []raftlog.LeftOut
+		want Lost
+	}{
+		"nothing":               {nil, Lost{}},
+		"replaced":              {[]raftlog.LeftOut{replaced}, Lost{}},
+		"unreadable":            {[]raftlog.LeftOut{replaced, unreadable}, Lost{Entries: 2, Some: true}},
+		"unfinished":            {[]raftlog.LeftOut{replaced, cut}, Lost{Entries: 1, Some: true, Unfinished: true}},
+		"and unreadable":        {[]raftlog.LeftOut{cut, unreadable}, Lost{Entries: 3, Some: true}},
+		"in another file":       {[]raftlog.LeftOut{{File: "open-0", Entries: 1, Reason: raftlog.ReasonUnfinished}}, Lost{Entries: 1, Some: true}},
+		"an unknown number":     {[]raftlog.LeftOut{{File: "open-1", Reason: "they cannot be read"}}, Lost{Some: true}},
+		"unreadable, then that": {[]raftlog.LeftOut{unreadable, cut}, Lost{Entries: 3, Some: true}},
+	} {
+		log.LeftOut = test.left
+		got, err := lostOf(log, unfinished)
+		if err != nil || got != test.want {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, test.want)
+		}
+	}
+}
