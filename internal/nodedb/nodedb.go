@@ -113,7 +113,7 @@ type Update struct {
 // Stage writes a copy of the node database of databaseDir to the new file target and applies an update to the copy. The
 // copy is complete, checked and without a journal when Stage returns; syncing it to disk is the caller's.
 func Stage(ctx context.Context, databaseDir string, target string, update Update) error {
-	err := stage(ctx, databaseDir, target, update.apply)
+	err := stage(ctx, databaseDir, target, update)
 	if err != nil {
 		return fmt.Errorf("write the node database %s: %w", target, err)
 	}
@@ -121,8 +121,7 @@ func Stage(ctx context.Context, databaseDir string, target string, update Update
 	return nil
 }
 
-// stage writes a copy of a node database and has it changed.
-func stage(ctx context.Context, databaseDir string, target string, change func(context.Context, *sql.DB) error) error {
+func stage(ctx context.Context, databaseDir string, target string, update Update) error {
 	scratch, remove, err := copyToScratch(filepath.Join(databaseDir, File))
 	if err != nil {
 		return err
@@ -140,7 +139,7 @@ func stage(ctx context.Context, databaseDir string, target string, change func(c
 		return err
 	}
 
-	return finish(ctx, target, change)
+	return finish(ctx, target, update)
 }
 
 // createEmpty makes an empty file, which SQLite takes for a new database.
@@ -153,8 +152,8 @@ func createEmpty(target string) error {
 	return f.Close()
 }
 
-// finish has a new node database changed, and checks it.
-func finish(ctx context.Context, target string, change func(context.Context, *sql.DB) error) error {
+// finish applies an update to a new node database and checks it.
+func finish(ctx context.Context, target string, update Update) error {
 	db, err := open(target)
 	if err != nil {
 		return err
@@ -162,7 +161,7 @@ func finish(ctx context.Context, target string, change func(context.Context, *sq
 
 	defer db.Close()
 
-	err = change(ctx, db)
+	err = apply(ctx, db, update)
 	if err != nil {
 		return err
 	}
@@ -180,9 +179,10 @@ func finish(ctx context.Context, target string, change func(context.Context, *sq
 	return db.Close()
 }
 
-// apply makes the changes of an update in one transaction.
-func (update Update) apply(ctx context.Context, db *sql.DB) error {
-	err := withoutJournal(ctx, db)
+// apply makes the changes of an update in one transaction. The journal mode is the one LXD uses, whatever the copy had,
+// so that no -wal is left beside the staged file.
+func apply(ctx context.Context, db *sql.DB, update Update) error {
+	_, err := db.ExecContext(ctx, "PRAGMA journal_mode=DELETE")
 	if err != nil {
 		return err
 	}

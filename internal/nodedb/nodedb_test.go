@@ -7,7 +7,6 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 
@@ -114,37 +113,6 @@ func TestReadUnknownMember(t *testing.T) {
 		if node.Standalone || node.Self != (member.Member{}) || len(node.Members) != test.members {
 			t.Errorf("%s: %+v", name, node)
 		}
-	}
-}
-
-// TestCopy copies a node database with all of its rows, those in its journals, too, and leaves no journal.
-func TestCopy(t *testing.T) {
-	dir := newDir(t)
-	target := filepath.Join(t.TempDir(), File)
-	must(t, Copy(t.Context(), dir, target))
-	node, err := Read(t.Context(), filepath.Dir(target))
-	must(t, err)
-	before, err := Read(t.Context(), dir)
-	must(t, err)
-	if !reflect.DeepEqual(node, before) || len(node.Members) != 3 {
-		t.Errorf("%+v, want %+v", node, before)
-	}
-
-	db, err := sql.Open("sqlite3", "file:"+target+"?mode=ro")
-	must(t, err)
-	defer db.Close()
-	var tables int
-	var mode string
-	must(t, db.QueryRow("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name <> 'sqlite_sequence'").Scan(&tables))
-	must(t, db.QueryRow("PRAGMA journal_mode").Scan(&mode))
-	if tables != 3 || mode != "delete" {
-		t.Errorf("%d tables, journal mode %s", tables, mode)
-	}
-
-	must(t, os.Truncate(filepath.Join(dir, File), 5000))
-	err = Copy(t.Context(), dir, filepath.Join(t.TempDir(), File))
-	if err == nil {
-		t.Error("a damaged one was copied")
 	}
 }
 

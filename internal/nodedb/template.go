@@ -201,7 +201,7 @@ func makeNew(ctx context.Context, t *Template, target string, update Update) err
 		return err
 	}
 
-	return finish(ctx, target, update.apply)
+	return finish(ctx, target, update)
 }
 
 // fill makes the tables, and puts in what the template has for them.

@@ -388,6 +388,26 @@ func TestRepairCarriesOver(t *testing.T) {
 	}
 }
 
+// TestRepairLostNode repairs the global database of a server whose node database is lost, and says so; what is left of that is taken over.
+func TestRepairLostNode(t *testing.T) {
+	for name, damage := range map[string]func(file string) error{
+		"is missing": os.Remove,
+		"is damaged": func(file string) error { return os.WriteFile(file, []byte("no database"), 0o600) },
+	} {
+		lxd := repairDir(t, standaloneLog, nil)
+		removeFiles("metadata1", "metadata2")(t, filepath.Join(lxd, databaseName, globalName))
+		file := filepath.Join(lxd, databaseName, nodedb.File)
+		must(t, damage(file))
+		before, _ := os.ReadFile(file)
+		r, err := repair(t, lxd, nil)
+		must(t, err)
+		after, _ := os.ReadFile(file)
+		if said := strings.Join(r.Warnings, "\n"); !r.Done || !r.Standalone || !bytes.Equal(before, after) || !strings.Contains(said, name) {
+			t.Errorf("%s: done %t, %q, was %q, warnings %q", name, r.Done, after, before, said)
+		}
+	}
+}
+
 // TestRepairAt takes a server back: what is given up is named, and its next entries are in a new term. What is given up with an earlier
 // repair, and is kept, counts as well.
 func TestRepairAt(t *testing.T) {

@@ -179,7 +179,12 @@ func (rp *repairer) self(ctx context.Context) (member.Member, error) {
 	switch {
 	case alone:
 		rp.report.Standalone = true
-		return namedServers(rp.servers, nil)[0], nil
+		damage := nodedb.Check(ctx, rp.dir.database())
+		if isLost(damage) {
+			rp.report.warn(standaloneNodeText(damage))
+		}
+
+		return namedServers(rp.servers, nil)[0], ctx.Err()
 	case why != nil:
 		return member.Member{}, why
 	case err == nil:
