@@ -49,7 +49,7 @@ func newHookCmd() *cobra.Command {
 
   configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =NAME), with discard-local-entries=true,
                 beside-cluster=true and no-start=true as the flags of these names; "snap get lxd-recover status" tells what came of it
-  pre-refresh   refuse a refresh while an import, a rollback or an edit is under way
+  pre-refresh   refuse a refresh while an import, a rollback, an edit or a repair is under way
   post-refresh  finish what an interrupted run left, as "lxd-recover resume"
   install       note what is missing on this machine, in "snap get lxd-recover status"
   remove        take the "lxd" front-end away; kept databases stay

@@ -20,8 +20,8 @@ func newKeptCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "global-db-kept",
 		Short: "List and remove kept databases",
-		Long: `List and remove kept databases. Every import, rollback and edit keeps the database as it was before, beside the live one in
-LXD's directory. They stay until they are removed here.
+		Long: `List and remove kept databases. Every import, rollback, edit and repair keeps the database as it was before, beside the
+live one in LXD's directory. They stay until they are removed here.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-kept list
   lxd-recover global-db-kept remove database.before-import-20261122T213000Z`,

@@ -23,8 +23,8 @@ func newResumeCmd() *cobra.Command {
 	opts := resumeOptions{}
 	cmd := &cobra.Command{
 		Use:   "resume",
-		Short: "Finish what an interrupted import, rollback or edit left",
-		Long: `Finish what an interrupted import, rollback or edit left: complete or withdraw its exchange, remove what it had
+		Short: "Finish what an interrupted import, rollback, edit or repair left",
+		Long: `Finish what an interrupted import, rollback, edit or repair left: complete or withdraw its exchange, remove what it had
 prepared in vain, start LXD again if that run had stopped it, and let its snap be refreshed again. Which database is in place
 does not change by it. "lxd-recover global-db-status" shows under "Pending" whether there is something to resume.
 ` + exitStatuses,

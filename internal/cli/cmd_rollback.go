@@ -27,8 +27,8 @@ func newRollbackCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "global-db-rollback [NAME]",
 		Short: "Put back a kept database",
-		Long: `Put back a kept database, all or nothing, and keep the one that it replaces. Every import, rollback and edit keeps the
-database as it was before.
+		Long: `Put back a kept database, all or nothing, and keep the one that it replaces. Every import, rollback, edit and
+repair keeps the database as it was before.
 
 NAME is that of a kept database as "lxd-recover global-db-kept list" has it; the newest unless given. If the last change
 was a rollback already, nothing is done without a name. Roll back on all members of a cluster or on none: members with

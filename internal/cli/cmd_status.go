@@ -71,6 +71,10 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		rows = append(rows, []string{"last edit", fmt.Sprintf("%s, %s", r.Edit.Made.Local().Format(time.DateTime), r.Edit.Raft)})
 	}
 
+	if r.Repair != nil {
+		rows = append(rows, []string{"last repair", fmt.Sprintf("%s, %s", r.Repair.Made.Local().Format(time.DateTime), r.Repair.Raft)})
+	}
+
 	writeTable(w, nil, rows)
 	printAddresses(w, r)
 	printList(w, "Pending", r.Pending)

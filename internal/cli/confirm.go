@@ -17,7 +17,7 @@ import (
 
 // confirmation asks before something is changed.
 type confirmation struct {
-	what     string // import, rollback, edit
+	what     string // import, rollback, edit, repair
 	question string
 	yes      bool   // answered in advance
 	flag     string // that does so; empty: --yes

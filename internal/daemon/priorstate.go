@@ -41,6 +41,19 @@ func (p *PriorState) Service(ctx context.Context) (Service, error) {
 	return nil, fmt.Errorf("no way is known to start LXD through %q: start it by hand, then remove this file", p.Kind)
 }
 
+// WantDaemon has Start bring LXD itself up, also where it was down.
+func (p *PriorState) WantDaemon() {
+	name := p.Name
+	if p.Kind == kindSnapd {
+		name += "." + mainService
+	}
+
+	p.Daemon = true
+	if !slices.Contains(p.Up, name) {
+		p.Up = append(p.Up, name) // after what would start it on demand
+	}
+}
+
 // activity is how far up that is.
 func (p *PriorState) activity() Activity {
 	switch {

@@ -5,6 +5,7 @@ package daemon
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -79,6 +80,25 @@ func TestJoinCopies(t *testing.T) {
 	own.Join(earlier)
 	if full := earlier.Up[:cap(earlier.Up)]; full[1] != "" {
 		t.Errorf("the earlier one's memory became %q", full)
+	}
+}
+
+// TestWantDaemon has LXD itself started, once, and after what would start it on demand.
+func TestWantDaemon(t *testing.T) {
+	for _, test := range []struct {
+		prior PriorState
+		want  []string
+	}{
+		{PriorState{Kind: kindSystemd, Name: "lxd.service"}, []string{"lxd.service"}},
+		{PriorState{Kind: kindSystemd, Name: "lxd.service", Up: []string{"lxd.socket"}}, []string{"lxd.socket", "lxd.service"}},
+		{PriorState{Kind: kindSystemd, Name: "lxd.service", Up: []string{"lxd.socket", "lxd.service"}}, []string{"lxd.socket", "lxd.service"}},
+		{PriorState{Kind: kindSnapd, Name: "lxd"}, []string{"lxd.daemon"}},
+		{PriorState{Kind: kindSnapd, Name: "lxd", Up: []string{"lxd.user-daemon", "lxd.daemon"}}, []string{"lxd.user-daemon", "lxd.daemon"}},
+	} {
+		test.prior.WantDaemon()
+		if !test.prior.Daemon || !slices.Equal(test.prior.Up, test.want) {
+			t.Errorf("%+v, want %q", test.prior, test.want)
+		}
 	}
 }
 

@@ -21,6 +21,10 @@ func TestMain(m *testing.M) {
 		os.Exit(verifyInChild(os.Args[2], os.Args[3])) // engine.Run has started this very program
 	}
 
+	if len(os.Args) == 4 && os.Args[1] == ReconfigureCommand {
+		os.Exit(reconfigureInChild(os.Args[2], os.Args[3]))
+	}
+
 	status := m.Run()
 	raftlogtest.Cleanup()
 	os.Exit(status)

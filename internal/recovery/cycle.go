@@ -17,7 +17,7 @@ import (
 // before (Stopped), so that the next run, or Resume, can start what a killed one has left stopped.
 type daemonCycle struct {
 	dir      directory
-	purpose  string         // import, rollback, edit
+	purpose  string         // import, rollback, edit, repair
 	status   *daemon.Status // before
 	noStart  bool
 	timeout  time.Duration
@@ -75,6 +75,35 @@ func (c *daemonCycle) stop(ctx context.Context) error {
 	}
 
 	return nil
+}
+
+// wantUp has start bring LXD up although it was down before, if something is known that can. Call it when nothing stopped is left to be put
+// back as it was: an interrupted run's successor starts LXD, too, from then on.
+func (c *daemonCycle) wantUp(ctx context.Context) error {
+	if c.noStart {
+		return nil
+	}
+
+	if c.before == nil {
+		if c.status == nil || c.status.Service == nil {
+			return nil
+		}
+
+		before, err := c.status.Service.PriorState(ctx)
+		if err != nil {
+			return err
+		}
+
+		before.Held, before.HeldUntil = false, "" // nothing was held
+		c.service, c.before = c.status.Service, before
+	}
+
+	if c.before.Daemon {
+		return nil
+	}
+
+	c.before.WantDaemon()
+	return c.note(c.before)
 }
 
 // adopt takes over what a run that was cut short has left stopped: this one starts it again.

@@ -118,7 +118,7 @@ const (
 	lockPause = 20 * time.Millisecond
 )
 
-// Idle returns an error while an import, a rollback or an edit is under way in an LXD directory.
+// Idle returns an error while an import, a rollback, an edit or a repair is under way in an LXD directory.
 func Idle(path string) error {
 	d, err := openDirectory(path)
 	if err != nil {
@@ -141,7 +141,7 @@ func (d directory) join(names ...string) string {
 	return filepath.Join(append([]string{d.path}, names...)...)
 }
 
-// errBusy says that an import, a rollback or an edit is under way.
+// errBusy says that an import, a rollback, an edit or a repair is under way.
 var errBusy = errors.New("another lxd-recover is working")
 
 // lock keeps other lxd-recover processes away from the directory until the returned function is called. It is a flock on

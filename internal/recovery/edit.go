@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"iter"
 	"os"
 	"path/filepath"
 	"time"
@@ -443,29 +442,12 @@ func (ed *editor) checkStaged(ctx context.Context, log *raftlog.Log) error {
 		return wrong("its member list is another one")
 	}
 
-	next, stop := iter.Pull2(log.Entries(ctx, max(log.FirstIndex, 1)))
-	defer stop()
-
-	for before, err := range ed.log.Entries(ctx, max(log.FirstIndex, 1)) {
-		if err != nil {
-			return err
-		}
-
-		if before.Index > ed.last {
-			break
-		}
-
-		after, err, ok := next()
-		if err != nil {
-			return err
-		}
-
-		if !ok || before.Index != after.Index || before.Term != after.Term || before.Type != after.Type || checksum(before) != checksum(after) {
-			return wrong("entry %d is another one", before.Index)
-		}
+	index, err := differentEntry(ctx, ed.log, log, ed.last)
+	if err == nil && index > 0 {
+		err = wrong("entry %d is another one", index)
 	}
 
-	return nil
+	return err
 }
 
 // checkUntouched refuses to go on where LXD was started since the database was read: while the list was edited, for instance.

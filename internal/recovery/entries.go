@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"iter"
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -26,6 +27,34 @@ func checksum(entry raftlog.Entry) string {
 
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:16])
+}
+
+// differentEntry compares a log with a copy of its end: from the copy's first entry on, up to an index. It returns the index of the first
+// entry that is not the same in both, 0 where there is none.
+func differentEntry(ctx context.Context, log *raftlog.Log, made *raftlog.Log, last uint64) (uint64, error) {
+	next, stop := iter.Pull2(made.Entries(ctx, max(made.FirstIndex, 1)))
+	defer stop()
+
+	for before, err := range log.Entries(ctx, max(made.FirstIndex, 1)) {
+		if err != nil {
+			return 0, err
+		}
+
+		if before.Index > last {
+			break
+		}
+
+		after, err, ok := next()
+		if err != nil {
+			return 0, err
+		}
+
+		if !ok || before.Index != after.Index || before.Term != after.Term || before.Type != after.Type || checksum(before) != checksum(after) {
+			return before.Index, nil
+		}
+	}
+
+	return 0, nil
 }
 
 // Discarded is an entry of this member's log that the tarball lacks: what it did is lost with the import.

@@ -18,13 +18,16 @@ import (
 // Refusal is a step that is not taken unless the administrator says so with a flag.
 type Refusal struct {
 	Reason string
-	Flag   string // with its dashes
+	Flag   string // with its dashes; empty where there is another way, which the reason names
 	Use    string // how the flag is used, where it does not just override the refusal
 }
 
 func (r *Refusal) Error() string {
-	if r.Use != "" {
+	switch {
+	case r.Use != "":
 		return r.Reason + "; " + r.Use
+	case r.Flag == "":
+		return r.Reason
 	}
 
 	if strings.HasSuffix(r.Reason, "\n") { // a list

@@ -193,8 +193,11 @@ func recoveryEntry(ctx context.Context, log *raftlog.Log, last uint64) (raftlog.
 	return raftlog.Entry{}, fmt.Errorf("the log has no entry with index %d", log.LastIndex)
 }
 
-// metadataPieces returns both metadata files, each with the version whose parity belongs to it.
-func metadataPieces(log *raftlog.Log, term uint64) []bundle.Piece {
+// metadataPieces returns both metadata files with that term and no vote.
+func metadataPieces(log *raftlog.Log, term uint64) []bundle.Piece { return votedPieces(log, term, 0) }
+
+// votedPieces returns both metadata files, each with the version whose parity belongs to it.
+func votedPieces(log *raftlog.Log, term uint64, vote uint64) []bundle.Piece {
 	version := uint64(0)
 	for _, m := range log.Metadata {
 		if m != nil {
@@ -204,7 +207,7 @@ func metadataPieces(log *raftlog.Log, term uint64) []bundle.Piece {
 
 	var pieces []bundle.Piece
 	for v := version + 1; v <= version+2; v++ {
-		m := raftlog.Metadata{Version: v, Term: term}
+		m := raftlog.Metadata{Version: v, Term: term, Vote: vote}
 		pieces = append(pieces, bundle.BytesPiece(m.FileName(), m.Encode()))
 	}
 

@@ -111,7 +111,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second),
 		Copy:          src.Kind == kindKept || src.Kind == kindBackup,
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
-		Libdqlite: Libdqlite{Load: log.Libdqlite.Load, Start: log.Libdqlite.Start, Actions: []string{}, Dropped: log.Libdqlite.Dropped},
+		Libdqlite: libdqliteOf(log),
 		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),
 		Raft: InspectRaft{
 			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
@@ -120,14 +120,6 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		},
 		Entries: []InspectEntry{},
 	}
-	if log.Libdqlite.Start < raftlog.Refuses {
-		r.Libdqlite.Last = log.Libdqlite.LastIndex
-	}
-
-	for _, a := range log.Libdqlite.Actions {
-		r.Libdqlite.Actions = append(r.Libdqlite.Actions, a.String())
-	}
-
 	if s := log.Snapshot(); s != nil {
 		r.Raft.SnapshotIndex, r.Raft.SnapshotTerm = s.Index, s.Term
 		r.Raft.SnapshotMembers = namedServers(s.Configuration, nil)

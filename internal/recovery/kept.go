@@ -15,10 +15,10 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 )
 
-// KeptDatabase is a database directory that an import, a rollback or an edit replaced and kept.
+// KeptDatabase is a database directory that an import, a rollback, an edit or a repair replaced and kept.
 type KeptDatabase struct {
 	Name    string    `json:"name" yaml:"name"`       // in LXD's directory
-	Purpose string    `json:"purpose" yaml:"purpose"` // what replaced it: import, rollback or edit
+	Purpose string    `json:"purpose" yaml:"purpose"` // what replaced it: import, rollback, edit or repair
 	Time    time.Time `json:"time" yaml:"time"`       // when
 	Size    int64     `json:"size" yaml:"size"`       // bytes of all files in it
 }

@@ -13,10 +13,10 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 )
 
-// Record is what an import or an edit leaves in the database directory it made: where this database comes from. It goes
+// Record is what an import, an edit or a repair leaves in the database directory it made: where this database comes from. It goes
 // where the directory goes, so after a rollback the record of the import is in the kept directory, and gone from the live one.
 type Record struct {
-	Purpose string          `json:"purpose" yaml:"purpose"` // what made this directory: import or edit
+	Purpose string          `json:"purpose" yaml:"purpose"` // what made this directory: import, edit or repair
 	Made    time.Time       `json:"made" yaml:"made"`
 	Version string          `json:"version" yaml:"version"`                     // of lxd-recover
 	Tarball string          `json:"tarball,omitempty" yaml:"tarball,omitempty"` // that was imported: its path
@@ -35,6 +35,7 @@ const (
 	purposeImport   = "import"
 	purposeRollback = "rollback"
 	purposeEdit     = "edit"
+	purposeRepair   = "repair"
 	purposeUndo     = "undo" // of one of these, whose exchange had come too late
 )
 

@@ -38,6 +38,9 @@ type replacement struct {
 	patch  string        // content of patch.global.sql, empty where none is needed
 	record Record
 
+	// sameNode takes the files of the node database over as they are, without the update.
+	sameNode bool
+
 	others   otherFiles // what was carried over before LXD was stopped
 	reporter *reporter
 	report   func(kept string) any // of the run, as it is once this is in place
@@ -69,12 +72,12 @@ func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, er
 // must be down: the node database is read here for good. Everything is on disk when complete returns.
 func (r *replacement) complete(ctx context.Context) error {
 	staging, live := r.dir.join(stagingName), r.dir.database()
-	err := r.stageNode(ctx, filepath.Join(staging, nodedb.File))
+	made, err := r.stageNode(ctx, filepath.Join(staging, nodedb.File))
 	if err != nil {
 		return err
 	}
 
-	made := []string{nodedb.File, recordName}
+	made = append(made, recordName)
 	if r.patch != "" {
 		made = append(made, patchName)
 		err = os.WriteFile(filepath.Join(staging, patchName), []byte(r.patch), 0o600)
@@ -124,13 +127,38 @@ func (r *replacement) complete(ctx context.Context) error {
 	return swapdir.SyncDir(staging)
 }
 
-// stageNode writes the new node database: a changed copy of the live one, or, where that is lost, one that is made anew.
-func (r *replacement) stageNode(ctx context.Context, target string) error {
-	if r.lost != nil {
-		return nodedb.Make(ctx, r.lost.template, target, r.update)
+// stageNode writes the new node database: the live one as it is or changed, or, where that is lost, one that is made anew. It returns
+// the names of the files that it made, in the staging directory.
+func (r *replacement) stageNode(ctx context.Context, target string) ([]string, error) {
+	made := []string{nodedb.File}
+	switch {
+	case r.lost != nil:
+		return made, nodedb.Make(ctx, r.lost.template, target, r.update)
+	case r.sameNode:
+		return r.copyNode(target)
 	}
 
-	return nodedb.Stage(ctx, r.dir.database(), target, r.update)
+	return made, nodedb.Stage(ctx, r.dir.database(), target, r.update)
+}
+
+// copyNode copies the files of the node database, those that are there: whatever is wrong with it, it is not this run that repairs it.
+func (r *replacement) copyNode(target string) ([]string, error) {
+	made := []string{}
+	for _, suffix := range []string{"", "-journal", "-wal"} {
+		from := r.dir.local() + suffix
+		if gone(from) {
+			continue
+		}
+
+		err := copyTree(from, target+suffix)
+		if err != nil {
+			return nil, err
+		}
+
+		made = append(made, nodedb.File+suffix)
+	}
+
+	return made, nil
 }
 
 // syncStaged gives the staged raft directory the owner of the live database directory and writes it to disk.

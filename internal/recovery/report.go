@@ -26,7 +26,7 @@ const reportFormat = 1
 // RunReport is the report of a run that replaced a database.
 type RunReport struct {
 	Format  int       `json:"format"`
-	Run     string    `json:"run"`     // import, rollback, edit
+	Run     string    `json:"run"`     // import, rollback, edit, repair
 	Version string    `json:"version"` // of lxd-recover
 	Kept    string    `json:"kept"`    // name of the kept database
 	Time    time.Time `json:"time"`    // of the exchange
@@ -37,7 +37,8 @@ type RunReport struct {
 	// Error is what failed after the exchange, such as the start of LXD.
 	Error string `json:"error,omitempty"`
 
-	// Report is what the command printed with --format json: an ImportReport, a RollbackReport or an EditReport.
+	// Report is what the command printed with --format json: an ImportReport, a RollbackReport, an EditReport or a
+	// RepairReport.
 	Report any `json:"report"`
 }
 

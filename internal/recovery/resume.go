@@ -29,7 +29,7 @@ type ResumeReport struct {
 	Ready    bool     `json:"ready" yaml:"ready"`
 }
 
-// Resume finishes what an interrupted import, rollback or edit left: the exchange is completed if it was carried out and withdrawn
+// Resume finishes what an interrupted import, rollback, edit or repair left: the exchange is completed if it was carried out and withdrawn
 // if it was not, what was unpacked in vain is removed, LXD is started again if that run had stopped it, and refreshes of its snap
 // are free again. Which database is in place does not change by it.
 func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {

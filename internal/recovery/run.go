@@ -14,7 +14,7 @@ import (
 
 // runOptions are what the options of every run that replaces a database have in common.
 type runOptions struct {
-	purpose  string // import, rollback or edit
+	purpose  string // import, rollback, edit or repair
 	version  string // of lxd-recover
 	noStart  bool   // leave LXD stopped
 	timeout  time.Duration
@@ -121,6 +121,18 @@ func (r *run) start(ctx context.Context, cycle *daemonCycle, members member.List
 
 // keepReport writes the report of a run that has ended beside the database that it replaced.
 func (r *run) keepReport(report runReport, err error) { report.warn(r.reporter.finish(report, err)...) }
+
+// idle is the cycle of a run that need not stop LXD, as it stands now, but may start it.
+func (r *run) idle(ctx context.Context) (*daemonCycle, error) {
+	status, err := daemon.Inspect(ctx, r.dir.path)
+	if err != nil {
+		return nil, err
+	}
+
+	cycle := r.cycle(status)
+	_, err = cycle.adopt(ctx)
+	return cycle, err
+}
 
 // stop stops LXD, as it stands now, for the exchange.
 func (r *run) stop(ctx context.Context) (*daemonCycle, error) {

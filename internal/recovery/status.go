@@ -39,6 +39,7 @@ type StatusReport struct {
 	Agree     bool             `json:"addresses_agree" yaml:"addresses_agree"`
 	Import    *Record          `json:"last_import" yaml:"last_import"` // the import that the live database comes from, if it does
 	Edit      *Record          `json:"last_edit" yaml:"last_edit"`     // the edit of ours that it comes from, if it does
+	Repair    *Record          `json:"last_repair" yaml:"last_repair"` // the repair that it comes from, if it does
 	Pending   []string         `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
 	Kept      []KeptDatabase   `json:"backups" yaml:"backups"`
 	Problems  []string         `json:"problems" yaml:"problems"`
@@ -78,6 +79,8 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		report.problem("%s: %v", filepath.Join(dir.database(), recordName), err)
 	case record != nil && record.Purpose == purposeEdit:
 		report.Edit = record
+	case record != nil && record.Purpose == purposeRepair:
+		report.Repair = record
 	default:
 		report.Import = record
 	}

@@ -33,11 +33,16 @@ func (r *StatusReport) nodeProblem(d directory, err error) {
 		r.problem("%v: LXD does not start as this member. `lxd-recover global-db-import --node-db FILE` of a recovery tarball makes a new one; "+
 			"FILE is a copy of `database/local.db` of any other member of this cluster", err)
 	case isLost(err) && r.Standalone:
-		r.problem("%v: put back a copy of it. Where there is none, LXD makes a new one, without this server's settings", err)
+		r.problem("%s", standaloneNodeText(err))
 	case r.Standalone && errors.Is(err, nodedb.ErrUnknownMember): // it has been given a cluster address, and no cluster yet
 	default:
 		r.problem("%v", err)
 	}
+}
+
+// standaloneNodeText says what to do about a standalone server's node database that is lost.
+func standaloneNodeText(lost error) string {
+	return lost.Error() + ": put back a copy of it. Where there is none, LXD makes a new one, without this server's settings"
 }
 
 // emptyProblem says that a node database lists no members although this is not a standalone server, for which why is the reason.

@@ -25,7 +25,7 @@ const stoppedFormat = 1
 // Stopped is what a run has stopped and held, in database.stopped.yaml.
 type Stopped struct {
 	Format  int               `json:"-" yaml:"format"`
-	Purpose string            `json:"purpose" yaml:"purpose"` // import, rollback, edit
+	Purpose string            `json:"purpose" yaml:"purpose"` // import, rollback, edit, repair
 	Since   time.Time         `json:"since" yaml:"since"`
 	Before  daemon.PriorState `json:"before" yaml:"before"`
 }

@@ -135,13 +135,18 @@ type serving struct {
 // serve writes pieces, which end in the fence, to a scratch directory, and a configuration after them, and lets libdqlite open that.
 // end must be called.
 func serve(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) *serving {
+	pieces = slices.Clone(pieces)
+	return serveWith(ctx, func(ctx context.Context) (globaldb.Fingerprint, error) { return fingerprintServed(ctx, pieces, fence) })
+}
+
+// serveWith is serve with another way to the scratch directory.
+func serveWith(ctx context.Context, fingerprint func(context.Context) (globaldb.Fingerprint, error)) *serving {
 	s := &serving{done: make(chan struct{})}
 	ctx, s.stop = context.WithCancel(ctx)
-	pieces = slices.Clone(pieces)
 	go func() {
 		defer close(s.done)
 
-		s.print, s.err = fingerprintServed(ctx, pieces, fence)
+		s.print, s.err = fingerprint(ctx)
 	}()
 	return s
 }
@@ -182,6 +187,11 @@ func fingerprintServed(ctx context.Context, pieces []bundle.Piece, fence bundle.
 		}
 	}
 
+	return fingerprintOf(ctx, dir, address)
+}
+
+// fingerprintOf has libdqlite serve a scratch directory, whose log ends in a configuration with this address as the single voter.
+func fingerprintOf(ctx context.Context, dir string, address string) (globaldb.Fingerprint, error) {
 	out, err := engine.Run(ctx, VerifyCommand, dir, address)
 	if err != nil {
 		return nil, err

@@ -63,11 +63,11 @@ func TestErrorReading(t *testing.T) {
 	})
 }
 
-// thin keeps every fourth of an edit's errors, but for what is near the exchange, so that all faults take a quarter of an hour: it
-// prepares its database by the same functions as an import, where every error is tried. Four has no divisor in common with the
+// thin keeps every fourth of an edit's and a repair's errors, but for what is near the exchange, so that all faults take a quarter of an
+// hour: they prepare their database by the same functions as an import, where every error is tried. Four has no divisor in common with the
 // number of errors, so all of them are among those that stay. Kills and power cuts are never thinned out.
 func (j *job) thin(all []step, faults []fault) []fault {
-	if j.name != "edit" || !everything {
+	if j.name != "edit" && j.name != "repair" || !everything {
 		return faults
 	}
 

@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
@@ -35,9 +36,10 @@ type lab struct {
 	repaired *job // the same where that has lost its node database
 	undone   *job // the rollback of that import
 	changed  *job // `cluster edit` of our own, on the first member as it was before LXD's
+	mended   *job // the repair of the first member as it was before that, after its last write was cut short
 }
 
-func (l *lab) jobs() []*job { return []*job{l.imported, l.repaired, l.undone, l.changed} }
+func (l *lab) jobs() []*job { return []*job{l.imported, l.repaired, l.undone, l.changed, l.mended} }
 
 // job is a command on an LXD directory, and what it makes of it.
 type job struct {
@@ -123,7 +125,7 @@ func (l *lab) make(ctx context.Context) error {
 	}
 
 	c.KillAll()
-	err := l.makeChanged(ctx)
+	err := errors.Join(l.makeChanged(ctx), l.makeMended())
 	if err != nil {
 		return err
 	}
@@ -213,6 +215,50 @@ func (l *lab) makeChanged(ctx context.Context) error {
 	l.changed = &job{name: "edit", args: []string{"cluster", "edit"}, input: input, start: start, keeps: "database.before-edit-"}
 	_, err = l.changed.learn(filepath.Join(l.dir, "run"))
 	return err
+}
+
+// makeMended makes the job that repairs the first member.
+func (l *lab) makeMended() error {
+	start, err := readTree(l.cluster.Member(1).Dir())
+	if err != nil {
+		return err
+	}
+
+	addExtras(start)
+	err = cutShort(start, l.cluster.Member(1).Dir())
+	if err != nil {
+		return err
+	}
+
+	l.mended = &job{name: "repair", args: []string{"global-db-repair", "--yes"}, start: start, keeps: "database.before-repair-"}
+	_, err = l.mended.learn(filepath.Join(l.dir, "run"))
+	return err
+}
+
+// cutShort leaves of a batch that was to be written after the last one of a member's log no more than its first block. That has to be
+// repaired, and takes nothing away from the other members, who cannot be asked.
+func cutShort(lxd tree, dir string) error {
+	log, err := raftlog.Open(context.Background(), os.DirFS(filepath.Join(dir, "database", "global")), raftlog.Options{})
+	if err != nil {
+		return err
+	}
+
+	for _, s := range log.Segments {
+		if !s.Open || s.Unused {
+			continue
+		}
+
+		const block = 4096
+		name := "database/global/" + s.File
+		n := lxd[name]
+		n.content = bytes.Clone(n.content)
+		batch := raftlog.AppendBatch(nil, raftlog.Entry{Term: s.LastTerm, Type: raftlog.CommandEntry, Data: bytes.Repeat([]byte{1}, 2*block)})
+		copy(n.content[s.End:(s.End/block+1)*block], batch)
+		lxd[name] = n
+		return nil
+	}
+
+	return errors.New("the member has no open segment with entries")
 }
 
 // addExtras puts things into a member's database directory that an import must carry over, of every sort that there may be.

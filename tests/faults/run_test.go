@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/tests/faults/systrace"
 )
 
@@ -141,7 +142,7 @@ func (p *place) traceOn(lxd string, j *job, kind systrace.Kind, decide func(*sys
 	defer out.Close()
 	ws, err := systrace.Run(systrace.Program{
 		Path: tool, Args: j.args, Env: p.environ(lxd), Dir: base, Input: input, Output: out, Roots: []string{lxd, p.tmp()},
-		Reads: kind == systrace.Read, Processor: p.number,
+		Reads: kind == systrace.Read, Processor: p.number, Aside: recovery.VerifyCommand,
 	}, func(c *systrace.Call) systrace.Action {
 		if c.Kind != kind {
 			return systrace.Proceed

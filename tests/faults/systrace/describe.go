@@ -49,7 +49,7 @@ func (c *Call) String() string {
 func (t *tracer) describe(tid int, info *callInfo) (*Call, error) {
 	number := int(info.number)
 	rule, ok := rules[number]
-	if !ok && t.program.Lenient {
+	if !ok && (t.program.Lenient || t.aside(tid)) {
 		return &Call{Kind: Other}, nil
 	}
 
@@ -82,6 +82,10 @@ func (t *tracer) describe(tid int, info *callInfo) (*Call, error) {
 		ours = ours || in
 		if !in && call.Kind == Change && !t.program.Lenient && !t.outside(call.Name, file) {
 			return nil, fmt.Errorf("%w: %s of %s, outside the directories that may be changed", ErrCoverage, rule.name, file)
+		}
+
+		if call.Kind == Change && below(file, t.program.Roots[:1]) && t.aside(tid) {
+			return nil, fmt.Errorf("%w: %s of %s by a child that is to work on scratch files", ErrCoverage, rule.name, file)
 		}
 	}
 
@@ -127,8 +131,10 @@ func (t *tracer) file(tid int, op operand, args [6]uint64) (string, error) {
 	return filepath.Join(strings.TrimSuffix(base, " (deleted)"), path), nil
 }
 
-func (t *tracer) below(file string) bool {
-	for _, root := range t.program.Roots {
+func (t *tracer) below(file string) bool { return below(file, t.program.Roots) }
+
+func below(file string, roots []string) bool {
+	for _, root := range roots {
 		if file == root || strings.HasPrefix(file, root+"/") {
 			return true
 		}
@@ -141,7 +147,7 @@ func (t *tracer) below(file string) bool {
 // device, of the program's output. Closing and locking leave nothing behind anywhere.
 func (t *tracer) outside(name string, file string) bool {
 	switch {
-	case !strings.HasPrefix(file, "/"), strings.HasPrefix(file, "/dev/"), strings.HasPrefix(file, "/proc/"):
+	case !strings.HasPrefix(file, "/"), strings.HasPrefix(file, "/dev/"), strings.HasPrefix(file, "/proc/"), strings.HasPrefix(file, "/memfd:"):
 		return true
 	case name == "close", name == "flock", name == "fcntl", name == "ioctl":
 		return true

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -64,6 +65,10 @@ type Program struct {
 	// Lenient tells whether to let be what would be overlooked: calls in no list, and changes elsewhere than below Roots. It is for
 	// programs that are not ours.
 	Lenient bool
+
+	// Aside is the first argument of a child of the program whose calls are not decided about: they differ from run to run, and it works
+	// on scratch files. A change below the first of Roots, or of what is below none of them, ends the run all the same.
+	Aside string
 
 	// Processor is the number of the processor to run it on, of those that this process may use.
 	Processor int
@@ -227,6 +232,10 @@ func (t *tracer) enter(tid int) error {
 		return err
 	}
 
+	if t.aside(tid) && call.Kind != Other {
+		call.Kind = Other
+	}
+
 	var act Action
 	if call.Kind == Change || call.Kind == Read && t.program.Reads {
 		act = t.decide(call)
@@ -245,6 +254,17 @@ func (t *tracer) enter(tid int) error {
 
 	t.resume(tid, 0)
 	return err
+}
+
+// aside tells whether a thread is one of the child that is not decided about.
+func (t *tracer) aside(tid int) bool {
+	if t.program.Aside == "" {
+		return false
+	}
+
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", tid))
+	args := strings.Split(string(line), "\x00")
+	return err == nil && len(args) > 1 && args[1] == t.program.Aside
 }
 
 // leave handles its way out of a call that enter wanted to see again.

@@ -36,7 +36,11 @@ func startProgram(t *testing.T, p Program, name string, act Action, script strin
 	}
 
 	var calls []string
-	p.Path, p.Args, p.Env, p.Output, p.Roots = shell, []string{"-c", script}, os.Environ(), out, []string{p.Dir}
+	p.Path, p.Args, p.Env, p.Output = shell, []string{"-c", script}, os.Environ(), out
+	if p.Roots == nil {
+		p.Roots = []string{p.Dir}
+	}
+
 	status, err := Run(p, func(c *Call) Action {
 		calls = append(calls, c.String())
 		if c.Name == name {
@@ -136,5 +140,35 @@ func TestCalls(t *testing.T) {
 		}
 
 		text = rest
+	}
+}
+
+// A child that is set aside is not decided about, may make calls in no list, and is caught all the same where it changes what it must not.
+func TestAside(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "root")
+	scratch := t.TempDir()
+	err := os.Mkdir(dir, 0o700)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	child := func(script string) string { return "sh aside '" + script + "'; mkdir " + dir + "/seen" }
+	run := func(script string) ([]string, error) {
+		err := os.WriteFile(filepath.Join(scratch, "aside"), []byte("eval \"$1\"\n"), 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		_, calls, err := startProgram(t, Program{Dir: dir, Aside: "aside", Roots: []string{dir, scratch}}, "", Proceed, "cd "+scratch+"; "+script)
+		return calls, err
+	}
+	calls, err := run(child("echo > made; times > /dev/null"))
+	if err != nil || strings.Join(calls, ",") != "mkdir seen" {
+		t.Errorf("calls %v, %v", calls, err)
+	}
+
+	_, err = run(child("echo > " + dir + "/made"))
+	if !errors.Is(err, ErrCoverage) || !strings.Contains(err.Error(), "by a child that is to work on scratch files") {
+		t.Errorf("%v", err)
 	}
 }

@@ -1,0 +1,129 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"bytes"
+	"encoding/binary"
+	"testing"
+	"testing/fstest"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
+)
+
+// lastBatch is an open segment with a sound batch and a last one of so many entries of so many bytes, and where that begins and ends.
+func lastBatch(n int, size int) (segment []byte, begin int, end int) {
+	entry := raftlog.Entry{Term: 3, Type: raftlog.CommandEntry, Data: bytes.Repeat([]byte("12345678"), size/8)}
+	if size > 3*diskBlock {
+		clear(entry.Data[diskBlock : 3*diskBlock]) // pages have blocks of zeros
+	}
+
+	first := raftlogtest.Segment(0, []raftlog.Entry{entry})
+	whole := raftlogtest.Segment(0, raftlogtest.Batches(entry, 1, n)...)
+	return append(whole, make([]byte, 1<<20-len(whole))...), len(first), len(whole)
+}
+
+// TestUnfinishedBatch cuts off the writing of a batch at each block, and does what looks like that and is something else.
+func TestUnfinishedBatch(t *testing.T) {
+	wants := func(name string, segment []byte, want bool) {
+		t.Helper()
+		dir := fstest.MapFS{"open-1": &fstest.MapFile{Data: segment}}
+		log, err := raftlog.Open(t.Context(), dir, raftlog.Options{})
+		must(t, err)
+		s := log.Segments[0]
+		got, err := neverWritten(dir, &s)
+		must(t, err)
+		if got != want {
+			t.Errorf("%s: unfinished %t, want %t", name, got, want)
+		}
+	}
+	for n, size := range map[int]int{1: 4 * diskBlock, 2: 4 * diskBlock, 700: 64} { // of 700 the headers alone take more than two blocks
+		segment, begin, end := lastBatch(n, size)
+		wants("whole", segment, false)
+		for block := (begin/diskBlock + 1) * diskBlock; block < end; block += diskBlock {
+			cut := bytes.Clone(segment)
+			clear(cut[block:end])
+			wants("cut off", cut, true)
+			cut[len(cut)-1] = 1
+			wants("cut off, and something at the end of the file", cut, false)
+		}
+
+		flipped := bytes.Clone(segment)
+		flipped[end-1] ^= 1
+		wants("a bit flipped", flipped, false)
+		holed := bytes.Clone(segment)
+		block := (end/diskBlock - 1) * diskBlock
+		clear(holed[block : block+diskBlock])
+		wants("a block of zeros inside", holed, false)
+	}
+
+	// A batch in whose last page there is nothing but zeros, as far as they go, and a count that was damaged: the entries would have to be in
+	// what is zero.
+	segment, begin, _ := lastBatch(1, diskBlock)
+	barrier := raftlogtest.Segment(0, []raftlog.Entry{{Term: 3, Type: raftlog.BarrierEntry, Data: make([]byte, 8)}})[8:]
+	whole := append(bytes.Clone(segment[:begin]), barrier...)
+	whole = append(whole, make([]byte, len(segment)-len(whole))...)
+	wants("a whole barrier", whole, false)
+	binary.LittleEndian.PutUint64(whole[begin+8:], 300)
+	wants("a barrier with a damaged count", whole, false)
+	binary.LittleEndian.PutUint64(whole[begin+8:], 1<<40)
+	wants("a barrier with a count beyond all bounds", whole, false)
+	binary.LittleEndian.PutUint64(whole[begin+8:], 1)
+	whole[begin+16] ^= 2 // the term
+	wants("a barrier with a damaged term", whole, false)
+}
+
+// TestUnfinishedAtBoundary has the batch begin right before a boundary, so that not even its number of entries was written.
+func TestUnfinishedAtBoundary(t *testing.T) {
+	for _, gap := range []int{8, 16, 24} {
+		const header, entryHeaders = 8, 32
+		fill := raftlog.Entry{Term: 3, Type: raftlog.CommandEntry, Data: make([]byte, diskBlock-gap-header-entryHeaders)}
+		last := raftlog.Entry{Term: 3, Type: raftlog.CommandEntry, Data: bytes.Repeat([]byte{1}, 64)}
+		segment := raftlogtest.Segment(1<<20, []raftlog.Entry{fill}, []raftlog.Entry{last})
+		clear(segment[diskBlock:])
+		dir := fstest.MapFS{"open-1": &fstest.MapFile{Data: segment}}
+		log, err := raftlog.Open(t.Context(), dir, raftlog.Options{})
+		must(t, err)
+		if log.Segments[0].End != int64(diskBlock-gap) {
+			t.Fatalf("the batch begins at %d", log.Segments[0].End)
+		}
+
+		got, err := neverWritten(dir, &log.Segments[0])
+		must(t, err)
+		if !got && gap > 8 { // with 8 bytes not even the number of entries was written: that looks like anything
+			t.Errorf("%d bytes before the boundary: not taken for unfinished", gap)
+		}
+	}
+}
+
+// TestLostOf counts what is lost, and what is not.
+func TestLostOf(t *testing.T) {
+	replaced := raftlog.LeftOut{File: "x", Entries: 3, Sound: true, Reason: raftlog.ReasonReplaced}
+	unreadable := raftlog.LeftOut{File: "open-1", Entries: 2, Reason: "they cannot be read"}
+	cut := raftlog.LeftOut{File: "open-1", Entries: 1, Reason: raftlog.ReasonUnfinished}
+	segment, _, end := lastBatch(1, 4*diskBlock)
+	clear(segment[end-2*diskBlock : end])
+	unfinished := fstest.MapFS{"open-1": &fstest.MapFile{Data: segment}}
+	log, err := raftlog.Open(t.Context(), unfinished, raftlog.Options{})
+	must(t, err)
+	for name, test := range map[string]struct {
+		left []raftlog.LeftOut
+		want Lost
+	}{
+		"nothing":               {nil, Lost{}},
+		"replaced":              {[]raftlog.LeftOut{replaced}, Lost{}},
+		"unreadable":            {[]raftlog.LeftOut{replaced, unreadable}, Lost{Entries: 2, Some: true}},
+		"unfinished":            {[]raftlog.LeftOut{replaced, cut}, Lost{Entries: 1, Some: true, Unfinished: true}},
+		"and unreadable":        {[]raftlog.LeftOut{cut, unreadable}, Lost{Entries: 3, Some: true}},
+		"in another file":       {[]raftlog.LeftOut{{File: "open-0", Entries: 1, Reason: raftlog.ReasonUnfinished}}, Lost{Entries: 1, Some: true}},
+		"an unknown number":     {[]raftlog.LeftOut{{File: "open-1", Reason: "they cannot be read"}}, Lost{Some: true}},
+		"unreadable, then that": {[]raftlog.LeftOut{unreadable, cut}, Lost{Entries: 3, Some: true}},
+	} {
+		log.LeftOut = test.left
+		got, err := lostOf(log, unfinished)
+		if err != nil || got != test.want {
+			t.Errorf("%s: %+v, %v, want %+v", name, got, err, test.want)
+		}
+	}
+}
