@@ -217,7 +217,7 @@ func names(pattern string) []string {
 }
 
 // sampleEvery is the share of the places that a sample has. No seed is needed: it is the same ones each time.
-const sampleEvery = 10
+const sampleEvery = 15
 
 // sampled counts the places of all kinds of faults, and those that were taken.
 var sampled places

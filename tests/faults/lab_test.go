@@ -39,7 +39,16 @@ type lab struct {
 	mended   *job // the repair of the first member as it was before that, after its last write was cut short
 }
 
-func (l *lab) jobs() []*job { return []*job{l.imported, l.repaired, l.undone, l.changed, l.mended} }
+// jobs are the commands that are tried. The import without a node database differs from the other one in few calls, and is left to a
+// campaign.
+func (l *lab) jobs() []*job {
+	list := []*job{l.imported, l.undone, l.changed, l.mended}
+	if everything {
+		list = append(list, l.repaired)
+	}
+
+	return list
+}
 
 // job is a command on an LXD directory, and what it makes of it.
 type job struct {
