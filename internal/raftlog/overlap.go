@@ -382,8 +382,8 @@ func (l *Log) dropCopies(ctx context.Context, claims []claim) []claim {
 	for i := range claims {
 		for j := i + 1; j < len(claims); j++ {
 			a, b := claims[i], claims[j]
-			if l.comparisons >= maxComparisons || a.part.mark != b.part.mark || !a.part.mark.set || a.segment == b.segment || a.first == b.first || dropped[a.segment] || dropped[b.segment] ||
-				a.skip != b.skip {
+			if a.part.mark != b.part.mark || !a.part.mark.set || a.segment == b.segment || a.first == b.first || a.skip != b.skip ||
+				dropped[a.segment] || dropped[b.segment] || l.comparisons >= maxComparisons {
 				continue
 			}
 

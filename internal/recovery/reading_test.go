@@ -97,7 +97,8 @@ func TestLeftOutElsewhere(t *testing.T) {
 func TestReportFormat(t *testing.T) {
 	for format, want := range map[int]string{0: "not whole", 1: "not whole", 2: "whole", 3: "of format 3"} {
 		t.Run(fmt.Sprint(format), func(t *testing.T) {
-			data, err := json.Marshal(InspectReport{Format: format, Kind: "LXD directory", Healthy: true, Raft: InspectRaft{LastIndex: 7, SoundIndex: 7, Whole: true}})
+			raft := InspectRaft{LastIndex: 7, SoundIndex: 7, Whole: true}
+			data, err := json.Marshal(InspectReport{Format: format, Kind: "LXD directory", Healthy: true, Raft: raft})
 			must(t, err)
 			file := filepath.Join(t.TempDir(), "report.json")
 			must(t, os.WriteFile(file, data, 0o600))
