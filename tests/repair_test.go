@@ -120,6 +120,9 @@ var repairCases = map[string]repairCase{
 		must(t, l.m.Stop(ctx)) // which closes the open one
 		must(t, os.Remove(l.segmentOf(t, "run-1-a")))
 	}, last: "run-0-b", lost: true},
+	"a segment is missing, and LXD was killed": {damage: func(t testing.TB, l *repairLab) {
+		must(t, os.Remove(l.segmentOf(t, "run-1-a")))
+	}, last: "run-0-b", lost: true},
 	"segments overlap": {damage: func(t testing.TB, l *repairLab) {
 		file := l.segmentOf(t, "run-0-a")
 		var first, last uint64
