@@ -41,11 +41,11 @@ func standalone(lxdDir string, node *nodedb.Node, servers raftlog.Configuration)
 		return false, nil
 	case len(servers) > 0 && !aloneInLog(servers):
 		return false, &mismatch{text + "the raft log is that of a member of a cluster, of " + addressesIn(servers),
-			"put back a copy of this member's own " + nodedb.File + ", or import a recovery tarball, with cluster.crt and cluster.key in place"}
+			"put back a copy of this member's own local.db, or import a recovery tarball, with cluster.crt and cluster.key in place"}
 	case certified:
 		return false, &mismatch{text + directory{lxdDir}.join(clusterCertificateName) + " is there, as on a member of a cluster",
-			"if this is a standalone server, move cluster.crt and cluster.key away; if it is a member, put back a copy of its own " + nodedb.File +
-				", or import a recovery tarball"}
+			"if this is a standalone server, move cluster.crt and cluster.key away; " +
+				"if it is a member, put back a copy of its own local.db, or import a recovery tarball"}
 	}
 
 	// LXD lets a cluster address be set before there is a cluster, and goes on as a standalone server.
