@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -102,6 +103,10 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 	}
 
 	rows = append(rows, []string{"health", healthText(r.Healthy, r.Raft)}, []string{"libdqlite", libdqliteText(r.Libdqlite)})
+	if !r.Healthy && libdqliteLogText(r.Libdqlite) != "" {
+		rows = append(rows, []string{"libdqlite's log", libdqliteLogText(r.Libdqlite)})
+	}
+
 	writeTable(w, nil, rows)
 
 	if !r.Standalone {
@@ -177,15 +182,21 @@ func libdqliteText(l recovery.Libdqlite) string {
 		text += ", start: " + l.Start.String()
 	}
 
+	return text
+}
+
+// libdqliteLogText is the log that libdqlite would have, empty where it is the one that the disk holds.
+func libdqliteLogText(l recovery.Libdqlite) string {
+	var parts []string
 	if l.Last > 0 {
-		text += fmt.Sprintf(", up to index %d", l.Last)
+		parts = append(parts, fmt.Sprintf("up to index %d", l.Last))
 	}
 
 	if l.Dropped > 0 {
-		text += fmt.Sprintf(", %d entries lost", l.Dropped)
+		parts = append(parts, fmt.Sprintf("%d entries lost", l.Dropped))
 	}
 
-	return text
+	return strings.Join(parts, ", ")
 }
 
 // printProblems shows problems, the worst first. Those that are for information only, which sound directories have as well, are left

@@ -152,13 +152,13 @@ func printRepairPlan(w io.Writer, format string, r *recovery.RepairReport) {
 
 // repairRows are the figures of a plan.
 func repairRows(r *recovery.RepairReport) [][]string {
-	term, proof := strconv.FormatUint(r.Metadata.Term, 10), "proven by the disk"
+	term, proof := strconv.FormatUint(r.Metadata.Term, 10), "proven"
 	if r.Metadata.Kept {
 		term += ", as now"
 	}
 
 	if r.Uncertain {
-		proof = "likely, and not proven"
+		proof = "not proven"
 	}
 
 	return [][]string{

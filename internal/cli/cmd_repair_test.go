@@ -34,7 +34,7 @@ func TestPrintRepair(t *testing.T) {
 		not    []string
 	}{
 		"a plan": {nil, true, []string{
-			"Repair the database of n1.", "starts without 4 of the entries", "index 9, term 2 (proven by the disk)", "| index 7, term 2", "| 3 ",
+			"Repair the database of n1.", "starts without 4 of the entries", "index 9, term 2 (proven)", "| index 7, term 2", "| 3 ",
 			"What is wrong:\n  error: metadata1: gone\n", "Transactions that will be given up:\n  index 8, term 2", "cannot be told:\n  2 entries in open-1",
 			"LXD is not running. Neither systemd nor snapd is known to run it here: start it by hand afterwards.\n", "Dry run: nothing was changed.",
 		}, []string{"Nothing is missing"}},
@@ -47,7 +47,7 @@ func TestPrintRepair(t *testing.T) {
 		"a plan, does not start": {func(r *recovery.RepairReport) { r.Libdqlite.Start = raftlog.Crashes }, true,
 			[]string{"| does not start "}, []string{"without 4"}},
 		"a plan, uncertain": {func(r *recovery.RepairReport) { r.Uncertain, r.GivenUp, r.Untold = true, nil, nil }, true,
-			[]string{"index 9, term 2 (likely, and not proven)"}, []string{"Nothing is missing"}},
+			[]string{"index 9, term 2 (not proven)"}, []string{"Nothing is missing"}},
 		"done": {func(r *recovery.RepairReport) { r.GivenUp, r.Untold, r.Standalone = nil, nil, true }, false, []string{
 			"Repaired the database of this server: index 7, term 2, 5 rows in 1 tables.\n",
 			"is kept in /lxd/database.before-repair-x; `lxd-recover global-db-rollback`",

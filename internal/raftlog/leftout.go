@@ -231,7 +231,7 @@ func (l *Log) judgeReading(pl *problemList) {
 	default:
 		l.Libdqlite.Load, l.Libdqlite.Start = max(l.Libdqlite.Load, LoadsButLoses), max(l.Libdqlite.Start, LoadsButLoses)
 		pl.add(Problem{Severity: Error, Offset: -1, Index: l.LastIndex,
-			Text: fmt.Sprintf("the disk holds a log up to index %d, of which libdqlite would not have %d entries, or would take them for others",
+			Text: fmt.Sprintf("the disk holds a log up to index %d, and libdqlite would lose %d entries of it, or take them for others",
 				l.LastIndex, absent),
 			Libdqlite: fmt.Sprintf("loads a log up to index %d and reports success", l.Libdqlite.LastIndex),
 			Advice:    "do not start LXD on it: `lxd-recover global-db-repair` makes it load whole"})
