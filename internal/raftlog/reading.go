@@ -714,6 +714,12 @@ func (l *Log) take(r Reading) {
 		l.SoundIndex = 0
 	}
 
+	for _, s := range l.all {
+		if s.Open {
+			s.First, s.Last = 0, 0
+		}
+	}
+
 	for _, p := range r.log {
 		l.place(p)
 	}
