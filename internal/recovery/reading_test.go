@@ -4,6 +4,7 @@ package recovery
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -118,5 +119,58 @@ func TestReportFormat(t *testing.T) {
 				t.Errorf("%s, want %s", got, want)
 			}
 		})
+	}
+}
+
+// A member that was killed while it cut its log leaves a shorter segment beside the longer one: whether the rest of that counts nothing
+// tells. Nothing is taken without being asked for; each reading has the same name in every copy, and every command takes it by that.
+func TestTwoReadings(t *testing.T) {
+	const cut, last = 2200, 2392
+	d := raftlogtest.HistoryOf(t, raftlogtest.Member502).Real()
+	d.Remove("open-8")
+	d.PutSegment(2049, cut, 1)
+	digests := map[uint64]string{}
+	for range 2 {
+		dir := filepath.Join(t.TempDir(), "global")
+		must(t, os.Mkdir(dir, 0o700))
+		must(t, d.Write(dir))
+		r, err := Inspect(t.Context(), dir, Progress{})
+		must(t, err)
+		if len(r.Readings) != 2 || r.Healthy || r.Raft.SoundIndex != cut || r.Raft.Whole {
+			t.Fatalf("readings %+v, healthy %v, sound up to index %d", r.Readings, r.Healthy, r.Raft.SoundIndex)
+		}
+
+		for _, reading := range r.Readings {
+			if before, ok := digests[reading.Last]; ok && before != reading.Digest {
+				t.Errorf("the reading up to index %d is called %s, and %s in another copy", reading.Last, before, reading.Digest)
+			}
+
+			digests[reading.Last] = reading.Digest
+		}
+
+		_, err = OpenDatabase(t.Context(), dir, 0, "", Progress{})
+		var refusal *Refusal
+		if !errors.As(err, &refusal) || refusal.Flag != "--reading DIGEST" || !strings.Contains(err.Error(), digests[cut]) {
+			t.Errorf("without being asked for: %v", err)
+		}
+
+		_, err = OpenDatabase(t.Context(), dir, 0, "0123", Progress{})
+		if err == nil || !strings.Contains(err.Error(), "there is no reading 0123: there are ") {
+			t.Errorf("of another name: %v", err)
+		}
+
+		for _, want := range []uint64{cut, last} {
+			db, err := OpenDatabase(t.Context(), dir, 0, digests[want], Progress{})
+			must(t, err)
+			if db.Index != want {
+				t.Errorf("the reading %s ends at index %d, not at %d", digests[want], db.Index, want)
+			}
+
+			must(t, db.Close())
+		}
+	}
+
+	if len(digests) != 2 || digests[cut] == "" || digests[last] == "" {
+		t.Errorf("readings %v", digests)
 	}
 }
