@@ -3,6 +3,7 @@
 package raftlog
 
 import (
+	"io/fs"
 	"regexp"
 )
 
@@ -62,7 +63,7 @@ func isSegment(f File) bool {
 	}
 
 	name, _ := originalName(f)
-	return name != "" && f.Size > segmentHeader
+	return name != "" && f.Size > segmentHeader && fs.ValidPath(f.Name) // what a person named may be no UTF-8, and cannot be opened then
 }
 
 // name takes over what the name of the file says.

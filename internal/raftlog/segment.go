@@ -196,56 +196,6 @@ func (d *directory) scanTail(s *Segment, br *batchReader) error {
 	return d.scanAfter(s, s.fault.offset+8, s.fault.after(s.Part))
 }
 
-// block is what libdqlite writes open segments in, bytes.
-const block = 4096
-
-// scanUnfinished finds out whether the last write to an open segment was cut short: its batch is damaged, and from the beginning of a
-// block inside it everything is zero to the end of the file, as libdqlite had prepared it. Such a write was never acknowledged.
-func (d *directory) scanUnfinished(s *Segment) error {
-	if !s.Open || s.fault.class != faultCorrupt || s.fault.zeroes {
-		return nil
-	}
-
-	file, _, err := d.openAt(s.File, s.fault.offset)
-	if err != nil {
-		return err
-	}
-
-	defer file.Close()
-	last, err := lastNotZero(file, s.Size-s.fault.offset)
-	if err != nil {
-		return err
-	}
-
-	written := (s.fault.offset + last + 1 + block - 1) / block * block
-	s.Unfinished = written < s.fault.reach
-	return nil
-}
-
-// lastNotZero reads n bytes and returns the place of the last that is not zero, -1 if all are.
-func lastNotZero(r io.Reader, n int64) (int64, error) {
-	var buf [64 << 10]byte
-	last := int64(-1)
-	for at := int64(0); at < n; {
-		p := buf[:min(n-at, int64(len(buf)))]
-		_, err := io.ReadFull(r, p)
-		if err != nil {
-			return 0, shortIsShrunk(err)
-		}
-
-		for i := len(p) - 1; i >= 0; i-- {
-			if p[i] != 0 {
-				last = at + int64(i)
-				break
-			}
-		}
-
-		at += int64(len(p))
-	}
-
-	return last, nil
-}
-
 // zeros is compared with, to find out fast whether memory is all zero.
 var zeros [64 << 10]byte
 

@@ -123,6 +123,9 @@ func nodeDatabase(t testing.TB, dir string, members member.List) {
 	}
 }
 
+// diskBlock is what libdqlite writes open segments in, bytes.
+const diskBlock = 4096
+
 // damageFunc damages a raft directory.
 type damageFunc func(t testing.TB, global string)
 
@@ -131,10 +134,10 @@ func flipIn(name string) damageFunc {
 	return rewrite(name, func(p []byte) []byte { p[len(p)/2] ^= 1; return p })
 }
 
-// flipEntry111 damages that entry.
+// flipEntry111 damages that entry, after the preamble and the header of its batch, of 16 bytes each.
 func flipEntry111(t testing.TB, global string) {
 	before := len(batches(0, repairEntries(t, standaloneLog)[100:110]))
-	rewrite(lastClosed, func(p []byte) []byte { p[before+batchPreamble+batchEntryHeader+1] ^= 1; return p })(t, global)
+	rewrite(lastClosed, func(p []byte) []byte { p[before+16+16+1] ^= 1; return p })(t, global)
 }
 
 func rewrite(name string, change func([]byte) []byte) damageFunc {

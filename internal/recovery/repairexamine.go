@@ -327,12 +327,7 @@ func (rp *repairer) givenUp(ctx context.Context) error {
 	r := rp.report
 	r.Size, r.KeptSpace = treeSize(rp.dir.database()), rp.dir.space()
 	rp.tellPending()
-	var err error
-	r.Lost, err = lostOf(rp.log, rp.files())
-	if err != nil {
-		return err
-	}
-
+	r.Lost = lostOf(rp.log)
 	rp.opts.Progress.step("Working out the rows that are given up")
 	after, err := givenUp(ctx, rp.log, r.Raft.Index)
 	if err != nil {

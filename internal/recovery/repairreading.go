@@ -51,39 +51,28 @@ func libdqliteOf(log *raftlog.Log) Libdqlite {
 }
 
 // lostOf is what is not in a log. Entries that others have replaced are no loss: raft itself gave them up.
-func lostOf(log *raftlog.Log, fsys fs.FS) (Lost, error) {
+func lostOf(log *raftlog.Log) Lost {
 	lost := Lost{Unfinished: true}
 	for _, o := range log.LeftOut {
-		if o.Reason == raftlog.ReasonReplaced {
-			continue
+		if o.Reason != raftlog.ReasonReplaced {
+			lost = Lost{Entries: lost.Entries + o.Entries, Some: true, Unfinished: lost.Unfinished && cutShort(log, o)}
 		}
-
-		cut, err := cutShort(log, o, fsys)
-		if err != nil {
-			return lost, err
-		}
-
-		lost = Lost{Entries: lost.Entries + o.Entries, Some: true, Unfinished: lost.Unfinished && cut}
 	}
 
 	lost.Unfinished = lost.Unfinished && lost.Some
-	return lost, nil
+	return lost
 }
 
 // cutShort tells whether what is left out is what was being written when the member was stopped.
-func cutShort(log *raftlog.Log, o raftlog.LeftOut, fsys fs.FS) (bool, error) {
-	last := -1 // the last open segment that was written to
-	for i, s := range log.Segments {
+func cutShort(log *raftlog.Log, o raftlog.LeftOut) bool {
+	last := "" // the last open segment that was written to
+	for _, s := range log.Segments {
 		if s.Open && !s.Unused {
-			last = i
+			last = s.File
 		}
 	}
 
-	if o.Reason != raftlog.ReasonUnfinished || last < 0 || log.Segments[last].File != o.File {
-		return false, nil
-	}
-
-	return neverWritten(fsys, &log.Segments[last])
+	return o.Reason == raftlog.ReasonUnfinished && o.File == last
 }
 
 // files are those of the raft directory.

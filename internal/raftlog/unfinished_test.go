@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: AGPL-3.0-only
 
-package recovery
+package raftlog_test
 
 import (
 	"bytes"
@@ -11,6 +11,9 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
+
+// diskBlock is what libdqlite writes open segments in, bytes.
+const diskBlock = 4096
 
 // lastBatch is an open segment with a sound batch and a last one of so many entries of so many bytes, and where that begins and ends.
 func lastBatch(n int, size int) (segment []byte, begin int, end int) {
@@ -29,11 +32,8 @@ func TestUnfinishedBatch(t *testing.T) {
 	wants := func(name string, segment []byte, want bool) {
 		t.Helper()
 		dir := fstest.MapFS{"open-1": &fstest.MapFile{Data: segment}}
-		log, err := raftlog.Open(t.Context(), dir, raftlog.Options{})
-		must(t, err)
-		s := log.Segments[0]
-		got, err := neverWritten(dir, &s)
-		must(t, err)
+		log := open(t, dir)
+		got := log.Segments[0].Unfinished
 		if got != want {
 			t.Errorf("%s: unfinished %t, want %t", name, got, want)
 		}
@@ -83,47 +83,13 @@ func TestUnfinishedAtBoundary(t *testing.T) {
 		segment := raftlogtest.Segment(1<<20, []raftlog.Entry{fill}, []raftlog.Entry{last})
 		clear(segment[diskBlock:])
 		dir := fstest.MapFS{"open-1": &fstest.MapFile{Data: segment}}
-		log, err := raftlog.Open(t.Context(), dir, raftlog.Options{})
-		must(t, err)
+		log := open(t, dir)
 		if log.Segments[0].End != int64(diskBlock-gap) {
 			t.Fatalf("the batch begins at %d", log.Segments[0].End)
 		}
 
-		got, err := neverWritten(dir, &log.Segments[0])
-		must(t, err)
-		if !got && gap > 8 { // with 8 bytes not even the number of entries was written: that looks like anything
+		if !log.Segments[0].Unfinished && gap > 8 { // with 8 bytes not even the number of entries was written: that looks like anything
 			t.Errorf("%d bytes before the boundary: not taken for unfinished", gap)
-		}
-	}
-}
-
-// TestLostOf counts what is lost, and what is not.
-func TestLostOf(t *testing.T) {
-	replaced := raftlog.LeftOut{File: "x", Entries: 3, Sound: true, Reason: raftlog.ReasonReplaced}
-	unreadable := raftlog.LeftOut{File: "open-1", Entries: 2, Reason: "they cannot be read"}
-	cut := raftlog.LeftOut{File: "open-1", Entries: 1, Reason: raftlog.ReasonUnfinished}
-	segment, _, end := lastBatch(1, 4*diskBlock)
-	clear(segment[end-2*diskBlock : end])
-	unfinished := fstest.MapFS{"open-1": &fstest.MapFile{Data: segment}}
-	log, err := raftlog.Open(t.Context(), unfinished, raftlog.Options{})
-	must(t, err)
-	for name, test := range map[string]struct {
-		left []raftlog.LeftOut
-		want Lost
-	}{
-		"nothing":               {nil, Lost{}},
-		"replaced":              {[]raftlog.LeftOut{replaced}, Lost{}},
-		"unreadable":            {[]raftlog.LeftOut{replaced, unreadable}, Lost{Entries: 2, Some: true}},
-		"unfinished":            {[]raftlog.LeftOut{replaced, cut}, Lost{Entries: 1, Some: true, Unfinished: true}},
-		"and unreadable":        {[]raftlog.LeftOut{cut, unreadable}, Lost{Entries: 3, Some: true}},
-		"in another file":       {[]raftlog.LeftOut{{File: "open-0", Entries: 1, Reason: raftlog.ReasonUnfinished}}, Lost{Entries: 1, Some: true}},
-		"an unknown number":     {[]raftlog.LeftOut{{File: "open-1", Reason: "they cannot be read"}}, Lost{Some: true}},
-		"unreadable, then that": {[]raftlog.LeftOut{unreadable, cut}, Lost{Entries: 3, Some: true}},
-	} {
-		log.LeftOut = test.left
-		got, err := lostOf(log, unfinished)
-		if err != nil || got != test.want {
-			t.Errorf("%s: %+v, %v, want %+v", name, got, err, test.want)
 		}
 	}
 }
