@@ -135,7 +135,8 @@ func TestSourceText(t *testing.T) {
 	}
 
 	clean, cut := recovery.Libdqlite{}, recovery.Libdqlite{Start: raftlog.Crashes, Dropped: 3}
-	if got := libdqliteText(clean) + "; " + libdqliteText(cut) + "; " + libdqliteLogText(cut); got != "load: loads; load: loads, start: crashes; 3 entries lost" {
+	got := libdqliteText(clean) + "; " + libdqliteText(cut) + "; " + libdqliteLogText(cut)
+	if got != "load: loads; load: loads, start: crashes; 3 entries lost" {
 		t.Errorf("%q", got)
 	}
 
