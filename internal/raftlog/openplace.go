@@ -61,8 +61,10 @@ func (l *Log) absentIn(c chain, open opened) (n int64, known bool) {
 		there, next = there+1, s
 	}
 
-	// The log goes no further back.
-	return 0, there == int64(open.counter)-1 && there > 0
+	// The log goes no further back: that is its beginning, or it was trimmed, or there is a hole.
+	n = int64(open.counter) - 1 - there
+	begins := len(c) > 0 && c[len(c)-1].First == 1
+	return n, begins || n == 0 && there > 0
 }
 
 // continues says whether an open segment continues the closed ones that end at the index end.
@@ -123,8 +125,8 @@ func (l *Log) closedBySnapshot(c *Segment) fit {
 	return contradicts
 }
 
-// usedOpen are the open segments that hold, or held, entries, by counter: those that libdqlite would read, or, if there is none, those
-// that were set aside. Copies of other segments are left out.
+// usedOpen are the open segments that hold, or held, entries, by counter: those that libdqlite would read, and those that were set aside,
+// if there are no others, or if the others continue them. Copies of other segments are left out.
 func (l *Log) usedOpen(ctx context.Context, end uint64) ([]opened, error) {
 	var list, aside []opened
 	for _, s := range l.all {
@@ -141,11 +143,22 @@ func (l *Log) usedOpen(ctx context.Context, end uint64) ([]opened, error) {
 	}
 
 	list, err := l.dropOpenCopies(ctx, end, list)
-	if len(list) > 0 || err != nil {
-		return list, err
+	if err != nil {
+		return nil, err
 	}
 
-	return l.dropOpenCopies(ctx, end, aside)
+	aside, err = l.dropOpenCopies(ctx, end, aside)
+	if len(list) == 0 || len(aside) == 0 || err != nil {
+		return append(list, aside...), err
+	}
+
+	// One that was set aside may be what is missing before the others.
+	follow, _ := l.continues(end, aside[0])
+	if follow != fits || aside[len(aside)-1].counter+1 != list[0].counter {
+		return list, nil
+	}
+
+	return append(aside, list...), nil
 }
 
 // dropOpenCopies leaves out open segments that are copies of closed or open ones, whole or an earlier state. Of several copies the
@@ -165,7 +178,7 @@ func (l *Log) dropOpenCopies(ctx context.Context, end uint64, list []opened) ([]
 				return nil, err
 			}
 
-			if same && !closed.Open && closed.trust == a.trust && closed.fault == nil && closed.Entries >= a.Entries && a.varied {
+			if same && !closed.Open && closed.trust == a.trust && closed.fault == nil && closed.Entries >= a.Entries && (a.varied || a.firstType == ChangeEntry) {
 				dropped[a.Segment] = true
 			}
 		}

@@ -329,7 +329,8 @@ func (l *Log) cutShort(list []alternative) []alternative {
 }
 
 // fillIn adds entries of a segment without its own name where the log has none: as the continuation of the log, or into a hole. They
-// count only if they are the same as what the log has at the same indexes. What never got its name only fills holes.
+// count only if they are the same as what the log has at the same indexes. What never got its name, and has no transaction, only fills
+// holes: it may be the entry of a recovery that came to nothing.
 func (l *Log) fillIn(ctx context.Context, s span, c claim) (span, error) {
 	if l.comparisons >= maxComparisons {
 		return s, nil
@@ -347,7 +348,7 @@ func (l *Log) fillIn(ctx context.Context, s span, c claim) (span, error) {
 		last = s[len(s)-1].last()
 	}
 
-	if c.trust == temporary && (last > 0 || c.first > 1) {
+	if c.trust == temporary && !c.part.commands && (last > 0 || c.first > 1) {
 		if c.first > last {
 			return s, nil
 		}

@@ -20,6 +20,7 @@ type Part struct {
 
 	batches    int  // counted
 	varied     bool // its transactions are not all the same
+	commands   bool // it has transactions
 	firstBatch int  // size of the first of them, bytes
 	firstType  EntryType
 	lastType   EntryType
@@ -173,6 +174,7 @@ func (p *Part) addCommand(e Entry) {
 		p.find(notCommit, p.Entries, e.Offset, "a frames command without commit mark")
 	}
 
+	p.commands = true
 	if !p.mark.set {
 		p.mark = mark{set: true, ordinal: p.Entries, digest: sha256.Sum256(e.Data)}
 	} else if !p.varied {

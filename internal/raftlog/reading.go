@@ -341,6 +341,12 @@ func (l *Log) chains(end uint64) []chain {
 // withOpen adds the open segments to a reading of the closed ones.
 func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 	named, beyond := l.reach(r.Last)
+	for _, p := range r.log { // those that do not have their own name any more, too
+		if !p.segment.Open {
+			named = max(named, p.segment.Last)
+		}
+	}
+
 	if named > r.Last { // the end of the closed ones is damaged: there is a hole before the open ones
 		r.unreached, _ = l.placeOpen(opens, named+1)
 		return []Reading{r}
@@ -396,7 +402,7 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 }
 
 // nearHole is how many entries may be missing before closed segments that are taken for this log's own, and not for strays.
-const nearHole = 4096
+const nearHole = 2048
 
 // maxMisplaced is how many of the last closed segments are tried to be none of the log.
 const maxMisplaced = 3

@@ -143,7 +143,7 @@ func (c *check) entries() {
 		e.Index += c.shift
 		if !right(c.d.History, e) {
 			kind := wrongEntry
-			if e.Index == c.truth.Untold || unproven > 0 && e.Index >= unproven || c.d.Misnamed(e.File) {
+			if e.Index == c.truth.Untold || unproven > 0 && e.Index >= unproven || c.d.Misnamed(e.File) || c.d.Uncertain(e.File) {
 				kind = cannotBeKnown
 			}
 

@@ -33,7 +33,7 @@ const childCommand = "ask-libdqlite"
 
 // Bounds on one question. A voter that is alone leads within milliseconds.
 const (
-	askTimeout   = 20 * time.Second
+	askTimeout   = 2 * time.Minute
 	queryTimeout = 4 * time.Second
 )
 

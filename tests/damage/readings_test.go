@@ -49,6 +49,8 @@ func TestReadings(t *testing.T) {
 		if tally.all[asked]*100 > maxAsked*count {
 			t.Errorf("it asks in %d of %d directories, more than %d of a hundred", tally.all[asked], count, maxAsked)
 		}
+
+		tally.wantKnown(t, count)
 	})
 	t.Logf("sample: readings: %d of %d, seed %d", count, readingsCampaign, readingsSeed)
 	for number := range count {

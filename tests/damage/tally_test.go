@@ -58,6 +58,16 @@ func (c *tally) add(o outcome, kinds []string, mistakes []mistake) {
 	}
 }
 
+// maxUnknowable is of how many directories in a hundred nothing can tell that they are not what they seem to be.
+const maxUnknowable = 5
+
+// wantKnown fails the test where more is said to be beyond knowing than that.
+func (c *tally) wantKnown(t *testing.T, count int) {
+	if c.all[unknowable]*100 > maxUnknowable*count {
+		t.Errorf("%d of %d directories cannot be known, more than %d of a hundred", c.all[unknowable], count, maxUnknowable)
+	}
+}
+
 // sum is how many directories there are.
 func sum(counts [outcomes]int) int {
 	n := 0

@@ -31,6 +31,7 @@ func TestTruth(t *testing.T) {
 
 	kinds := raftlogtest.Kinds()
 	tally := newTally(t)
+	t.Cleanup(func() { tally.wantKnown(t, count) })
 	t.Logf("sample: damage to a log that is known: %d of %d, seed %d", count, truthCampaign, truthSeed)
 	for number := range count {
 		t.Run(fmt.Sprint(number), func(t *testing.T) {

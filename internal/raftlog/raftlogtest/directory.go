@@ -250,3 +250,10 @@ func (d *Directory) Misnamed(name string) bool {
 	m := closedPattern.FindStringSubmatch(name)
 	return f != nil && f.kind == closedFile && m != nil && !f.owns(name)
 }
+
+// Uncertain says whether a file is an open segment that something is missing before: its place is told by what is left of the closed ones
+// and by its counter, and these may fit by chance.
+func (d *Directory) Uncertain(name string) bool {
+	f := d.files[name]
+	return f != nil && f.kind == openFile && !d.openPlaces()[name]
+}
