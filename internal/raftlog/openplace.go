@@ -178,7 +178,8 @@ func (l *Log) dropOpenCopies(ctx context.Context, end uint64, list []opened) ([]
 				return nil, err
 			}
 
-			if same && !closed.Open && closed.trust == a.trust && closed.fault == nil && closed.Entries >= a.Entries && (a.varied || a.firstType == ChangeEntry) {
+			whole := !closed.Open && closed.trust == a.trust && closed.fault == nil && closed.Entries >= a.Entries
+			if same && whole && (a.varied || a.firstType == ChangeEntry) {
 				dropped[a.Segment] = true
 			}
 		}
