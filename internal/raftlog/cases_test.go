@@ -3,7 +3,10 @@
 package raftlog_test
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -285,4 +288,30 @@ func TestLostMetadata(t *testing.T) {
 			})
 		})
 	}
+}
+
+// LXD's manual, "How to troubleshoot (some) Dqlite errors": the newest snapshot is wrongly small. The older one and the segments have all.
+func TestSmallSnapshot(t *testing.T) {
+	const older, newest = 1024, 2048
+	d := raftlogtest.HistoryOf(t, raftlogtest.Member502).Real()
+	name := ""
+	for _, n := range d.Names() {
+		if strings.HasPrefix(n, fmt.Sprintf("snapshot-1-%d-", newest)) && !strings.HasSuffix(n, ".meta") {
+			name = n
+		}
+	}
+
+	database := bytes.Clone(raftlogtest.HistoryOf(t, raftlogtest.Member502).Database(newest)[:2*4096])
+	binary.BigEndian.PutUint32(database[28:], 2) // its size in pages
+	d.Put(name, raftlogtest.Compress(raftlogtest.EncodeSnapshot("db.bin", database, nil)))
+	log := open(t, d.FS())
+	if log.LastIndex != lastOf[raftlogtest.Member502] || log.Snapshot() == nil || log.Snapshot().Index != older || log.Undecided() {
+		t.Errorf("a log up to index %d from %+v, undecided: %v", log.LastIndex, log.Snapshot(), log.Undecided())
+	}
+
+	if log.Healthy() || log.Libdqlite.Load != raftlog.LoadsButLoses || log.Libdqlite.Start != raftlog.LoadsButLoses {
+		t.Errorf("healthy: %v, libdqlite %s, a member that starts: %s", log.Healthy(), log.Libdqlite.Load, log.Libdqlite.Start)
+	}
+
+	sameEntries(t, log, d.History)
 }

@@ -224,6 +224,7 @@ func (l *Log) judgeReading(pl *problemList) {
 			Advice:    "look for the file; compare with the other members, if there are any"})
 	}
 
+	l.judgeSnapshot(pl)
 	absent := l.notLoaded()
 	l.Libdqlite.Dropped = max(l.Libdqlite.Dropped, absent)
 	switch {
@@ -236,6 +237,20 @@ func (l *Log) judgeReading(pl *problemList) {
 			Libdqlite: fmt.Sprintf("loads a log up to index %d and reports success", l.Libdqlite.LastIndex),
 			Advice:    "do not start LXD on it: `lxd-recover global-db-repair` makes it load whole"})
 	}
+}
+
+// judgeSnapshot reports a snapshot that libdqlite would begin with and that is not what the entries before it lead to.
+func (l *Log) judgeSnapshot(pl *problemList) {
+	s := l.Libdqlite.base
+	if s == nil || !s.Usable || l.base != nil && l.base.File == s.File || !l.contradicted(l.placed, s) {
+		return
+	}
+
+	l.Libdqlite.Load, l.Libdqlite.Start = max(l.Libdqlite.Load, LoadsButLoses), max(l.Libdqlite.Start, LoadsButLoses)
+	pl.add(Problem{Severity: Error, File: s.File, Offset: -1, Index: s.Index,
+		Text:      fmt.Sprintf("its database has %d pages, and that is not what the entries before it lead to", s.Databases[0].pages),
+		Libdqlite: "begins with it, and serves a database with rows missing",
+		Advice:    "do not start LXD on it: `lxd-recover global-db-repair` goes on from what was before it"})
 }
 
 // notLoaded counts the entries after the snapshot that libdqlite would not have, or not at their index, and those that it would have
