@@ -365,8 +365,13 @@ func (l *Log) dropCopies(ctx context.Context, claims []claim) []claim {
 	fits := func(c claim) int {
 		n := 0
 		for _, other := range claims {
-			if other.segment != c.segment && (other.last()+1 == c.first || c.last()+1 == other.first) {
+			switch {
+			case other.segment == c.segment:
+			case other.last()+1 == c.first, c.last()+1 == other.first:
 				n++
+			case other.part.mark == c.part.mark: // the same, as like as not
+			case other.first <= c.last() && c.first <= other.last():
+				n--
 			}
 		}
 

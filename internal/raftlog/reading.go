@@ -342,7 +342,7 @@ func (l *Log) chains(end uint64) []chain {
 func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 	named, beyond := l.reach(r.Last)
 	for _, p := range r.log { // those that do not have their own name any more, too
-		if !p.segment.Open {
+		if !p.segment.Open && p.segment.First <= p.first && p.last() <= p.segment.Last {
 			named = max(named, p.segment.Last)
 		}
 	}
@@ -358,8 +358,9 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 
 	beyond = slices.DeleteFunc(beyond, func(s *Segment) bool { return l.foreign(s, r) })
 	other := contradicts
-	if len(beyond) > 0 {
-		other, _ = l.continues(beyond[len(beyond)-1].Last, opens[0])
+	for _, s := range beyond {
+		follow, _ := l.continues(s.Last, opens[0])
+		other = min(other, follow)
 	}
 
 	var list []Reading

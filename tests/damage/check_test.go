@@ -312,6 +312,12 @@ func (c *check) servedRows(dir string) {
 // report fails the test for every mistake, and counts. What follows from entries of which nothing can tell that they are missing is none.
 func (c *check) report(tally *tally) {
 	c.t.Helper()
+	for i, m := range c.mistakes { // wrong names that go together prove what is not true
+		if (m.kind == noReading || m.kind == lessThanProven) && slices.ContainsFunc(c.d.Names(), c.d.Misnamed) {
+			c.mistakes[i].kind = cannotBeKnown
+		}
+	}
+
 	if slices.ContainsFunc(c.mistakes, func(m mistake) bool { return m.kind == cannotBeKnown }) {
 		tally.add(unknowable, c.d.Kinds, nil)
 		return
