@@ -3,6 +3,7 @@
 package recovery
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 // errEmptied is what reading a raft directory ends with that LXD's own loader has removed: it does so before it renames the one that
@@ -37,8 +39,8 @@ func (e *noGlobalError) advise(found string, otherwise string) string {
 	return e.global + " " + e.state + "; " + strings.Join(aside, " or ") + " holds files of raft and may be what was moved away: " + found
 }
 
-// checkGlobal returns an error where there is no raft directory, or one in which there is no file of raft's. LXD never leaves one like
-// that: where it has run, there are metadata at the least.
+// checkGlobal returns an error where there is no raft directory, or one in which there is no file of raft's. LXD leaves one like that on a
+// spare only, which has never got the database; elsewhere there are metadata at the least.
 func checkGlobal(global string) error {
 	files, err := raftFiles(global)
 	switch {
@@ -48,11 +50,19 @@ func checkGlobal(global string) error {
 		return err
 	case exists(filepath.Join(filepath.Dir(global), lxdUnpackName)):
 		return fmt.Errorf("%s is gone: %w", global, errEmptied)
+	case err == nil && spareIn(filepath.Dir(global)):
+		return nil
 	case err == nil:
 		return &noGlobalError{global, "holds no file of raft"}
 	}
 
 	return &noGlobalError{global, "is missing"}
+}
+
+// spareIn tells whether a node database is that of a spare.
+func spareIn(database string) bool {
+	node, err := nodedb.Read(context.Background(), database) // it is small, and copied first
+	return err == nil && !node.Standalone && node.Self.ID > 0 && node.Self.Role == raftlog.Spare
 }
 
 // lackingIn returns an error for LXD's directory, or its database directory, where that has no raft directory.
