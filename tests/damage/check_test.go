@@ -90,6 +90,11 @@ func (c *check) taken() {
 		}
 
 		texts = append(texts, fmt.Sprintf("%s: %s: %s", r.Digest, found[0].kind, found[0].text))
+		for _, m := range found {
+			if m.kind == cannotBeKnown {
+				c.mistakes = append(c.mistakes, m)
+			}
+		}
 	}
 
 	c.add(noReading, "%q", texts)

@@ -16,7 +16,8 @@ type Truth struct {
 	// OnDisk says of each file which entries it holds, by their true indexes, in order, whether the file tells them or not.
 	OnDisk map[string][]uint64
 	// Untold is the index of the first entry that is missing where nothing tells that any is: the last closed segment before open-1 is
-	// gone without a trace. Open segments are counted from 1 after every start, so it cannot be known. 0 if there is no such place.
+	// gone without a trace, or all of them after a snapshot. Open segments are counted from 1 after every start, so it cannot be known.
+	// 0 if there is no such place.
 	Untold uint64
 }
 
@@ -93,7 +94,7 @@ func (d *Directory) openPlaces() map[string]bool {
 
 	first := d.counter
 	f := d.files[openName(first)]
-	if f == nil || f.kind != openFile || len(f.batches) == 0 {
+	if f == nil || f.kind != openFile || len(f.batches) == 0 || d.strangerFrom(f.first) {
 		return place
 	}
 
@@ -122,6 +123,27 @@ func (d *Directory) openPlaces() map[string]bool {
 	}
 }
 
+// strangerFrom says whether a closed segment has the name of a place from an index on, and no other file has its entries: for all
+// that can be told it may be the one that an open segment goes on after.
+func (d *Directory) strangerFrom(index uint64) bool {
+	for name, f := range d.files {
+		if !d.Misnamed(name) || number(closedPattern, name, 1) < index {
+			continue
+		}
+
+		copied := false
+		for other, g := range d.files {
+			copied = copied || other != name && g.kind == closedFile && g.first == f.first && g.last == f.last && !d.Misnamed(other)
+		}
+
+		if !copied {
+			return true
+		}
+	}
+
+	return false
+}
+
 // untold is Truth.Untold.
 func (d *Directory) untold(t Truth) uint64 {
 	open := d.files[openName(1)]
@@ -135,9 +157,11 @@ func (d *Directory) untold(t Truth) uint64 {
 	}
 
 	for _, index := range d.Snapshots() {
-		if index > end {
+		if index > end && len(d.Closed()) > 0 {
 			return 0
 		}
+
+		end = max(end, index)
 	}
 
 	for _, indexes := range t.OnDisk {
