@@ -147,12 +147,13 @@ func (c *check) entries() {
 
 		e.Index += c.shift
 		if !right(c.d.History, e) {
-			kind := wrongEntry
-			if e.Index == c.truth.Untold || unproven > 0 && e.Index >= unproven || c.d.Misnamed(e.File) || c.d.Uncertain(e.File) {
-				kind = cannotBeKnown
+			excuse := c.excuse(e)
+			if excuse != "" {
+				c.add(cannotBeKnown, "%s", excuse)
+				return
 			}
 
-			c.add(kind, "index %d, from byte %d of %s", e.Index, e.Offset, e.File)
+			c.add(wrongEntry, "index %d, from byte %d of %s", e.Index, e.Offset, e.File)
 			return
 		}
 
@@ -170,6 +171,23 @@ func (c *check) entries() {
 	if next != c.log.LastIndex+1 && c.log.SoundIndex > 0 {
 		c.add(wrongEntry, "the entries end before index %d, the log at %d", next, c.log.LastIndex)
 	}
+}
+
+// excuse says why nothing can tell that an entry is not the one with its index; empty if something can.
+func (c *check) excuse(e raftlog.Entry) string {
+	unproven := c.log.Unproven()
+	switch {
+	case e.Index == c.truth.Untold:
+		return "the last closed segment before open-1 is gone"
+	case unproven > 0 && e.Index >= unproven:
+		return "indexes after the snapshot are not proven, and said to be so"
+	case c.d.Misnamed(e.File):
+		return "a closed segment has the name of another place"
+	case c.d.Uncertain(e.File):
+		return "segments before an open one are gone or have other names"
+	}
+
+	return ""
 }
 
 // shiftOf is by how much the index of an entry is too low: the entries between may be barriers and configurations, of which nothing
@@ -324,7 +342,7 @@ func (c *check) report(tally *tally) {
 	}
 
 	if slices.ContainsFunc(c.mistakes, func(m mistake) bool { return m.kind == cannotBeKnown }) {
-		tally.add(unknowable, c.d.Kinds, nil)
+		tally.add(unknowable, c.d.Kinds, c.mistakes)
 		return
 	}
 

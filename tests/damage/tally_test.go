@@ -50,7 +50,12 @@ func (c *tally) add(o outcome, kinds []string, mistakes []mistake) {
 
 	found := map[string]bool{}
 	for _, m := range mistakes {
-		found[m.kind] = true
+		switch {
+		case m.kind == cannotBeKnown:
+			found[m.kind+": "+m.text] = true
+		case o == wrong:
+			found[m.kind] = true
+		}
 	}
 
 	for kind := range found {
