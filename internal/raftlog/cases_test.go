@@ -315,3 +315,30 @@ func TestSmallSnapshot(t *testing.T) {
 
 	sameEntries(t, log, d.History)
 }
+
+// A young server: its only segment is open, and the format of it is damaged. What begins with a change begins at index 1.
+func TestDamagedFormatOfOnlySegment(t *testing.T) {
+	for _, name := range raftlogtest.HistoryNames() {
+		t.Run(string(name), func(t *testing.T) {
+			t.Parallel()
+			d := raftlogtest.HistoryOf(t, name).Real()
+			first := d.Closed()[0]
+			var from, last uint64
+			_, err := fmt.Sscanf(first, "%d-%d", &from, &last)
+			if err != nil || from != 1 {
+				t.Fatalf("%s is not the first segment", first)
+			}
+
+			sick(t, name, last, func(d *raftlogtest.Directory) {
+				for _, other := range d.Names() {
+					if other != first && !strings.HasPrefix(other, "metadata") {
+						d.Remove(other)
+					}
+				}
+
+				d.Rename(first, "open-1")
+				d.Edit("open-1", flipBit(0))
+			})
+		})
+	}
+}

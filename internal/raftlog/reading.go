@@ -352,7 +352,7 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 		return []Reading{r}
 	}
 
-	if l.emptiedBefore(opens[0]) || r.base == nil && r.Last == 0 && opens[0].firstType != ChangeEntry {
+	if l.emptiedBefore(opens[0]) || r.base == nil && r.Last == 0 && !opens[0].beginsWithChange() {
 		return []Reading{r}
 	}
 

@@ -66,6 +66,12 @@ func (s *Segment) parts() []*Part {
 	return list
 }
 
+// beginsWithChange says whether the first entry of a segment is a change, as the first one of a log is. A damaged format hides no entry.
+func (s *Segment) beginsWithChange() bool {
+	parts := s.parts()
+	return len(parts) > 0 && parts[0].before == 0 && parts[0].firstType == ChangeEntry
+}
+
 // wantsSum says whether a sum is wanted of a segment: of those that reach beyond the snapshot, or of all.
 func (d *directory) wantsSum(s *Segment, base uint64) bool {
 	return d.sums && (d.allSums || s.Open || s.Last > base)
