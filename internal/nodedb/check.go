@@ -32,19 +32,12 @@ func Check(ctx context.Context, databaseDir string) error {
 	}
 
 	file := filepath.Join(databaseDir, File)
-	scratch, remove, err := copyToScratch(file)
+	db, done, err := openCopy(file)
 	if err != nil {
 		return err
 	}
 
-	defer remove()
-
-	db, err := open(scratch)
-	if err != nil {
-		return err
-	}
-
-	defer db.Close()
+	defer done()
 
 	found, err := damage(ctx, db)
 	if err != nil {
@@ -127,19 +120,12 @@ func stringsOf(ctx context.Context, db *sql.DB, query string) ([]string, error) 
 // Settings are the rows of the table config, as far as they can be read, each as KEY=VALUE: what is still to be had of a damaged node
 // database.
 func Settings(ctx context.Context, databaseDir string) []string {
-	scratch, remove, err := copyToScratch(filepath.Join(databaseDir, File))
+	db, done, err := openCopy(filepath.Join(databaseDir, File))
 	if err != nil {
 		return nil
 	}
 
-	defer remove()
-
-	db, err := open(scratch)
-	if err != nil {
-		return nil
-	}
-
-	defer db.Close()
+	defer done()
 
 	all, _ := stringsOf(ctx, db, "SELECT key || '=' || coalesce(value, '') FROM config ORDER BY key")
 	return all

@@ -66,7 +66,7 @@ type Node struct {
 // Read returns what the node database in an LXD database directory says. It changes nothing there. There is a Node beside the
 // error ErrUnknownMember, too.
 func Read(ctx context.Context, databaseDir string) (*Node, error) {
-	scratch, remove, err := copyToScratch(filepath.Join(databaseDir, File))
+	db, done, err := openCopy(filepath.Join(databaseDir, File))
 	if err != nil && gone(databaseDir) {
 		return nil, fmt.Errorf("%w; `lxd-recover global-db-status` says what to do", missing(databaseDir))
 	}
@@ -75,14 +75,7 @@ func Read(ctx context.Context, databaseDir string) (*Node, error) {
 		return nil, err
 	}
 
-	defer remove()
-
-	db, err := open(scratch)
-	if err != nil {
-		return nil, err
-	}
-
-	defer db.Close()
+	defer done()
 
 	node, err := read(ctx, db)
 	if err != nil && !errors.Is(err, ErrUnknownMember) {
@@ -299,6 +292,25 @@ func (n *Node) identify() error {
 	return fmt.Errorf("%w: no member that it lists has the address %s, which is its cluster.https_address; "+
 		"an interrupted loader of LXD leaves it so, and `lxd-recover global-db-import` of another member's tarball repairs it",
 		ErrUnknownMember, n.ClusterAddress)
+}
+
+// openCopy opens a copy of a node database; done closes the copy and removes it. The file is not changed.
+func openCopy(file string) (db *sql.DB, done func(), err error) {
+	scratch, remove, err := copyToScratch(file)
+	if err != nil {
+		return nil, nil, err
+	}
+
+	db, err = open(scratch)
+	if err != nil {
+		remove()
+		return nil, nil, err
+	}
+
+	return db, func() {
+		_ = db.Close()
+		remove()
+	}, nil
 }
 
 // copyToScratch copies a node database and its journals to a scratch directory, so that SQLite can recover them there.

@@ -47,19 +47,12 @@ type Template struct {
 
 // ReadTemplate reads another member's node database. The file is not changed.
 func ReadTemplate(ctx context.Context, file string) (*Template, error) {
-	scratch, remove, err := copyToScratch(file)
+	db, done, err := openCopy(file)
 	if err != nil {
 		return nil, err
 	}
 
-	defer remove()
-
-	db, err := open(scratch)
-	if err != nil {
-		return nil, err
-	}
-
-	defer db.Close()
+	defer done()
 
 	found, err := damage(ctx, db)
 	if err == nil && found != "" {

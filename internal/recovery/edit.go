@@ -19,7 +19,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
-	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // ReconfigureCommand is the hidden command whose child process has libdqlite append a configuration entry.
@@ -342,13 +341,7 @@ func (ed *editor) checkDamage(ctx context.Context) error {
 
 // stage makes the staging directory with the edited and fenced raft directory in it.
 func (ed *editor) stage(ctx context.Context) error {
-	staging := ed.dir.join(stagingName)
-	err := os.Mkdir(staging, 0o700)
-	if err != nil {
-		return err
-	}
-
-	err = swapdir.Probe(staging)
+	staging, err := ed.dir.makeStaging()
 	if err != nil {
 		return err
 	}

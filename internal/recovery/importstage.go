@@ -15,7 +15,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
-	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // stage unpacks the tarball into the staging directory and makes every check that can be made while LXD still runs. It
@@ -171,13 +170,7 @@ func (im *importer) unpack(ctx context.Context) error {
 		return fmt.Errorf("%s is not a file: give the tarball itself, %s unless it was named otherwise", im.opts.Tarball, bundle.DefaultName)
 	}
 
-	staging := im.dir.join(stagingName)
-	err = os.Mkdir(staging, 0o700)
-	if err != nil {
-		return err
-	}
-
-	err = swapdir.Probe(staging)
+	staging, err := im.dir.makeStaging()
 	if err != nil {
 		return err
 	}

@@ -16,20 +16,13 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
-	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // stage makes the staging directory with the repaired raft directory in it: metadata, the snapshot that leads to the last entry, and the
 // segments after it, all closed. libdqlite of any version loads that without changing a file.
 func (rp *repairer) stage(ctx context.Context) error {
 	rp.opts.Progress.step("Writing the repaired database")
-	staging := rp.dir.join(stagingName)
-	err := os.Mkdir(staging, 0o700)
-	if err != nil {
-		return err
-	}
-
-	err = swapdir.Probe(staging)
+	staging, err := rp.dir.makeStaging()
 	if err != nil {
 		return err
 	}

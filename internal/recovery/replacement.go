@@ -161,6 +161,17 @@ func (r *replacement) copyNode(target string) ([]string, error) {
 	return made, nil
 }
 
+// makeStaging makes the staging directory, where directories can be exchanged.
+func (d directory) makeStaging() (string, error) {
+	staging := d.join(stagingName)
+	err := os.Mkdir(staging, 0o700)
+	if err != nil {
+		return "", err
+	}
+
+	return staging, swapdir.Probe(staging)
+}
+
 // syncStaged gives the staged raft directory the owner of the live database directory and writes it to disk.
 func (d directory) syncStaged() error {
 	info, err := os.Stat(d.database())
