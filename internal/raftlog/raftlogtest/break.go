@@ -185,6 +185,16 @@ func flipKinds() []Kind {
 // end is where the last batch of a segment ends.
 func (f *file) end() int { return f.batches[len(f.batches)-1].end }
 
+// written is how many bytes of a file hold something: the rest of an open segment is zeros.
+func (b *breaker) written(name string) int {
+	f := b.files[name]
+	if used(name, f) {
+		return min(len(f.data), f.end())
+	}
+
+	return len(f.data)
+}
+
 // cut leaves the first bytes of a file.
 func (b *breaker) cut(name string, size int) string {
 	was := len(b.files[name].data)
@@ -201,13 +211,7 @@ func cutKinds() []Kind {
 				return ""
 			}
 
-			f := b.files[name]
-			size := len(f.data)
-			if used(name, f) {
-				size = min(size, f.end()) // the rest is zeros
-			}
-
-			return b.cut(name, b.rnd.IntN(size))
+			return b.cut(name, b.rnd.IntN(b.written(name)))
 		}})
 	}
 	for _, s := range segmentKinds() {
@@ -243,12 +247,7 @@ func zeroKinds() []Kind {
 				return ""
 			}
 
-			f := b.files[name]
-			size := len(f.data)
-			if used(name, f) {
-				size = min(size, f.end())
-			}
-
+			size := b.written(name)
 			// A sector, a page, or much of the file.
 			lengths := []int{512, 4096, 1 + b.rnd.IntN(size)}
 			from := b.rnd.IntN(size)
