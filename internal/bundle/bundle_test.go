@@ -40,7 +40,7 @@ var content = map[string]string{
 
 func newManifest() *Manifest {
 	return &Manifest{
-		Version: "test", Created: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC),
+		Run: NewRun(), Version: "test", Created: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC),
 		Source:  Source{ID: 1, Name: "one", Address: "10.0.0.1:8443"},
 		Cluster: Cluster{Certificate: strings.Repeat("ab", 32)},
 		Raft:    Raft{Before: Position{1030, 2}, After: Position{1030, 2}},
@@ -325,7 +325,8 @@ func TestHostile(t *testing.T) {
 		"large member list":       pack(t, file(raftNodesName, strings.Repeat("# x\n", 300000))),
 		"manifest is a YAML bomb": pack(t, file(ManifestName, bomb)),
 		"manifest not first":      pack(t, append(good[:2:2], file(ManifestName, "format: 1\n"))...),
-		"future manifest":         lie(t, func(m *Manifest) { m.Format = 2 }),
+		"future manifest":         lie(t, func(m *Manifest) { m.Format = manifestFormat + 1 }),
+		"no run":                  lie(t, func(m *Manifest) { m.Run = "" }),
 		"wrong sum":               lie(t, func(m *Manifest) { m.Files[1].SHA256 = strings.Repeat("0", 64) }),
 		"wrong member list sum":   lie(t, func(m *Manifest) { m.Files[0].SHA256 = strings.Repeat("0", 64) }),
 		"wrong size":              lie(t, func(m *Manifest) { m.Files[2].Size-- }),

@@ -40,6 +40,16 @@ type Extracted struct {
 	Newest int64
 }
 
+// Run is the id of the run that the tarball belongs to: the one that the manifest names, or, as no such name is known, one that every
+// member makes of the same file.
+func (e *Extracted) Run() string {
+	if e.Manifest != nil && e.Manifest.Run != "" {
+		return e.Manifest.Run
+	}
+
+	return e.Digest[:32]
+}
+
 // NoSpaceError says that the tarball's content does not fit on the disk.
 type NoSpaceError struct {
 	Need, Free int64 // bytes

@@ -13,8 +13,11 @@ package bundle
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -32,8 +35,8 @@ const (
 	raftNodesName = "raft_nodes.yaml"
 )
 
-// manifestFormat is the version of the manifest.
-const manifestFormat = 1
+// manifestFormat is the version of the manifest: 2 has the run. Format 1 is still read.
+const manifestFormat = 2
 
 // ErrDamaged is wrapped by every error that means: this is not a whole recovery tarball.
 var ErrDamaged = errors.New("not a whole recovery tarball")
@@ -43,6 +46,10 @@ type Manifest struct {
 	Format  int       `yaml:"format"`
 	Version string    `yaml:"version"` // of the lxd-recover that wrote it
 	Created time.Time `yaml:"created"` // UTC
+
+	// Run is the id of the run that this tarball belongs to, see NewRun: all databases that are imported from it have it. It is empty in
+	// format 1.
+	Run string `yaml:"run,omitempty"`
 
 	Source  Source      `yaml:"source"`
 	Cluster Cluster     `yaml:"cluster"`
@@ -97,6 +104,15 @@ func (m *Manifest) Size() int64 {
 	return n
 }
 
+var runID = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+// NewRun returns the id of a run: 16 random bytes as lower-case hexadecimal.
+func NewRun() string {
+	id := make([]byte, 16)
+	_, _ = rand.Read(id) // never fails
+	return hex.EncodeToString(id)
+}
+
 // Encode returns the manifest as YAML.
 func (m *Manifest) Encode() ([]byte, error) { return yaml.Marshal(m) }
 
@@ -111,8 +127,8 @@ func parseManifest(data []byte) (*Manifest, error) {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, ManifestName, err)
 	}
 
-	if version.Format != manifestFormat {
-		return nil, fmt.Errorf("%w: %s has format %d, this lxd-recover reads format %d: use the version that wrote it",
+	if version.Format < 1 || version.Format > manifestFormat {
+		return nil, fmt.Errorf("%w: %s has format %d, this lxd-recover reads formats up to %d: use the version that wrote it",
 			ErrDamaged, ManifestName, version.Format, manifestFormat)
 	}
 
@@ -136,6 +152,10 @@ func (m *Manifest) validate() error {
 	err := m.Members.Validate()
 	if err != nil {
 		return err
+	}
+
+	if m.Format > 1 && !runID.MatchString(m.Run) {
+		return errors.New("no id of the run")
 	}
 
 	if len(m.Cluster.Certificate) != 64 {

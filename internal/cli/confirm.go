@@ -38,7 +38,7 @@ func confirmPlan[R any](ctx context.Context, c confirmation, printPlan func(io.W
 // ask returns nil when the answer is yes. Without a terminal to ask on it refuses.
 func (c confirmation) ask(ctx context.Context) error {
 	if !isTerminal(os.Stdin) {
-		return &recovery.Refusal{Reason: "there is no terminal to ask on", Flag: cmp.Or(c.flag, "--yes")}
+		return &recovery.Refusal{Code: "no-terminal", Reason: "there is no terminal to ask on", Flag: cmp.Or(c.flag, "--yes")}
 	}
 
 	fmt.Fprintf(os.Stderr, "\n%s (yes/no) [default=no]: ", c.question)

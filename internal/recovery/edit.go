@@ -296,7 +296,7 @@ func (ed *editor) checkOthers(ctx context.Context) error {
 				"If %s is to be left behind, stop LXD there first", m.Name, m.Address, m.Name)
 		}
 
-		return &Refusal{Reason: reason, Flag: "--beside-cluster"}
+		return &Refusal{Code: "working-cluster", Reason: reason, Flag: "--beside-cluster"}
 	}
 
 	return nil
@@ -500,7 +500,7 @@ func (ed *editor) exchange(ctx context.Context) error {
 
 	staged := &replacement{
 		dir: ed.dir, update: ed.update(), patch: ed.report.Patch,
-		record:   Record{Purpose: purposeEdit, Version: ed.opts.Version, Source: ed.report.Member.Name, Raft: ed.report.Raft},
+		record:   Record{Purpose: purposeEdit, Run: bundle.NewRun(), Version: ed.opts.Version, Source: ed.report.Member.Name, Raft: ed.report.Raft},
 		reporter: ed.reporter,
 		report: func(kept string) any {
 			report := *ed.report

@@ -17,6 +17,8 @@ import (
 
 // Refusal is a step that is not taken unless the administrator says so with a flag.
 type Refusal struct {
+	Code   string // a few words in lower case with hyphens, for programs: it stays when the reason is worded anew
+	Member string // name of the member that it is about; empty if it is about none in particular
 	Reason string
 	Flag   string // with its dashes; empty where there is another way, which the reason names
 	Use    string // how the flag is used, where it does not just override the refusal

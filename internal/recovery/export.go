@@ -213,6 +213,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 	ex.manifest = &bundle.Manifest{
 		Version: ex.opts.Version,
 		Created: time.Now().UTC().Truncate(time.Second),
+		Run:     bundle.NewRun(),
 		Source:  bundle.Source{ID: node.Self.ID, Name: node.Self.Name, Address: node.Self.Address},
 		Cluster: bundle.Cluster{Certificate: certificate},
 		Raft:    bundle.Raft{Before: last}, // After is set when the fence is known
@@ -243,6 +244,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 	if !ex.log.Edited && !ex.opts.Unedited {
 		return nil, &Refusal{
+			Code: "unedited",
 			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. "+
 				"Run `lxd cluster edit` here first", node.Self.Name),
 			Flag: "--unedited",

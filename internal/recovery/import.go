@@ -182,15 +182,15 @@ func (im *importer) checkLoss() error {
 			im.warnOnce("what is lost with this member's own database cannot be told: " + im.unknownLoss)
 		}
 	case im.aboveFence != "":
-		return &Refusal{Reason: im.aboveFence, Flag: "--discard-local-entries"}
+		return &Refusal{Code: "term-above-fence", Reason: im.aboveFence, Flag: "--discard-local-entries"}
 	case len(im.report.Discarded) > 0:
-		return &Refusal{Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s",
+		return &Refusal{Code: "local-entries", Member: im.report.Member.Name, Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s",
 			im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries"}
 	case im.unknownLoss != "" && im.live:
 		// It is compared again once LXD is down.
 		im.warnOnce("what only this member has cannot be told while LXD runs: " + im.unknownLoss)
 	case im.unknownLoss != "":
-		return &Refusal{Reason: "what would be lost with this member's own database cannot be told: " + im.unknownLoss, Flag: "--discard-local-entries"}
+		return &Refusal{Code: "loss-unknown", Reason: "what would be lost with this member's own database cannot be told: " + im.unknownLoss, Flag: "--discard-local-entries"}
 	}
 
 	return nil
@@ -292,7 +292,7 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 	return &replacement{
 		dir: im.dir, update: im.update(node), lost: im.lost, patch: im.report.Patch, others: im.others,
 		record: Record{
-			Purpose: purposeImport, Version: im.opts.Version, Tarball: tarball, Digest: im.tarball.Digest, Source: im.report.Source,
+			Purpose: purposeImport, Version: im.opts.Version, Run: im.tarball.Run(), Tarball: tarball, Digest: im.tarball.Digest, Source: im.report.Source,
 			Raft: im.report.Raft,
 		},
 		reporter: im.reporter,

@@ -71,7 +71,7 @@ func (d directory) readNode(ctx context.Context, live bool) (node *nodedb.Node, 
 // newLostNode reads the node database of another member that takes the place of a lost one. Without a file it refuses.
 func newLostNode(ctx context.Context, why error, file string) (*lostNode, error) {
 	if file == "" {
-		return nil, &Refusal{Reason: why.Error(), Flag: "--node-db",
+		return nil, &Refusal{Code: "node-database-lost", Reason: why.Error(), Flag: "--node-db",
 			Use: "--node-db FILE makes a new one: FILE is a copy of `database/local.db` of any other member of this cluster"}
 	}
 

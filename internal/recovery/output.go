@@ -15,7 +15,7 @@ import (
 )
 
 func existing(path string) error {
-	return &Refusal{Reason: fmt.Sprintf("%s exists already", path), Flag: "--force"}
+	return &Refusal{Code: "file-exists", Reason: fmt.Sprintf("%s exists already", path), Flag: "--force"}
 }
 
 // writeOutput creates a file all or nothing: nobody ever sees half a tarball under its name. approve is asked when all is

@@ -34,7 +34,7 @@ func (im *importer) checkPeers(ctx context.Context) error {
 
 	for _, p := range peers {
 		if !slices.ContainsFunc(p.Rows, im.isMark) {
-			return &Refusal{Reason: fmt.Sprintf("%s serves a working cluster that does not come from this recovery: "+
+			return &Refusal{Code: "working-cluster", Reason: fmt.Sprintf("%s serves a working cluster that does not come from this recovery: "+
 				"starting this member on the tarball would stall it. "+
 				"If that cluster is the one to keep, do not import, start LXD here as it is; else stop LXD on all its members first",
 				p), Flag: "--beside-cluster"}

@@ -59,7 +59,7 @@ func readAs(what string, log *raftlog.Log, reading string) error {
 	}
 
 	text.WriteString("docs/raft-directory.md tells how a reading is judged. ")
-	return &Refusal{Reason: text.String(), Flag: "--reading DIGEST"}
+	return &Refusal{Code: "several-readings", Reason: text.String(), Flag: "--reading DIGEST"}
 }
 
 // leftOut are the transactions that lie in the files of a log and are not in it, with their rows as far as they can be told, and, as

@@ -19,6 +19,7 @@ type Record struct {
 	Purpose string          `json:"purpose" yaml:"purpose"` // what made this directory: import, edit or repair
 	Made    time.Time       `json:"made" yaml:"made"`
 	Version string          `json:"version" yaml:"version"`                     // of lxd-recover
+	Run     string          `json:"run,omitempty" yaml:"run,omitempty"`         // id of the run: the tarball's, or one of its own; empty from earlier versions
 	Tarball string          `json:"tarball,omitempty" yaml:"tarball,omitempty"` // that was imported: its path
 	Digest  string          `json:"digest,omitempty" yaml:"digest,omitempty"`   // its SHA-256
 	Source  string          `json:"source,omitempty" yaml:"source,omitempty"`   // name of the member it came from; empty for LXD's own tarballs

@@ -276,7 +276,7 @@ func (rp *repairer) exchange(ctx context.Context) error {
 
 	staged := &replacement{
 		dir: rp.dir, sameNode: true, patch: patch, others: rp.others,
-		record:   Record{Purpose: purposeRepair, Version: rp.opts.Version, Source: rp.report.Member.Name, Raft: rp.report.Raft},
+		record:   Record{Purpose: purposeRepair, Run: bundle.NewRun(), Version: rp.opts.Version, Source: rp.report.Member.Name, Raft: rp.report.Raft},
 		reporter: rp.reporter,
 		report: func(kept string) any {
 			report := *rp.report

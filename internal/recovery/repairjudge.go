@@ -62,7 +62,7 @@ func refuseShifted(r *RepairReport, servers raftlog.Configuration) *Refusal {
 		return nil
 	}
 
-	return &Refusal{Flag: acceptLossFlag, Reason: fmt.Sprintf("the indexes of the entries of %s are likely, and not proven. %s has this cluster's log, too, "+
+	return &Refusal{Code: "accept-loss", Flag: acceptLossFlag, Reason: fmt.Sprintf("the indexes of the entries of %s are likely, and not proven. %s has this cluster's log, too, "+
 		"and nobody would notice entries that differ. Run `lxd-recover cluster export-db --unedited --accept-damage` here, which does without "+
 		"these indexes, and import the tarball on all members", r.Member.Name, servers[other].Address)}
 }
@@ -101,7 +101,7 @@ func (c repairCase) refuseAt() *Refusal {
 		return nil
 	}
 
-	return &Refusal{Reason: fmt.Sprintf("%s is one of several members: taken back alone, it would be brought to the others' database again, or take "+
+	return &Refusal{Code: "one-of-several", Reason: fmt.Sprintf("%s is one of several members: taken back alone, it would be brought to the others' database again, or take "+
 		"confirmed changes away from them. Stop LXD on all members, run `lxd-recover cluster export-db --at %d` here, and import the tarball on all",
 		c.self.Name, c.at)}
 }
@@ -151,7 +151,7 @@ func (c repairCase) refusal() *Refusal {
 
 // refused is a refusal that --accept-loss overrides.
 func (c repairCase) refused(format string, args ...any) *Refusal {
-	return &Refusal{Reason: fmt.Sprintf(format, args...), Flag: acceptLossFlag}
+	return &Refusal{Code: "accept-loss", Reason: fmt.Sprintf(format, args...), Flag: acceptLossFlag}
 }
 
 // askOthers looks for the other members.

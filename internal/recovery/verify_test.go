@@ -58,6 +58,7 @@ func wantNoticed(t *testing.T, from string, last uint64, opts raftlog.Options, f
 		}
 
 		manifest := &bundle.Manifest{
+			Run:     bundle.NewRun(),
 			Created: time.Now(), Cluster: bundle.Cluster{Certificate: strings.Repeat("ab", 32)},
 			Members: member.List{{ID: 1, Name: "one", Address: "10.0.0.1:8443", Role: raftlog.Voter}},
 		}
