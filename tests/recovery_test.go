@@ -372,3 +372,33 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 	wantRows(t, []string{"kept"}, old...)
 	wantWorking(t, c, addresses(c.Members()), old...)
 }
+
+// A recovered cluster has run: one member is not rolled back alone, neither beside the others that run, nor with all of them down, and
+// nothing is changed by the attempt. One on which LXD has not run since can, unless a cluster works beside it.
+func TestRollbackOfOneMember(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	must(t, c.Member(1).CreateProfile(ctx, "before"))
+	c.KillAll()
+	must(t, c.Member(1).EditReplace(ctx, ":8443", ":9393"))
+	importOn(t, export(t, c.Member(1)), c.Members()...)
+	one, two, three := c.Member(1), c.Member(2), c.Member(3)
+	must(t, c.StartAll(ctx, one, two))
+	must(t, one.CreateProfile(ctx, "since"))
+
+	check := unchanged(t, three.Dir())
+	r := recoverTool(t, three, "global-db-rollback", "--yes")
+	r.want(t, 3, "serves a working cluster", one.IP()+":9393", "--beside-cluster")
+	check()
+	must(t, two.Stop(ctx))
+	check = unchanged(t, two.Dir())
+	r = recoverTool(t, two, "global-db-rollback", "--yes", "--beside-cluster", "--discard-local-entries")
+	r.want(t, 3, "LXD has run on the database in", "export-db --source")
+	check()
+	c.KillAll()
+	recoverTool(t, one, "global-db-rollback", "--yes").want(t, 3, "LXD has run on the database in", "export-db --source")
+	dry := decode[recovery.RollbackReport](t, mustRecover(t, three, "global-db-rollback", "--dry-run", "--format", "json"))
+	if dry.Done || !slices.Equal(dry.Elsewhere, []string{one.Name, two.Name}) {
+		t.Errorf("dry run: %+v", dry)
+	}
+}

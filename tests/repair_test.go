@@ -182,7 +182,7 @@ func (l *repairLab) try(t *testing.T, test repairCase) {
 		t.Errorf("once more: %s", again.stdout)
 	}
 
-	mustRecover(t, l.m, "global-db-rollback", "--yes")
+	mustRecover(t, l.m, "global-db-rollback", "--yes", "--discard-local-entries", "--accept-damage")
 	if back := tree(t, database); back != damaged {
 		t.Errorf("rolled back to\n%s\nwant\n%s", back, damaged)
 	}

@@ -105,7 +105,7 @@ func testRequestedImport(t *testing.T, g *guest.Guest) {
 
 	wantProfiles(t, g, "default", "exported")
 
-	wantRequested(t, g, "is back in place", "rollback=true")
+	wantRequested(t, g, "is back in place", "rollback=true", "discard-local-entries=true")
 	wantProfiles(t, g, want...)
 	wantRequested(t, g, "nothing was changed", "rollback=latest")
 	wantProfiles(t, g, want...)
@@ -115,7 +115,7 @@ func testRequestedImport(t *testing.T, g *guest.Guest) {
 		t.Fatalf("kept by the rollback: %v", kept)
 	}
 
-	wantRequested(t, g, "is back in place", "rollback="+filepath.Base(kept[0]))
+	wantRequested(t, g, "is back in place", "rollback="+filepath.Base(kept[0]), "discard-local-entries=true")
 	wantProfiles(t, g, "default", "exported")
 }
 

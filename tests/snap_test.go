@@ -134,7 +134,7 @@ func testSnapRollback(t *testing.T, g *guest.Guest) {
 	inGuest(t, g, "lxc", "profile", "create", "replaced")
 	importInGuest(t, g)
 	wantProfiles(t, g, "default", "exported")
-	inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes")
+	inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes", "--discard-local-entries")
 	wantState(t, g, "active", snapService, snapSocket)
 	wantProfiles(t, g, "default", "exported", "replaced")
 	wantFree(t, g)

@@ -123,7 +123,8 @@ func TestStandaloneRollback(t *testing.T) {
 		must(t, m.Start(ctx))
 		must(t, m.CreateProfile(ctx, "since"))
 		must(t, m.Stop(ctx))
-		report := decode[recovery.RollbackReport](t, mustRecover(t, m, "global-db-rollback", "--yes", "--format", "json"))
+		recoverTool(t, m, "global-db-rollback", "--yes").want(t, 3, "would be lost", "insert profile since in project default", "--discard-local-entries")
+		report := decode[recovery.RollbackReport](t, mustRecover(t, m, "global-db-rollback", "--yes", "--discard-local-entries", "--format", "json"))
 		if !report.Done || !report.Standalone || report.Restored.Name != keptByHand || len(report.Warnings) > 0 {
 			t.Errorf("%+v", report)
 		}
@@ -140,7 +141,7 @@ func TestStandaloneRollback(t *testing.T) {
 			t.Errorf("a second time: %+v", again)
 		}
 
-		mustRecover(t, m, "global-db-rollback", "--yes", name)
+		mustRecover(t, m, "global-db-rollback", "--yes", "--discard-local-entries", name)
 		wantStarted(t, m, "default", "kept", "since")
 	})
 }
@@ -196,7 +197,7 @@ func TestSystemdStandalone(t *testing.T) {
 	inGuest(t, g, "lxc", "profile", "create", "since")
 	begin := len(lxdStarts(t, g))
 
-	r := toolInGuest(t, g, "global-db-rollback", "--yes", "--format", "json")
+	r := toolInGuest(t, g, "global-db-rollback", "--yes", "--discard-local-entries", "--format", "json")
 	report := decode[recovery.RollbackReport](t, r)
 	if !report.Done || !report.Standalone || !report.Started || !report.Ready || len(report.Warnings) > 0 {
 		t.Errorf("report %+v", report)

@@ -186,7 +186,7 @@ func testRollback(t *testing.T, g *guest.Guest) {
 	wantProfiles(t, g, "default", "exported")
 	begin := len(lxdStarts(t, g))
 
-	inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes")
+	inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes", "--discard-local-entries")
 	if n := len(lxdStarts(t, g)) - begin; n != 1 {
 		t.Errorf("LXD was started %d times", n)
 	}
@@ -194,7 +194,8 @@ func testRollback(t *testing.T, g *guest.Guest) {
 	wantState(t, g, "active", "lxd.service", "lxd.socket")
 	wantProfiles(t, g, "default", "exported", "replaced")
 
-	inGuest(t, g, "sh", "-c", "lxd-recover global-db-rollback --yes --no-start $(basename $(ls -d "+guestLXD+"/database.before-rollback-*Z | tail -n 1))")
+	inGuest(t, g, "sh", "-c", "lxd-recover global-db-rollback --yes --discard-local-entries --no-start "+
+		"$(basename $(ls -d "+guestLXD+"/database.before-rollback-*Z | tail -n 1))")
 	wantState(t, g, "inactive", "lxd.service", "lxd.socket")
 	startLXD(t, g)
 	wantProfiles(t, g, "default", "exported")

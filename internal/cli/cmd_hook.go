@@ -177,7 +177,8 @@ func (r *request) run(ctx context.Context) (string, any, error) {
 
 func (r *request) runRollback(ctx context.Context) (string, any, error) {
 	report, err := recovery.Rollback(ctx, recovery.RollbackOptions{
-		Version: Version, Kept: r.kept, NoStart: r.noStart, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
+		Version: Version, Kept: r.kept, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
+		Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
 	})
 	if err != nil {
 		return "", nil, err

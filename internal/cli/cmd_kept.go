@@ -78,15 +78,15 @@ func printKept(w io.Writer, format string, r *recovery.KeptReport) {
 func writeKeptCSV(w io.Writer, kept []recovery.KeptDetail) error {
 	results := newResultWriter(w, formatCSV)
 	to := results.receiver()
-	err := to.Columns([]string{"name", "by", "time", "size", "index", "term", "healthy"})
+	err := to.Columns([]string{"name", "by", "run", "time", "size", "index", "term", "healthy"})
 	if err != nil {
 		return err
 	}
 
 	for _, k := range kept {
-		row := []any{k.Name, k.Purpose, k.Time.Format(time.RFC3339), k.Size, nil, nil, strconv.FormatBool(k.Healthy)}
+		row := []any{k.Name, k.Purpose, k.Run, k.Time.Format(time.RFC3339), k.Size, nil, nil, strconv.FormatBool(k.Healthy)}
 		if k.Raft != nil {
-			row[4], row[5] = strconv.FormatUint(k.Raft.Index, 10), strconv.FormatUint(k.Raft.Term, 10)
+			row[5], row[6] = strconv.FormatUint(k.Raft.Index, 10), strconv.FormatUint(k.Raft.Term, 10)
 		}
 
 		err = to.Row(row)
@@ -106,11 +106,14 @@ func printKeptTable(w io.Writer, format string, kept []recovery.KeptDetail) {
 			last += ", DAMAGED"
 		}
 
-		rows = append(rows, []string{k.Name, k.Purpose, ageText(time.Since(k.Time)), bytesText(k.Size), last})
+		rows = append(rows, []string{k.Name, shortRun(k.Run), ageText(time.Since(k.Time)), bytesText(k.Size), last})
 	}
 
-	writeRows(w, format, []string{"NAME", "BY", "AGE", "SIZE", "LAST ENTRY"}, rows)
+	writeRows(w, format, []string{"NAME", "RUN", "AGE", "SIZE", "LAST ENTRY"}, rows)
 }
+
+// shortRun is how a run's id begins, as --before takes it.
+func shortRun(id string) string { return id[:min(len(id), 8)] }
 
 // ageText is a length of time for people, in its largest unit.
 func ageText(age time.Duration) string {

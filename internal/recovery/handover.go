@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -32,8 +33,11 @@ func (ed *editor) handOver(ctx context.Context) error {
 	}
 
 	ed.report.Kept = ed.dir.join(keep)
+	ed.reporter.run.ID = bundle.NewRun()
 	ed.reporter.prepare(keep, ed.report)
 	err = ed.opts.Own(ctx)
+	ed.reporter.run.State, _ = raftState(ed.dir.global()) // without it a rollback knows less, and refuses more
+	ed.reporter.prepare(keep, ed.report)
 	if err != nil {
 		return fmt.Errorf("LXD's own command failed: %w; the database as it was before is kept in %s, `lxd-recover global-db-rollback %s` puts it back",
 			err, ed.report.Kept, keep)

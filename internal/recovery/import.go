@@ -184,13 +184,15 @@ func (im *importer) checkLoss() error {
 	case im.aboveFence != "":
 		return &Refusal{Code: "term-above-fence", Reason: im.aboveFence, Flag: "--discard-local-entries"}
 	case len(im.report.Discarded) > 0:
-		return &Refusal{Code: "local-entries", Member: im.report.Member.Name, Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s",
-			im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries"}
+		return &Refusal{Code: "local-entries", Member: im.report.Member.Name,
+			Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s",
+				im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries"}
 	case im.unknownLoss != "" && im.live:
 		// It is compared again once LXD is down.
 		im.warnOnce("what only this member has cannot be told while LXD runs: " + im.unknownLoss)
 	case im.unknownLoss != "":
-		return &Refusal{Code: "loss-unknown", Reason: "what would be lost with this member's own database cannot be told: " + im.unknownLoss, Flag: "--discard-local-entries"}
+		return &Refusal{Code: "loss-unknown",
+			Reason: "what would be lost with this member's own database cannot be told: " + im.unknownLoss, Flag: "--discard-local-entries"}
 	}
 
 	return nil

@@ -19,6 +19,7 @@ import (
 type KeptDatabase struct {
 	Name    string    `json:"name" yaml:"name"`       // in LXD's directory
 	Purpose string    `json:"purpose" yaml:"purpose"` // what replaced it: import, rollback, edit or repair
+	Run     string    `json:"run" yaml:"run"`         // id of that run; empty if it is not known
 	Time    time.Time `json:"time" yaml:"time"`       // when
 	Size    int64     `json:"size" yaml:"size"`       // bytes of all files in it
 }
@@ -48,7 +49,13 @@ func (d directory) kept() ([]KeptDatabase, error) {
 			continue
 		}
 
-		all = append(all, KeptDatabase{Name: e.Name(), Purpose: parts[1], Time: when, Size: treeSize(d.join(e.Name()))})
+		k := KeptDatabase{Name: e.Name(), Purpose: parts[1], Time: when, Size: treeSize(d.join(e.Name()))}
+		run := d.reportOf(k.Name)
+		if run != nil {
+			k.Run = run.ID
+		}
+
+		all = append(all, k)
 	}
 
 	slices.SortFunc(all, func(a, b KeptDatabase) int {

@@ -353,7 +353,8 @@ func TestRollbackFromLostNode(t *testing.T) {
 	l := newLostLab(t)
 	must(t, os.Rename(l.dir.database(), l.dir.join(keptImport)))
 	must(t, os.CopyFS(l.dir.global(), os.DirFS(l.dir.join(keptImport, globalName))))
-	r, err := Rollback(t.Context(), RollbackOptions{LXDDir: l.dir.path, NoStart: true})
+	replaces(t, l.dir, keptImport)
+	r, err := Rollback(t.Context(), RollbackOptions{LXDDir: l.dir.path, NoStart: true, BesideCluster: true})
 	must(t, err)
 	if !r.Done || gone(l.dir.local()) {
 		t.Errorf("%+v", r)

@@ -24,6 +24,7 @@ type Record struct {
 	Digest  string          `json:"digest,omitempty" yaml:"digest,omitempty"`   // its SHA-256
 	Source  string          `json:"source,omitempty" yaml:"source,omitempty"`   // name of the member it came from; empty for LXD's own tarballs
 	Raft    bundle.Position `json:"raft" yaml:"raft"`                           // last entry
+	State   string          `json:"state,omitempty" yaml:"state,omitempty"`     // of the raft directory as it was made, see raftState
 	Kept    string          `json:"kept" yaml:"kept"`                           // name of the directory that was replaced
 
 	// Patch is what was written to patch.global.sql. LXD deletes that file before the change is safely in the database,

@@ -62,9 +62,10 @@ func refuseShifted(r *RepairReport, servers raftlog.Configuration) *Refusal {
 		return nil
 	}
 
-	return &Refusal{Code: "accept-loss", Flag: acceptLossFlag, Reason: fmt.Sprintf("the indexes of the entries of %s are likely, and not proven. %s has this cluster's log, too, "+
-		"and nobody would notice entries that differ. Run `lxd-recover cluster export-db --unedited --accept-damage` here, which does without "+
-		"these indexes, and import the tarball on all members", r.Member.Name, servers[other].Address)}
+	return &Refusal{Code: "accept-loss", Flag: acceptLossFlag,
+		Reason: fmt.Sprintf("the indexes of the entries of %s are likely, and not proven. %s has this cluster's log, too, "+
+			"and nobody would notice entries that differ. Run `lxd-recover cluster export-db --unedited --accept-damage` here, which does without "+
+			"these indexes, and import the tarball on all members", r.Member.Name, servers[other].Address)}
 }
 
 // votes tells whether this member is, or may be, a voter: by the raft log or by the node database, as a log that has lost its end may not
@@ -101,9 +102,10 @@ func (c repairCase) refuseAt() *Refusal {
 		return nil
 	}
 
-	return &Refusal{Code: "one-of-several", Reason: fmt.Sprintf("%s is one of several members: taken back alone, it would be brought to the others' database again, or take "+
-		"confirmed changes away from them. Stop LXD on all members, run `lxd-recover cluster export-db --at %d` here, and import the tarball on all",
-		c.self.Name, c.at)}
+	return &Refusal{Code: "one-of-several",
+		Reason: fmt.Sprintf("%s is one of several members: taken back alone, it would be brought to the others' database again, or take "+
+			"confirmed changes away from them. Stop LXD on all members, run `lxd-recover cluster export-db --at %d` here, and import the tarball on all",
+			c.self.Name, c.at)}
 }
 
 // refusal says why this member may not be repaired in place, nil where it may.

@@ -57,11 +57,17 @@ func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, er
 
 	r.record.Made, r.record.Kept, r.record.Patch = now.UTC().Truncate(time.Second), keep, r.patch
 	kept = r.dir.join(keep)
+	r.record.State, err = raftState(r.dir.join(stagingName, globalName))
+	if err != nil {
+		return kept, false, err
+	}
+
 	err = r.complete(ctx)
 	if err != nil {
 		return kept, false, err
 	}
 
+	r.reporter.run.ID, r.reporter.run.State = r.record.Run, r.record.State
 	r.reporter.prepare(keep, r.report(kept))
 	done, err = carryOut(r.dir, swapdir.Plan{Purpose: r.record.Purpose, Live: databaseName, Staged: stagingName, Keep: keep})
 	r.reporter.exchanged(done, err)

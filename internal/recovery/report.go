@@ -28,6 +28,8 @@ type RunReport struct {
 	Format  int       `json:"format"`
 	Run     string    `json:"run"`     // import, rollback, edit, repair
 	Version string    `json:"version"` // of lxd-recover
+	ID      string    `json:"id"`      // of the run: that of its tarball, or its own
+	State   string    `json:"state"`   // of the raft directory that it put in place, see raftState
 	Kept    string    `json:"kept"`    // name of the kept database
 	Time    time.Time `json:"time"`    // of the exchange
 

@@ -10,9 +10,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
-	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
@@ -20,10 +18,24 @@ import (
 // RollbackOptions say which kept database to put back.
 type RollbackOptions struct {
 	LXDDir  string
-	Kept    string // name of the kept directory; empty: the newest
 	Version string // of lxd-recover, for the report
+	DryRun  bool   // check everything, change nothing
 	NoStart bool
 	Timeout time.Duration
+
+	// One of these says which database is put back; the newest one if none does.
+	Kept     string // name of the kept directory
+	Before   string // id of a run, or how it begins: the database that this run replaced
+	Original bool   // the oldest one since which LXD has not run: as it was before the first of the runs since then
+
+	// DiscardLocal goes on although this server has transactions that the kept database lacks, or cannot tell.
+	DiscardLocal bool
+
+	// AcceptDamage puts a damaged database back.
+	AcceptDamage bool
+
+	// BesideCluster goes on although a working cluster answers.
+	BesideCluster bool
 
 	// Confirm is shown what is about to happen before LXD is stopped; an error ends the rollback with nothing changed.
 	Confirm func(*RollbackReport) error
@@ -38,6 +50,9 @@ type RollbackReport struct {
 	Address     string           `json:"address" yaml:"address"`       // of this member, after
 	Local       *bundle.Position `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
 	Raft        *bundle.Position `json:"raft" yaml:"raft"`             // last entry of the one that is put back
+	Discarded   []Discarded      `json:"discarded" yaml:"discarded"`   // transactions of the database that is replaced which the other lacks
+	Untold      string           `json:"untold" yaml:"untold"`         // why those cannot be told, or not all; empty if they can
+	Elsewhere   []string         `json:"elsewhere" yaml:"elsewhere"`   // names of the members that may have to be rolled back, too
 	Kept        string           `json:"kept" yaml:"kept"`             // directory that holds the database that was replaced
 	Warnings    []string         `json:"warnings" yaml:"warnings"`
 	Daemon      string           `json:"daemon" yaml:"daemon"`
@@ -52,7 +67,7 @@ type RollbackReport struct {
 // already, another one without a name does nothing, so that running it again is harmless: undoing it takes the name.
 func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error) {
 	run, end, err := beginRun(opts.LXDDir, runOptions{
-		purpose: purposeRollback, version: opts.Version, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress,
+		purpose: purposeRollback, version: opts.Version, dryRun: opts.DryRun, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress,
 	})
 	if err != nil {
 		return nil, err
@@ -60,7 +75,7 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 
 	defer end()
 
-	rb := &rollback{run: run, opts: opts, report: &RollbackReport{Warnings: []string{}}}
+	rb := &rollback{run: run, opts: opts, report: newRollbackReport()}
 	rb.tellFinished(rb.report)
 	if rb.finishedThis() {
 		return rb.report, rb.resume(ctx, nil, rb.report)
@@ -71,6 +86,10 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 		return nil, err
 	}
 
+	if rb.report.NothingToDo && opts.DryRun {
+		return rb.report, nil
+	}
+
 	if rb.report.NothingToDo {
 		return rb.report, rb.resume(ctx, nil, rb.report)
 	}
@@ -78,6 +97,11 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 	err = rb.examine(ctx)
 	if err != nil {
 		return nil, err
+	}
+
+	err = rb.checkLoss()
+	if opts.DryRun || err != nil {
+		return rb.report, err
 	}
 
 	if opts.Confirm != nil {
@@ -90,13 +114,28 @@ func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error
 	return rb.replace(ctx)
 }
 
-// rollback is one rollback under way: choose finds the kept database, examine looks into it, replace puts it back.
+// newRollbackReport returns a report whose lists are empty, not missing, in JSON.
+func newRollbackReport() *RollbackReport {
+	return &RollbackReport{Discarded: []Discarded{}, Elsewhere: []string{}, Warnings: []string{}}
+}
+
+// rollback is one rollback under way: choose finds the kept database, examine looks into both, replace puts it back.
 type rollback struct {
 	*run
 	opts   RollbackOptions
 	report *RollbackReport
 
-	members member.List // of the database that is put back
+	kept    []KeptDatabase // all of them, the newest first
+	members member.List    // of the database that is put back
+	live    member.List    // of the one that is replaced, as far as it tells
+	self    uint64         // this member's raft id
+
+	log       *raftlog.Log // of the database that is put back
+	alone     bool         // no other server has, or had, this database
+	ran       bool         // LXD has run since that was replaced
+	running   bool         // LXD runs while the two are compared
+	compared  string       // signature of the live raft directory when they were
+	branching *branching
 }
 
 func (r *RollbackReport) warn(texts ...string) { r.Warnings = append(r.Warnings, texts...) }
@@ -109,91 +148,12 @@ func (r *RollbackReport) daemonIs(result startResult) {
 // finishedThis tells whether the interrupted run that was finished just now was this very rollback.
 func (rb *rollback) finishedThis() bool {
 	plan := rb.finished
-	if plan == nil || plan.Purpose != purposeRollback || rb.opts.Kept != "" && filepath.Base(rb.opts.Kept) != plan.Staged {
+	if plan == nil || plan.Purpose != purposeRollback || rb.opts.Kept != "" && filepath.Base(rb.opts.Kept) != plan.Staged || rb.opts.Before != "" {
 		return false
 	}
 
 	rb.report.Restored.Name, rb.report.Kept, rb.report.Done = plan.Staged, rb.dir.join(plan.Keep), true
 	return true
-}
-
-// choose finds the kept database to put back: by its name, or the newest.
-func (rb *rollback) choose() error {
-	if rb.opts.Kept != "" {
-		var err error
-		rb.report.Restored, err = rb.dir.findKept(rb.opts.Kept)
-		return err
-	}
-
-	all, err := rb.dir.kept()
-	if err != nil {
-		return err
-	}
-
-	if len(all) == 0 {
-		return fmt.Errorf("no database is kept in %s: there is nothing to roll back to", rb.dir.path)
-	}
-
-	rb.report.Restored, rb.report.NothingToDo = all[0], all[0].Purpose == purposeRollback
-	return nil
-}
-
-// examine looks into both databases, and whether LXD can be stopped. The database that is put back must at least be readable; that
-// it is damaged, as it may well have been before it was replaced, is a warning.
-func (rb *rollback) examine(ctx context.Context) error {
-	old := rb.dir.join(rb.report.Restored.Name)
-	err := rb.checkRestorable(ctx, old)
-	if err != nil {
-		return err
-	}
-
-	log, err := readLog(ctx, filepath.Join(old, globalName), rb.opts.Progress)
-	if err != nil {
-		return err
-	}
-
-	err = rb.identify(ctx, old, log.Configuration)
-	if err != nil {
-		return err
-	}
-
-	rb.report.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
-	if !log.Healthy() {
-		rb.report.warn("the database in " + old + " is damaged")
-	}
-
-	log, err = readLog(ctx, rb.dir.global(), rb.opts.Progress)
-	if err == nil {
-		rb.report.Local = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
-	}
-
-	status, err := daemon.Inspect(ctx, rb.dir.path)
-	if err != nil {
-		return err
-	}
-
-	rb.report.Daemon = status.String()
-	return stoppable(status)
-}
-
-// identify finds out whose database is put back. One of which that cannot be told is one that LXD does not start on.
-func (rb *rollback) identify(ctx context.Context, old string, servers raftlog.Configuration) error {
-	node, err := nodedb.Read(ctx, old)
-	if node == nil {
-		return err
-	}
-
-	alone, why := standalone(rb.dir.path, node, servers)
-	switch {
-	case alone:
-		rb.report.Standalone, rb.report.Address = true, nodedb.StandaloneAddress
-		return nil
-	case why != nil:
-		return fmt.Errorf("%s: %w", old, why)
-	}
-
-	rb.members, rb.report.Address = node.Members, node.Self.Address
-	return err
 }
 
 // replace stops LXD, exchanges the kept database with the live one, and starts LXD again. There is no report as long as LXD could not
@@ -209,7 +169,7 @@ func (rb *rollback) replace(ctx context.Context) (*RollbackReport, error) {
 		return nil, err
 	}
 
-	err = rb.exchange()
+	err = rb.exchange(ctx)
 	if err != nil {
 		if rb.report.Done {
 			err = fmt.Errorf("the old database is back in place, but %w; run the rollback again to finish it", err)
@@ -224,8 +184,13 @@ func (rb *rollback) replace(ctx context.Context) (*RollbackReport, error) {
 	return rb.report, err
 }
 
-// exchange swaps the live database and the kept one.
-func (rb *rollback) exchange() error {
+// exchange swaps the live database and the kept one. LXD is down, and may have written until it was.
+func (rb *rollback) exchange(ctx context.Context) error {
+	err := rb.lookAgain(ctx)
+	if err != nil {
+		return err
+	}
+
 	unlock, err := lockDqlite(rb.dir.global())
 	if err != nil {
 		return err
@@ -240,6 +205,12 @@ func (rb *rollback) exchange() error {
 
 	rb.report.Kept = rb.dir.join(keep)
 	err = swapdir.SyncTree(rb.dir.join(rb.report.Restored.Name))
+	if err != nil {
+		return err
+	}
+
+	rb.reporter.run.ID = bundle.NewRun()
+	rb.reporter.run.State, err = raftState(rb.dir.join(rb.report.Restored.Name, globalName))
 	if err != nil {
 		return err
 	}

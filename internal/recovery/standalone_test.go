@@ -306,7 +306,9 @@ func TestRollbackStandalone(t *testing.T) {
 	_, err = Rollback(t.Context(), RollbackOptions{LXDDir: dir, Kept: status.Kept[0].Name})
 	wantError(t, err, hasCrt)
 	must(t, os.Remove(filepath.Join(dir, "cluster.crt")))
-	report, err = Rollback(t.Context(), RollbackOptions{LXDDir: dir, Kept: status.Kept[0].Name})
+	_, err = Rollback(t.Context(), RollbackOptions{LXDDir: dir, Kept: status.Kept[0].Name})
+	wantRefused(t, err, "damaged", "is empty: its raft log holds no database")
+	report, err = Rollback(t.Context(), RollbackOptions{LXDDir: dir, Kept: status.Kept[0].Name, AcceptDamage: true})
 	must(t, err)
 	if !report.Done || report.Raft.Index != 1 || report.Local.Index != soloLast {
 		t.Errorf("%+v", report)

@@ -1,0 +1,290 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
+)
+
+// rollbackLab is node2 of three, on which two runs were carried out: an import, and another one of what was exported from it.
+type rollbackLab struct {
+	lostLab
+	original string    // content of the database before the first run
+	runs     [2]string // ids
+	kept     [2]string // names of what the runs replaced
+}
+
+func newRollbackLab(t testing.TB) rollbackLab {
+	t.Helper()
+	l := rollbackLab{lostLab: newLostLab(t)}
+	l.original = namesAndContent(t, l.dir.database())
+	l.importAgain(t, 0)
+	second := filepath.Join(t.TempDir(), "second.tar.gz")
+	_, err := Export(t.Context(), ExportOptions{LXDDir: l.dir.path, Output: second, NoVerify: true})
+	must(t, err)
+	l.tarball = second
+	l.importAgain(t, 1)
+	return l
+}
+
+// importAgain carries out the run with this number.
+func (l *rollbackLab) importAgain(t testing.TB, number int) {
+	t.Helper()
+	r, err := l.importDB(t.Context(), l.discarding)
+	must(t, err)
+	record, err := readRecord(l.dir.database())
+	must(t, err)
+	if !r.Done || len(record.Run) != 32 {
+		t.Fatalf("the import: %+v, run %q", r, record.Run)
+	}
+
+	l.runs[number], l.kept[number] = record.Run, filepath.Base(r.Kept)
+}
+
+func (l *rollbackLab) rollback(t testing.TB, with func(*RollbackOptions)) (*RollbackReport, error) {
+	t.Helper()
+	opts := RollbackOptions{LXDDir: l.dir.path, NoStart: true, BesideCluster: true}
+	if with != nil {
+		with(&opts)
+	}
+
+	return Rollback(t.Context(), opts)
+}
+
+// ran has raft write to a database as a voter does that has given its vote.
+func ran(t testing.TB, database string) {
+	t.Helper()
+	global := filepath.Join(database, globalName)
+	log := openDir(t, global)
+	for _, p := range votedPieces(log, log.MaxTerm+1, 1) {
+		data, err := p.Open()
+		must(t, err)
+		must(t, data.Close())
+		must(t, os.Remove(filepath.Join(global, p.Name)))
+		must(t, writePiece(filepath.Join(global, p.Name), p))
+	}
+}
+
+func wantRefused(t testing.TB, err error, code string, says ...string) {
+	t.Helper()
+	var refusal *Refusal
+	if !errors.As(err, &refusal) || refusal.Code != code {
+		t.Fatalf("%v is no refusal %q", err, code)
+	}
+
+	for _, s := range says {
+		if !strings.Contains(err.Error(), s) {
+			t.Errorf("%q does not say %q", err, s)
+		}
+	}
+}
+
+// A kept database is found by the run that replaced it, and the original one past several runs.
+func TestRollbackChooses(t *testing.T) {
+	for name, test := range map[string]struct {
+		with func(*rollbackLab, *RollbackOptions)
+		want int // of the run that it undoes; the first one leads to the original
+	}{
+		"the newest":        {func(*rollbackLab, *RollbackOptions) {}, 1},
+		"before the second": {func(l *rollbackLab, o *RollbackOptions) { o.Before = l.runs[1] }, 1},
+		"before the first":  {func(l *rollbackLab, o *RollbackOptions) { o.Before = strings.ToUpper(l.runs[0][:8]) }, 0},
+		"original":          {func(_ *rollbackLab, o *RollbackOptions) { o.Original = true }, 0},
+		"by name":           {func(l *rollbackLab, o *RollbackOptions) { o.Kept = l.kept[0] }, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newRollbackLab(t)
+			live := namesAndContent(t, l.dir.database())
+			want := namesAndContent(t, l.dir.join(l.kept[test.want]))
+			r, err := l.rollback(t, func(o *RollbackOptions) { test.with(&l, o) })
+			must(t, err)
+			if got := namesAndContent(t, l.dir.database()); got != want || !r.Done || r.Restored.Name != l.kept[test.want] {
+				t.Errorf("%+v\n%s\n--- want\n%s", r, got, want)
+			}
+
+			if (test.want == 0) != (want == l.original) || r.Restored.Run != l.runs[test.want] {
+				t.Errorf("run %s leads to\n%s", r.Restored.Run, want)
+			}
+
+			if namesAndContent(t, r.Kept) != live || !slices.Equal(r.Elsewhere, []string{"node1", "node3"}) {
+				t.Errorf("replaced, and where else: %+v", r)
+			}
+		})
+	}
+}
+
+// The original one stays, however often it is asked for, and what a rollback has replaced can be put back and taken away again.
+func TestRollbackToOriginal(t *testing.T) {
+	l := newRollbackLab(t)
+	original := func(o *RollbackOptions) { o.Original = true }
+	first, err := l.rollback(t, original)
+	must(t, err)
+	for range 2 {
+		r, err := l.rollback(t, original)
+		must(t, err)
+		if !r.NothingToDo || r.Done || namesAndContent(t, l.dir.database()) != l.original {
+			t.Fatalf("again: %+v", r)
+		}
+	}
+
+	_, err = l.rollback(t, func(o *RollbackOptions) { o.Kept = filepath.Base(first.Kept) })
+	must(t, err)
+	if namesAndContent(t, l.dir.database()) == l.original {
+		t.Fatal("the rollback was not undone")
+	}
+
+	r, err := l.rollback(t, original)
+	must(t, err)
+	if !r.Done || namesAndContent(t, l.dir.database()) != l.original {
+		t.Errorf("after the rollback was undone: %+v", r)
+	}
+}
+
+// LXD has run, on the live database or on one in between: one of several members does not go back alone. What it has not run on
+// since is still undone.
+func TestRollbackAfterRun(t *testing.T) {
+	for name, test := range map[string]struct {
+		ran     func(*rollbackLab) string
+		refused []string // flags
+	}{
+		"on the live one":                {func(l *rollbackLab) string { return l.dir.database() }, []string{"newest", "before", "original", "name"}},
+		"on the one of the first import": {func(l *rollbackLab) string { return l.dir.join(l.kept[1]) }, []string{"before", "name"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newRollbackLab(t)
+			ran(t, test.ran(&l))
+			before := namesAndContent(t, l.dir.path)
+			for how, with := range map[string]func(*RollbackOptions){
+				"newest": nil,
+				"before": func(o *RollbackOptions) { o.Before = l.runs[0] }, "name": func(o *RollbackOptions) { o.Kept = l.kept[0] },
+				"original": func(o *RollbackOptions) { o.Original = true },
+			} {
+				_, err := l.rollback(t, func(o *RollbackOptions) {
+					if with != nil {
+						with(o)
+					}
+
+					o.DiscardLocal, o.AcceptDamage, o.DryRun = true, true, !slices.Contains(test.refused, how)
+				})
+				if !slices.Contains(test.refused, how) {
+					must(t, err)
+					continue
+				}
+
+				wantRefused(t, err, "lxd-has-run", "LXD has run on the database in "+test.ran(&l), "export-db --source "+l.kept[0][:15])
+			}
+
+			if namesAndContent(t, l.dir.path) != before {
+				t.Error("something was changed")
+			}
+		})
+	}
+}
+
+// What is not known counts as a run.
+func TestRollbackWithoutReport(t *testing.T) {
+	l := newRollbackLab(t)
+	for _, kept := range l.kept {
+		must(t, os.Remove(l.dir.join(kept+reportSuffix)))
+	}
+
+	r, err := l.rollback(t, func(o *RollbackOptions) { o.Kept, o.DryRun = l.kept[0], true }) // the records in the databases know it, too
+	must(t, err)
+	if r.Done {
+		t.Fatalf("a dry run: %+v", r)
+	}
+
+	must(t, os.Remove(l.dir.join(databaseName, recordName)))
+	_, err = l.rollback(t, nil)
+	wantRefused(t, err, "lxd-has-run", "it is not known whether LXD has run on the database in "+l.dir.database())
+}
+
+// What the replaced database has more is named: here a row that the tarball does not have, as an undone rollback gives it up again.
+func TestRollbackNamesRows(t *testing.T) {
+	l := newLostLab(t)
+	edited := filepath.Join(raftlogtest.Fixtures(t), "forgotten", "n1-preedit", databaseName)
+	must(t, os.RemoveAll(l.dir.database()))
+	must(t, os.CopyFS(l.dir.database(), os.DirFS(edited)))
+	kept := l.dir.join(keptImport)
+	must(t, os.CopyFS(kept, os.DirFS(filepath.Join(raftlogtest.Fixtures(t), "forgotten", "n3-preedit", databaseName))))
+	replaces(t, l.dir, keptImport)
+	var planned *RollbackReport
+	r, err := l.rollbackOf(t, func(o *RollbackOptions) {
+		o.Confirm = func(r *RollbackReport) error { planned = r; return errors.New("no") }
+	})
+	if r != nil || planned == nil {
+		t.Fatalf("%+v, %v", r, err)
+	}
+
+	var text strings.Builder
+	for _, d := range planned.Discarded {
+		text.WriteString(d.String())
+	}
+
+	if !strings.Contains(text.String(), "lostrow") || planned.Local.Index != 188 || planned.Raft.Index != 186 {
+		t.Errorf("%s, %s: %s", planned.Local, planned.Raft, text.String())
+	}
+}
+
+// replaces leaves the report of an import that has put the live database in the place of a kept one.
+func replaces(t testing.TB, dir directory, kept string) {
+	t.Helper()
+	state, err := raftState(dir.global())
+	must(t, err)
+	reporter := newReporter(dir, purposeImport, "test")
+	reporter.run.State = state
+	reporter.prepare(kept, nil)
+	must(t, reporter.place())
+}
+
+func (l lostLab) rollbackOf(t testing.TB, with func(*RollbackOptions)) (*RollbackReport, error) {
+	lab := rollbackLab{lostLab: l}
+	return lab.rollback(t, with)
+}
+
+// An empty or a damaged database is no state to go back to, unless that is asked for.
+func TestRollbackToBroken(t *testing.T) {
+	for name, test := range map[string]struct {
+		breakIt func(t *testing.T, global string)
+		says    string
+	}{
+		"empty": {func(t *testing.T, global string) {
+			must(t, os.RemoveAll(global))
+			must(t, os.Mkdir(global, 0o700))
+			for v := range uint64(2) {
+				m := raftlog.Metadata{Version: v + 1, Term: 2}
+				must(t, os.WriteFile(filepath.Join(global, m.FileName()), m.Encode(), 0o600))
+			}
+		}, "is empty: its raft log has no entry"},
+		"damaged": {func(t *testing.T, global string) {
+			files, err := filepath.Glob(filepath.Join(global, "0*-0*"))
+			must(t, err)
+			flipFirst(t, files[0])
+		}, "is damaged"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newRollbackLab(t)
+			test.breakIt(t, l.dir.join(l.kept[1], globalName))
+			before := namesAndContent(t, l.dir.path)
+			_, err := l.rollback(t, nil)
+			wantRefused(t, err, "damaged", test.says, "--accept-damage")
+			if namesAndContent(t, l.dir.path) != before {
+				t.Error("something was changed")
+			}
+
+			r, err := l.rollback(t, func(o *RollbackOptions) { o.AcceptDamage = true })
+			must(t, err)
+			wantWarning(t, r.Warnings, test.says)
+			if !r.Done {
+				t.Errorf("%+v", r)
+			}
+		})
+	}
+}
