@@ -3,6 +3,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -117,9 +118,14 @@ func writeTable(w io.Writer, header []string, rows [][]string) {
 	writeRows(w, formatTable, names, rows)
 }
 
-// writeRows writes a table in one of the formats for people, with the names of its columns as they are.
-func writeRows(w io.Writer, format string, names []string, rows [][]string) {
-	table := tablewriter.NewWriter(w)
+// writeRows writes a table in one of the formats for people, with the names of its columns as they are. On a terminal that is too narrow for
+// it each field has a line.
+func writeRows(w io.Writer, format string, names []string, rows [][]string) { writeRowsWithin(w, format, names, rows, widthOf(w)) }
+
+// writeRowsWithin does so for a terminal with that many columns; 0 columns hold anything.
+func writeRowsWithin(w io.Writer, format string, names []string, rows [][]string, width int) {
+	var text bytes.Buffer
+	table := tablewriter.NewWriter(&text)
 	table.SetAutoFormatHeaders(false)
 	table.SetAutoWrapText(false)
 	table.SetAlignment(tablewriter.ALIGN_LEFT)
@@ -135,6 +141,12 @@ func writeRows(w io.Writer, format string, names []string, rows [][]string) {
 	table.SetHeader(names)
 	table.AppendBulk(rows)
 	table.Render()
+	if !fits(text.Bytes(), width) {
+		writeFields(w, names, rows, width)
+		return
+	}
+
+	_, _ = w.Write(text.Bytes())
 }
 
 // bytesText is a size for people.

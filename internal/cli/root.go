@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -120,6 +121,7 @@ func newRootCmd() *cobra.Command {
 		newFrontendCmd(), newHookCmd(), newVersionCmd(), newVerifyCmd(), newReconfigureCmd(),
 	)
 	addLogFlags(cmd)
+	setHelp(cmd)
 	cmd.SetOut(os.Stdout)
 	cmd.SetErr(os.Stderr)
 	return cmd
@@ -152,15 +154,23 @@ func flagError(cmd *cobra.Command, err error) error {
 	return usageError{err, helpPath(cmd)}
 }
 
-// usage wraps cobra's checks of the number of arguments as usage errors.
+// usage makes usage errors of cobra's checks of the arguments, which name the one that is missing or too much.
 func usage(check cobra.PositionalArgs) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		err := check(cmd, args)
-		if err != nil {
-			return usageError{err, cmd.CommandPath()}
+		if err == nil {
+			return nil
 		}
 
-		return nil
+		names := strings.Fields(cmd.Use)[1:]
+		switch {
+		case len(args) > len(names):
+			err = fmt.Errorf("unexpected argument %q", args[len(names)])
+		case len(args) < len(names):
+			err = fmt.Errorf("%s is missing", strings.Trim(names[len(args)], ".…"))
+		}
+
+		return usageError{err, cmd.CommandPath()}
 	}
 }
 
@@ -182,10 +192,22 @@ func formerly(name string, cmd *cobra.Command) *cobra.Command {
 // groupRun is what a command does that only holds others.
 func groupRun(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usageError{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath()), helpPath(cmd)}
+		return usageError{unknownCommand(cmd, args[0]), helpPath(cmd)}
 	}
 
 	return cmd.Help()
+}
+
+// unknownCommand says that there is no such command, and which one may be meant.
+func unknownCommand(cmd *cobra.Command, name string) error {
+	cmd.SuggestionsMinimumDistance = 2
+	text := fmt.Sprintf("unknown command %q for %q", name, cmd.CommandPath())
+	similar := cmd.SuggestionsFor(name)
+	if len(similar) > 0 {
+		text += "; did you mean " + strings.Join(similar, " or ") + "?"
+	}
+
+	return errors.New(text)
 }
 
 // message is what is said of an error.

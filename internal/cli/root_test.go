@@ -99,7 +99,7 @@ func TestFormat(t *testing.T) {
 		"cluster export-db -f json -":    "--format needs standard output, which the tarball goes to; see `lxd-recover cluster export-db --help`",
 		"global-db-log --from 9 --to 8":  "--from 9 is after --to 8, so that there is nothing to list; see `lxd-recover global-db-log --help`",
 		"nothing":                        "unknown command \"nothing\" for \"lxd-recover\"; see `lxd-recover --help`",
-		"global-db-rollback a b -f yaml": "accepts at most 1 arg(s), received 2; see `lxd-recover global-db-rollback --help`",
+		"global-db-rollback a b -f yaml": "unexpected argument \"b\"; see `lxd-recover global-db-rollback --help`",
 	} {
 		got := run(t, append([]string{"lxd-recover"}, strings.Fields(line)...)...)
 		if got.status != exitUsage || got.stderr != "Error: "+want+"\n" || got.stdout != "" {
