@@ -5,7 +5,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -83,7 +82,7 @@ func runImport(ctx context.Context, opts importOptions, file string) error {
 		people = printDryRun
 	}
 
-	return errors.Join(printReport(opts.format, report, people), err)
+	return printReportAnd(opts.format, report, people, err)
 }
 
 func printDryRun(w io.Writer, r *recovery.ImportReport) {

@@ -4,7 +4,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -101,7 +100,7 @@ func runRollback(ctx context.Context, opts rollbackOptions, kept string) error {
 		people = printRollbackDryRun
 	}
 
-	return errors.Join(printReport(opts.format, report, people), err)
+	return printReportAnd(opts.format, report, people, err)
 }
 
 func printRollbackDryRun(w io.Writer, r *recovery.RollbackReport) {

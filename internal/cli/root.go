@@ -77,7 +77,12 @@ func Main(argv []string) int {
 
 	cmd.SetArgs(args)
 	logged, log := withEventLog(ctx)
-	err := cmd.ExecuteContext(logged)
+	called, err := cmd.ExecuteContextC(logged)
+	unprinted := printRefusals(os.Stdout, called, err)
+	if unprinted != nil {
+		err = errors.Join(err, unprinted)
+	}
+
 	log.end(err)
 	if err == nil {
 		return exitDone

@@ -22,6 +22,9 @@ type Refusal struct {
 	Reason string
 	Flag   string // with its dashes; empty where there is another way, which the reason names
 	Use    string // how the flag is used, where it does not just override the refusal
+
+	// Entries are the transactions that would be lost.
+	Entries []Discarded
 }
 
 func (r *Refusal) Error() string {

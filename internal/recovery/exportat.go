@@ -154,7 +154,7 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 	}
 
 	if ex.opts.Confirm == nil {
-		return &Refusal{Code: "transactions-given-up", Reason: "transactions would be given up:" + listDiscarded(r.GivenUp), Flag: "--yes"}
+		return &Refusal{Code: "transactions-given-up", Reason: "transactions would be given up:" + listDiscarded(r.GivenUp), Flag: "--yes", Entries: r.GivenUp}
 	}
 
 	return ex.opts.Confirm(r)

@@ -186,7 +186,7 @@ func (im *importer) checkLoss() error {
 	case len(im.report.Discarded) > 0:
 		return &Refusal{Code: "local-entries", Member: im.report.Member.Name,
 			Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s",
-				im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries"}
+				im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries", Entries: im.report.Discarded}
 	case im.unknownLoss != "" && im.live:
 		// It is compared again once LXD is down.
 		im.warnOnce("what only this member has cannot be told while LXD runs: " + im.unknownLoss)

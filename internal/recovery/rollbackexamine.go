@@ -266,7 +266,7 @@ func (rb *rollback) checkLoss() error {
 		return nil
 	case len(r.Discarded) > 0:
 		return &Refusal{Code: "local-entries", Reason: fmt.Sprintf("the database in %s lacks what was written since and would be lost, %d transactions:%s",
-			r.Restored.Name, len(r.Discarded), listDiscarded(r.Discarded)), Flag: "--discard-local-entries"}
+			r.Restored.Name, len(r.Discarded), listDiscarded(r.Discarded)), Flag: "--discard-local-entries", Entries: r.Discarded}
 	case r.Untold != "":
 		return &Refusal{Code: "loss-unknown", Reason: "what would be lost with the live database cannot be told: " + r.Untold, Flag: "--discard-local-entries"}
 	}
