@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -32,6 +33,9 @@ const (
 
 // requestKeys are those that are unset once the request is carried out.
 var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart}
+
+// answerKeys are those that the hook sets.
+var answerKeys = []string{keyStatus, keyReport}
 
 // newHookCmd is what the hooks of the snap call.
 func newHookCmd() *cobra.Command {
@@ -68,20 +72,24 @@ func hookConfigure(ctx context.Context) error {
 		return err
 	}
 
-	values, err := config.get(requestKeys...)
+	values, err := config.get()
 	if err != nil {
-		return err
-	}
-
-	request, err := parseRequest(values)
-	if err != nil || request == nil {
 		return err
 	}
 
 	began := time.Now().UTC().Format(time.RFC3339)
+	request, err := parseRequest(values)
+	if err != nil {
+		return config.failed(began, err)
+	}
+
+	if request == nil {
+		return nil
+	}
+
 	status, report, err := request.run(ctx)
 	if err != nil {
-		return err
+		return config.failed(began, err)
 	}
 
 	err = config.unset(requestKeys...)
@@ -97,6 +105,26 @@ func hookConfigure(ctx context.Context) error {
 	return config.set(keyStatus, began+": "+status)
 }
 
+// failed has the status say what a request has failed with, and returns that. snapd forgets what a failing hook has set, so that is done
+// past it; if it cannot be done, the error is all that tells.
+func (c *snapConfig) failed(began string, err error) error {
+	outside, unset := c.outsideHook()
+	if unset == nil {
+		word := "failed"
+		if exitStatus(err) == exitRefused {
+			word = "refused"
+		}
+
+		unset = outside.set(keyStatus, fmt.Sprintf("%s: %s: %s", began, word, strings.Join(strings.Fields(message(err)), " ")))
+	}
+
+	if unset != nil {
+		fmt.Fprintf(os.Stderr, "Warning: `snap get lxd-recover %s` does not say so: %v\n", keyStatus, unset)
+	}
+
+	return err
+}
+
 // request is what `snap set` asked for.
 type request struct {
 	tarball  string
@@ -106,8 +134,16 @@ type request struct {
 	discardLocal, besideCluster, noStart bool
 }
 
-// parseRequest returns nil if nothing is asked for, as when the snap is installed.
+// parseRequest returns nil if nothing is asked for, as when the snap is installed. A key that there is not is an error: it may be one that
+// was meant to be another.
 func parseRequest(values map[string]any) (*request, error) {
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if !slices.Contains(requestKeys, key) && !slices.Contains(answerKeys, key) {
+			return nil, fmt.Errorf("there is no key %q: %s are possible; `snap unset lxd-recover %s` takes it away if it was set before",
+				key, strings.Join(requestKeys, ", "), key)
+		}
+	}
+
 	r := &request{}
 	for key, flag := range map[string]*bool{keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart} {
 		switch value := values[key].(type) {
@@ -172,7 +208,7 @@ func (r *request) run(ctx context.Context) (string, any, error) {
 		done = fmt.Sprintf("%s has exactly the database of %s already, nothing was changed", report.Member.Name, r.tarball)
 	}
 
-	return statusText(done, daemonText(report.Started, report.Ready), report.Warnings), report, nil
+	return statusText(done, doneDaemonText(report.NothingToDo, report.Started, report.Ready), report.Warnings), report, nil
 }
 
 func (r *request) runRollback(ctx context.Context) (string, any, error) {
@@ -189,12 +225,25 @@ func (r *request) runRollback(ctx context.Context) (string, any, error) {
 		done = "the last change was a rollback already, nothing was changed"
 	}
 
-	return statusText(done, daemonText(report.Started, report.Ready), report.Warnings), report, nil
+	return statusText(done, doneDaemonText(report.NothingToDo, report.Started, report.Ready), report.Warnings), report, nil
+}
+
+// doneDaemonText says what a request did about LXD; nothing if it had nothing to do, unless it has started what an earlier run had left down.
+func doneDaemonText(nothingToDo, started, ready bool) string {
+	if nothingToDo && !started && !ready {
+		return ""
+	}
+
+	return daemonText(started, ready)
 }
 
 // statusText is what came of a request, in one line.
 func statusText(done string, daemon string, warnings []string) string {
-	text := done + "; " + daemon
+	text := done
+	if daemon != "" {
+		text += "; " + daemon
+	}
+
 	for _, w := range warnings {
 		text += "; warning: " + w
 	}

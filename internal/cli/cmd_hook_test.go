@@ -33,6 +33,7 @@ func TestRequest(t *testing.T) {
 		"import=x: the whole path of the tarball":         {"import": "x"},
 		"import and rollback cannot be asked for at once": {"import": "/x", "rollback": true},
 		"import=true is not the name of a file":           {"import": true},
+		`there is no key "imprt": import, rollback,`:      {"imprt": "/x", "status": "an answer"},
 	} {
 		_, err := parseRequest(values)
 		if err == nil || !strings.HasPrefix(err.Error(), want) {

@@ -4,9 +4,11 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"os"
+	"path/filepath"
 
 	"github.com/snapcore/snapd/client"
 )
@@ -34,24 +36,40 @@ func newSnapConfig() (*snapConfig, error) {
 	return &snapConfig{client: client.New(&client.Config{Socket: snapctlSocket}), context: context}, nil
 }
 
+// cookieDir is where snapd keeps the key that the commands of a snap are known by; a file of root's for each snap.
+const cookieDir = "/var/lib/snapd/cookie"
+
+// outsideHook is the configuration as a command of the snap sees it, that no hook has called: what is set is visible at once, and stays
+// if the hook that is at work fails.
+func (c *snapConfig) outsideHook() (*snapConfig, error) {
+	name := cmp.Or(os.Getenv("SNAP_INSTANCE_NAME"), os.Getenv("SNAP_NAME"))
+	cookie, err := os.ReadFile(filepath.Join(cookieDir, "snap."+filepath.Base(name)))
+	if err != nil {
+		return nil, err
+	}
+
+	return &snapConfig{client: c.client, context: string(bytes.TrimSpace(cookie))}, nil
+}
+
 func (c *snapConfig) run(args ...string) ([]byte, error) {
 	stdout, _, err := c.client.RunSnapctl(&client.SnapCtlOptions{ContextID: c.context, Args: args}, nil)
 	return stdout, err
 }
 
-// get returns the values of some keys; one that is not set is missing.
-func (c *snapConfig) get(keys ...string) (map[string]any, error) {
-	out, err := c.run(append([]string{"get", "-d"}, keys...)...)
+// get returns the values of all keys that are set: the empty key stands for them.
+func (c *snapConfig) get() (map[string]any, error) {
+	out, err := c.run("get", "-d", keyImport, "") // the first one must not be empty
 	if err != nil {
 		return nil, err
 	}
 
 	values := map[string]any{}
-	if len(bytes.TrimSpace(out)) == 0 {
-		return values, nil
+	if len(bytes.TrimSpace(out)) > 0 {
+		err = json.Unmarshal(out, &values)
 	}
 
-	return values, json.Unmarshal(out, &values)
+	all, _ := values[""].(map[string]any)
+	return all, err
 }
 
 func (c *snapConfig) unset(keys ...string) error {

@@ -16,7 +16,7 @@ func (rb *rollback) choose() error {
 		return err
 	}
 
-	if len(rb.kept) == 0 {
+	if len(rb.kept) == 0 && rb.opts.Kept == "" {
 		return fmt.Errorf("no database is kept in %s: there is nothing to roll back to", rb.dir.path)
 	}
 

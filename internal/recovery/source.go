@@ -4,6 +4,7 @@ package recovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -190,7 +191,18 @@ func (s *Source) unpackBackup(ctx context.Context, r io.Reader, scratch string, 
 
 	defer root.Close()
 
-	return bundle.ExtractBackup(ctx, r, root, progress.add)
+	err = bundle.ExtractBackup(ctx, r, root, progress.add)
+	if err != nil {
+		return err
+	}
+
+	// MicroCloud's backups are such, and an LXD that was interrupted makes one.
+	files, err := raftFiles(s.global)
+	if err == nil && len(files) == 0 {
+		err = errors.New("this backup has no global database: there is no file of raft in database/global")
+	}
+
+	return err
 }
 
 // names are the members' names, as far as the source tells them: a log can be read without.
