@@ -120,7 +120,9 @@ func writeTable(w io.Writer, header []string, rows [][]string) {
 
 // writeRows writes a table in one of the formats for people, with the names of its columns as they are. On a terminal that is too narrow for
 // it each field has a line.
-func writeRows(w io.Writer, format string, names []string, rows [][]string) { writeRowsWithin(w, format, names, rows, widthOf(w)) }
+func writeRows(w io.Writer, format string, names []string, rows [][]string) {
+	writeRowsWithin(w, format, names, rows, widthOf(w))
+}
 
 // writeRowsWithin does so for a terminal with that many columns; 0 columns hold anything.
 func writeRowsWithin(w io.Writer, format string, names []string, rows [][]string, width int) {

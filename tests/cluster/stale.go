@@ -12,10 +12,10 @@ import (
 // startedAs is what LXD says when it starts: its raft id, and the role that its node database had for it then.
 var startedAs = regexp.MustCompile(`msg="Starting database node" id=(\d+) .*role=(\S+)`)
 
-// staleRole tells whether the daemon takes itself for a voter, as its node database said when it started, and is none. Then it asks
+// StaleRole tells whether the daemon takes itself for a voter, as its node database said when it started, and is none. Then it asks
 // its own libdqlite who leads, which only tells voters, and fails whatever needs to know, `lxc cluster list` above all, until it is
 // started again: see docs/architecture.md, "LXD's own failing starts".
-func (m *Member) staleRole(ctx context.Context) bool {
+func (m *Member) StaleRole(ctx context.Context) bool {
 	d := m.lastDaemon()
 	log, err := os.ReadFile(m.LogFile())
 	if d == nil || err != nil || d.said > int64(len(log)) {
@@ -33,7 +33,7 @@ func (m *Member) staleRole(ctx context.Context) bool {
 
 // startStaleAgain starts a daemon again that has a stale role, and no other.
 func (m *Member) startStaleAgain(ctx context.Context) error {
-	if !m.staleRole(ctx) {
+	if !m.StaleRole(ctx) {
 		return nil
 	}
 

@@ -121,7 +121,7 @@ func (c *Cluster) WaitFormed(ctx context.Context) error {
 }
 
 // waitList polls the list; what it was at the end is part of the error. A member that cannot give it as it does not know its role is
-// started again, see staleRole.
+// started again, see StaleRole.
 func (c *Cluster) waitList(ctx context.Context, what string, done func([]State) bool) error {
 	return c.wait(ctx, 200*time.Millisecond, what, func(ctx context.Context) (bool, error) {
 		m, err := c.anyRunning()
