@@ -131,6 +131,11 @@ func (im *importer) rewritten(ctx context.Context, local *raftlog.Log, branch ui
 	}
 
 	im.opts.Progress.step("Comparing the tarball's rows with this member's")
+	place, err := positionAt(ctx, local, at)
+	if err != nil {
+		return nil, err
+	}
+
 	ours, err := globaldb.Open(ctx, local, at)
 	if err != nil {
 		return nil, err
@@ -145,11 +150,11 @@ func (im *importer) rewritten(ctx context.Context, local *raftlog.Log, branch ui
 
 	defer staged.Close()
 
-	return rowsBetween(ctx, ours, staged, at)
+	return rowsBetween(ctx, ours, staged, place)
 }
 
 // rowsBetween are the rows by which two databases differ that should be the same.
-func rowsBetween(ctx context.Context, ours *globaldb.DB, theirs *globaldb.DB, at uint64) ([]Discarded, error) {
+func rowsBetween(ctx context.Context, ours *globaldb.DB, theirs *globaldb.DB, at bundle.Position) ([]Discarded, error) {
 	one, err := ours.Fingerprint(ctx)
 	if err != nil {
 		return nil, err
@@ -165,7 +170,7 @@ func rowsBetween(ctx context.Context, ours *globaldb.DB, theirs *globaldb.DB, at
 		return nil, err
 	}
 
-	d := Discarded{Index: at, Rows: rows, Unknown: "both logs have this entry, and the databases differ after it: one of them was changed by hand, " +
+	d := Discarded{Index: at.Index, Term: at.Term, Rows: rows, Unknown: "both logs have this entry, and the databases differ after it: one of them was changed by hand, " +
 		"or the two histories are different ones"}
 	if len(more) > 0 {
 		d.Unknown += "; " + moreRows
