@@ -4,6 +4,7 @@ package cli
 
 import (
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ func signatureText(s recovery.Signature) string {
 	case recovery.SignatureInvalid:
 		return fmt.Sprintf("NOT VALID: the key of certificate %.12s… has not signed this", s.By)
 	case recovery.SignatureUnknown:
-		return fmt.Sprintf("not checked: certificate %.12s…, which it names, is not here; --certificate names its file", s.By)
+		return fmt.Sprintf("not checked: certificate %.12s…, which it names, is not here; `global-db-inspect --certificate FILE` checks it", s.By)
 	case recovery.SignatureNone:
 		return "none: anybody may have made or changed it"
 	}
@@ -43,5 +44,14 @@ func warnSignature(s recovery.Signature) {
 		fmt.Fprintln(os.Stderr, "The tarball is not signed: anybody may have made or changed it.")
 	case recovery.SignatureUnknown:
 		fmt.Fprintf(os.Stderr, "The tarball's signature was not checked: certificate %.12s…, which it names, is not on this machine.\n", s.By)
+	}
+}
+
+// printSignatures tells of the recovery tarballs among the sources whether they are signed.
+func printSignatures(w io.Writer, r *recovery.CompareReport) {
+	for _, s := range r.Sources {
+		if text := signatureText(s.Signature); text != "" {
+			fmt.Fprintf(w, "Signature of %s: %s.\n", s.Source, text)
+		}
 	}
 }
