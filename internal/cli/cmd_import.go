@@ -40,7 +40,8 @@ wrong, LXD finds the whole old or the whole new database, and the command can si
 
 FILE is a tarball of "lxd-recover cluster export-db". It is signed with the cluster's private key, and one that was changed by anyone
 without that key is refused. Anything else that is not signed, such as the tarball that "lxd cluster edit" of LXD 5.21.3, 6.2 and later
-writes, needs --unsigned: whoever can change it decides what the cluster becomes. Stop LXD on all members first, and import on a majority of the voters at the least before any of them is started.
+writes, needs --unsigned: whoever can change it decides what the cluster becomes. Stop LXD on all members first, and import on a
+majority of the voters at the least before any of them is started.
 A standalone server, which is no member of a cluster, is refused.
 
 It works as well on a member that has lost its raft directory, database/global: it is then refused until

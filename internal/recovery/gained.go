@@ -170,8 +170,8 @@ func rowsBetween(ctx context.Context, ours *globaldb.DB, theirs *globaldb.DB, at
 		return nil, err
 	}
 
-	d := Discarded{Index: at.Index, Term: at.Term, Rows: rows, Unknown: "both logs have this entry, and the databases differ after it: one of them was changed by hand, " +
-		"or the two histories are different ones"}
+	d := Discarded{Index: at.Index, Term: at.Term, Rows: rows, Unknown: "both logs have this entry, and the databases differ after it: " +
+		"one of them was changed by hand, or the two histories are different ones"}
 	if len(more) > 0 {
 		d.Unknown += "; " + moreRows
 	}

@@ -93,8 +93,8 @@ type ImportReport struct {
 
 // newImportReport returns a report whose lists are empty, not missing, in JSON.
 func newImportReport(tarball string) *ImportReport {
-	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Gained: []Discarded{}, Unchecked: []string{},
-		Warnings: []string{}}
+	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Gained: []Discarded{},
+		Unchecked: []string{}, Warnings: []string{}}
 }
 
 // Import replaces this member's database by the one in a tarball, all or nothing, and keeps the replaced one. The steps are

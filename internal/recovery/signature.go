@@ -192,7 +192,8 @@ func (im *importer) formerText(signer *certificate) string {
 	text := fmt.Sprintf("the tarball is of the certificate in %s, %.12s…, and this member's cluster.crt is another one, %.12s…",
 		signer.file, signer.fingerprint, im.certificate)
 	if signer.NotBefore.After(im.signers[0].NotBefore) {
-		return text + ", which is older: this member missed the change. Copy cluster.crt and cluster.key from a member that did not, or it cannot join the others"
+		return text + ", which is older: this member missed the change. Copy cluster.crt and cluster.key from a member that did not, " +
+			"or it cannot join the others"
 	}
 
 	return text + ". That is right if the certificate was changed since the export"
