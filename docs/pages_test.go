@@ -200,7 +200,9 @@ func TestNames(t *testing.T) {
 	}
 
 	found := map[string]int{}
-	for _, name := range []string{"CONTRIBUTING.md", "SECURITY.md", "docs/guarantees.md", "docs/raft-directory.md", "docs/architecture.md"} {
+	for _, name := range []string{
+		"CONTRIBUTING.md", "SECURITY.md", "docs/guarantees.md", "docs/raft-directory.md", "docs/architecture.md", "docs/security.md",
+	} {
 		for _, m := range quoted.FindAllStringSubmatch(page(t, name), -1) {
 			word := m[1]
 			switch parts := codeName.FindStringSubmatch(word); {

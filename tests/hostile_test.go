@@ -6,7 +6,9 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"crypto"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -87,7 +89,7 @@ func believable(t testing.TB, files []packed) []packed {
 			must(t, yaml.Unmarshal(p.data, &m))
 			m.Files = nil
 			for _, q := range files {
-				if q.header.Typeflag == tar.TypeReg && q.header.Name != bundle.ManifestName {
+				if q.header.Typeflag == tar.TypeReg && q.header.Name != bundle.ManifestName && q.header.Name != bundle.SignatureName {
 					sum := sha256.Sum256(q.data)
 					m.Files = append(m.Files, bundle.File{Name: q.header.Name, Size: int64(len(q.data)), SHA256: hex.EncodeToString(sum[:])})
 				}
@@ -99,6 +101,19 @@ func believable(t testing.TB, files []packed) []packed {
 		}
 	}
 
+	return files
+}
+
+// signed is believable, and signed anew: the liar has the cluster's key, too.
+func (l hostileLab) signed(t testing.TB, files []packed) []packed {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(filepath.Join(l.m.Dir(), "cluster.crt"), filepath.Join(l.m.Dir(), "cluster.key"))
+	must(t, err)
+	files = believable(t, files)
+	head := slices.IndexFunc(files, func(p packed) bool { return p.header.Name == bundle.ManifestName })
+	signature := slices.IndexFunc(files, func(p packed) bool { return p.header.Name == bundle.SignatureName })
+	files[signature].data, err = bundle.Sign(pair.PrivateKey.(crypto.Signer), files[head].data)
+	must(t, err)
 	return files
 }
 
@@ -153,7 +168,7 @@ func (l hostileLab) try(t *testing.T, name string, files []packed) {
 func (l hostileLab) wantHarmless(t testing.TB, tarball string) {
 	t.Helper()
 	check := unchanged(t, l.m.Dir())
-	r, memory := limited(t, l.m, "global-db-import", "--yes", tarball)
+	r, memory := limited(t, l.m, "global-db-import", "--yes", "--unsigned", tarball)
 	r.want(t, 4)
 	if memory > maxMemory {
 		t.Errorf("%d KiB of memory", memory)
@@ -167,9 +182,14 @@ func (l hostileLab) tryDamaged(t *testing.T, name string) {
 	flipBit := func(data []byte) []byte { data[len(data)*2/3] ^= 0x10; return data }
 	cutShort := func(data []byte) []byte { return data[:len(data)-8] }
 	l.try(t, "flipped bit in "+name, l.changed(t, name, flipBit))
-	if !strings.Contains(name, ".yaml") && !strings.HasPrefix(name, "metadata") {
-		l.try(t, "flipped bit behind a believable manifest in "+name, believable(t, l.changed(t, name, flipBit)))
-		l.try(t, "cut short behind a believable manifest: "+name, believable(t, l.changed(t, name, cutShort)))
+	if !strings.HasPrefix(name, "recovery.") && name != "raft_nodes.yaml" && !strings.HasPrefix(name, "metadata") {
+		l.try(t, "flipped bit behind a believable, signed manifest in "+name, l.signed(t, l.changed(t, name, flipBit)))
+		l.try(t, "cut short behind a believable, signed manifest: "+name, l.signed(t, l.changed(t, name, cutShort)))
+	}
+
+	if name == "raft_nodes.yaml" {
+		other := func(data []byte) []byte { return bytes.ReplaceAll(data, []byte(":9393"), []byte(":9394")) }
+		l.try(t, "another address behind a believable manifest in "+name, believable(t, l.changed(t, name, other)))
 	}
 
 	l.try(t, "missing "+name, slices.DeleteFunc(unpack(t, l.good), func(p packed) bool { return p.header.Name == name }))
@@ -212,7 +232,7 @@ func (l hostileLab) tryForeign(t *testing.T, name string, p packed) {
 	with := func() []packed { return append(unpack(t, l.good), p) }
 	l.try(t, name, with())
 	if p.header.Typeflag == tar.TypeReg {
-		l.try(t, name+" behind a believable manifest", believable(t, with()))
+		l.try(t, name+" behind a believable, signed manifest", l.signed(t, with()))
 	}
 }
 

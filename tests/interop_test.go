@@ -64,6 +64,7 @@ func TestInterop(t *testing.T) {
 	}
 
 	part("LXD's own tarball, imported by us", func(t *testing.T) {
+		recoverTool(t, two, "global-db-import", "--yes", one.OwnTarball()).want(t, 3, "is not signed", "--unsigned")
 		importOwn(t, one.OwnTarball(), c.Members()...)
 	})
 	part("our tarball, loaded by LXD at its start", func(t *testing.T) {
@@ -93,8 +94,8 @@ func importOwn(t testing.TB, tarball string, members ...*cluster.Member) {
 	t.Helper()
 	var first string
 	for _, m := range members {
-		r := decode[recovery.ImportReport](t, mustRecover(t, m, "global-db-import", "--yes", "--format", "json", tarball))
-		if len(r.Unchecked) == 0 || r.Raft.Term < 1000 {
+		r := decode[recovery.ImportReport](t, mustRecover(t, m, "global-db-import", "--yes", "--unsigned", "--format", "json", tarball))
+		if len(r.Unchecked) == 0 || r.Signature != recovery.SignatureNone || r.Raft.Term < 1000 {
 			t.Errorf("%s: %+v", m.Name, r)
 		}
 
@@ -140,7 +141,7 @@ func TestImportTarballOfNewerLXD(t *testing.T) {
 	must(t, newer.Member(1).EditReplace(ctx))
 	for _, m := range c.Members() {
 		check := unchanged(t, m.Dir())
-		recoverTool(t, m, "global-db-import", "--yes", newer.Member(1).OwnTarball()).want(t, 1,
+		recoverTool(t, m, "global-db-import", "--yes", "--unsigned", newer.Member(1).OwnTarball()).want(t, 1,
 			"this tarball is not for this member", "does not know this member's certificate")
 		check()
 	}

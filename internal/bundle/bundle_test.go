@@ -13,11 +13,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle/bundletest"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
@@ -68,7 +70,7 @@ var names = []string{"metadata1", "snapshot-1-1024-77.meta", "snapshot-1-1024-77
 func written(t testing.TB) []byte {
 	t.Helper()
 	var buf bytes.Buffer
-	must(t, Write(t.Context(), &buf, pieces(fstest.MapFS{}), newManifest(), nil))
+	must(t, Write(t.Context(), &buf, Content{Manifest: newManifest(), Pieces: pieces(fstest.MapFS{}), Key: bundletest.Key(t)}))
 	return buf.Bytes()
 }
 
@@ -81,7 +83,7 @@ func extract(t testing.TB, tarball []byte) (*Extracted, map[string]string, error
 	root, err := os.OpenRoot(dir)
 	must(t, err)
 	defer root.Close()
-	x, err := Extract(t.Context(), bytes.NewReader(tarball), root, nil)
+	x, err := Extract(t.Context(), bytes.NewReader(tarball), root, ExtractOptions{})
 	outside, globErr := filepath.Glob(filepath.Join(parent, "*"))
 	must(t, globErr)
 	if len(outside) != 1 {
@@ -125,7 +127,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// The order and shape that LXD's own loader wants, with our manifest before the files that it vouches for.
+// The order and shape that LXD's own loader wants, with our manifest and its signature before the files that they vouch for.
 func TestEntries(t *testing.T) {
 	zip, err := gzip.NewReader(bytes.NewReader(written(t)))
 	must(t, err)
@@ -149,7 +151,7 @@ func TestEntries(t *testing.T) {
 		}
 	}
 
-	want := append([]string{".", ManifestName, raftNodesName}, names...)
+	want := append([]string{".", ManifestName, SignatureName, raftNodesName}, names...)
 	if fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("entries %v, want %v", got, want)
 	}
@@ -157,7 +159,7 @@ func TestEntries(t *testing.T) {
 
 func TestFileChangesWhileWritten(t *testing.T) {
 	files := fstest.MapFS{}
-	err := Write(t.Context(), &changer{files: files}, pieces(files), newManifest(), nil)
+	err := Write(t.Context(), &changer{files: files}, Content{Manifest: newManifest(), Pieces: pieces(files), Key: bundletest.Key(t)})
 	if err == nil || !strings.Contains(err.Error(), "changed while it was read") {
 		t.Errorf("error %v", err)
 	}
@@ -174,14 +176,14 @@ func TestGivenSums(t *testing.T) {
 	}
 
 	manifest := newManifest()
-	must(t, Write(t.Context(), io.Discard, []Piece{piece}, manifest, nil))
+	must(t, Write(t.Context(), io.Discard, Content{Manifest: manifest, Pieces: []Piece{piece}, Key: bundletest.Key(t)}))
 	want := File{Name: "metadata1", Size: 32, SHA256: fmt.Sprintf("%x", sha256.Sum256([]byte(content["metadata1"])))}
 	if reads != 1 || len(manifest.Files) != 2 || manifest.Files[1] != want {
 		t.Errorf("%d reads, manifest %v", reads, manifest.Files)
 	}
 
 	piece.SHA256 = strings.Repeat("0", 64)
-	err := Write(t.Context(), io.Discard, []Piece{piece}, newManifest(), nil)
+	err := Write(t.Context(), io.Discard, Content{Manifest: newManifest(), Pieces: []Piece{piece}, Key: bundletest.Key(t)})
 	if err == nil || !strings.Contains(err.Error(), "pack metadata1: the file changed while it was read") {
 		t.Errorf("error %v", err)
 	}
@@ -268,17 +270,24 @@ func pack(t testing.TB, entries ...entry) []byte {
 	return buf.Bytes()
 }
 
-// The manifest of our own tarball, changed.
+// The manifest of our own tarball, changed by one who has the key.
 func lie(t testing.TB, change func(*Manifest)) []byte {
 	t.Helper()
 	m := newManifest()
-	must(t, Write(t.Context(), io.Discard, pieces(fstest.MapFS{}), m, nil))
+	key := bundletest.Key(t)
+	must(t, Write(t.Context(), io.Discard, Content{Manifest: m, Pieces: pieces(fstest.MapFS{}), Key: key}))
 	change(m)
 	head, err := m.Encode()
 	must(t, err)
+	signature, err := Sign(key, head)
+	must(t, err)
 	nodes, err := encodeRaftNodes(members)
 	must(t, err)
-	entries := []entry{file(ManifestName, string(head)), file(raftNodesName, string(nodes))}
+	entries := []entry{file(ManifestName, string(head)), file(SignatureName, string(signature)), file(raftNodesName, string(nodes))}
+	if !m.signed() {
+		entries = slices.Delete(entries, 1, 2)
+	}
+
 	for _, name := range names {
 		entries = append(entries, file(name, content[name]))
 	}
@@ -377,7 +386,7 @@ func TestCancelled(t *testing.T) {
 	root, err := os.OpenRoot(t.TempDir())
 	must(t, err)
 	defer root.Close()
-	_, err = Extract(ctx, bytes.NewReader(written(t)), root, nil)
+	_, err = Extract(ctx, bytes.NewReader(written(t)), root, ExtractOptions{})
 	if !errors.Is(err, context.Canceled) || errors.Is(err, ErrDamaged) {
 		t.Errorf("error %v", err)
 	}
@@ -385,10 +394,23 @@ func TestCancelled(t *testing.T) {
 
 func FuzzExtract(f *testing.F) {
 	f.Add(written(f))
+	f.Add(formatOneTarball(f))
+	certificate := certificateOf(f, bundletest.Key(f))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		root, err := os.OpenRoot(t.TempDir())
 		must(t, err)
 		defer root.Close()
-		_, _ = Extract(t.Context(), bytes.NewReader(data), root, nil)
+		times := 0
+		_, err = Extract(t.Context(), bytes.NewReader(data), root, ExtractOptions{Judge: func(o *Origin) error {
+			times++
+			if o.Signed() && o.Verify(certificate) == nil {
+				t.Error("a key that never signed anything has signed this")
+			}
+
+			return nil
+		}})
+		if err == nil && times != 1 {
+			t.Errorf("taken, and judged %d times", times)
+		}
 	})
 }

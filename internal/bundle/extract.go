@@ -24,8 +24,7 @@ import (
 
 // Extracted is what Extract found.
 type Extracted struct {
-	// Manifest is nil for a tarball of LXD's own.
-	Manifest *Manifest
+	Origin
 
 	// Members is the member list: the manifest's, or that of raft_nodes.yaml.
 	Members member.List
@@ -61,13 +60,23 @@ func (e *NoSpaceError) Error() string {
 
 func megabytes(n int64) string { return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20)) }
 
+// ExtractOptions say how Extract works.
+type ExtractOptions struct {
+	// Judge is told where the tarball says that it comes from, once, before anything else of it is looked at or unpacked. An error
+	// ends the extraction. Nil takes everything.
+	Judge func(*Origin) error
+
+	// Progress is called with the number of bytes read since the last call; it may be nil.
+	Progress func(int64)
+}
+
 // Extract unpacks a tarball's raft files into root, which must be an empty directory, with mode 0600. It goes on to the last
 // byte of the tarball: sums, sizes, the gzip trailer and the end of the file are all checked. Any error that the tarball
 // itself is to blame for wraps ErrDamaged. Nothing outside root is ever touched; what was unpacked before an error stays for
 // the caller to remove.
-func Extract(ctx context.Context, r io.Reader, root *os.Root, progress func(int64)) (*Extracted, error) {
+func Extract(ctx context.Context, r io.Reader, root *os.Root, opts ExtractOptions) (*Extracted, error) {
 	digest := sha256.New()
-	in := bufio.NewReaderSize(io.TeeReader(&meter{ctx: ctx, r: r, progress: progress}, digest), 1<<20)
+	in := bufio.NewReaderSize(io.TeeReader(&meter{ctx: ctx, r: r, progress: opts.Progress}, digest), 1<<20)
 	zip, err := pgzip.NewReaderN(in, aheadBlock, aheadBlocks) // unpacks ahead, beside the sums and the writing
 	if err != nil {
 		return nil, damaged(ctx, "not a gzip file", err)
@@ -76,7 +85,7 @@ func Extract(ctx context.Context, r io.Reader, root *os.Root, progress func(int6
 	defer zip.Close() // which says nothing that reading does not
 
 	zip.Multistream(false)
-	x := &extractor{ctx: ctx, root: root, tar: tar.NewReader(zip), seen: map[string]bool{}}
+	x := &extractor{ctx: ctx, root: root, tar: tar.NewReader(zip), judge: opts.Judge, seen: map[string]bool{}}
 	err = x.run()
 	if err != nil {
 		return nil, err
@@ -92,7 +101,7 @@ func Extract(ctx context.Context, r io.Reader, root *os.Root, progress func(int6
 		return nil, damaged(ctx, "after the end of the archive", errors.Join(errors.New("trailing bytes"), err))
 	}
 
-	return &Extracted{Manifest: x.manifest, Members: x.members, Size: x.written, Newest: x.newest, Digest: hex.EncodeToString(digest.Sum(nil))}, nil
+	return &Extracted{Origin: x.origin, Members: x.members, Size: x.written, Newest: x.newest, Digest: hex.EncodeToString(digest.Sum(nil))}, nil
 }
 
 // damaged wraps what a tarball is to blame for; a cancelled context and an error of the machine are not.
@@ -124,13 +133,15 @@ type extractor struct {
 	root *os.Root
 	tar  *tar.Reader
 
-	seen     map[string]bool
-	manifest *Manifest
-	files    map[string]File // the manifest's, by name
-	members  member.List
-	written  int64
-	newest   int64
-	backup   bool // one of LXD's backups, for inspection: every file is taken as it is
+	judge   func(*Origin) error
+	judged  bool
+	seen    map[string]bool
+	origin  Origin
+	files   map[string]File // the manifest's, by name
+	members member.List
+	written int64
+	newest  int64
+	backup  bool // one of LXD's backups, for inspection: every file is taken as it is
 }
 
 func (x *extractor) run() error {
@@ -174,7 +185,19 @@ func (x *extractor) entry(h *tar.Header) error {
 		return damaged(x.ctx, "read the archive", errors.New("more files than a raft directory can hold"))
 	}
 
-	if leftOut[name] && x.manifest == nil {
+	switch name {
+	case ManifestName:
+		return x.readManifest(h)
+	case SignatureName:
+		return x.readSignature(h)
+	}
+
+	err := x.believe()
+	if err != nil {
+		return err
+	}
+
+	if leftOut[name] && x.origin.Manifest == nil {
 		return x.skip(h)
 	}
 
@@ -182,14 +205,37 @@ func (x *extractor) entry(h *tar.Header) error {
 		return damaged(x.ctx, "entry "+shown, errors.New("a file of this name does not belong into a recovery tarball"))
 	}
 
-	switch name {
-	case ManifestName:
-		return x.readManifest(h)
-	case raftNodesName:
+	if name == raftNodesName {
 		return x.readRaftNodes(h)
 	}
 
 	return x.write(h)
+}
+
+// believe has the origin judged, before the first file that the manifest vouches for.
+func (x *extractor) believe() error {
+	if x.judged {
+		return nil
+	}
+
+	x.judged = true
+	manifest := x.origin.Manifest
+	if manifest != nil && manifest.signed() != x.origin.Signed() {
+		return damaged(x.ctx, "read the archive", fmt.Errorf("%s does not come right after %s", SignatureName, ManifestName))
+	}
+
+	if x.judge != nil {
+		err := x.judge(&x.origin)
+		if err != nil {
+			return err
+		}
+	}
+
+	if manifest == nil {
+		return nil
+	}
+
+	return x.checkSpace(manifest.Size())
 }
 
 // sparse tells whether archive/tar would expand holes: real tarballs have none.
@@ -212,8 +258,8 @@ func (x *extractor) skip(h *tar.Header) error {
 	return nil
 }
 
-func (x *extractor) small(h *tar.Header) ([]byte, error) {
-	if h.Size > maxSmallFile {
+func (x *extractor) small(h *tar.Header, limit int64) ([]byte, error) {
+	if h.Size > limit {
 		return nil, damaged(x.ctx, "read "+h.Name, fmt.Errorf("%d bytes is too large", h.Size))
 	}
 
@@ -232,27 +278,46 @@ func (x *extractor) readManifest(h *tar.Header) error {
 		}
 	}
 
-	data, err := x.small(h)
+	data, err := x.small(h, maxSmallFile)
 	if err != nil {
 		return err
 	}
 
-	x.manifest, err = parseManifest(data)
+	manifest, err := parseManifest(data)
 	if err != nil {
 		return err
 	}
 
-	x.members = x.manifest.Members
-	x.files = make(map[string]File, len(x.manifest.Files))
-	for _, f := range x.manifest.Files {
+	x.origin = Origin{Manifest: manifest, head: data}
+	x.members = manifest.Members
+	x.files = make(map[string]File, len(manifest.Files))
+	for _, f := range manifest.Files {
 		x.files[f.Name] = f
 	}
 
-	return x.checkSpace(x.manifest.Size())
+	return nil
+}
+
+func (x *extractor) readSignature(h *tar.Header) error {
+	if x.origin.Manifest == nil || !x.origin.Manifest.signed() || x.judged {
+		return damaged(x.ctx, "read "+h.Name, fmt.Errorf("it does not come right after a %s of format 2 or later", ManifestName))
+	}
+
+	data, err := x.small(h, maxSignature)
+	if err != nil {
+		return err
+	}
+
+	if len(data) == 0 {
+		return damaged(x.ctx, "read "+h.Name, errors.New("it is empty"))
+	}
+
+	x.origin.signature = data
+	return x.believe()
 }
 
 func (x *extractor) readRaftNodes(h *tar.Header) error {
-	data, err := x.small(h)
+	data, err := x.small(h, maxSmallFile)
 	if err != nil {
 		return err
 	}
@@ -262,7 +327,7 @@ func (x *extractor) readRaftNodes(h *tar.Header) error {
 		return err
 	}
 
-	if x.manifest == nil {
+	if x.origin.Manifest == nil {
 		x.members = members
 		return nil
 	}
@@ -295,7 +360,7 @@ func (x *extractor) write(h *tar.Header) error {
 	}
 
 	var want File
-	if x.manifest != nil {
+	if x.origin.Manifest != nil {
 		var ok bool
 		want, ok = x.files[h.Name]
 		if !ok || want.Size != h.Size {
@@ -335,7 +400,7 @@ func (x *extractor) write(h *tar.Header) error {
 		return closeErr
 	}
 
-	if x.manifest != nil && want.SHA256 != hex.EncodeToString(hash.Sum(nil)) {
+	if x.origin.Manifest != nil && want.SHA256 != hex.EncodeToString(hash.Sum(nil)) {
 		return damaged(x.ctx, "unpack "+h.Name, errors.New("its checksum is not the one in the manifest"))
 	}
 
@@ -351,7 +416,7 @@ func plausible(name string, head []byte) bool {
 
 // prepared tells whether a file is an open segment that was never used, which LXD's own tarballs may have: 8 MiB of zeros.
 func prepared(x *extractor, h *tar.Header, head []byte) bool {
-	return x.manifest == nil && strings.HasPrefix(h.Name, "open-") && h.Size <= preparedSize && bytes.Equal(head, make([]byte, 8))
+	return x.origin.Manifest == nil && strings.HasPrefix(h.Name, "open-") && h.Size <= preparedSize && bytes.Equal(head, make([]byte, 8))
 }
 
 // preparedSize is what libdqlite makes an open segment in advance, bytes.
@@ -365,12 +430,17 @@ var (
 
 // complete checks at the end of the archive that nothing is missing.
 func (x *extractor) complete() error {
+	err := x.believe() // there was nothing but a manifest, or not even that
+	if err != nil {
+		return err
+	}
+
 	if x.members == nil {
 		return damaged(x.ctx, "read the archive", fmt.Errorf("no %s in it", raftNodesName))
 	}
 
-	if x.manifest != nil {
-		for _, f := range x.manifest.Files {
+	if x.origin.Manifest != nil {
+		for _, f := range x.origin.Manifest.Files {
 			if !x.seen[f.Name] {
 				return damaged(x.ctx, "read the archive", fmt.Errorf("%s is missing", f.Name))
 			}

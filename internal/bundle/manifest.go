@@ -5,7 +5,8 @@
 //
 // The tarball is a gzip'd tar that LXD itself (5.21.3 and later, 6.2 and later) can load. Ours carries a manifest,
 // recovery.yaml, as its first file: it names the cluster, the members, the raft position, and every other file with its
-// size and SHA-256. LXD's own tarball has no manifest, and is read as well.
+// size and SHA-256. The second file, recovery.sig, is the signature of the manifest by the cluster's private key. LXD's own
+// tarball has neither, and is read as well; who reads it decides whether that is good enough (ExtractOptions.Judge).
 //
 // Reading trusts nothing: Extract creates regular files with names that a raft directory can hold, inside the directory it
 // is given and nowhere else, and never more bytes than were announced.
@@ -32,10 +33,11 @@ const DefaultName = "lxd_recovery_db.tar.gz"
 // Names of the tarball's own entries.
 const (
 	ManifestName  = "recovery.yaml"
+	SignatureName = "recovery.sig"
 	raftNodesName = "raft_nodes.yaml"
 )
 
-// manifestFormat is the version of the manifest: 2 has the run. Format 1 is still read.
+// manifestFormat is the version of the manifest: 2 has the run, and is signed. Format 1 is still read.
 const manifestFormat = 2
 
 // ErrDamaged is wrapped by every error that means: this is not a whole recovery tarball.
@@ -55,7 +57,7 @@ type Manifest struct {
 	Cluster Cluster     `yaml:"cluster"`
 	Raft    Raft        `yaml:"raft"`
 	Members member.List `yaml:"members"` // as `lxd cluster edit` took them
-	Files   []File      `yaml:"files"`   // every file but recovery.yaml itself, in the tarball's order
+	Files   []File      `yaml:"files"`   // every file but recovery.yaml and recovery.sig, in the tarball's order
 }
 
 // Source is the member whose database was exported.
@@ -103,6 +105,9 @@ func (m *Manifest) Size() int64 {
 
 	return n
 }
+
+// signed tells whether a manifest of this format comes with a signature.
+func (m *Manifest) signed() bool { return m.Format > 1 }
 
 var runID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
@@ -169,7 +174,7 @@ func (m *Manifest) validate() error {
 	seen := map[string]bool{}
 	for _, f := range m.Files {
 		switch {
-		case !allowed(f.Name) || f.Name == ManifestName:
+		case !allowed(f.Name) || f.Name == ManifestName || f.Name == SignatureName:
 			return fmt.Errorf("file name %q does not belong into a recovery tarball", f.Name)
 		case seen[f.Name]:
 			return fmt.Errorf("file %s is listed twice", f.Name)

@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -52,10 +53,21 @@ func Size(pieces []Piece) int64 {
 	return n
 }
 
+// Content is what a tarball is made of.
+type Content struct {
+	Manifest *Manifest
+	Pieces   []Piece
+	Key      crypto.Signer // that belongs to the cluster certificate: the manifest is signed with it
+
+	// Progress is called with the number of bytes read since the last call; it may be nil.
+	Progress func(int64)
+}
+
 // Write packs a raft directory. It fills in the manifest's format, files and sums. The manifest comes first, so the sums are
 // those that the pieces come with, and each piece must still have its own when it is packed; one that comes without is read
-// before, once more. progress is called with the number of bytes read since the last call; it may be nil.
-func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest, progress func(int64)) error {
+// before, once more.
+func Write(ctx context.Context, w io.Writer, c Content) error {
+	manifest := c.Manifest
 	raftNodes, err := encodeRaftNodes(manifest.Members)
 	if err != nil {
 		return err
@@ -63,7 +75,7 @@ func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest,
 
 	manifest.Format = manifestFormat
 	manifest.Files = nil
-	pieces = append([]Piece{BytesPiece(raftNodesName, raftNodes)}, pieces...)
+	pieces := append([]Piece{BytesPiece(raftNodesName, raftNodes)}, c.Pieces...)
 	for _, p := range pieces {
 		digest := p.SHA256
 		if digest == "" {
@@ -86,6 +98,11 @@ func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest,
 		return err
 	}
 
+	signature, err := Sign(c.Key, head)
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", ManifestName, err)
+	}
+
 	zip, err := pgzip.NewWriterLevel(w, pgzip.BestSpeed)
 	if err == nil {
 		err = zip.SetConcurrency(packedBlock, min(runtime.GOMAXPROCS(0), packedBlocks))
@@ -95,8 +112,8 @@ func Write(ctx context.Context, w io.Writer, pieces []Piece, manifest *Manifest,
 		return err
 	}
 
-	archive := &packer{ctx: ctx, tar: tar.NewWriter(zip), created: manifest.Created, progress: progress}
-	err = archive.pack(BytesPiece(ManifestName, head), pieces, manifest.Files)
+	archive := &packer{ctx: ctx, tar: tar.NewWriter(zip), created: manifest.Created, progress: c.Progress}
+	err = archive.pack([]Piece{BytesPiece(ManifestName, head), BytesPiece(SignatureName, signature)}, pieces, manifest.Files)
 	if err != nil {
 		return err
 	}
@@ -133,16 +150,18 @@ type packer struct {
 	progress func(int64)
 }
 
-// pack writes the whole archive: the directory that LXD's loader expects first, the manifest, the files.
-func (a *packer) pack(manifest Piece, pieces []Piece, files []File) error {
+// pack writes the whole archive: the directory that LXD's loader expects first, the manifest and its signature, the files.
+func (a *packer) pack(head []Piece, pieces []Piece, files []File) error {
 	err := a.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeDir, Name: ".", Mode: 0o700, ModTime: a.created, Format: tar.FormatPAX})
 	if err != nil {
 		return err
 	}
 
-	_, err = a.file(manifest)
-	if err != nil {
-		return err
+	for _, p := range head {
+		_, err = a.file(p)
+		if err != nil {
+			return err
+		}
 	}
 
 	for i, p := range pieces {

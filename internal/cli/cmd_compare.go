@@ -100,6 +100,7 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 	}
 
 	writeTable(w, []string{"member", "source", "role", "last entry", "snapshot", "edited since", "health"}, rows)
+	printSignatures(w, r)
 	printTimes(w, r)
 	if r.Refusal == nil || r.Refusal.Verdict != survivor.Different && r.Refusal.Verdict != survivor.Nothing {
 		printLogs(w, r)

@@ -163,7 +163,7 @@ func printExportPlan(w io.Writer, r *recovery.ExportReport) {
 func printExport(w io.Writer, r *recovery.ExportReport) {
 	fmt.Fprintf(w, "Exported the global database of %s: %s, %s.\n", r.Source.Name, r.Before, contentText(r.Database))
 	if r.File != "" {
-		fmt.Fprintf(w, "Wrote %s (%s).\n", r.File, bytesText(r.Size))
+		fmt.Fprintf(w, "Wrote %s (%s), signed with the cluster's key (certificate %.12s…).\n", r.File, bytesText(r.Size), r.Cluster)
 	}
 
 	fmt.Fprintf(w, "Fenced: the tarball ends at %s, which no other member's log can outvote.\n", r.Raft)

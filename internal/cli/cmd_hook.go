@@ -26,13 +26,15 @@ const (
 	keyDiscardLocal  = "discard-local-entries" // the flags of the same names
 	keyBesideCluster = "beside-cluster"
 	keyNoStart       = "no-start"
+	keyUnsigned      = "unsigned"
+	keyCertificate   = "certificate" // a file
 
 	keyStatus = "status" // what came of it, in one line
 	keyReport = "report" // the same as the command's --format json
 )
 
 // requestKeys are those that are unset once the request is carried out.
-var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart}
+var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart, keyUnsigned, keyCertificate}
 
 // answerKeys are those that the hook sets.
 var answerKeys = []string{keyStatus, keyReport}
@@ -52,7 +54,8 @@ func newHookCmd() *cobra.Command {
 		Long: `Do what a hook of the lxd-recover snap does; snapd calls this, and nobody else needs to.
 
   configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =NAME), with discard-local-entries=true,
-                beside-cluster=true and no-start=true as the flags of these names; "snap get lxd-recover status" tells what came of it
+                beside-cluster=true, unsigned=true, certificate=FILE and no-start=true as the flags of these names;
+                "snap get lxd-recover status" tells what came of it
   pre-refresh   refuse a refresh while an import, a rollback, an edit or a repair is under way
   post-refresh  finish what an interrupted run left, as "lxd-recover resume"
   install       note what is missing on this machine, in "snap get lxd-recover status"
@@ -131,7 +134,9 @@ type request struct {
 	rollback bool
 	kept     string // its name; empty: the newest
 
-	discardLocal, besideCluster, noStart bool
+	discardLocal, besideCluster, noStart, unsigned bool
+
+	certificate string // a file; empty: none
 }
 
 // parseRequest returns nil if nothing is asked for, as when the snap is installed. A key that there is not is an error: it may be one that
@@ -145,7 +150,10 @@ func parseRequest(values map[string]any) (*request, error) {
 	}
 
 	r := &request{}
-	for key, flag := range map[string]*bool{keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart} {
+	flags := map[string]*bool{
+		keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart, keyUnsigned: &r.unsigned,
+	}
+	for key, flag := range flags {
 		switch value := values[key].(type) {
 		case nil:
 		case bool:
@@ -155,12 +163,14 @@ func parseRequest(values map[string]any) (*request, error) {
 		}
 	}
 
-	switch value := values[keyImport].(type) {
-	case nil:
-	case string:
-		r.tarball = value
-	default:
-		return nil, fmt.Errorf("%s=%v is not the name of a file", keyImport, value)
+	for key, file := range map[string]*string{keyImport: &r.tarball, keyCertificate: &r.certificate} {
+		switch value := values[key].(type) {
+		case nil:
+		case string:
+			*file = value
+		default:
+			return nil, fmt.Errorf("%s=%v is not the name of a file", key, value)
+		}
 	}
 
 	switch value := values[keyRollback].(type) {
@@ -182,6 +192,8 @@ func parseRequest(values map[string]any) (*request, error) {
 		return nil, errors.New("import and rollback cannot be asked for at once")
 	case r.tarball != "" && !filepath.IsAbs(r.tarball):
 		return nil, fmt.Errorf("%s=%s: the whole path of the tarball is needed, beginning with /", keyImport, r.tarball)
+	case r.certificate != "" && !filepath.IsAbs(r.certificate):
+		return nil, fmt.Errorf("%s=%s: the whole path of the certificate is needed, beginning with /", keyCertificate, r.certificate)
 	case r.tarball == "" && !r.rollback:
 		return nil, nil
 	}
@@ -197,7 +209,7 @@ func (r *request) run(ctx context.Context) (string, any, error) {
 
 	report, err := recovery.Import(ctx, recovery.ImportOptions{
 		Tarball: r.tarball, Version: Version, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
-		Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
+		Unsigned: r.unsigned, Certificate: r.certificate, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
 	})
 	if err != nil {
 		return "", nil, err

@@ -16,6 +16,8 @@ func TestRequest(t *testing.T) {
 		{nil, nil},
 		{map[string]any{"rollback": false, "import": "", "no-start": true}, nil},
 		{map[string]any{"import": "/x.tar.gz", "beside-cluster": true}, &request{tarball: "/x.tar.gz", besideCluster: true}},
+		{map[string]any{"import": "/x", "unsigned": true}, &request{tarball: "/x", unsigned: true}},
+		{map[string]any{"import": "/x", "certificate": "/old.crt"}, &request{tarball: "/x", certificate: "/old.crt"}},
 		{map[string]any{"import": "/x", "discard-local-entries": true, "no-start": false}, &request{tarball: "/x", discardLocal: true}},
 		{map[string]any{"rollback": true, "no-start": true}, &request{rollback: true, noStart: true}},
 		{map[string]any{"rollback": "latest"}, &request{rollback: true}},
@@ -34,6 +36,9 @@ func TestRequest(t *testing.T) {
 		"import and rollback cannot be asked for at once": {"import": "/x", "rollback": true},
 		"import=true is not the name of a file":           {"import": true},
 		`there is no key "imprt": import, rollback,`:      {"imprt": "/x", "status": "an answer"},
+		"certificate=true is not the name of a file":      {"import": "/x", "certificate": true},
+		"certificate=old.crt: the whole path":             {"import": "/x", "certificate": "old.crt"},
+		"unsigned=1: true or false is possible":           {"import": "/x", "unsigned": 1},
 	} {
 		_, err := parseRequest(values)
 		if err == nil || !strings.HasPrefix(err.Error(), want) {

@@ -37,8 +37,10 @@ The tarball is unpacked beside the database and checked; then LXD is stopped, th
 started again if it ran. The database as it was before is kept: "lxd-recover global-db-rollback" puts it back. Whatever goes
 wrong, LXD finds the whole old or the whole new database, and the command can simply be run again.
 
-FILE may be a tarball of "lxd-recover cluster export-db" or the one that "lxd cluster edit" of LXD 5.21.3, 6.2 and later
-writes. Stop LXD on all members first, and import on a majority of the voters at the least before any of them is started.
+FILE is a tarball of "lxd-recover cluster export-db". It is signed with the cluster's private key, and one that was changed by anyone
+without that key is refused. Anything else that is not signed, such as the tarball that "lxd cluster edit" of LXD 5.21.3, 6.2 and later
+writes, needs --unsigned: whoever can change it decides what the cluster becomes. Stop LXD on all members first, and import on a
+majority of the voters at the least before any of them is started.
 A standalone server, which is no member of a cluster, is refused.
 
 It works as well on a member that has lost its raft directory, database/global: it is then refused until
@@ -48,6 +50,7 @@ the schema and the applied patches of that one, the members and addresses of the
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-import lxd_recovery_db.tar.gz
   lxd-recover global-db-import --dry-run lxd_recovery_db.tar.gz
+  lxd-recover global-db-import --unsigned /root/tarball-of-lxd-itself.tar.gz
   lxd-recover global-db-import --node-db /root/server1-local.db lxd_recovery_db.tar.gz`,
 		Args:              usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: completeTarballs,
@@ -58,6 +61,8 @@ the schema and the applied patches of that one, the members and addresses of the
 	cmd.Flags().BoolVar(&opts.DiscardLocal, "discard-local-entries", false, "go on although this member has transactions that the tarball lacks")
 	cmd.Flags().StringVar(&opts.NodeDB, "node-db", "", "where this member's local.db is lost or damaged: `FILE` is that of another member, for a new one")
 	cmd.Flags().BoolVar(&opts.BesideCluster, "beside-cluster", false, "go on although a working cluster answers that does not come from this recovery")
+	cmd.Flags().BoolVar(&opts.Unsigned, "unsigned", false, "take a tarball that is not signed, such as LXD's own, as you know who made it")
+	addCertificateFlag(cmd, &opts.Certificate)
 	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
 	opts.format.addFlag(cmd, reportFormats)
 	return cmd
@@ -93,7 +98,8 @@ func printDryRun(w io.Writer, r *recovery.ImportReport) {
 // printImportPlan shows what an import will change, and nothing that it will not.
 func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 	source := cmp.Or(r.Source, "an unnamed member")
-	fmt.Fprintf(w, "Import %s, exported from %s, on %s.\n\n", r.Tarball, source, r.Member.Name)
+	fmt.Fprintf(w, "Import %s, exported from %s, on %s.\n", r.Tarball, source, r.Member.Name)
+	fmt.Fprintf(w, "Signature: %s.\n\n", signatureText(recovery.Signature{State: r.Signature, By: r.SignedBy}))
 	local := "cannot be read"
 	if r.Local != nil {
 		local = r.Local.String()
@@ -132,6 +138,7 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 		fmt.Fprintln(w, "  "+d.String())
 	}
 
+	printGained(w, r)
 	printList(w, "Not checked", r.Unchecked)
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), keptBesideText(r.KeptSpace))

@@ -26,7 +26,7 @@ var errUnhealthy = errors.New("the database is damaged: see the problems above")
 
 func newInspectCmd() *cobra.Command {
 	output := format{}
-	verbose := false
+	verbose, certificate := false, ""
 	cmd := &cobra.Command{
 		Use:   "global-db-inspect [SOURCE]",
 		Short: "Check one global database and tell what is in it",
@@ -48,16 +48,17 @@ Exit status:
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runInspect(cmd.Context(), output, optionalArg(args, ""), verbose)
+			return runInspect(cmd.Context(), output, optionalArg(args, ""), certificate, verbose)
 		},
 	}
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "show infos, too")
+	addCertificateFlag(cmd, &certificate)
 	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func runInspect(ctx context.Context, output format, source string, verbose bool) error {
-	report, err := recovery.Inspect(ctx, source, newProgress(ctx, os.Stderr))
+func runInspect(ctx context.Context, output format, source string, certificate string, verbose bool) error {
+	report, err := recovery.InspectSigned(ctx, source, certificate, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return err
 	}
@@ -80,6 +81,10 @@ func warnRunning(daemon string) {
 
 func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 	rows := [][]string{{"source", r.Source}, {"kind", r.Kind}}
+	if text := signatureText(r.Signature); text != "" {
+		rows = append(rows, []string{"signature", text})
+	}
+
 	switch {
 	case r.Standalone:
 		rows = append(rows, []string{"member", standaloneText})

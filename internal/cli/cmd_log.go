@@ -77,6 +77,7 @@ func runLog(ctx context.Context, output format, opts recovery.HistoryOptions, fi
 
 	err = out.end()
 	warnRunning(history.RunningDaemon)
+	warnSignature(history.Signature)
 	if out.unsearched > 0 {
 		fmt.Fprintf(os.Stderr, "Warning: not found in, as what they did cannot be told: %d transactions\n", out.unsearched)
 	}

@@ -117,6 +117,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 	}
 
 	warnRunning(db.RunningDaemon)
+	warnSignature(db.Signature)
 	results := newResultWriter(os.Stdout, o.format.name)
 	for _, statement := range statements {
 		err = answer(ctx, db, statement, results)

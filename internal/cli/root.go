@@ -233,7 +233,8 @@ func exitStatus(err error) int {
 		return exitUsage
 	case errors.As(err, &refusal), errors.Is(err, errNoRecommendation):
 		return exitRefused
-	case errors.As(err, &damage), errors.Is(err, bundle.ErrDamaged), errors.Is(err, errUnhealthy), errors.Is(err, errDamageInTheWay):
+	case errors.As(err, &damage), errors.Is(err, bundle.ErrDamaged), errors.Is(err, bundle.ErrSignature),
+		errors.Is(err, errUnhealthy), errors.Is(err, errDamageInTheWay):
 		return exitDamaged
 	}
 

@@ -30,7 +30,7 @@ const (
 	LockFile                          // dqlite-lock
 	DumpFile                          // LXD's db.bin and db.bin-wal, written at shutdown
 	RaftNodesFile                     // raft_nodes.yaml of a recovery tarball
-	ManifestFile                      // recovery.yaml of our own recovery tarball
+	ManifestFile                      // recovery.yaml or recovery.sig of our own recovery tarball
 	SubDirectory
 	MisreadFile // a name that is not dqlite's, but that libdqlite takes for a segment or a snapshot
 	SpecialFile // a device, socket, pipe or dangling link: never opened
@@ -71,7 +71,7 @@ func classifyName(name string) FileKind {
 		return DumpFile
 	case name == "raft_nodes.yaml":
 		return RaftNodesFile
-	case name == "recovery.yaml":
+	case name == "recovery.yaml", name == "recovery.sig":
 		return ManifestFile
 	case strings.HasPrefix(name, "tmp-"):
 		return TemporaryFile

@@ -42,11 +42,12 @@ type CompareReport struct {
 
 // CompareSource is one of the sources.
 type CompareSource struct {
-	Label         string         `json:"label" yaml:"label"` // the member's name where that is enough, else as it was given
-	Source        string         `json:"source" yaml:"source"`
-	Kind          string         `json:"kind" yaml:"kind"`
-	Time          time.Time      `json:"time" yaml:"time"` // of which it is; UTC
-	Copy          bool           `json:"copy" yaml:"copy"` // it does not tell where the member's log ended
+	Label         string    `json:"label" yaml:"label"` // the member's name where that is enough, else as it was given
+	Source        string    `json:"source" yaml:"source"`
+	Kind          string    `json:"kind" yaml:"kind"`
+	Time          time.Time `json:"time" yaml:"time"` // of which it is; UTC
+	Copy          bool      `json:"copy" yaml:"copy"` // it does not tell where the member's log ended
+	Signature     `yaml:",inline"`
 	Member        *InspectMember `json:"member" yaml:"member"`
 	Role          string         `json:"role,omitempty" yaml:"role,omitempty"` // in the configuration in force, of the preferred log
 	Raft          InspectRaft    `json:"raft" yaml:"raft"`

@@ -25,6 +25,9 @@ type Database struct {
 	// entries may not be committed yet.
 	RunningDaemon string
 
+	// Signature is that of a recovery tarball.
+	Signature Signature
+
 	// Damage says what is wrong with the source; nil where it is sound. What is in the database is sound all the same.
 	Damage *DamageError
 }
@@ -37,6 +40,11 @@ func OpenDatabase(ctx context.Context, source string, at uint64, reading string,
 	db := &Database{}
 	err := readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
 		err := readAs(src.Path, log, reading)
+		if err != nil {
+			return err
+		}
+
+		db.Signature, err = src.signature("")
 		if err != nil {
 			return err
 		}

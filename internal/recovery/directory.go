@@ -36,6 +36,9 @@ const (
 // clusterCertificateName is the file in LXD's directory with the cluster certificate. A standalone server has none.
 const clusterCertificateName = "cluster.crt"
 
+// serverCertificateName is the file in LXD's directory with this server's own certificate.
+const serverCertificateName = "server.crt"
+
 // FindLXD returns LXD's directory on this machine: $LXD_DIR, else the snap's, else the package's.
 func FindLXD() (string, error) {
 	dir := os.Getenv("LXD_DIR")
@@ -216,7 +219,9 @@ func (d directory) errNoCertificate() error {
 }
 
 // serverCertificate returns the fingerprint of this member's own certificate.
-func (d directory) serverCertificate() (string, error) { return fingerprint(d.join("server.crt")) }
+func (d directory) serverCertificate() (string, error) {
+	return fingerprint(d.join(serverCertificateName))
+}
 
 // readLog reads the raft directory of a member or of a staged database.
 func readLog(ctx context.Context, global string, progress Progress) (*raftlog.Log, error) {

@@ -4,6 +4,7 @@ package recovery
 
 import (
 	"context"
+	"crypto"
 	"fmt"
 	"io"
 	"os"
@@ -130,6 +131,7 @@ type exporter struct {
 	check    *exportCheck
 	log      *raftlog.Log
 	manifest *bundle.Manifest
+	key      crypto.Signer  // the cluster's
 	pieces   []bundle.Piece // the files of the tarball
 	scratch  string         // a directory for files that are made for it
 	served   *serving       // nil with NoVerify
@@ -221,6 +223,11 @@ func (ex *exporter) examine(ctx context.Context) error {
 	}
 	if last.Index < end.Index {
 		ex.manifest.Raft.Last = end
+	}
+
+	ex.key, err = ex.dir.signingKey()
+	if err != nil {
+		return err
 	}
 
 	snapshot, err := globaldb.Base(ctx, ex.log, last.Index)
@@ -326,7 +333,7 @@ func (ex *exporter) pack(verified *verification) error {
 		done := ex.opts.Progress.start("Writing "+ex.report.name(), bundle.Size(ex.pieces))
 		defer done()
 
-		err := bundle.Write(verified.ctx, counted, ex.pieces, ex.manifest, ex.opts.Progress.add)
+		err := bundle.Write(verified.ctx, counted, bundle.Content{Manifest: ex.manifest, Pieces: ex.pieces, Key: ex.key, Progress: ex.opts.Progress.add})
 		ex.report.Size, ex.report.Files = counted.n, len(ex.manifest.Files)
 		return err
 	}

@@ -26,6 +26,7 @@ type HistoryOptions struct {
 // History is what ReadHistory says of the source itself.
 type History struct {
 	RunningDaemon string       // the daemon that runs on the source, empty where none does
+	Signature     Signature    // of a recovery tarball
 	Damage        *DamageError // of the source, nil where it is sound; what is listed is sound all the same
 }
 
@@ -56,6 +57,11 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 	var held []HistoryEntry
 	err := readSource(ctx, opts.Source, opts.Progress, func(src *Source, log *raftlog.Log) error {
 		err := readAs(src.Path, log, opts.Reading)
+		if err != nil {
+			return err
+		}
+
+		h.Signature, err = src.signature("")
 		if err != nil {
 			return err
 		}

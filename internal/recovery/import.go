@@ -31,6 +31,12 @@ type ImportOptions struct {
 	// NodeDB is the file of another member's node database, from which a new one is made where this member has lost its own.
 	NodeDB string
 
+	// Unsigned takes a tarball that is not signed, such as LXD's own. One with a signature that is not valid is never taken.
+	Unsigned bool
+
+	// Certificate is the file of a certificate that the cluster had before: what was signed then is taken, too.
+	Certificate string
+
 	// BesideCluster goes on although a working cluster answers that does not come from this recovery.
 	BesideCluster bool
 
@@ -48,7 +54,9 @@ type ImportOptions struct {
 type ImportReport struct {
 	Tarball   string            `json:"tarball" yaml:"tarball"`
 	Source    string            `json:"source" yaml:"source"` // member it was exported from, empty where the tarball does not say
-	Member    member.Member     `json:"member" yaml:"member"` // this member, with its new address and role
+	Signature SignatureState    `json:"signature" yaml:"signature"`
+	SignedBy  string            `json:"signed_by" yaml:"signed_by"` // SHA-256 of the cluster certificate; empty where the tarball is not signed
+	Member    member.Member     `json:"member" yaml:"member"`       // this member, with its new address and role
 	Members   []MemberChange    `json:"members" yaml:"members"`
 	Local     *bundle.Position  `json:"local_raft" yaml:"local_raft"`               // last entry of the database that is replaced; null where it cannot be read
 	Raft      bundle.Position   `json:"raft" yaml:"raft"`                           // last entry of the tarball's
@@ -57,6 +65,7 @@ type ImportReport struct {
 	NodeDB    *NewNodeDatabase  `json:"new_node_database" yaml:"new_node_database"` // what takes the place of a lost one; null where it is not lost
 	Patch     string            `json:"patch" yaml:"patch"`                         // content of patch.global.sql, empty where none is needed
 	Discarded []Discarded       `json:"discarded" yaml:"discarded"`                 // transactions that only this member has
+	Gained    []Discarded       `json:"gained" yaml:"gained"`                       // transactions that the tarball has and this member lacks
 	Unchecked []string          `json:"unchecked" yaml:"unchecked"`                 // checks that this tarball does not allow
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
 	Kept      string            `json:"kept" yaml:"kept"`             // directory that holds, or will hold, the database that is replaced
@@ -64,6 +73,9 @@ type ImportReport struct {
 	Size      int64             `json:"size" yaml:"size"`             // of the database that is replaced, in bytes
 	KeptSpace Space             `json:"backups" yaml:"backups"`       // all that is kept; once Done with the one that this import replaced
 	Daemon    string            `json:"daemon" yaml:"daemon"`
+
+	// GainedUntold says why what this member lacks is not, or not all, in Gained; empty where it is.
+	GainedUntold string `json:"gained_untold" yaml:"gained_untold"`
 
 	// NothingToDo is true when this member had exactly this database before: nothing was done.
 	NothingToDo bool `json:"already" yaml:"already"`
@@ -81,8 +93,8 @@ type ImportReport struct {
 
 // newImportReport returns a report whose lists are empty, not missing, in JSON.
 func newImportReport(tarball string) *ImportReport {
-	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Unchecked: []string{},
-		Warnings: []string{}}
+	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Gained: []Discarded{},
+		Unchecked: []string{}, Warnings: []string{}}
 }
 
 // Import replaces this member's database by the one in a tarball, all or nothing, and keeps the replaced one. The steps are
@@ -133,6 +145,7 @@ type importer struct {
 	report *ImportReport
 
 	certificate string               // the cluster's, its fingerprint
+	signers     []*certificate       // that the tarball may be signed for, this cluster's first
 	node        *nodedb.Node         // of the live database, as it was when it was looked at first
 	lost        *lostNode            // nil where it is not lost
 	trusted     []nodedb.Certificate // the members' certificates, where the node database may not have them
@@ -144,6 +157,7 @@ type importer struct {
 	live       bool   // LXD runs while the local log is read: what is damaged may only be in the middle of being written
 	compared   string // signature of the local raft directory when it was compared
 	branching  *branching
+	gains      gains
 	others     otherFiles
 	fencedHere bool // a tarball of LXD's own, fenced in the staging directory
 
@@ -175,6 +189,11 @@ func (r *ImportReport) daemonIs(result startResult) {
 
 // checkLoss refuses an import that would lose what only this member has (guarantee G4).
 func (im *importer) checkLoss() error {
+	err := im.checkExported()
+	if err != nil {
+		return err
+	}
+
 	switch {
 	case im.opts.DiscardLocal:
 		im.warnOnce(im.aboveFence)

@@ -91,6 +91,7 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 		}
 
 		im.unknownLoss = im.unreadable(err)
+		r.GainedUntold = "this member's own log cannot be read"
 		return nil
 	}
 
@@ -123,7 +124,11 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 	}
 
 	im.aboveFence, err = im.outvotes(local)
-	return err
+	if err != nil {
+		return err
+	}
+
+	return im.compareGained(ctx, local)
 }
 
 // damagedLocal finds what lies on this member's disk and is not in its log, and says why what is lost cannot be told; that is empty if

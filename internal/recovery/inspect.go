@@ -26,6 +26,8 @@ type InspectReport struct {
 	// Copy is true for what need not be a member's last state: a copy of an earlier time, or an export from which newer entries were left out.
 	Copy bool `json:"copy" yaml:"copy"`
 
+	Signature `yaml:",inline"` // of a recovery tarball
+
 	// Cluster is the SHA-256 of the cluster certificate, empty if the source does not tell; Member is whose database it is, null then.
 	// A standalone server is its own only member, and has no name.
 	Cluster    string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"`
@@ -97,9 +99,23 @@ type InspectEntry struct {
 
 // Inspect reads a source and reports. It changes nothing. The error is for what cannot be read; damage is in the report.
 func Inspect(ctx context.Context, source string, progress Progress) (*InspectReport, error) {
+	return InspectSigned(ctx, source, "", progress)
+}
+
+// InspectSigned is Inspect, and checks the signature of a tarball with the certificate in a file, too, not only with this machine's.
+func InspectSigned(ctx context.Context, source string, certificate string, progress Progress) (*InspectReport, error) {
 	var r *InspectReport
-	err := readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) (err error) {
+	err := readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
+		signature, err := src.signature(certificate)
+		if err != nil {
+			return err
+		}
+
 		r, err = inspect(ctx, src, log)
+		if err == nil {
+			r.Signature = signature
+		}
+
 		return err
 	})
 

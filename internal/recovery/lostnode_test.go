@@ -59,7 +59,7 @@ func openFixture(t testing.TB, name string) *globaldb.DB {
 
 // importDB imports on node2, with the options changed by with.
 func (l lostLab) importDB(ctx context.Context, with func(*ImportOptions)) (*ImportReport, error) {
-	opts := ImportOptions{LXDDir: l.dir.path, Tarball: l.tarball, Version: "test", NoStart: true, BesideCluster: true}
+	opts := ImportOptions{LXDDir: l.dir.path, Tarball: l.tarball, Version: "test", NoStart: true, BesideCluster: true, Unsigned: true}
 	if with != nil {
 		with(&opts)
 	}

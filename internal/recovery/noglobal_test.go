@@ -90,7 +90,7 @@ func TestMissingGlobalWhileLive(t *testing.T) {
 	run, end, err := beginRun(l.dir.path, runOptions{purpose: purposeImport, noStart: true})
 	must(t, err)
 	defer end()
-	opts := ImportOptions{LXDDir: l.dir.path, Tarball: l.tarball, NoStart: true, BesideCluster: true}
+	opts := ImportOptions{LXDDir: l.dir.path, Tarball: l.tarball, NoStart: true, BesideCluster: true, Unsigned: true}
 	im := &importer{run: run, opts: opts, report: newImportReport(opts.Tarball)}
 	must(t, im.stage(t.Context()))
 	im.live = true

@@ -170,7 +170,7 @@ func (s *Source) unpack(ctx context.Context, scratch string, size int64, progres
 
 	defer root.Close()
 
-	s.bundle, err = bundle.Extract(ctx, f, root, progress.add)
+	s.bundle, err = bundle.Extract(ctx, f, root, bundle.ExtractOptions{Progress: progress.add})
 	if err != nil {
 		return err
 	}

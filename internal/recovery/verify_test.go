@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/bundle/bundletest"
 	"github.com/lxd-recover/lxd-recover/internal/engine"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
@@ -62,7 +63,7 @@ func wantNoticed(t *testing.T, from string, last uint64, opts raftlog.Options, f
 			Created: time.Now(), Cluster: bundle.Cluster{Certificate: strings.Repeat("ab", 32)},
 			Members: member.List{{ID: 1, Name: "one", Address: "10.0.0.1:8443", Role: raftlog.Voter}},
 		}
-		err = bundle.Write(t.Context(), io.Discard, pieces, manifest, nil)
+		err = bundle.Write(t.Context(), io.Discard, bundle.Content{Manifest: manifest, Pieces: pieces, Key: bundletest.Key(t)})
 		if file == "" {
 			must(t, err)
 		} else if err == nil || !strings.Contains(err.Error(), "the file changed while it was read") {

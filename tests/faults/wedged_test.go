@@ -150,7 +150,7 @@ func (l *lab) writeLacking(t *testing.T, ctx context.Context) *cluster.Member {
 // wantImportRefused checks that an import of the loader's tarball is refused, and what it says.
 func wantImportRefused(t *testing.T, ctx context.Context, m *cluster.Member, says ...string) {
 	t.Helper()
-	out, err := m.Command(ctx, tool, "global-db-import", "--yes", m.LoadedTarball()).CombinedOutput()
+	out, err := m.Command(ctx, tool, "global-db-import", "--yes", "--unsigned", m.LoadedTarball()).CombinedOutput()
 	var exit *exec.ExitError
 	lacks := func(s string) bool { return !strings.Contains(string(out), s) }
 	if !errors.As(err, &exit) || exit.ExitCode() != 3 || slices.ContainsFunc(says, lacks) {
@@ -272,7 +272,7 @@ func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member
 			tarball = m.LoadedTarball()
 		}
 
-		out, err := m.Command(ctx, tool, append([]string{"global-db-import", "--yes", tarball}, flags...)...).CombinedOutput()
+		out, err := m.Command(ctx, tool, append([]string{"global-db-import", "--yes", "--unsigned", tarball}, flags...)...).CombinedOutput()
 		if err != nil {
 			t.Fatalf("import on %s: %v: %s", m.Name, err, out)
 		}

@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"crypto"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+)
+
+// clusterKeyName is the private key that belongs to the cluster certificate: every member has it, and nobody else.
+const clusterKeyName = "cluster.key"
+
+// certificate is a certificate, and the name by which LXD knows it.
+type certificate struct {
+	*x509.Certificate
+	fingerprint string // SHA-256 of its DER form, lower-case hexadecimal
+	file        string
+}
+
+// readCertificate reads the first certificate of a PEM file.
+func readCertificate(file string) (*certificate, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
+	}
+
+	parsed, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%s holds no certificate: %w", file, err)
+	}
+
+	sum := sha256.Sum256(parsed.Raw)
+	return &certificate{Certificate: parsed, fingerprint: hex.EncodeToString(sum[:]), file: file}, nil
+}
+
+// signingKey is the cluster's private key, once it is known to belong to the certificate that a signature is checked with.
+func (d directory) signingKey() (crypto.Signer, error) {
+	certificate, err := os.ReadFile(d.join(clusterCertificateName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, d.errNoCertificate()
+	}
+
+	if err != nil {
+		return nil, err
+	}
+
+	key, err := os.ReadFile(d.join(clusterKeyName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s is missing, and the tarball has to be signed with it: copy it from another member: all members have the same one",
+			d.join(clusterKeyName))
+	}
+
+	if err != nil {
+		return nil, err
+	}
+
+	pair, err := tls.X509KeyPair(certificate, key)
+	if err != nil {
+		return nil, fmt.Errorf("the tarball cannot be signed with %s for %s: %w. Copy both from another member: all members have the same ones",
+			d.join(clusterKeyName), d.join(clusterCertificateName), err)
+	}
+
+	signer, ok := pair.PrivateKey.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("%s is a key that cannot sign", d.join(clusterKeyName))
+	}
+
+	return signer, nil
+}
+
+// readSigners reads the certificates that a tarball's signature may be valid by: this cluster's own, and the one that was given, if any.
+func (im *importer) readSigners() error {
+	own, err := readCertificate(im.dir.join(clusterCertificateName))
+	if err != nil {
+		return err
+	}
+
+	im.signers = []*certificate{own}
+	if im.opts.Certificate == "" {
+		return nil
+	}
+
+	given, err := readCertificate(im.opts.Certificate)
+	if err == nil {
+		im.signers = append(im.signers, given)
+	}
+
+	return err
+}
+
+// judge decides whether a tarball is one of this cluster's own (guarantees G6 and G10), before anything else in it is believed.
+func (im *importer) judge(origin *bundle.Origin) error {
+	if !origin.Signed() && !im.opts.Unsigned {
+		return unsigned(origin, im.opts.Tarball)
+	}
+
+	manifest := origin.Manifest
+	if manifest == nil {
+		im.report.Signature = SignatureNone
+		im.report.Unchecked = append(im.report.Unchecked,
+			"the tarball is not signed, as LXD's own tarballs are not: nothing tells who made it, and whether somebody changed it since")
+		return nil
+	}
+
+	signer := signerOf(manifest, im.signers)
+	if signer == nil {
+		return im.otherCertificate(manifest)
+	}
+
+	if signer.fingerprint != im.certificate {
+		im.report.warn(im.formerText(signer))
+	}
+
+	im.report.SignedBy = signer.fingerprint
+	if !origin.Signed() {
+		im.report.Signature, im.report.SignedBy = SignatureNone, ""
+		im.report.Unchecked = append(im.report.Unchecked,
+			"the tarball is not signed: nothing tells whether somebody changed it since it was exported")
+		return nil
+	}
+
+	err := origin.Verify(signer.Certificate)
+	if err != nil {
+		return fmt.Errorf("%w: %s was changed after %s was exported, or made by somebody without this cluster's key (%s). "+
+			"Do not use this file: copy it again from the member that exported it, or export it again", err, bundle.ManifestName, im.opts.Tarball,
+			clusterKeyName)
+	}
+
+	im.report.Signature = SignatureValid
+	return nil
+}
+
+// unsigned is the refusal of a tarball that anybody may have made.
+func unsigned(origin *bundle.Origin, tarball string) error {
+	why := "it is one that LXD's own `lxd cluster edit` writes, or one of lxd-recover's from which the signature was taken out"
+	if origin.Manifest != nil {
+		why = "an early version of lxd-recover made it, or the signature was taken out"
+	}
+
+	return &Refusal{Code: "unsigned", Reason: fmt.Sprintf("%s is not signed: %s. Whoever can change it decides what this cluster becomes. "+
+		"If you know that nobody could, since it was made on a member of this cluster, go on; else make a new one there with "+
+		"`lxd-recover cluster export-db`, which signs it", tarball, why), Flag: "--unsigned"}
+}
+
+// signerOf is the certificate that a manifest names; nil if it is none of these.
+func signerOf(manifest *bundle.Manifest, certificates []*certificate) *certificate {
+	for _, c := range certificates {
+		if c.fingerprint == manifest.Cluster.Certificate {
+			return c
+		}
+	}
+
+	return nil
+}
+
+// otherCertificate says what may be the matter with a tarball that names a certificate that is not this cluster's.
+func (im *importer) otherCertificate(manifest *bundle.Manifest) error {
+	if im.opts.Certificate != "" {
+		return wrongCluster("it was exported from a cluster with the certificate %.12s…: that is neither this member's cluster.crt, %.12s…, "+
+			"nor the one in %s, %.12s…", manifest.Cluster.Certificate, im.certificate, im.opts.Certificate, im.signers[1].fingerprint)
+	}
+
+	changed := "If it is this cluster's, and its certificate was changed since the export, `--certificate OLD.crt` names a copy of the former one; " +
+		"if this member missed the change, copy cluster.crt and cluster.key from a member that did not"
+	if im.signers[0].NotBefore.After(manifest.Created) {
+		changed = fmt.Sprintf("This member's certificate is the newer one, of %s, and the tarball is of %s: if it is this cluster's, "+
+			"`--certificate OLD.crt` names a copy of the certificate that the cluster had then",
+			im.signers[0].NotBefore.UTC().Format(time.RFC3339), manifest.Created.UTC().Format(time.RFC3339))
+	}
+
+	return wrongCluster("it was exported from a cluster with the certificate %.12s…, this cluster's is %.12s…. %s",
+		manifest.Cluster.Certificate, im.certificate, changed)
+}
+
+// formerText is what to see to if a tarball was signed with the key of another certificate than this member has.
+func (im *importer) formerText(signer *certificate) string {
+	text := fmt.Sprintf("the tarball is of the certificate in %s, %.12s…, and this member's cluster.crt is another one, %.12s…",
+		signer.file, signer.fingerprint, im.certificate)
+	if signer.NotBefore.After(im.signers[0].NotBefore) {
+		return text + ", which is older: this member missed the change. Copy cluster.crt and cluster.key from a member that did not, " +
+			"or it cannot join the others"
+	}
+
+	return text + ". That is right if the certificate was changed since the export"
+}
+
+// speaksForItself tells whether an error says what it is about, and needs no name of a file before it.
+func speaksForItself(err error) bool {
+	var refusal *Refusal
+	return errors.As(err, &refusal) || errors.Is(err, ErrWrongCluster)
+}
