@@ -287,8 +287,9 @@ func (l *Log) named() []*Segment {
 	return list
 }
 
-// reach is the last index that the closed segments, by their names, go on to from the index last without a hole. beyond are whole
-// segments that come after a hole.
+// reach is the last index that the closed segments, by their names, go on to from the index last without a hole. beyond are those that
+// come after a hole: damaged ones, too, as their names were right when dqlite gave them. Far ones of which nothing can be read count for
+// nothing, nor do those with another number of entries than their name says.
 func (l *Log) reach(last uint64) (end uint64, beyond []*Segment) {
 	end = last
 	before := uint64(0) // last index by a name, up to last
@@ -297,7 +298,7 @@ func (l *Log) reach(last uint64) (end uint64, beyond []*Segment) {
 		case s.First <= end+1:
 			end = max(end, s.Last)
 			before = max(before, s.Last)
-		case s.fault == nil && s.Entries == s.Last-s.First+1:
+		case s.First-last <= nearHole || s.fault != nil && s.Entries+s.After > 0 || s.Entries == s.Last-s.First+1:
 			beyond = append(beyond, s)
 		}
 	}
@@ -372,6 +373,7 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 		list = l.placedAfter(r, opens, r.Last+1)
 	}
 
+	near := len(beyond) > 0 && beyond[0].First-r.Last <= nearHole
 	switch {
 	case follow == contradicts && named >= r.start():
 		short := r
@@ -382,24 +384,53 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 
 		for i := range list {
 			// A new leader that cuts a whole segment away leaves the same picture.
-			list[i].Against, list[i].Excluded = append(list[i].Against, why), opens[0].FirstTerm == r.LastTerm
+			list[i].Against, list[i].Excluded = append(list[i].Against, why), near || opens[0].FirstTerm == r.LastTerm
 		}
 
 		return slices.Concat([]Reading{short}, l.withoutLast(r, named, opens), list)
-	case other == contradicts, follow == fits && other == maybe:
-		return list
+	case len(beyond) == 0, !near && other == contradicts:
+		return l.besideLostSnapshot(r, list)
 	}
 
 	short := r
 	why = fmt.Sprintf("%s, with later entries, is between them and %s", beyond[0].File, opens[0].File)
 	short.For = append(slices.Clone(r.For), why)
-	if follow != fits && other == fits || beyond[0].First-r.Last <= nearHole {
-		for i := range list {
-			list[i].Against, list[i].Excluded = append(list[i].Against, why), true
-		}
+	excluded := near && (follow != fits || other != contradicts) || follow != fits && other == fits
+	for i := range list {
+		list[i].Against, list[i].Excluded = append(list[i].Against, why), excluded
 	}
 
 	return append(list, short)
+}
+
+// besideLostSnapshot adds the reading without the open segments if those with them end before a snapshot of which only the name is left, or
+// one of its two files: the log had reached that index.
+func (l *Log) besideLostSnapshot(r Reading, list []Reading) []Reading {
+	name, index := "", r.Last
+	for _, f := range l.Files {
+		if f.Kind != SnapshotFile && f.Kind != SnapshotMetaFile {
+			continue
+		}
+
+		term, at, _, _ := parseSnapshotName(f.Name)
+		if at > index && at <= maxIndex && (l.Term == 0 || term <= l.Term) {
+			name, index = f.Name, at
+		}
+	}
+
+	ends := func(with Reading) bool { return with.Last < index }
+	if !slices.ContainsFunc(list, ends) {
+		return list
+	}
+
+	for i := range list {
+		if ends(list[i]) {
+			list[i].Against = append(list[i].Against, fmt.Sprintf("%s was taken at index %d", name, index))
+		}
+	}
+
+	r.For = append(slices.Clone(r.For), fmt.Sprintf("%s was taken at index %d, and with the open segments the log would end before it", name, index))
+	return append(list, r)
 }
 
 // nearHole is how many entries may be missing before closed segments that are taken for this log's own, and not for strays.
@@ -443,7 +474,13 @@ func (l *Log) withoutLast(r Reading, named uint64, opens []opened) []Reading {
 
 // foreign says whether a segment after a hole cannot be of this log.
 func (l *Log) foreign(s *Segment, r Reading) bool {
-	return l.Term > 0 && s.MaxTerm > l.Term || s.FirstTerm < r.LastTerm && s.firstType != ChangeEntry
+	parts := s.parts()
+	if len(parts) == 0 {
+		return false
+	}
+
+	first := parts[0]
+	return l.Term > 0 && s.highestTerm() > l.Term || first.FirstTerm < r.LastTerm && first.firstType != ChangeEntry
 }
 
 // emptiedBefore says whether an open segment with a lower counter is there, and empty: what was in it is gone.
