@@ -92,10 +92,7 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d, %s)", r.Member.Name, r.Member.ID, r.Member.Address)})
 	}
 
-	last := fmt.Sprintf("index %d, term %d", r.Raft.LastIndex, r.Raft.LastTerm)
-	if r.Raft.Edited {
-		last += ", an edited member list"
-	}
+	last := fmt.Sprintf("index %d, term %d", r.Raft.LastIndex, r.Raft.LastTerm) + recoveryText(r.Raft.Recovery)
 
 	rows = append(rows,
 		[]string{"last raft entry", last},
@@ -127,6 +124,20 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 
 		fmt.Fprintln(w, "  "+action)
 	}
+}
+
+// recoveryText says what a recovery's entry at the end of a log did.
+func recoveryText(entry raftlog.RecoveryEntry) string {
+	switch entry {
+	case raftlog.NoRecovery:
+		return ""
+	case raftlog.MembersRecovery:
+		return ", an edited member list"
+	case raftlog.FenceRecovery:
+		return ", a fence: the member list is as it was"
+	}
+
+	return ", an edited member list or a fence"
 }
 
 // printReadings shows as what the files can be read, and what is left out of the log.

@@ -244,8 +244,11 @@ func wrap(lines []string, width int) []string {
 // whatHappened says in lines what an entry did.
 func whatHappened(e recovery.HistoryEntry) []string {
 	var lines []string
-	if e.Recovery {
+	switch {
+	case e.Recovery && len(e.Members) > 0:
 		lines = append(lines, "an edited member list")
+	case e.Recovery:
+		lines = append(lines, "a fence: the member list is as it was")
 	}
 
 	for _, m := range e.Members {

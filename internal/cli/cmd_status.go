@@ -52,10 +52,7 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		name = fmt.Sprintf("%s (id %d, %s, %s)", r.Member.Name, r.Member.ID, r.Member.Address, r.Member.Role)
 	}
 
-	raft := positionText(r.Raft)
-	if r.Edited {
-		raft += ", an edited member list"
-	}
+	raft := positionText(r.Raft) + recoveryText(r.Recovery)
 
 	if r.Raft != nil && !r.Healthy {
 		raft += ", DAMAGED"

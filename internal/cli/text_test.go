@@ -266,14 +266,15 @@ func TestShorten(t *testing.T) {
 // TestWhatHappened says an entry in lines.
 func TestWhatHappened(t *testing.T) {
 	for want, e := range map[string]recovery.HistoryEntry{
-		"":                       {},
-		"1 page":                 {Pages: 1},
-		"12 pages":               {Pages: 12},
-		"(not read)":             {Pages: 12, Unknown: "not read"},
-		"an edited member list":  {Recovery: true},
-		"n1 added: a:1, voter":   {Members: []recovery.MemberChange{{Name: "n1", NewAddress: "a:1", NewRole: "voter"}}},
-		"member 7 removed: a, x": {Members: []recovery.MemberChange{{ID: 7, OldAddress: "a", OldRole: "x"}}},
-		"n1: a -> b, voter":      {Members: []recovery.MemberChange{{Name: "n1", OldAddress: "a", NewAddress: "b", OldRole: "voter", NewRole: "voter"}}},
+		"":                                       {},
+		"1 page":                                 {Pages: 1},
+		"12 pages":                               {Pages: 12},
+		"(not read)":                             {Pages: 12, Unknown: "not read"},
+		"a fence: the member list is as it was":  {Recovery: true},
+		"an edited member list|n1 removed: a, x": {Recovery: true, Members: []recovery.MemberChange{{Name: "n1", OldAddress: "a", OldRole: "x"}}},
+		"n1 added: a:1, voter":                   {Members: []recovery.MemberChange{{Name: "n1", NewAddress: "a:1", NewRole: "voter"}}},
+		"member 7 removed: a, x":                 {Members: []recovery.MemberChange{{ID: 7, OldAddress: "a", OldRole: "x"}}},
+		"n1: a -> b, voter":                      {Members: []recovery.MemberChange{{Name: "n1", OldAddress: "a", NewAddress: "b", OldRole: "voter", NewRole: "voter"}}},
 	} {
 		if got := strings.Join(whatHappened(e), "|"); got != want {
 			t.Errorf("%q, want %q", got, want)

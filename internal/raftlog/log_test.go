@@ -58,6 +58,18 @@ func TestMembers(t *testing.T) {
 				t.Errorf("metadata term %d, highest term %d", log.Term, log.MaxTerm)
 			}
 
+			want := raftlog.NoRecovery
+			switch c.member {
+			case "small/n1-afteredit":
+				want = raftlog.MembersRecovery
+			case "forgotten/n1-afteredit": // with the list that there was
+				want = raftlog.FenceRecovery
+			}
+
+			if log.Recovery() != want {
+				t.Errorf("the last entry: %q, want %q", log.Recovery(), want)
+			}
+
 			if log.Edited != c.edited || log.ConfigurationIndex != c.changed {
 				t.Errorf("edited %v, configuration at %d", log.Edited, log.ConfigurationIndex)
 			}

@@ -52,6 +52,11 @@ type InspectReport struct {
 	RunningDaemon string `json:"torn,omitempty" yaml:"torn,omitempty"`
 
 	Entries []InspectEntry `json:"entries" yaml:"entries"` // those after the snapshot
+
+	// LastEntries are the last transactions after the snapshot that changed more than what LXD writes all the time, in words. From
+	// LastEntriesFrom on all of them are told; reports of before have none, and 0 there.
+	LastEntries     []InspectTransaction `json:"last_entries" yaml:"last_entries"`
+	LastEntriesFrom uint64               `json:"last_entries_from" yaml:"last_entries_from"`
 }
 
 // InspectMember is the member that a database belongs to.
@@ -74,6 +79,8 @@ type InspectRaft struct {
 	ConfigurationIndex uint64 `json:"configuration_index" yaml:"configuration_index"`
 	Edited             bool   `json:"edited" yaml:"edited"` // the last entry is a recovery configuration
 	Whole              bool   `json:"whole" yaml:"whole"`   // the end of the log is beyond doubt: no damage, no daemon, nothing set aside by libdqlite
+
+	Recovery raftlog.RecoveryEntry `json:"recovery,omitempty" yaml:"recovery,omitempty"` // what the last entry did where Edited
 
 	SnapshotMembers member.List `json:"snapshot_members,omitempty" yaml:"snapshot_members,omitempty"` // of the snapshot's configuration, without names
 }
@@ -131,7 +138,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),
 		Raft: InspectRaft{
 			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
-			MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited,
+			MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Recovery: log.Recovery(),
 			Whole: src.daemon == "" && log.Healthy() && !log.Changed && !log.EndGone && !setAside(log),
 		},
 		Entries: []InspectEntry{},
@@ -141,7 +148,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		r.Raft.SnapshotMembers = namedServers(s.Configuration, nil)
 	}
 
-	err := r.entries(ctx, log)
+	last, err := r.entries(ctx, log)
 	if err != nil {
 		return nil, err
 	}
@@ -151,14 +158,23 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		return nil, err
 	}
 
+	err = r.lastEntries(ctx, log, last)
+	if err != nil {
+		return nil, err
+	}
+
 	return r, r.member(ctx, src, log, found)
 }
 
-// entries sums the entries after the snapshot.
-func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) error {
+// entries sums the entries after the snapshot, and returns which of them are sound transactions.
+func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) (transactions []InspectTransaction, err error) {
 	for entry, err := range log.Entries(ctx, max(log.FirstIndex, r.Raft.SnapshotIndex+1)) {
 		if err != nil {
-			return err
+			return nil, err
+		}
+
+		if changesRows(entry) && entry.Index <= log.SoundIndex {
+			transactions = append(transactions, InspectTransaction{Index: entry.Index, Term: entry.Term})
 		}
 
 		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry)}
@@ -172,7 +188,7 @@ func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) error {
 		r.Entries = append(r.Entries, e)
 	}
 
-	return nil
+	return transactions, nil
 }
 
 // setAside tells whether libdqlite has once moved segments away that it could not read: the member has forgotten entries that

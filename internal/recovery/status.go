@@ -32,17 +32,20 @@ type StatusReport struct {
 	// Standalone is true for an LXD that is no member of a cluster. Member is then what it is in its own raft log.
 	Standalone bool `json:"standalone" yaml:"standalone"`
 
-	Raft      *bundle.Position `json:"raft" yaml:"raft"`     // last entry of its log
-	Edited    bool             `json:"edited" yaml:"edited"` // the last entry is an edited member list
-	Healthy   bool             `json:"healthy" yaml:"healthy"`
-	Addresses []AddressRow     `json:"addresses" yaml:"addresses"`
-	Agree     bool             `json:"addresses_agree" yaml:"addresses_agree"`
-	Import    *Record          `json:"last_import" yaml:"last_import"` // the import that the live database comes from, if it does
-	Edit      *Record          `json:"last_edit" yaml:"last_edit"`     // the edit of ours that it comes from, if it does
-	Repair    *Record          `json:"last_repair" yaml:"last_repair"` // the repair that it comes from, if it does
-	Pending   []string         `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
-	Kept      []KeptDatabase   `json:"backups" yaml:"backups"`
-	Problems  []string         `json:"problems" yaml:"problems"`
+	Raft    *bundle.Position `json:"raft" yaml:"raft"`     // last entry of its log
+	Edited  bool             `json:"edited" yaml:"edited"` // the last entry is a recovery's; Recovery says what it did
+	Healthy bool             `json:"healthy" yaml:"healthy"`
+
+	Recovery raftlog.RecoveryEntry `json:"recovery,omitempty" yaml:"recovery,omitempty"`
+
+	Addresses []AddressRow   `json:"addresses" yaml:"addresses"`
+	Agree     bool           `json:"addresses_agree" yaml:"addresses_agree"`
+	Import    *Record        `json:"last_import" yaml:"last_import"` // the import that the live database comes from, if it does
+	Edit      *Record        `json:"last_edit" yaml:"last_edit"`     // the edit of ours that it comes from, if it does
+	Repair    *Record        `json:"last_repair" yaml:"last_repair"` // the repair that it comes from, if it does
+	Pending   []string       `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
+	Kept      []KeptDatabase `json:"backups" yaml:"backups"`
+	Problems  []string       `json:"problems" yaml:"problems"`
 }
 
 // AddressRow is a member's address in the three places where LXD keeps it: the node database, the raft log, and the table
@@ -200,7 +203,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 	}
 
 	r.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
-	r.Edited, r.Healthy = log.Edited, log.Healthy()
+	r.Edited, r.Recovery, r.Healthy = log.Edited, log.Recovery(), log.Healthy()
 	for _, p := range log.Problems {
 		if p.Severity == raftlog.Error {
 			r.problem("%s", p.Text)

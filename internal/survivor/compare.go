@@ -18,6 +18,9 @@ const (
 	Damaged   Verdict = "damaged"           // enough were seen, but the end of some is in doubt
 	Different Verdict = "different-cluster" // certificates differ, or the logs have nothing in common
 	Conflict  Verdict = "conflict"          // of one cluster, but not of one raft history any more
+	Split     Verdict = "split"             // a member was recovered apart from others, and both have gone on
+	LeftOut   Verdict = "left-out"          // a recovery has left voters out that were not seen, and that can have gone on
+	Running   Verdict = "running"           // enough were given, but daemons are writing to some; never by Compare itself
 	Nothing   Verdict = "nothing"           // no log holds anything
 )
 
@@ -25,8 +28,14 @@ const (
 type Result struct {
 	Verdict Verdict
 	Between [2]int // the two logs that do not fit together, where that is the verdict
-	Best    []int  // the logs that raft would prefer: all the same
-	Longest []int  // the logs with the greatest end, in doubt or not: Best, or such as hold more whose end is in doubt
+
+	// Recovered is the index of the recovery that the verdict is about, Split or LeftOut; RecoveredLog is a log that has it.
+	Recovered    uint64
+	RecoveredLog int
+
+	Gaps    []Gap
+	Best    []int // the logs that raft would prefer: all the same
+	Longest []int // the logs with the greatest end, in doubt or not: Best, or such as hold more whose end is in doubt
 	Last    []Position
 	Ends    []Position // last position of each without recovery entries
 
@@ -61,26 +70,19 @@ func Compare(logs []*Log) Result {
 	r := Result{Verdict: Nothing, Ends: make([]Position, len(logs)), Last: make([]Position, len(logs))}
 	c := comparison{logs: make([]Log, len(logs)), result: &r}
 	configurations := make([][]raftlog.Configuration, len(logs))
-	best := 0
 	for i, l := range logs {
 		c.logs[i], configurations[i] = l.withoutRecovery()
-		r.Last[i], r.Ends[i] = l.Last(), c.logs[i].Last()
+		r.Last[i] = l.Last()
 	}
 
-	// Only a log whose end is known can be the best, see the package comment; where there is none, the one that holds most.
-	longest := 0
+	c.restore(logs)
+	c.gaps()
 	for i := range logs {
-		whole := c.logs[i].Whole && r.Ends[i].Index > 0
-		bestWhole := c.logs[best].Whole && r.Ends[best].Index > 0
-		if whole && !bestWhole || whole == bestWhole && r.Ends[i].Compare(r.Ends[best]) > 0 {
-			best = i
-		}
-
-		if r.Ends[i].Compare(r.Ends[longest]) > 0 {
-			longest = i
-		}
+		l := &c.logs[i]
+		configurations[i][0] = l.inForce(l.Last().Index)
 	}
 
+	best, longest := c.choose()
 	if len(logs) == 0 || r.Ends[best].Index == 0 {
 		return r
 	}
@@ -103,8 +105,8 @@ func Compare(logs []*Log) Result {
 	c.vote()
 	c.branches()
 	r.Configuration = configurations[best][0]
-	c.judge(best, configurations[best])
-	if r.Verdict == Different || r.Verdict == Conflict {
+	c.judge(best, configurations[best], logs)
+	if r.Verdict == Different || r.Verdict == Conflict || r.Verdict == Split {
 		return r
 	}
 
@@ -121,6 +123,26 @@ type comparison struct {
 	voter  map[uint64]int  // the log that stands for a member
 	known  map[uint64]bool // the members whose log's end is known
 	result *Result
+}
+
+// choose finds the best log and the one that holds most. Only a log whose end is known can be the best, see the package comment; where
+// there is none, the one that holds most.
+func (c *comparison) choose() (best int, longest int) {
+	ends := c.result.Ends
+	for i := range c.logs {
+		ends[i] = c.logs[i].Last()
+		whole := c.logs[i].Whole && ends[i].Index > 0
+		bestWhole := c.logs[best].Whole && ends[best].Index > 0
+		if whole && !bestWhole || whole == bestWhole && ends[i].Compare(ends[best]) > 0 {
+			best = i
+		}
+
+		if ends[i].Compare(ends[longest]) > 0 {
+			longest = i
+		}
+	}
+
+	return best, longest
 }
 
 // vote chooses for each member the log that stands for it, where several sources are of one: the one raft would prefer, and a copy
@@ -195,7 +217,7 @@ func (c *comparison) termAt(l *Log, index uint64) uint64 {
 }
 
 // judge finds out whether the best log holds every committed entry.
-func (c *comparison) judge(best int, configurations []raftlog.Configuration) {
+func (c *comparison) judge(best int, configurations []raftlog.Configuration, whole []*Log) {
 	r := c.result
 	for i := range c.logs {
 		a, b := c.logs[best].Cluster, c.logs[i].Cluster
@@ -209,17 +231,22 @@ func (c *comparison) judge(best int, configurations []raftlog.Configuration) {
 		}
 	}
 
+	c.split(best)
 	for i, s := range c.shared {
 		switch {
 		case s.branch > 0 && s.sameTerm && s.upTo <= 1:
 			r.Verdict = Different
-		case s.branch > 0 && s.sameTerm, c.logs[i].Whole && s.upTo < c.logs[i].Snapshot.Index:
+		case s.branch > 0 && s.sameTerm, r.Verdict != Split && c.logs[i].Whole && s.upTo < c.logs[i].Snapshot.Index:
 			r.Verdict = Conflict
 		default:
 			continue
 		}
 
 		r.Between = [2]int{best, i}
+		return
+	}
+
+	if r.Verdict == Split {
 		return
 	}
 
@@ -265,6 +292,8 @@ func (c *comparison) judge(best int, configurations []raftlog.Configuration) {
 			return
 		}
 	}
+
+	c.leftOut(best, whole)
 }
 
 // enough tells whether a majority of a configuration's voters was seen, or, if that is enough, half of them.

@@ -165,3 +165,88 @@ func TestCompare(t *testing.T) {
 		})
 	}
 }
+
+// numbered makes every entry of logs another transaction, by its index.
+func numbered(logs ...*Log) []*Log {
+	for _, l := range logs {
+		for i := range l.Entries {
+			if l.Entries[i].Type == raftlog.CommandEntry {
+				l.Entries[i].Sum = [16]byte{byte(l.Entries[i].Term), byte(i >> 8), byte(i)}
+			}
+		}
+	}
+
+	return logs
+}
+
+// terms are so many entries of one term.
+func terms(n int, term uint64) []uint64 { return slices.Repeat([]uint64{term}, n) }
+
+// without removes the entries from one index to another: those after it get their indexes.
+func without(l *Log, first, last uint64) *Log {
+	l.Entries = slices.Concat(l.Entries[:first-l.First], l.Entries[last+1-l.First:])
+	return l
+}
+
+// A segment of a log is gone: that is not what an edit leaves, the log is sound up to there, and its end is not known.
+func TestGap(t *testing.T) {
+	for _, first := range []uint64{2, 5, 15} {
+		for _, length := range []uint64{1, 2, 4} {
+			logs := numbered(logOf(1, terms(19, 1)...), logOf(2, terms(19, 1)...), logOf(3, terms(19, 1)...))
+			without(logs[1], first, first+length-1)
+			r := Compare(logs)
+			want := Gap{Log: 1, Index: first, Entries: length, From: 0}
+			if r.Verdict != Known || !slices.Equal(r.Gaps, []Gap{want}) || !slices.Equal(r.Best, []int{0, 2}) || r.Ends[1].Index != first-1 {
+				t.Errorf("%d from index %d are gone: %+v", length, first, r)
+			}
+
+			r = Compare(logs[:2])
+			if r.Verdict != Damaged || !slices.Equal(r.Gaps, []Gap{want}) || !slices.Equal(r.Best, []int{0}) || r.Committed != first-1 {
+				t.Errorf("%d from index %d are gone, of two: %+v", length, first, r)
+			}
+		}
+	}
+}
+
+// recoveredTo adds a recovery's entry of a term, for one voter, and entries after it.
+func recoveredTo(l *Log, term uint64, after ...uint64) *Log {
+	l.Entries = append(l.Entries, Entry{Term: term, Type: raftlog.ChangeEntry, Change: &raftlog.Configuration{three[0]}, Sum: [16]byte{0xed}})
+	for i, term := range after {
+		l.Entries = append(l.Entries, Entry{Term: term, Type: raftlog.CommandEntry, Sum: [16]byte{byte(term), 0xed, byte(i)}})
+		l.Term = term
+	}
+
+	return l
+}
+
+// A member is recovered and goes on, the others are started on their old data, or not.
+func TestRecoveredApart(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		logs      []*Log
+		verdict   Verdict
+		recovered uint64
+	}{
+		{"fenced, and the others have a later term", []*Log{recoveredTo(logOf(1, 2, 2), 1000, 1000), logOf(2, 2, 2, 1001), logOf(3, 2, 2, 1001)}, Split, 4},
+		{"fenced, and the others an earlier one", []*Log{recoveredTo(logOf(1, 2, 2), 1000, 1000), logOf(2, 2, 2, 3), logOf(3, 2, 2, 3)}, Split, 4},
+		{"not fenced", []*Log{recoveredTo(logOf(1, 2, 2), 1, 3), logOf(2, 2, 2, 4), logOf(3, 2, 2, 4)}, Split, 4},
+		{"not fenced, in the first term", []*Log{recoveredTo(logOf(1, 1, 1), 1, 2), logOf(2, 1, 1, 2), logOf(3, 1, 1, 2)}, Split, 4},
+		{"the others have not gone on", []*Log{recoveredTo(logOf(1, 2, 2), 1000, 1000), logOf(2, 2, 2), logOf(3, 2)}, Known, 0},
+		{"one of the others was not seen", []*Log{recoveredTo(logOf(1, 2, 2), 1000, 1000), logOf(2, 2, 2)}, Known, 0},
+		{"the others were not seen", []*Log{recoveredTo(logOf(1, 2, 2), 1000, 1000)}, LeftOut, 4},
+		{"the recovered one has not gone on", []*Log{fenced(logOf(1, 2, 2)), logOf(2, 2, 2, 3), logOf(3, 2, 2, 3)}, Known, 0},
+		{"the others have more than was recovered", []*Log{recoveredTo(logOf(1, 2), 1000, 1000), logOf(2, 2, 2, 2, 2), logOf(3, 2, 2)}, Split, 3},
+		{"recovered and gone on, and damaged", []*Log{doubtful(recoveredTo(logOf(1, 2, 2), 1000, 1000)), logOf(2, 2, 2), logOf(3, 2, 2)}, Split, 4},
+		{"one has only the recovery's entry", []*Log{recoveredTo(logOf(1, 2, 2), 1000, 1001), fenced(logOf(2, 2, 2)), logOf(3, 2, 2)}, Known, 0},
+		{"a leader's change", []*Log{with(logOf(1, 2, 2, 2), func(l *Log) {
+			l.Entries[2] = Entry{Term: 2, Type: raftlog.ChangeEntry, Change: &raftlog.Configuration{three[0], three[1]}}
+		}), logOf(2, 2, 3), logOf(3, 2, 3)}, Known, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := Compare(test.logs)
+			if r.Verdict != test.verdict || r.Recovered != test.recovered {
+				t.Errorf("%q, recovered at %d, want %q, %d: %+v", r.Verdict, r.Recovered, test.verdict, test.recovered, r)
+			}
+		})
+	}
+}

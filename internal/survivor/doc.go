@@ -58,4 +58,17 @@
 //
 // Logs that have different entries under one index and term, that miss a snapshot which they outrank, or whose cluster
 // certificates differ, are not logs of one raft history, or no longer: nothing is recommended.
+//
+// # After a recovery
+//
+// A recovery makes one member's log the cluster's, by fiat. What it gives up no log can tell; from there on raft's rules hold among the
+// logs that have its entry. Members that lack it can be started on their old data, and then both sides commit. So where one of two logs
+// that have parted has a recovery's entry, and entries after it, nothing is recommended; and where a majority of the voters of before was
+// not seen, they may have gone on without it. That the recovered side has gone on is known from its entries alone: a recovery entry at the
+// end of a log is left out, unless another log goes on after it.
+//
+// A recovery's entry inside a log is told from a leader's change by its term, which is lower than the one before or the first of its kind,
+// or by changing more than a leader changes at once. In a log that has had one term only, one that makes one change is not told.
+//
+// A log whose entries are those of another one from some place on, but at lower indexes, lacks a segment. It is sound up to there.
 package survivor

@@ -81,6 +81,11 @@ func (l *Log) truncate(n int) { l.Entries = l.Entries[:len(l.Entries)-n] }
 func (l *Log) withoutRecovery() (Log, []raftlog.Configuration) {
 	c := *l
 	var doubtful []raftlog.Configuration
+	if n := len(c.Entries); !c.Edited && n > 0 && c.end() > max(c.Snapshot.Index, 1) {
+		last := c.Entries[n-1] // a term falls with a recovery's entry only, wherever that lies
+		c.Edited = last.Change != nil && last.Term < c.termBefore(c.end())
+	}
+
 	if c.Edited {
 		c.truncate(1)
 		for n := len(c.Entries); n > 0 && c.end() > max(c.Snapshot.Index, 1); n = len(c.Entries) {

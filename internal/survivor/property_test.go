@@ -101,6 +101,12 @@ func (s *simulation) check(logs []evidence, r Result, figures map[string]int) er
 			}
 		}
 	case TooFew, Damaged:
+	case LeftOut: // the voters that an edit was made for were not seen
+		if !slices.ContainsFunc(logs, func(l evidence) bool { return l.Edited }) {
+			return fmt.Errorf("says %q", r.Verdict)
+		}
+
+		return nil
 	case Nothing:
 		for i := range logs {
 			if r.Ends[i].Index > 0 {

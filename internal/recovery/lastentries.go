@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"context"
+	"slices"
+
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// InspectTransaction is one of the last transactions of a log, in words: so that reports that are compared on another machine name rows.
+type InspectTransaction struct {
+	Index   uint64   `json:"index" yaml:"index"`
+	Term    uint64   `json:"term" yaml:"term"`
+	Changes []string `json:"changes" yaml:"changes"`                     // rows, in words, without those that LXD writes all the time
+	Unknown string   `json:"unknown,omitempty" yaml:"unknown,omitempty"` // why rows are not, or not all, told
+}
+
+// The bounds of what a report tells of the last transactions.
+const (
+	maxLastRead    = 1000     // transactions looked at
+	maxLastEntries = 200      // transactions told
+	maxLastRows    = 50       // rows of one of them
+	maxLastText    = 64 << 10 // bytes of words of all
+)
+
+// moreLastRows is said of a transaction that changed more rows than a report tells.
+const moreLastRows = "there are more rows than the report tells"
+
+// lastEntries works out the rows of the last transactions, of which it gets the index and the term. Those that changed nothing but what
+// LXD writes all the time are not told. Where there are too many the newest count.
+func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last []InspectTransaction) error {
+	r.LastEntries, r.LastEntriesFrom = []InspectTransaction{}, r.Raft.SnapshotIndex+1
+	if r.Data == nil {
+		r.LastEntriesFrom = r.Raft.LastIndex + 1
+		return nil
+	}
+
+	if n := len(last) - maxLastRead; n > 0 {
+		last, r.LastEntriesFrom = last[n:], last[n].Index
+	}
+
+	reader := rowReader{log: log}
+	defer reader.close()
+
+	for _, t := range last {
+		rows, unknown, err := reader.read(ctx, t.Index)
+		if err != nil {
+			return r.damaged(err)
+		}
+
+		t.tell(rows, unknown)
+		if len(t.Changes) > 0 || t.Unknown != "" {
+			r.LastEntries = append(r.LastEntries, t)
+		}
+	}
+
+	size := 0
+	for i, t := range slices.Backward(r.LastEntries) {
+		for _, line := range t.Changes {
+			size += len(line)
+		}
+
+		if size > maxLastText || len(r.LastEntries)-i > maxLastEntries {
+			r.LastEntriesFrom = t.Index + 1
+			r.LastEntries = slices.Delete(r.LastEntries, 0, i+1)
+			break
+		}
+	}
+
+	return nil
+}
+
+// tell fills in the words of rows.
+func (t *InspectTransaction) tell(rows []globaldb.RowChange, unknown string) {
+	t.Changes, t.Unknown = []string{}, unknown
+	for _, row := range rows {
+		switch {
+		case row.Housekeeping():
+		case len(t.Changes) < maxLastRows:
+			t.Changes = append(t.Changes, row.String())
+		default:
+			t.Unknown = moreLastRows
+		}
+	}
+}
