@@ -216,7 +216,7 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 	shown, housekeeping := 0, 0
 	for _, row := range d.Rows {
 		switch {
-		case row.Housekeeping():
+		case row.ByLXD():
 			housekeeping++
 			continue
 		case shown < maxShownRows:

@@ -198,7 +198,7 @@ func printLost(w io.Writer, verb string, givenUp []recovery.Discarded, untold []
 			fmt.Fprintf(w, "\nTransactions that %s given up:\n", verb)
 		}
 
-		if d.Unknown == "" && !slices.ContainsFunc(d.Rows, func(row globaldb.RowChange) bool { return !row.Housekeeping() }) {
+		if d.Unknown == "" && !slices.ContainsFunc(d.Rows, func(row globaldb.RowChange) bool { return !row.ByLXD() }) {
 			housekeeping++
 			continue
 		}
