@@ -164,7 +164,7 @@ func (w *historyWriter) entry(e recovery.HistoryEntry) error {
 // says tells whether an entry says a text in lower case, also where a long value is cut off.
 func says(e recovery.HistoryEntry, text string) bool {
 	return slices.ContainsFunc(whatHappened(e), func(line string) bool { return strings.Contains(strings.ToLower(line), text) }) ||
-		slices.ContainsFunc(e.Rows, func(row globaldb.RowChange) bool { return row.Says(text) })
+		slices.ContainsFunc(globaldb.Condense(e.Rows), func(row globaldb.RowChange) bool { return row.Says(text) })
 }
 
 func (w *historyWriter) columns() error {
@@ -271,7 +271,7 @@ func whatHappened(e recovery.HistoryEntry) []string {
 		}
 	}
 
-	for _, row := range e.Rows {
+	for _, row := range globaldb.Condense(e.Rows) {
 		lines = append(lines, row.String())
 	}
 

@@ -4,6 +4,7 @@ package globaldb
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"fmt"
 	"maps"
@@ -24,6 +25,7 @@ type RowChange struct {
 	Words string `json:"words,omitempty" yaml:"words,omitempty"`
 
 	pointers map[string][2]string // words for changed columns that point to other rows
+	secrets  string               // whole sum of the secrets of a row that has come or gone; empty for none
 }
 
 // String is the change in one line: what happened to which row, and for a changed one which columns.
@@ -185,11 +187,39 @@ func (c *RowChange) conceal() {
 	before, after := conceal(c.Table, c.Before), conceal(c.Table, c.After)
 	for column, value := range after {
 		if c.Before[column] != c.After[column] && before[column] == value {
-			after[column] = strings.Replace(value, "(secret", "(another secret", 1)
+			after[column] = anotherSecret(value)
 		}
 	}
 
+	switch {
+	case c.Before == nil:
+		c.secrets = sumOfSecrets(c.After, after)
+	case c.After == nil:
+		c.secrets = sumOfSecrets(c.Before, before)
+	}
+
 	c.Before, c.After = before, after
+}
+
+func anotherSecret(shown string) string {
+	return strings.Replace(shown, "(secret", "(another secret", 1)
+}
+
+// sumOfSecrets sums the values of a row that are shown in another way.
+func sumOfSecrets(row map[string]string, shown map[string]string) string {
+	var secrets []string
+	for _, column := range slices.Sorted(maps.Keys(row)) {
+		if row[column] != shown[column] {
+			secrets = append(secrets, row[column])
+		}
+	}
+
+	if len(secrets) == 0 {
+		return ""
+	}
+
+	sum := sha256.Sum256([]byte(strings.Join(secrets, "\x00")))
+	return string(sum[:])
 }
 
 // label adds what people call a row by, where it has that.

@@ -137,6 +137,18 @@ func TestAnotherSecret(t *testing.T) {
 	if c.Before["value"] != digest(first) || c.After["value"] != strings.Replace(digest(first), "(", "(another ", 1) || len(c.changed()) != 1 {
 		t.Errorf("%v, %v", c.Before, c.After)
 	}
+
+	rewritten := []RowChange{{Table: "config", Before: row(first)}, {Table: "config", After: row(second)}}
+	same := []RowChange{{Table: "config", Before: row(first)}, {Table: "config", After: row(first)}}
+	for i := range rewritten {
+		rewritten[i].conceal()
+		same[i].conceal()
+	}
+
+	got := Condense(rewritten)
+	if len(got) != 1 || got[0].Before["value"] != c.Before["value"] || got[0].After["value"] != c.After["value"] || len(Condense(same)) != 0 {
+		t.Errorf("written again: %v, the same one: %v", got, Condense(same))
+	}
 }
 
 // collision finds two texts with the same digest.

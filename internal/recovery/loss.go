@@ -4,7 +4,10 @@ package recovery
 
 import (
 	"fmt"
+	"slices"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 )
 
 // maxRows bounds the rows of one transaction that people are shown; reports have all.
@@ -22,7 +25,7 @@ type Tally struct {
 func Count(all []Discarded) Tally {
 	t := Tally{}
 	for _, d := range all {
-		own := len(d.byUsers()) == 0
+		own := !d.byUser()
 		switch {
 		case !own:
 			t.Users++
@@ -73,7 +76,7 @@ func (t Tally) String() string {
 func Lines(all []Discarded) []string {
 	var lines []string
 	for _, d := range all {
-		if d.Unknown != "" || len(d.byUsers()) > 0 {
+		if d.Unknown != "" || d.byUser() {
 			lines = append(lines, d.lines()...)
 		}
 	}
@@ -81,16 +84,9 @@ func Lines(all []Discarded) []string {
 	return lines
 }
 
-// byUsers are the rows that only LXD does not change, as lines.
-func (d Discarded) byUsers() []string {
-	var rows []string
-	for _, row := range d.Rows {
-		if !row.ByLXD() {
-			rows = append(rows, row.String())
-		}
-	}
-
-	return rows
+// byUser tells whether it changed a row that not only LXD changes.
+func (d Discarded) byUser() bool {
+	return slices.ContainsFunc(d.Rows, func(row globaldb.RowChange) bool { return !row.ByLXD() })
 }
 
 // lines are the entry and its rows, without LXD's own.
@@ -113,9 +109,13 @@ func (d Discarded) lines() []string {
 	}
 
 	lines := []string{text}
-	rows := d.byUsers()
+	rows := slices.DeleteFunc(globaldb.Condense(d.Rows), globaldb.RowChange.ByLXD)
 	for _, row := range rows[:min(len(rows), maxRows)] {
-		lines = append(lines, "  "+row)
+		lines = append(lines, "  "+row.String())
+	}
+
+	if len(rows) == 0 && d.byUser() {
+		lines = append(lines, "  (rows were written again, as they were)")
 	}
 
 	if len(rows) > maxRows {

@@ -55,6 +55,13 @@ func TestLines(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 
+	again := userRow
+	again.After, again.Before = map[string]string{"id": "4"}, nil
+	got = Lines([]Discarded{{Index: 14, Term: 3, Rows: []globaldb.RowChange{userRow, again}}})
+	if !slices.Equal(got, []string{"index 14, term 3", "  (rows were written again, as they were)"}) {
+		t.Errorf("%q", got)
+	}
+
 	many := Discarded{Index: 13, Term: 3}
 	for i := range maxRows + 5 {
 		many.Rows = append(many.Rows, globaldb.RowChange{Table: "t", Key: fmt.Sprintf("id=%d", i), After: map[string]string{}})
