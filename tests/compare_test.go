@@ -65,7 +65,7 @@ func changesOf(t testing.TB, r recovery.CompareReport, label string) []string {
 
 		var all []string
 		for _, row := range d.Rows {
-			if !row.Housekeeping() {
+			if !row.ByLXD() {
 				all = append(all, row.String())
 			}
 		}

@@ -210,14 +210,18 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 		return
 	}
 
-	if len(d.Rows) == 0 {
+	rows := globaldb.Condense(d.Rows)
+	switch {
+	case len(d.Rows) == 0:
 		fmt.Fprintln(w, "  change no row")
+	case len(rows) == 0:
+		fmt.Fprintln(w, "  change nothing but ids of rows")
 	}
 
 	shown, housekeeping := 0, 0
-	for _, row := range d.Rows {
+	for _, row := range rows {
 		switch {
-		case row.Housekeeping():
+		case row.ByLXD():
 			housekeeping++
 			continue
 		case shown < maxShownRows:

@@ -165,7 +165,7 @@ func printEditPlan(w io.Writer, r *recovery.EditReport) {
 	}
 
 	printList(w, "Damage", r.Damage)
-	printLost(w, "will be", r.GivenUp, r.Untold)
+	(&toldOnce{}).printLost(w, "will be", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
 }
 

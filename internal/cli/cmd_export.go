@@ -10,13 +10,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -118,19 +116,20 @@ func runExport(ctx context.Context, opts exportOptions, file string) error {
 
 	opts.Version, opts.Progress = Version, newProgress(ctx, os.Stderr)
 	confirm := confirmation{what: "export", question: "Give these transactions up?", yes: opts.yes}
-	opts.Confirm = confirmPlan(ctx, confirm, printExportPlan)
-	opts.Announce = func(r *recovery.ExportReport) { printLost(os.Stderr, "will be", r.GivenUp, r.Untold) }
+	told := &toldOnce{}
+	opts.Confirm = confirmPlan(ctx, confirm, func(w io.Writer, r *recovery.ExportReport) { printExportPlan(w, r, told) })
+	opts.Announce = func(r *recovery.ExportReport) { told.printLost(os.Stderr, "will be", r.GivenUp, r.Untold) }
 	report, err := recovery.Export(ctx, opts.ExportOptions)
 	if err != nil {
 		return err
 	}
 
 	if opts.Stdout != nil {
-		printExport(os.Stderr, report)
+		printExport(os.Stderr, report, told)
 		return nil
 	}
 
-	return printReport(opts.format, report, printExport)
+	return printReport(opts.format, report, func(w io.Writer, r *recovery.ExportReport) { printExport(w, r, told) })
 }
 
 // setOutput has the tarball written to a file, or to standard output if that is "-".
@@ -154,13 +153,13 @@ func (o *exportOptions) setOutput(file string) error {
 	return nil
 }
 
-func printExportPlan(w io.Writer, r *recovery.ExportReport) {
+func printExportPlan(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
 	fmt.Fprintf(w, "Leave out what %s has after index %d.\n", r.Source.Name, r.Before.Index)
-	printLost(w, "will be", r.GivenUp, r.Untold)
+	told.printLost(w, "will be", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
 }
 
-func printExport(w io.Writer, r *recovery.ExportReport) {
+func printExport(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
 	fmt.Fprintf(w, "Exported the global database of %s: %s, %s.\n", r.Source.Name, r.Before, contentText(r.Database))
 	if r.File != "" {
 		fmt.Fprintf(w, "Wrote %s (%s), signed with the cluster's key (certificate %.12s…).\n", r.File, bytesText(r.Size), r.Cluster)
@@ -171,7 +170,7 @@ func printExport(w io.Writer, r *recovery.ExportReport) {
 		fmt.Fprintln(w, "The member list was not edited: it is the one of the last run.")
 	}
 
-	printLost(w, "are", r.GivenUp, r.Untold)
+	told.printLost(w, "are", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
 	discard := ""
 	if len(r.GivenUp) > 0 {
@@ -187,34 +186,5 @@ Start LXD only when that is done on at least %d of the %d voters.
 `, discard, filepath.Base(cmp.Or(r.File, bundle.DefaultName)), r.Members.Majority(), r.Members.Voters())
 	if discard != "" {
 		fmt.Fprintf(w, "Leave no member out: one with a snapshot beyond index %d would never catch up, although LXD lists it as online.\n", r.Before.Index)
-	}
-}
-
-// printLost lists what is given up of a log. What LXD writes all the time by itself would hide the rest, and is only counted.
-func printLost(w io.Writer, verb string, givenUp []recovery.Discarded, untold []string) {
-	housekeeping := 0
-	for i, d := range givenUp {
-		if i == 0 {
-			fmt.Fprintf(w, "\nTransactions that %s given up:\n", verb)
-		}
-
-		if d.Unknown == "" && !slices.ContainsFunc(d.Rows, func(row globaldb.RowChange) bool { return !row.Housekeeping() }) {
-			housekeeping++
-			continue
-		}
-
-		fmt.Fprintln(w, "  "+d.String())
-	}
-
-	if housekeeping > 0 {
-		fmt.Fprintf(w, "  (and %d transactions that LXD makes by itself: operations, warnings, heartbeats)\n", housekeeping)
-	}
-
-	for i, text := range untold {
-		if i == 0 {
-			fmt.Fprintf(w, "\nWhat %s given up, too, and cannot be told:\n", verb)
-		}
-
-		fmt.Fprintln(w, "  "+text)
 	}
 }

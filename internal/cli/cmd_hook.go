@@ -216,6 +216,10 @@ func (r *request) run(ctx context.Context) (string, any, error) {
 	}
 
 	done := fmt.Sprintf("imported %s (%s, %d rows); the database as it was before is kept in %s", r.tarball, report.Raft, report.Database.Rows, report.Kept)
+	if len(report.Discarded) > 0 {
+		done += "; given up: " + recovery.Count(report.Discarded).String()
+	}
+
 	if report.NothingToDo {
 		done = fmt.Sprintf("%s has exactly the database of %s already, nothing was changed", report.Member.Name, r.tarball)
 	}

@@ -76,27 +76,26 @@ func addDaemonFlags(cmd *cobra.Command, noStart *bool, timeout *time.Duration) {
 func runImport(ctx context.Context, opts importOptions, file string) error {
 	opts.Tarball, opts.Version, opts.Progress = file, Version, newProgress(ctx, os.Stderr)
 	confirm := confirmation{what: "import", question: "Replace this member's database?", yes: opts.yes}
-	opts.Confirm = confirmPlan(ctx, confirm, printImportPlan)
+	told := &toldOnce{}
+	opts.Confirm = confirmPlan(ctx, confirm, func(w io.Writer, r *recovery.ImportReport) { printImportPlan(w, r, told) })
 	report, err := recovery.Import(ctx, opts.ImportOptions)
 	if err != nil && (report == nil || !opts.DryRun) {
 		return err
 	}
 
-	people := printImportDone
-	if opts.DryRun {
-		people = printDryRun
-	}
+	return printReportAnd(opts.format, report, func(w io.Writer, r *recovery.ImportReport) {
+		if opts.DryRun {
+			printImportPlan(w, r, told)
+			fmt.Fprintln(w, "\nDry run: nothing was changed.")
+			return
+		}
 
-	return printReportAnd(opts.format, report, people, err)
-}
-
-func printDryRun(w io.Writer, r *recovery.ImportReport) {
-	printImportPlan(w, r)
-	fmt.Fprintln(w, "\nDry run: nothing was changed.")
+		printImportDone(w, r, told)
+	}, err)
 }
 
 // printImportPlan shows what an import will change, and nothing that it will not.
-func printImportPlan(w io.Writer, r *recovery.ImportReport) {
+func printImportPlan(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 	source := cmp.Or(r.Source, "an unnamed member")
 	fmt.Fprintf(w, "Import %s, exported from %s, on %s.\n", r.Tarball, source, r.Member.Name)
 	fmt.Fprintf(w, "Signature: %s.\n\n", signatureText(recovery.Signature{State: r.Signature, By: r.SignedBy}))
@@ -130,15 +129,8 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport) {
 			strings.ReplaceAll(strings.TrimSpace(r.Patch), "\n", "\n    "))
 	}
 
-	for i, d := range r.Discarded {
-		if i == 0 {
-			fmt.Fprintf(w, "\nTransactions that only %s has, and that will be lost:\n", r.Member.Name)
-		}
-
-		fmt.Fprintln(w, "  "+d.String())
-	}
-
-	printGained(w, r)
+	told.print(w, fmt.Sprintf("Transactions that only %s has, and that will be lost", r.Member.Name), r.Discarded)
+	printGained(w, r, told)
 	printList(w, "Not checked", r.Unchecked)
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), keptBesideText(r.KeptSpace))
@@ -192,7 +184,7 @@ func printList(w io.Writer, title string, lines []string) {
 	}
 }
 
-func printImportDone(w io.Writer, r *recovery.ImportReport) {
+func printImportDone(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 	if r.NothingToDo {
 		fmt.Fprintf(w, "%s has exactly this database already: nothing was changed. LXD is %s.\n", r.Member.Name, r.Daemon)
 		printList(w, "Warning", r.Warnings)
@@ -209,6 +201,7 @@ func printImportDone(w io.Writer, r *recovery.ImportReport) {
 		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-kept list`.\n", keptCountText(r.KeptSpace.Count), keptSizeText(r.KeptSpace))
 	}
 
+	told.print(w, fmt.Sprintf("Transactions that only %s had, and that are lost", r.Member.Name), r.Discarded)
 	printList(w, "Warning", r.Warnings)
 	printDaemon(w, r.Started, r.Ready)
 }

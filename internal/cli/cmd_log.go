@@ -31,6 +31,8 @@ func newLogCmd() *cobra.Command {
 with the rows that it inserted, changed and deleted; with --find only those are listed that say a certain text there. Nothing is
 changed, even while LXD is running. The newest entries of a member may be ones that LXD never committed.
 
+Passwords, keys and tokens are shown as (secret, sha256 12ab…), the beginning of their SHA-256 sum, and are not found by --find.
+
 The time is that of the file that holds an entry (raft keeps no other): the entry was written then or before. A tarball has
 none. Indexes are those that "global-db-sql --at" and "cluster export-db --at" take.
 
@@ -106,7 +108,7 @@ func newHistoryWriter(format string, find string) *historyWriter {
 }
 
 func (w *historyWriter) entry(e recovery.HistoryEntry) error {
-	if w.find != "" && !slices.ContainsFunc(whatHappened(e), func(line string) bool { return strings.Contains(strings.ToLower(line), w.find) }) {
+	if w.find != "" && !says(e, w.find) {
 		if e.Pages > 0 && e.Unknown != "" {
 			w.unsearched++
 		}
@@ -158,6 +160,12 @@ func (w *historyWriter) entry(e recovery.HistoryEntry) error {
 	}
 
 	return w.to.Row(row)
+}
+
+// says tells whether an entry says a text in lower case, also where a long value is cut off.
+func says(e recovery.HistoryEntry, text string) bool {
+	return slices.ContainsFunc(whatHappened(e), func(line string) bool { return strings.Contains(strings.ToLower(line), text) }) ||
+		slices.ContainsFunc(globaldb.Condense(e.Rows), func(row globaldb.RowChange) bool { return row.Says(text) })
 }
 
 func (w *historyWriter) columns() error {
@@ -267,7 +275,7 @@ func whatHappened(e recovery.HistoryEntry) []string {
 		}
 	}
 
-	for _, row := range e.Rows {
+	for _, row := range globaldb.Condense(e.Rows) {
 		lines = append(lines, row.String())
 	}
 

@@ -81,7 +81,8 @@ Exit status:
 func runRepair(ctx context.Context, opts repairOptions) error {
 	opts.Version, opts.Progress = Version, newProgress(ctx, os.Stderr)
 	confirm := confirmation{what: "repair", question: "Replace the database by the repaired one?", yes: opts.yes}
-	opts.Confirm = confirmPlan(ctx, confirm, func(w io.Writer, r *recovery.RepairReport) { printRepairPlan(w, formatTable, r) })
+	told := &toldOnce{}
+	opts.Confirm = confirmPlan(ctx, confirm, func(w io.Writer, r *recovery.RepairReport) { printRepairPlan(w, formatTable, r, told) })
 	report, err := recovery.Repair(ctx, opts.RepairOptions)
 	if err != nil && (report == nil || !report.Done) {
 		return err
@@ -92,19 +93,19 @@ func runRepair(ctx context.Context, opts repairOptions) error {
 	}
 
 	return errors.Join(printReport(opts.format, report, func(w io.Writer, r *recovery.RepairReport) {
-		printRepair(w, opts.format.name, opts.DryRun, r)
+		printRepair(w, opts.format.name, opts.DryRun, r, told)
 	}), err)
 }
 
-func printRepair(w io.Writer, format string, dry bool, r *recovery.RepairReport) {
+func printRepair(w io.Writer, format string, dry bool, r *recovery.RepairReport, told *toldOnce) {
 	switch {
 	case r.NothingToDo:
 		printWhole(w, r)
 	case dry:
-		printRepairPlan(w, format, r)
+		printRepairPlan(w, format, r, told)
 		fmt.Fprintln(w, "\nDry run: nothing was changed.")
 	default:
-		printRepaired(w, r)
+		printRepaired(w, r, told)
 	}
 }
 
@@ -130,11 +131,11 @@ func printWhole(w io.Writer, r *recovery.RepairReport) {
 }
 
 // printRepairPlan shows what a repair will change, and what it cannot give back.
-func printRepairPlan(w io.Writer, format string, r *recovery.RepairReport) {
+func printRepairPlan(w io.Writer, format string, r *recovery.RepairReport, told *toldOnce) {
 	fmt.Fprintf(w, "Repair the database of %s.\n\n", repairSubject(r))
 	writeRows(w, format, []string{"", "NOW", "AFTER THE REPAIR"}, repairRows(r))
 	printDamage(w, r)
-	printNotRepaired(w, r, "will be")
+	printNotRepaired(w, r, "will be", told)
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), keptBesideText(r.KeptSpace))
 	then := "It will be left stopped"
@@ -194,17 +195,17 @@ func printDamage(w io.Writer, r *recovery.RepairReport) {
 }
 
 // printNotRepaired tells what is not in the repaired database.
-func printNotRepaired(w io.Writer, r *recovery.RepairReport, verb string) {
-	printLost(w, verb, r.GivenUp, r.Untold)
+func printNotRepaired(w io.Writer, r *recovery.RepairReport, verb string, told *toldOnce) {
+	told.printLost(w, verb, r.GivenUp, r.Untold)
 	if len(r.GivenUp)+len(r.Untold) == 0 && !r.Uncertain {
 		fmt.Fprintln(w, "\nNothing is missing, as far as the files tell.")
 	}
 }
 
-func printRepaired(w io.Writer, r *recovery.RepairReport) {
+func printRepaired(w io.Writer, r *recovery.RepairReport, told *toldOnce) {
 	fmt.Fprintf(w, "Repaired the database of %s: %s, %s.\n", repairSubject(r), r.Raft, contentText(r.Database))
 	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback` puts it back.\n", r.Kept)
-	printNotRepaired(w, r, "are")
+	printNotRepaired(w, r, "are", told)
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\n%s.\n", daemonText(r.Started, r.Ready))
 	switch {

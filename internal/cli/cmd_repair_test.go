@@ -35,7 +35,7 @@ func TestPrintRepair(t *testing.T) {
 	}{
 		"a plan": {nil, true, []string{
 			"Repair the database of n1.", "starts without 4 of the entries", "index 9, term 2 (proven)", "| index 7, term 2", "| 3 ",
-			"What is wrong:\n  error: metadata1: gone\n", "Transactions that will be given up:\n  index 8, term 2", "cannot be told:\n  2 entries in open-1",
+			"What is wrong:\n  error: metadata1: gone\n", "Transactions that will be given up: 1 change by a user:\n  index 8, term 2", "cannot be told:\n  2 entries in open-1",
 			"LXD is not running. Neither systemd nor snapd is known to run it here: start it by hand afterwards.\n", "Dry run: nothing was changed.",
 		}, []string{"Nothing is missing"}},
 		"a plan, to be started": {func(r *recovery.RepairReport) { r.Startable, r.Metadata.Kept = true, true }, true,
@@ -54,7 +54,7 @@ func TestPrintRepair(t *testing.T) {
 			"Nothing is missing, as far as the files tell.\n", "LXD was not started.\nNeither systemd nor snapd is known to run it here: start it by hand.\n",
 		}, []string{"given up"}},
 		"done and started": {func(r *recovery.RepairReport) { r.Startable, r.Started, r.Ready = true, true, true }, false,
-			[]string{"Transactions that are given up:\n", "\nLXD is up.\n"}, []string{"Nothing is missing", "by hand"}},
+			[]string{"Transactions that are given up: 1 change by a user:\n", "\nLXD is up.\n"}, []string{"Nothing is missing", "by hand"}},
 		"done, unsafe": {func(r *recovery.RepairReport) { r.WillStart, r.Unsafe = false, "n1 has lost entries" }, false,
 			[]string{"LXD was not started.\nDo not start it yet: n1 has lost entries. The next boot of this machine starts it by itself.\n"},
 			[]string{"by hand"}},
@@ -68,7 +68,7 @@ func TestPrintRepair(t *testing.T) {
 		}
 
 		var out strings.Builder
-		printRepair(&out, formatTable, test.dry, &r)
+		printRepair(&out, formatTable, test.dry, &r, &toldOnce{})
 		for _, want := range test.want {
 			if !strings.Contains(out.String(), want) {
 				t.Errorf("%s does not say %q:\n%s", name, want, out.String())

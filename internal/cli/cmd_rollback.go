@@ -89,31 +89,25 @@ func oneChoice(cmd *cobra.Command, args []string) error {
 func runRollback(ctx context.Context, opts rollbackOptions, kept string) error {
 	opts.Kept, opts.Version, opts.Progress = kept, Version, newProgress(ctx, os.Stderr)
 	confirm := confirmation{what: "rollback", question: "Put this database back?", yes: opts.yes}
-	opts.Confirm = confirmPlan(ctx, confirm, printRollbackPlan)
+	told := &toldOnce{}
+	opts.Confirm = confirmPlan(ctx, confirm, func(w io.Writer, r *recovery.RollbackReport) { printRollbackPlan(w, r, told) })
 	report, err := recovery.Rollback(ctx, opts.RollbackOptions)
 	if err != nil && (report == nil || !opts.DryRun) {
 		return err
 	}
 
-	people := printRollbackDone
-	if opts.DryRun {
-		people = printRollbackDryRun
-	}
+	return printReportAnd(opts.format, report, func(w io.Writer, r *recovery.RollbackReport) {
+		if opts.DryRun && !r.NothingToDo {
+			printRollbackPlan(w, r, told)
+			fmt.Fprintln(w, "\nDry run: nothing was changed.")
+			return
+		}
 
-	return printReportAnd(opts.format, report, people, err)
+		printRollbackDone(w, r)
+	}, err)
 }
 
-func printRollbackDryRun(w io.Writer, r *recovery.RollbackReport) {
-	if !r.NothingToDo {
-		printRollbackPlan(w, r)
-		fmt.Fprintln(w, "\nDry run: nothing was changed.")
-		return
-	}
-
-	printRollbackDone(w, r)
-}
-
-func printRollbackPlan(w io.Writer, r *recovery.RollbackReport) {
+func printRollbackPlan(w io.Writer, r *recovery.RollbackReport, told *toldOnce) {
 	kept := r.Restored
 	fmt.Fprintf(w, "Put back %s (%s, replaced by the %s of %s).\n\n", kept.Name, bytesText(kept.Size), kept.Purpose, kept.Time.Local().Format(time.DateTime))
 	rows := [][]string{{"last raft entry", positionText(r.Local), positionText(r.Raft)}}
@@ -122,14 +116,7 @@ func printRollbackPlan(w io.Writer, r *recovery.RollbackReport) {
 	}
 
 	writeTable(w, []string{"", "now", "after the rollback"}, rows)
-	for i, d := range r.Discarded {
-		if i == 0 {
-			fmt.Fprintf(w, "\nTransactions of the database that is replaced, which %s lacks:\n", kept.Name)
-		}
-
-		fmt.Fprintln(w, "  "+d.String())
-	}
-
+	told.print(w, fmt.Sprintf("Transactions of the database that is replaced, which %s lacks", kept.Name), r.Discarded)
 	if r.Untold != "" {
 		fmt.Fprintf(w, "\nWhat the database that is replaced has more cannot be told: %s.\n", r.Untold)
 	}

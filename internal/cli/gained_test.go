@@ -25,7 +25,7 @@ func TestPrintGained(t *testing.T) {
 		"\nWhat the tarball has and server2 lacks cannot all be told: no database.\n": {Member: server2, GainedUntold: "no database"},
 	} {
 		var out strings.Builder
-		printGained(&out, r)
+		printGained(&out, r, &toldOnce{})
 		if out.String() != want {
 			t.Errorf("%q, want %q", out.String(), want)
 		}

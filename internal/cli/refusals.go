@@ -65,7 +65,7 @@ func printReportAnd[R any](f format, report R, people func(io.Writer, R), failed
 			return err
 		}
 
-		return failed
+		return withoutEntries(failed)
 	}
 
 	err := printReport(f, withRefusals[R]{report, refusals{refusalsIn(failed)}}, nil)

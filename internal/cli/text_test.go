@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
@@ -176,7 +175,7 @@ func TestProblems(t *testing.T) {
 func TestRollbackPlan(t *testing.T) {
 	for _, alone := range []bool{false, true} {
 		var got strings.Builder
-		printRollbackPlan(&got, &recovery.RollbackReport{Standalone: alone, Address: "a:1", Raft: &bundle.Position{Index: 8, Term: 3}, Daemon: "not running"})
+		printRollbackPlan(&got, &recovery.RollbackReport{Standalone: alone, Address: "a:1", Raft: &bundle.Position{Index: 8, Term: 3}, Daemon: "not running"}, &toldOnce{})
 		if strings.Contains(got.String(), "address") == alone || !strings.Contains(got.String(), "index 8, term 3") {
 			t.Errorf("standalone %t: %s", alone, got.String())
 		}
@@ -199,27 +198,6 @@ func TestStatusStandalone(t *testing.T) {
 	printStatus(&got, &recovery.StatusReport{})
 	if !strings.Contains(got.String(), "cannot be told") || strings.Contains(got.String(), "standalone") {
 		t.Errorf("a member that is not known: %s", got.String())
-	}
-}
-
-// TestGivenUp wants to see what a person did, and what LXD does all the time only counted.
-func TestGivenUp(t *testing.T) {
-	profile, heartbeat := globaldb.RowChange{Table: "profiles", Key: "id=1"}, globaldb.RowChange{Table: "operations", Key: "id=2"}
-	givenUp := []recovery.Discarded{
-		{Index: 7, Rows: []globaldb.RowChange{heartbeat, profile}}, {Index: 8, Rows: []globaldb.RowChange{heartbeat}}, {Index: 9, Unknown: "not read"},
-	}
-	var got strings.Builder
-	printLost(&got, "are", givenUp, []string{"10 entries in open-1"})
-	lines := strings.Split(got.String(), "\n")
-	if len(lines) < 2 || lines[1] != "Transactions that are given up:" {
-		t.Errorf("%q", lines)
-	}
-
-	for text, there := range map[string]bool{"profiles": true, "index 7": true, "index 8": false, "not read": true, "(and 1 transactions that LXD": true,
-		"cannot be told": true, "10 entries in open-1": true} {
-		if strings.Contains(got.String(), text) != there {
-			t.Errorf("%q: want %v in:\n%s", text, there, got.String())
-		}
 	}
 }
 

@@ -4,15 +4,17 @@ package globaldb
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
 )
 
 // RowChange is a row that two databases differ in. Values are SQL literals by column; Before is nil for a row that is new,
-// After for one that is gone.
+// After for one that is gone. In place of a secret there is (secret, sha256 12ab…), which is no literal: the first 16 bits of its sum.
 type RowChange struct {
 	Table  string            `json:"table" yaml:"table"`
 	Key    string            `json:"key" yaml:"key"` // the primary key, as `id=3`
@@ -23,46 +25,201 @@ type RowChange struct {
 	Words string `json:"words,omitempty" yaml:"words,omitempty"`
 
 	pointers map[string][2]string // words for changed columns that point to other rows
+	secrets  string               // whole sum of the secrets of a row that has come or gone; empty for none
 }
 
 // String is the change in one line: what happened to which row, and for a changed one which columns.
 func (c RowChange) String() string {
-	row := c.After
-	if row == nil {
-		row = c.Before
+	what, name := c.what()
+	columns := c.told()
+	if len(columns) == 0 && (c.Before == nil || c.After == nil) {
+		return what + " " + name
 	}
 
-	name := c.Words
+	parts := make([]string, len(columns))
+	for i, column := range columns {
+		parts[i] = visible(column) + ": " + c.value(column, shown)
+	}
+
+	return what + " " + name + " (" + strings.Join(parts, ", ") + ")"
+}
+
+// Says tells whether a text is in what String says, or would be if it said long values to their end. The text is in lower case.
+func (c RowChange) Says(text string) bool {
+	if strings.Contains(strings.ToLower(c.String()), text) {
+		return true
+	}
+
+	columns := c.told()
+	if _, ok := c.row()["key"]; ok {
+		columns = append(columns, "value")
+	}
+
+	return slices.ContainsFunc(columns, func(column string) bool {
+		return strings.Contains(strings.ToLower(c.value(column, func(literal string) string {
+			content, _, ok := decode(literal)
+			if !ok {
+				content = literal
+			}
+
+			return content
+		})), text)
+	})
+}
+
+// row is the row as it is, or as it was before it was deleted.
+func (c RowChange) row() map[string]string {
+	if c.After == nil {
+		return c.Before
+	}
+
+	return c.After
+}
+
+// what says what was done to what.
+func (c RowChange) what() (string, string) {
+	row := c.row()
+	name := visible(c.Words)
 	if name == "" {
-		name = c.Table + " " + c.Key + label(row)
+		name = visible(c.Table) + " " + visible(c.Key) + label(row)
 	}
 
-	inserted, deleted, updated := "insert ", "delete ", "update "
+	inserted, deleted, updated := "insert", "delete", "update"
 	if c.Table == schemaTable {
 		name = plain(row["type"]) + " " + plain(row["name"])
-		inserted, deleted, updated = "create ", "drop ", "alter "
+		inserted, deleted, updated = "create", "drop", "alter"
 	}
 
 	switch {
 	case c.Before == nil:
-		return inserted + name
+		return inserted, name
 	case c.After == nil:
-		return deleted + name
+		return deleted, name
+	}
+
+	return updated, name
+}
+
+// told are the columns whose values are told: those that were changed; of a row that has come or gone those that hold JSON, such as
+// the rules of an ACL.
+func (c RowChange) told() []string {
+	if c.Before != nil && c.After != nil {
+		return c.changed()
 	}
 
 	var columns []string
-	for column, value := range c.After {
-		words, ok := c.pointers[column]
-		switch {
-		case ok:
-			columns = append(columns, fmt.Sprintf("%s: %s -> %s", column, words[0], words[1]))
-		case c.Before[column] != value:
-			columns = append(columns, fmt.Sprintf("%s: %s -> %s", column, printable(c.Before[column]), printable(value)))
+	row := c.row()
+	for _, column := range slices.Sorted(maps.Keys(row)) {
+		content, _, ok := decode(row[column])
+		if !ok || content == "[]" || content == "{}" {
+			continue
+		}
+
+		_, ok = fromJSON(content)
+		if ok {
+			columns = append(columns, column)
 		}
 	}
 
-	slices.Sort(columns)
-	return updated + name + " (" + strings.Join(columns, ", ") + ")"
+	return columns
+}
+
+// value tells the value of a column; of a changed row that before and after. show writes a literal.
+func (c RowChange) value(column string, show func(string) string) string {
+	words, ok := c.pointers[column]
+	switch {
+	case ok:
+		return words[0] + " -> " + words[1]
+	case c.Before == nil || c.After == nil:
+		return show(c.row()[column])
+	}
+
+	return show(c.numbered(column, c.Before[column])) + " -> " + show(c.numbered(column, c.After[column]))
+}
+
+func (c RowChange) numbered(column string, value string) string {
+	word, ok := numbered[c.Table+"."+column][value]
+	if ok {
+		return word
+	}
+
+	return value
+}
+
+// shown is a literal for people: JSON without quotes, and with its texts shortened.
+func shown(literal string) string {
+	content, _, ok := decode(literal)
+	if !ok {
+		return printable(literal)
+	}
+
+	value, ok := fromJSON(content)
+	if ok {
+		return shortenTo(maxJSON, visible(toJSON(shortenJSON(value))))
+	}
+
+	if !readable(content) {
+		return printable(literal)
+	}
+
+	return printable(textLiteral(content))
+}
+
+func shortenJSON(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		for name := range v {
+			v[name] = shortenJSON(v[name])
+		}
+	case []any:
+		for i := range v {
+			v[i] = shortenJSON(v[i])
+		}
+	case string:
+		return shorten(v)
+	}
+
+	return value
+}
+
+// conceal replaces secrets, see secrets.go. That a secret was changed must be seen where both look alike.
+func (c *RowChange) conceal() {
+	before, after := conceal(c.Table, c.Before), conceal(c.Table, c.After)
+	for column, value := range after {
+		if c.Before[column] != c.After[column] && before[column] == value {
+			after[column] = anotherSecret(value)
+		}
+	}
+
+	switch {
+	case c.Before == nil:
+		c.secrets = sumOfSecrets(c.After, after)
+	case c.After == nil:
+		c.secrets = sumOfSecrets(c.Before, before)
+	}
+
+	c.Before, c.After = before, after
+}
+
+func anotherSecret(shown string) string {
+	return strings.Replace(shown, "(secret", "(another secret", 1)
+}
+
+// sumOfSecrets sums the values of a row that are shown in another way.
+func sumOfSecrets(row map[string]string, shown map[string]string) string {
+	var secrets []string
+	for _, column := range slices.Sorted(maps.Keys(row)) {
+		if row[column] != shown[column] {
+			secrets = append(secrets, row[column])
+		}
+	}
+
+	if len(secrets) == 0 {
+		return ""
+	}
+
+	sum := sha256.Sum256([]byte(strings.Join(secrets, "\x00")))
+	return string(sum[:])
 }
 
 // label adds what people call a row by, where it has that.
@@ -78,10 +235,18 @@ func label(row map[string]string) string {
 	return text
 }
 
-func shorten(value string) string {
+// Bounds of what is told of a value, in characters.
+const (
+	maxText = 60
+	maxJSON = 400
+)
+
+func shorten(value string) string { return shortenTo(maxText, value) }
+
+func shortenTo(most int, value string) string {
 	runes := []rune(value)
-	if len(runes) > 60 {
-		return string(runes[:57]) + "…"
+	if len(runes) > most {
+		return string(runes[:most-3]) + "…"
 	}
 
 	return value
@@ -186,7 +351,7 @@ func pair(table string, key []string, gone rowSet, come rowSet) []RowChange {
 	var changes []RowChange
 	for _, row := range gone.rows {
 		index[keyOf(row, key, gone.columns, same)] = len(changes)
-		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, gone.columns, printable), Before: row})
+		changes = append(changes, RowChange{Table: table, Key: keyOf(conceal(table, row), key, gone.columns, printable), Before: row})
 	}
 
 	for _, row := range come.rows {
@@ -196,7 +361,7 @@ func pair(table string, key []string, gone rowSet, come rowSet) []RowChange {
 			continue
 		}
 
-		changes = append(changes, RowChange{Table: table, Key: keyOf(row, key, come.columns, printable), After: row})
+		changes = append(changes, RowChange{Table: table, Key: keyOf(conceal(table, row), key, come.columns, printable), After: row})
 	}
 
 	return changes

@@ -3,6 +3,7 @@
 package globaldb
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -17,6 +18,7 @@ import (
 // and foreign keys, so that most of it fits tables of later versions, too.
 var kinds = map[string]string{
 	"auth_groups":                  "auth group",
+	"auth_groups_permissions":      "permission",
 	"certificates":                 "trusted certificate",
 	"cluster_groups":               "cluster group",
 	"cluster_links":                "cluster link",
@@ -47,6 +49,7 @@ var kinds = map[string]string{
 	"nodes_cluster_groups":         "place in cluster group",
 	"nodes_failure_domains":        "failure domain",
 	"nodes_roles":                  "role",
+	"oidc_sessions":                "OIDC session",
 	"operations":                   "operation",
 	"operations_resources":         "resource",
 	"placement_groups":             "placement group",
@@ -54,6 +57,8 @@ var kinds = map[string]string{
 	"profiles_devices":             "device",
 	"projects":                     "project",
 	"replicators":                  "replicator",
+	"schema":                       "version of the schema",
+	"secrets":                      "secret",
 	"storage_buckets":              "storage bucket",
 	"storage_buckets_keys":         "key",
 	"storage_pools":                "storage pool",
@@ -66,12 +71,16 @@ var kinds = map[string]string{
 
 // numbered are columns that hold a number for a word.
 var numbered = map[string]map[string]string{
-	"nodes_roles.role":     {"1": "event-hub", "2": "ovn-chassis"},
+	"nodes.state":          {"0": "in use", "1": "pending", "2": "evacuated"},
+	"nodes_roles.role":     {"1": "event-hub", "2": "ovn-chassis", "3": "control-plane"},
+	"secrets.type":         {"1": "core_auth", "2": "bearer_signing_key"},
 	"storage_volumes.type": {"0": "container", "1": "image", "2": "custom", "3": "virtual-machine"},
+	"warnings.status":      {"1": "new", "2": "acknowledged", "3": "resolved"},
 }
 
 // named are the columns by which people call a row, the best one first.
-var named = []string{"name", "fingerprint", "listen_address", "role", "uuid", "identifier", "server", "version"}
+var named = []string{"name", "fingerprint", "listen_address", "role", "uuid", "identifier", "server", "version",
+	"entitlement"}
 
 // linked are the tables that say nothing but that two things belong together, with the column of the one that comes first.
 var linked = map[string]string{
@@ -79,36 +88,35 @@ var linked = map[string]string{
 	"nodes_cluster_groups": "group_id", "storage_pools_nodes": "storage_pool_id",
 }
 
+// link says how two things belong together: by a column each, and a word between.
+type link struct{ first, word, second string }
+
+// links are the tables of which there is nothing to say but the two things.
+var links = map[string]link{
+	"auth_groups_identity_provider_groups":   {"identity_provider_group_id", " in ", "auth_group_id"},
+	"certificates_projects":                  {"certificate_id", " in ", "project_id"},
+	"cluster_links_certificates":             {"certificate_id", " of ", "cluster_link_id"},
+	"identities_auth_groups":                 {"identity_id", " in ", "auth_group_id"},
+	"identities_certificates":                {"certificate_id", " of ", "identity_id"},
+	"identities_projects":                    {"identity_id", " in ", "project_id"},
+	"networks_load_balancer_pools_instances": {"instance_id", " in ", "network_load_balancer_pool_id"},
+}
+
+// places are what things are in or on, by table, in the order in which they are told.
+var places = []struct{ table, word string }{{"storage_pools", " in "}, {"projects", " in "}, {"nodes", " on "}}
+
 // maxDepth bounds how far foreign keys are followed: a device's config is its device's, its instance's, in its project.
 const maxDepth = 5
 
-// housekeeping are the tables that LXD itself writes to all the time.
-var housekeeping = []string{"operations", "operations_resources", "warnings"}
-
-// Housekeeping tells whether a change is one that LXD makes all the time, by itself: heartbeats, operations, warnings.
-func (c RowChange) Housekeeping() bool {
-	if slices.Contains(housekeeping, c.Table) {
-		return true
-	}
-
-	if c.Table != "nodes" || c.Before == nil || c.After == nil {
-		return false
-	}
-
-	for column, value := range c.After {
-		if c.Before[column] != value && column != "heartbeat" {
-			return false
-		}
-	}
-
-	return true
-}
-
-// describe fills in the words of changes between the schemas main and new. What a row points to is looked up in the database that
-// has the row.
+// describe fills in the words of changes between the schemas main and new, and conceals the secrets in them. What a row points to is
+// looked up in the database that has the row.
 func describe(ctx context.Context, db *sql.DB, changes []RowChange) error {
 	before := words{ctx: ctx, db: db, schema: "main", keys: map[string][]foreignKey{}, found: map[string]string{}}
 	after := words{ctx: ctx, db: db, schema: "new", keys: map[string][]foreignKey{}, found: map[string]string{}}
+	for i := range changes {
+		changes[i].conceal()
+	}
+
 	for i := range changes {
 		c := &changes[i]
 		w, row := &after, c.After
@@ -170,15 +178,19 @@ func pointers(before *words, after *words, c *RowChange) (map[string][2]string, 
 }
 
 // foreignKey says what a column points to.
-type foreignKey struct{ column, table, to string }
+type foreignKey struct {
+	column, table, to string
+	whole             bool // the row is nothing without what it points to
+}
 
 // words describes the rows of one database.
 type words struct {
-	ctx    context.Context
-	db     *sql.DB
-	schema string
-	keys   map[string][]foreignKey
-	found  map[string]string // words by table and literal of the key
+	ctx     context.Context
+	db      *sql.DB
+	schema  string
+	keys    map[string][]foreignKey
+	found   map[string]string // words by table and literal of the key
+	objects map[string]string // tables by the kind of object; nil: not read yet
 }
 
 // row describes a row; it is empty for one of which there is nothing to say but its key.
@@ -188,23 +200,38 @@ func (w *words) row(table string, row map[string]string, depth int) (string, err
 		return "", err
 	}
 
-	kind, known := kinds[table]
-	config := row["key"] != "" && row["value"] != "" || strings.HasSuffix(table, "_config")
-	switch {
-	case known:
-	case config:
-		kind = "config"
-	case len(keys) == 0:
-		return "", nil
-	default:
-		kind = "row of " + table
+	between, ok, err := w.link(table, keys)
+	if err != nil {
+		return "", err
 	}
 
-	text := kind
-	name := w.name(table, row)
+	if ok && depth < maxDepth {
+		return w.linkText(between, row, keys, depth)
+	}
+
+	name, err := w.name(table, row)
+	if err != nil {
+		return "", err
+	}
+
+	text := kinds[table]
+	setting := row["key"] != "" && row["key"] != "NULL"
+	config := row["key"] != "" && row["value"] != "" || strings.HasSuffix(table, "_config")
 	switch {
-	case row["key"] != "" && row["key"] != "NULL":
+	case text != "":
+	case config:
+		text = "config"
+	case len(keys) == 0 && (name == "" || depth == 0):
+		return "", nil
+	default:
+		text = "row of " + visible(table)
+	}
+
+	switch {
+	case setting && config:
 		text += " " + plain(row["key"]) + "=" + plain(row["value"])
+	case setting:
+		text += " " + plain(row["key"])
 	case name != "":
 		text += " " + name
 	}
@@ -213,12 +240,61 @@ func (w *words) row(table string, row map[string]string, depth int) (string, err
 		text += " of the cluster"
 	}
 
-	rest, err := w.owners(table, row, keys, depth)
-	return text + rest, err
+	object, err := w.object(row, depth)
+	if err != nil {
+		return "", err
+	}
+
+	if object != "" && depth < maxDepth {
+		text += cmp.Or(objectWords[table], " on ") + object
+	}
+
+	return w.owners(owned{table, row, keys, depth, text})
+}
+
+// link tells whether a table is one of links, or one that says no more than those: of later versions, whose word is not known.
+func (w *words) link(table string, keys []foreignKey) (link, bool, error) {
+	known, ok := links[table]
+	if ok || kinds[table] != "" || len(keys) != 2 {
+		return known, ok, nil
+	}
+
+	columns, _, err := columnsOf(w.ctx, w.db, w.schema, table)
+	if err != nil {
+		return link{}, false, err
+	}
+
+	for _, column := range columns {
+		if column != "id" && column != keys[0].column && column != keys[1].column {
+			return link{}, false, nil
+		}
+	}
+
+	return link{keys[0].column, " and ", keys[1].column}, true, nil
+}
+
+// linkText says which two things belong together.
+func (w *words) linkText(between link, row map[string]string, keys []foreignKey, depth int) (string, error) {
+	ends := map[string]string{}
+	for _, key := range keys {
+		text, err := w.target(key, row[key.column], depth+1)
+		if err != nil {
+			return "", err
+		}
+
+		ends[key.column] = text
+	}
+
+	text := ends[between.first] + between.word + ends[between.second]
+	if between.word == " and " {
+		text = "link between " + text
+	}
+
+	return text, nil
 }
 
 // name is what people call a row.
-func (w *words) name(table string, row map[string]string) string {
+func (w *words) name(table string, row map[string]string) (string, error) {
 	text := ""
 	for _, column := range named {
 		value := row[column]
@@ -241,74 +317,109 @@ func (w *words) name(table string, row map[string]string) string {
 
 	word, ok := numbered[table+".type"][row["type"]]
 	if ok {
-		text = word + " " + text
+		text = strings.TrimSuffix(word+" "+text, " ")
 	}
 
-	return text
+	if text != "" || kinds[table] != "" || row["key"] != "" {
+		return text, nil
+	}
+
+	return w.ownColumns(table, row)
 }
 
-// owners says what a row belongs to: first what it is of, then its pool, project and member.
-func (w *words) owners(table string, row map[string]string, keys []foreignKey, depth int) (string, error) {
-	if depth == maxDepth {
-		return "", nil
+// ownColumns tells a row from the others of its table, where it has no name that is known: by what is unique, or the key, and no foreign key.
+func (w *words) ownColumns(table string, row map[string]string) (string, error) {
+	columns, err := stringsOf(w.ctx, w.db, `SELECT DISTINCT x.name FROM pragma_index_list(?, ?) AS i JOIN pragma_index_info(i.name, ?) AS x
+		WHERE i."unique" AND NOT i.partial AND x.name NOT IN (SELECT "from" FROM pragma_foreign_key_list(?, ?)) ORDER BY i.seq DESC, x.seqno`,
+		table, w.schema, w.schema, table, w.schema)
+	if err != nil {
+		return "", err
 	}
 
-	parts := map[string]string{}
-	var order []string
-	for _, key := range keys {
-		value := row[key.column]
-		if value == "" || value == "NULL" {
+	if len(columns) == 0 {
+		columns, err = stringsOf(w.ctx, w.db, `SELECT name FROM pragma_table_info(?, ?) WHERE pk > 0
+			AND name NOT IN (SELECT "from" FROM pragma_foreign_key_list(?, ?)) ORDER BY pk`, table, w.schema, table, w.schema)
+	}
+
+	var parts []string
+	for _, column := range columns {
+		_, ok := row[column]
+		if ok && column != "entity_type" && column != "entity_id" {
+			parts = append(parts, visible(column)+"="+plain(row[column]))
+		}
+	}
+
+	return strings.Join(parts, " "), err
+}
+
+// owned is a row that is told up to what it belongs to.
+type owned struct {
+	table string
+	row   map[string]string
+	keys  []foreignKey
+	depth int
+	text  string
+}
+
+// owners goes on with what the row belongs to: first what it is of, then its pool, project and member.
+func (w *words) owners(o owned) (string, error) {
+	if o.depth == maxDepth {
+		return o.text, nil
+	}
+
+	parts := map[string]string{} // by column
+	first := linked[o.table]
+	for _, key := range o.keys {
+		value := o.row[key.column]
+		if !key.whole || value == "" || value == "NULL" {
 			continue
 		}
 
-		text, err := w.target(key, value, depth+1)
+		part, err := w.target(key, value, o.depth+1)
 		if err != nil {
 			return "", err
 		}
 
-		parts[key.column] = text
-		order = append(order, key.column)
-	}
-
-	first := linked[table]
-	text := ""
-	if parts[first] != "" {
-		text = " " + withoutKind(parts[first], kinds[w.tableOf(keys, first)])
-	}
-
-	for _, column := range order {
-		switch column {
-		case first, "project_id", "node_id", "storage_pool_id":
-		default:
-			text += " of " + parts[column]
+		parts[key.column] = part
+		if key.column == first {
+			o.text += " " + withoutKind(part, kinds[key.table])
 		}
 	}
 
-	for _, place := range []struct{ column, word string }{{"storage_pool_id", " in "}, {"project_id", " in "}, {"node_id", " on "}} {
-		part := parts[place.column]
-		if part == "" || place.column == first || strings.Contains(text, place.word+part) { // said already
-			continue
+	text := o.text
+	for _, key := range o.keys {
+		if parts[key.column] != "" && key.column != first && !isPlace(key.table) {
+			text += " of " + parts[key.column]
 		}
+	}
 
-		word := place.word
-		if strings.HasPrefix(table, w.tableOf(keys, place.column)+"_") { // a part of it, not a thing in it
-			word = " of "
+	for _, place := range places {
+		for _, key := range o.keys {
+			part := parts[key.column]
+			if key.table != place.table || part == "" || key.column == first || strings.Contains(text+" ", place.word+part+" ") { // said already
+				continue
+			}
+
+			word := place.word
+			if strings.HasPrefix(o.table, place.table+"_") { // a part of it, not a thing in it
+				word = " of "
+			}
+
+			text += word + part
 		}
-
-		text += word + part
 	}
 
 	return text, nil
 }
 
-func (w *words) tableOf(keys []foreignKey, column string) string {
-	for _, key := range keys {
-		if key.column == column {
-			return key.table
+func isPlace(table string) bool {
+	for _, place := range places {
+		if place.table == table {
+			return true
 		}
 	}
 
-	return ""
+	return false
 }
 
 // withoutKind takes the kind off a description, where it has been said already.
@@ -346,7 +457,7 @@ func (w *words) target(key foreignKey, value string, depth int) (string, error) 
 func kindOf(table string) string {
 	kind, ok := kinds[table]
 	if !ok {
-		return "row of " + table
+		return "row of " + visible(table)
 	}
 
 	return kind
@@ -355,7 +466,7 @@ func kindOf(table string) string {
 // lookUp returns a row by its key, a literal that SQLite's quote made; nil where there is none.
 func (w *words) lookUp(key foreignKey, value string) (map[string]string, error) {
 	columns, _, err := columnsOf(w.ctx, w.db, w.schema, key.table)
-	if err != nil || !slices.Contains(columns, key.to) {
+	if err != nil || !slices.Contains(columns, key.to) || concealed(value) {
 		return nil, err
 	}
 
@@ -382,7 +493,7 @@ func (w *words) lookUp(key foreignKey, value string) (map[string]string, error) 
 		row[c] = values[i]
 	}
 
-	return row, nil
+	return conceal(key.table, row), nil
 }
 
 // foreignKeys are those of a table, in the order of its columns.
@@ -392,9 +503,12 @@ func (w *words) foreignKeys(table string) ([]foreignKey, error) {
 		return keys, nil
 	}
 
-	// A key to a table's primary key may leave out the column: LXD's are all called id.
-	rows, err := w.db.QueryContext(w.ctx, `SELECT k."from", k."table", coalesce(k."to", 'id') FROM pragma_foreign_key_list(?, ?) AS k
-		JOIN pragma_table_info(?, ?) AS c ON c.name = k."from" ORDER BY c.cid`, table, w.schema, table, w.schema)
+	// A key to a table's primary key may leave out the column. What is set to NULL when the row it points to goes is a property of the row,
+	// not what the row belongs to.
+	rows, err := w.db.QueryContext(w.ctx, `SELECT k."from", k."table",
+		coalesce(k."to", (SELECT p.name FROM pragma_table_info(k."table", ?) AS p WHERE p.pk = 1), 'id'), k.on_delete NOT IN ('SET NULL', 'SET DEFAULT')
+		FROM pragma_foreign_key_list(?, ?) AS k JOIN pragma_table_info(?, ?) AS c ON c.name = k."from" ORDER BY c.cid`,
+		w.schema, table, w.schema, table, w.schema)
 	if err != nil {
 		return nil, err
 	}
@@ -403,7 +517,7 @@ func (w *words) foreignKeys(table string) ([]foreignKey, error) {
 
 	for rows.Next() {
 		var key foreignKey
-		err = rows.Scan(&key.column, &key.table, &key.to)
+		err = rows.Scan(&key.column, &key.table, &key.to, &key.whole)
 		if err != nil {
 			return nil, err
 		}
@@ -417,19 +531,22 @@ func (w *words) foreignKeys(table string) ([]foreignKey, error) {
 
 // plain is an SQL literal without its quotes, as far as it can be shown on a terminal.
 func plain(literal string) string {
-	text := literal
-	if len(text) >= 2 && text[0] == '\'' && text[len(text)-1] == '\'' {
-		text = strings.ReplaceAll(text[1:len(text)-1], "''", "'")
+	text, blob, ok := decode(literal)
+	if !ok || blob && !readable(text) {
+		text = literal
 	}
 
 	return printable(text)
 }
 
 // printable shortens a text, and writes it with escapes where it could play tricks on a terminal.
-func printable(text string) string {
+func printable(text string) string { return shorten(visible(text)) }
+
+// visible writes a text with escapes where it could play tricks on a terminal.
+func visible(text string) string {
 	if strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		text = strconv.Quote(text)
+		return strconv.Quote(text)
 	}
 
-	return shorten(text)
+	return text
 }

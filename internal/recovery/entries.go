@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"fmt"
 	"iter"
-	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -157,39 +156,3 @@ func (r *rowReader) close() {
 
 // moreRows is said of a transaction that changed more rows than are told.
 const moreRows = "only the first 1000 of each table"
-
-// listDiscarded lists discarded entries for a message, one a line.
-func listDiscarded(all []Discarded) string {
-	var text strings.Builder
-	for _, d := range all {
-		text.WriteString("\n  " + d.String())
-	}
-
-	return text.String() + "\n"
-}
-
-// String is the entry and its rows, for people.
-func (d Discarded) String() string {
-	text := fmt.Sprintf("index %d, term %d", d.Index, d.Term)
-	if d.Index == 0 {
-		text = fmt.Sprintf("index unknown, term %d", d.Term)
-	}
-
-	if d.File != "" {
-		text += ", in " + d.File
-	}
-
-	if d.Unknown != "" {
-		text += " (" + d.Unknown + ")"
-	}
-
-	if d.AfterMissing {
-		text += " (entries before it are missing: some of the rows may be theirs)"
-	}
-
-	for _, row := range d.Rows {
-		text += "\n    " + row.String()
-	}
-
-	return text
-}

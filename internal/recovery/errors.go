@@ -17,29 +17,28 @@ import (
 
 // Refusal is a step that is not taken unless the administrator says so with a flag.
 type Refusal struct {
-	Code   string // a few words in lower case with hyphens, for programs: it stays when the reason is worded anew
-	Member string // name of the member that it is about; empty if it is about none in particular
-	Reason string
-	Flag   string // with its dashes; empty where there is another way, which the reason names
-	Use    string // how the flag is used, where it does not just override the refusal
-
-	// Entries are the transactions that would be lost.
-	Entries []Discarded
+	Code    string // a few words in lower case with hyphens, for programs: it stays when the reason is worded anew
+	Member  string // name of the member that it is about; empty if it is about none in particular
+	Reason  string
+	Entries []Discarded // transactions that would be given up; Error lists them after the reason
+	Flag    string      // with its dashes; empty where there is another way, which the reason names
+	Use     string      // how the flag is used, where it does not just override the refusal
 }
 
 func (r *Refusal) Error() string {
+	text := listed(r.Reason, r.Entries)
+	if !strings.HasSuffix(text, "\n") && (r.Use != "" || r.Flag != "") {
+		text += "; "
+	}
+
 	switch {
 	case r.Use != "":
-		return r.Reason + "; " + r.Use
+		return text + r.Use
 	case r.Flag == "":
-		return r.Reason
+		return strings.TrimSuffix(text, "\n")
 	}
 
-	if strings.HasSuffix(r.Reason, "\n") { // a list
-		return r.Reason + r.Flag + " overrides this"
-	}
-
-	return r.Reason + "; " + r.Flag + " overrides this"
+	return text + r.Flag + " overrides this"
 }
 
 // DamageError says that a raft directory is not sound.

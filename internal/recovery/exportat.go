@@ -154,7 +154,8 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 	}
 
 	if ex.opts.Confirm == nil {
-		return &Refusal{Code: "transactions-given-up", Reason: "transactions would be given up:" + listDiscarded(r.GivenUp), Flag: "--yes", Entries: r.GivenUp}
+		return &Refusal{Code: "transactions-given-up", Reason: fmt.Sprintf("transactions would be given up: %s", Count(r.GivenUp)), Entries: r.GivenUp,
+			Flag: "--yes"}
 	}
 
 	return ex.opts.Confirm(r)

@@ -186,8 +186,10 @@ func (im *importer) checkExported() error {
 		return nil
 	}
 
-	return &Refusal{Code: "not-what-was-exported", Member: r.Member.Name, Reason: fmt.Sprintf("the tarball says that it was exported on %s, "+
-		"up to %s, and it has what was never in this member's database, %d transactions:%s"+
-		"It was changed since, or is not of this member: do not use it. Make a new one with `lxd-recover cluster export-db`",
-		r.Member.Name, im.tarball.Manifest.Raft.Before, len(r.Gained), listDiscarded(r.Gained))}
+	return &Refusal{
+		Code: "not-what-was-exported", Member: r.Member.Name, Entries: r.Gained,
+		Reason: fmt.Sprintf("the tarball says that it was exported on %s, up to %s, and it has what was never in this member's database: %s",
+			r.Member.Name, im.tarball.Manifest.Raft.Before, Count(r.Gained)),
+		Use: "it was changed since, or is not of this member: do not use it. Make a new one with `lxd-recover cluster export-db`",
+	}
 }

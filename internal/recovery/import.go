@@ -203,9 +203,8 @@ func (im *importer) checkLoss() error {
 	case im.aboveFence != "":
 		return &Refusal{Code: "term-above-fence", Reason: im.aboveFence, Flag: "--discard-local-entries"}
 	case len(im.report.Discarded) > 0:
-		return &Refusal{Code: "local-entries", Member: im.report.Member.Name,
-			Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost, %d transactions:%s",
-				im.report.Member.Name, len(im.report.Discarded), listDiscarded(im.report.Discarded)), Flag: "--discard-local-entries", Entries: im.report.Discarded}
+		return &Refusal{Code: "local-entries", Member: im.report.Member.Name, Reason: fmt.Sprintf("the tarball lacks what %s has and would be lost: %s",
+			im.report.Member.Name, Count(im.report.Discarded)), Entries: im.report.Discarded, Flag: "--discard-local-entries"}
 	case im.unknownLoss != "" && im.live:
 		// It is compared again once LXD is down.
 		im.warnOnce("what only this member has cannot be told while LXD runs: " + im.unknownLoss)

@@ -78,7 +78,7 @@ func (t *InspectTransaction) tell(rows []globaldb.RowChange, unknown string) {
 	t.Changes, t.Unknown = []string{}, unknown
 	for _, row := range rows {
 		switch {
-		case row.Housekeeping():
+		case row.ByLXD():
 		case len(t.Changes) < maxLastRows:
 			t.Changes = append(t.Changes, row.String())
 		default:

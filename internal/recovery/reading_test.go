@@ -59,7 +59,7 @@ func TestLeftOut(t *testing.T) {
 
 	for i, d := range found {
 		if !want[d.Index] || d.Term != h.At(d.Index).Term || len(d.Rows) == 0 || d.Unknown != "" || !d.AfterMissing {
-			t.Errorf("transaction %d of %d: %s", i+1, len(found), d)
+			t.Errorf("transaction %d of %d: %+v", i+1, len(found), d)
 		}
 
 		delete(want, d.Index)
@@ -69,7 +69,7 @@ func TestLeftOut(t *testing.T) {
 		t.Errorf("not named: %v", want)
 	}
 
-	if first := found[0].String(); !strings.Contains(first, "(description: 'd627' -> 'd629')") {
+	if first := strings.Join(Lines(found[:1]), "\n"); !strings.Contains(first, "(description: 'd627' -> 'd629')") {
 		t.Errorf("the first is %s", first)
 	}
 }

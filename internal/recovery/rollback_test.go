@@ -24,7 +24,7 @@ type rollbackLab struct {
 
 func newRollbackLab(t testing.TB) rollbackLab {
 	t.Helper()
-	l := rollbackLab{lostLab: newLostLab(t)}
+	l := rollbackLab{lostLab: newSignedLab(t).lostLab}
 	l.original = namesAndContent(t, l.dir.database())
 	l.importAgain(t, 0)
 	second := filepath.Join(t.TempDir(), "second.tar.gz")
@@ -223,13 +223,9 @@ func TestRollbackNamesRows(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 
-	var text strings.Builder
-	for _, d := range planned.Discarded {
-		text.WriteString(d.String())
-	}
-
-	if !strings.Contains(text.String(), "lostrow") || planned.Local.Index != 188 || planned.Raft.Index != 186 {
-		t.Errorf("%s, %s: %s", planned.Local, planned.Raft, text.String())
+	text := strings.Join(Lines(planned.Discarded), "\n")
+	if !strings.Contains(text, "lostrow") || planned.Local.Index != 188 || planned.Raft.Index != 186 {
+		t.Errorf("%s, %s: %s", planned.Local, planned.Raft, text)
 	}
 }
 

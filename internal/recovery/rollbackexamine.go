@@ -265,8 +265,8 @@ func (rb *rollback) checkLoss() error {
 	case !rb.ran || rb.opts.DiscardLocal:
 		return nil
 	case len(r.Discarded) > 0:
-		return &Refusal{Code: "local-entries", Reason: fmt.Sprintf("the database in %s lacks what was written since and would be lost, %d transactions:%s",
-			r.Restored.Name, len(r.Discarded), listDiscarded(r.Discarded)), Flag: "--discard-local-entries", Entries: r.Discarded}
+		return &Refusal{Code: "local-entries", Reason: fmt.Sprintf("the database in %s lacks what was written since and would be lost: %s",
+			r.Restored.Name, Count(r.Discarded)), Flag: "--discard-local-entries", Entries: r.Discarded}
 	case r.Untold != "":
 		return &Refusal{Code: "loss-unknown", Reason: "what would be lost with the live database cannot be told: " + r.Untold, Flag: "--discard-local-entries"}
 	}

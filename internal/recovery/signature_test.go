@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -133,9 +134,9 @@ func TestImportSigned(t *testing.T) {
 // wantGained checks that these transactions are gained, and no others.
 func wantGained(t testing.TB, r *ImportReport, transactions ...string) {
 	t.Helper()
-	same := func(d Discarded, text string) bool { return strings.HasPrefix(d.String(), text) }
+	same := func(d Discarded, text string) bool { return strings.HasPrefix(toldWhole(d), text) }
 	if !slices.EqualFunc(r.Gained, transactions, same) || r.GainedUntold != "" {
-		t.Errorf("gained %s, want %q; %s", listDiscarded(r.Gained), transactions, r.GainedUntold)
+		t.Errorf("gained %s, want %q; %s", allLines(r.Gained), transactions, r.GainedUntold)
 	}
 }
 
@@ -154,8 +155,8 @@ func TestGained(t *testing.T) {
 
 	r, err := l.dryRun(t, l.tarball, nil)
 	must(t, err)
-	if len(want) == 0 || listDiscarded(r.Gained) != listDiscarded(want) || r.GainedUntold != "" {
-		t.Errorf("gained %s, want %s", listDiscarded(r.Gained), listDiscarded(want))
+	if len(want) == 0 || allLines(r.Gained) != allLines(want) || r.GainedUntold != "" {
+		t.Errorf("gained %s, want %s", allLines(r.Gained), allLines(want))
 	}
 }
 
@@ -264,7 +265,7 @@ func TestRewrittenSnapshot(t *testing.T) {
 		}
 
 		wantGained(t, im.report, want...)
-		if told := listDiscarded(im.report.Gained); strings.Contains(told, "insert identity stranger") != (want != nil) {
+		if told := allLines(im.report.Gained); strings.Contains(told, "insert identity stranger") != (want != nil) {
 			t.Errorf("%s: %s", name, told)
 		}
 	}
@@ -389,4 +390,28 @@ func TestInspectSignature(t *testing.T) {
 			t.Errorf("%s: %+v, want %+v", name, r.Signature, test.want)
 		}
 	}
+}
+
+// allLines lists transactions with all their rows.
+func allLines(all []Discarded) string {
+	var text strings.Builder
+	for _, d := range all {
+		text.WriteString("\n" + toldWhole(d))
+	}
+
+	return text.String()
+}
+
+// toldWhole is a transaction with all its rows, LXD's own too.
+func toldWhole(d Discarded) string {
+	text := fmt.Sprintf("index %d, term %d", d.Index, d.Term)
+	if d.Unknown != "" {
+		text += " (" + d.Unknown + ")"
+	}
+
+	for _, row := range d.Rows {
+		text += "\n    " + row.String()
+	}
+
+	return text
 }

@@ -16,7 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
@@ -39,7 +38,10 @@ func TestErrorTexts(t *testing.T) {
 		want string
 	}{
 		{&Refusal{Reason: "it exists", Flag: "--force"}, "it exists; --force overrides this"},
-		{&Refusal{Reason: "these:" + listDiscarded([]Discarded{{Index: 5, Term: 2}}), Flag: "--yes"}, "these:\n  index 5, term 2\n--yes overrides this"},
+		{&Refusal{Reason: "these", Entries: []Discarded{{Index: 5, Term: 2, Unknown: "why"}}, Flag: "--yes"}, "these\n  index 5, term 2 (why)\n--yes overrides this"},
+		{&Refusal{Reason: "these", Entries: []Discarded{{Index: 5, Term: 2, Unknown: "why"}}}, "these\n  index 5, term 2 (why)"},
+		{&Refusal{Reason: "these", Entries: []Discarded{{Index: 5, Term: 2}}, Flag: "--yes"}, "these; --yes overrides this"},
+		{&Refusal{Reason: "so", Use: "do it"}, "so; do it"},
 		{existing("a.tar.gz"), "a.tar.gz exists already; --force overrides this"},
 		{damage, "the database is damaged\n  error: an error\nTake another."},
 		{wrongCluster("it is %s's", "n9"), "this tarball is not for this member: it is n9's"},
@@ -76,14 +78,6 @@ func TestReplayError(t *testing.T) {
 				t.Errorf("damage: %v", damage)
 			}
 		})
-	}
-}
-
-func TestDiscardedString(t *testing.T) {
-	d := Discarded{Index: 5, Term: 2, Unknown: moreRows, Rows: []globaldb.RowChange{{Table: "config"}}}
-	got := d.String()
-	if !strings.HasPrefix(got, "index 5, term 2 (only the first 1000 of each table)\n    ") {
-		t.Errorf("%q", got)
 	}
 }
 
