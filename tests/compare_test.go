@@ -32,8 +32,8 @@ func compareSources(t testing.TB, args ...string) (recovery.CompareReport, int) 
 // wantRecommended checks which sources are recommended, in any order.
 func wantRecommended(t testing.TB, r recovery.CompareReport, status int, want ...string) {
 	t.Helper()
-	if status != 0 || r.Recommendation == nil {
-		t.Fatalf("exit status %d, nothing recommended: %+v", status, r.Refusal)
+	if status != 0 || r.Recommendation == nil || !r.Certain || r.Doubt != nil {
+		t.Fatalf("exit status %d, nothing recommended for certain: %+v, %+v", status, r.Refusal, r.Doubt)
 	}
 
 	got := append([]string{r.Recommendation.Label}, r.Recommendation.Same...)
@@ -41,6 +41,14 @@ func wantRecommended(t testing.TB, r recovery.CompareReport, status int, want ..
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("recommended %v, want %v", got, want)
+	}
+}
+
+// wantDoubt checks that a member is recommended, and that it is not said to have all for certain.
+func wantDoubt(t testing.TB, r recovery.CompareReport, status int, member string, verdict survivor.Verdict) {
+	t.Helper()
+	if status != 0 || r.Recommendation == nil || !strings.HasPrefix(r.Recommendation.Label, member) || r.Certain || r.Doubt == nil || r.Doubt.Verdict != verdict {
+		t.Errorf("exit status %d, %+v, certain %v, %+v, %+v, want %s, %s", status, r.Recommendation, r.Certain, r.Doubt, r.Refusal, member, verdict)
 	}
 }
 
@@ -282,7 +290,7 @@ func TestCompareUncommitted(t *testing.T) {
 	without, status := compareSources(t, dirs(others...)...)
 	wantRecommended(t, without, status, others[0].Name, others[1].Name)
 	alone, status := compareSources(t, dirs(leader, leader)...)
-	wantRefusal(t, alone, status, 3, survivor.TooFew)
+	wantDoubt(t, alone, status, leader.Name, survivor.TooFew)
 
 	wantLoss(t, c, r, others[1], leader)
 	must(t, c.Restore(ctx, "uncommitted"))

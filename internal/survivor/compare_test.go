@@ -145,6 +145,8 @@ func TestCompare(t *testing.T) {
 			Conflict, nil, 0, 0, "", ""},
 		{"a damaged one's snapshot beyond the only one seen", []*Log{doubtful(snapshotAt(logOf(1, 2, 2, 2), 4)), logOf(2, 2)},
 			Damaged, []int{1}, 2, 2, "[]", "[]"},
+		{"snapshots only", []*Log{with(snapshotAt(logOf(1, 2, 2), 3), func(l *Log) { l.First, l.Entries = 0, nil }),
+			with(snapshotAt(logOf(2, 2, 2), 3), func(l *Log) { l.First, l.Entries = 0, nil })}, Known, []int{0, 1}, 3, 3, "[]", "[]"},
 		{"empty", []*Log{{Whole: true}, {Whole: true}}, Nothing, nil, 0, 0, "[]", "[]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
