@@ -255,6 +255,37 @@ func TestCompareEditedApart(t *testing.T) {
 	wantRefusal(t, r, status, 3, survivor.Conflict)
 }
 
+// canonical/lxd#7540: one member is recovered as the only survivor, and goes on; then the others are started on their old data, and go on
+// as well. Both sides have confirmed changes, so none is recommended. While they run, nothing is damaged.
+func TestCompareRecoveredApart(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	one, two, three := c.Member(1), c.Member(2), c.Member(3)
+	must(t, one.CreateProfile(ctx, "kept"))
+	must(t, c.WaitFormed(ctx))
+	r, status := compareSources(t, dirs(c.Members()...)...)
+	wantRefusal(t, r, status, 3, survivor.Running)
+	c.KillAll()
+	mustRecover(t, one, "cluster", "recover-from-quorum-loss", "--quiet")
+	must(t, one.Start(ctx))
+	must(t, one.CreateProfile(ctx, "aftermath"))
+	one.Kill()
+	r, status = compareSources(t, dirs(c.Members()...)...)
+	wantRecommended(t, r, status, one.Name)
+	r, status = compareSources(t, dirs(one, one)...)
+	wantDoubt(t, r, status, one.Name, survivor.LeftOut)
+
+	must(t, c.StartAll(ctx, two, three))
+	createRow(t, two, "elsewhere")
+	killAlike(t, c, two, three)
+	r, status = compareSources(t, dirs(c.Members()...)...)
+	wantRefusal(t, r, status, 3, survivor.Split)
+	named := strings.Join(append(changesOf(t, r, one.Name), changesOf(t, r, two.Name)...), "\n")
+	if !strings.Contains(named, "aftermath") || !strings.Contains(named, "elsewhere") {
+		t.Errorf("the rows named are %q", named)
+	}
+}
+
 // entryAt is an entry of a stopped member's log, without its content.
 func entryAt(t testing.TB, m *cluster.Member, index uint64) raftlog.Entry {
 	t.Helper()

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
@@ -95,7 +96,10 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 	for _, s := range r.Sources {
 		last := fmt.Sprintf("index %d, term %d", s.End.Index, s.End.Term)
 		edited := "no"
-		if s.Raft.Edited {
+		switch {
+		case s.Raft.Recovery == raftlog.FenceRecovery:
+			edited = fmt.Sprintf("fenced only: index %d", s.Raft.LastIndex)
+		case s.Raft.Edited:
 			edited = fmt.Sprintf("yes: index %d", s.Raft.LastIndex)
 		}
 
