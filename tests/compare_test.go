@@ -47,7 +47,8 @@ func wantRecommended(t testing.TB, r recovery.CompareReport, status int, want ..
 // wantDoubt checks that a member is recommended, and that it is not said to have all for certain.
 func wantDoubt(t testing.TB, r recovery.CompareReport, status int, member string, verdict survivor.Verdict) {
 	t.Helper()
-	if status != 0 || r.Recommendation == nil || !strings.HasPrefix(r.Recommendation.Label, member) || r.Certain || r.Doubt == nil || r.Doubt.Verdict != verdict {
+	found := status == 0 && r.Recommendation != nil && strings.HasPrefix(r.Recommendation.Label, member)
+	if !found || r.Certain || r.Doubt == nil || r.Doubt.Verdict != verdict {
 		t.Errorf("exit status %d, %+v, certain %v, %+v, %+v, want %s, %s", status, r.Recommendation, r.Certain, r.Doubt, r.Refusal, member, verdict)
 	}
 }

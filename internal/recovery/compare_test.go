@@ -24,7 +24,8 @@ var threeVoters = member.List{
 
 // reportWith is a member's report with a log of these terms after the first entry. Every transaction makes a profile with its term and index.
 func reportWith(id uint64, terms ...uint64) *InspectReport {
-	r := &InspectReport{Format: inspectFormat, Kind: kindLXD, Members: threeVoters, Healthy: true, Raft: InspectRaft{Whole: true, FirstIndex: 1}, LastEntriesFrom: 1}
+	r := &InspectReport{Format: inspectFormat, Kind: kindLXD, Members: threeVoters, Healthy: true,
+		Raft: InspectRaft{Whole: true, FirstIndex: 1}, LastEntriesFrom: 1}
 	self, _ := threeVoters.ByID(id)
 	r.Member = &InspectMember{ID: id, Name: self.Name, Address: self.Address}
 	r.add(1, threeVoters)
@@ -120,7 +121,8 @@ func TestCompareVerdicts(t *testing.T) {
 			"", false, survivor.Split, []string{"node1 was recovered at index 4", "node2, which lacks that recovery"}},
 		{"recovered, and the others were not seen", []*InspectReport{reportWith(1, 2, 2).add(1000, alone).add(1000, nil), reportWith(1, 2)},
 			"node1", false, survivor.LeftOut, []string{"node2, node3 were not seen whole", "since the recovery at index 4"}},
-		{"a running one, and two that are not", []*InspectReport{running(reportWith(1, 2, 2)), reportWith(2, 2, 2), reportWith(3, 2, 2)}, "node2", true, "", nil},
+		{"a running one, and two that are not", []*InspectReport{running(reportWith(1, 2, 2)), reportWith(2, 2, 2), reportWith(3, 2, 2)},
+			"node2", true, "", nil},
 		{"running ones", []*InspectReport{running(reportWith(1, 2, 2)), running(reportWith(2, 2, 2)), reportWith(3, 2, 2)},
 			"", false, survivor.Running, []string{"LXD runs on node1, node2", "Stop LXD"}},
 		{"a damaged one and the best one", []*InspectReport{reportWith(1, 2, 2), reportWith(2, 2).with(func(r *InspectReport) { r.Raft.Whole = false })},
@@ -133,8 +135,9 @@ func TestCompareVerdicts(t *testing.T) {
 			"node1", true, "", nil},
 		{"a segment is gone, of two", []*InspectReport{reportWith(1, 2, 2, 2, 2, 2), reportWith(2, 2, 2, 2, 2, 2).without(3, 4)},
 			"node1", false, survivor.Damaged, []string{"missing files", "node2"}},
-		{"started apart", []*InspectReport{reportWith(1, 2, 2), reportWith(2, 2, 2).with(func(r *InspectReport) { r.Entries[2].Checksum = strings.Repeat("f", 32) })},
-			"", false, survivor.Conflict, []string{"node1 and node2", "edited or started apart"}},
+		{"started apart", []*InspectReport{reportWith(1, 2, 2), reportWith(2, 2, 2).with(func(r *InspectReport) {
+			r.Entries[2].Checksum = strings.Repeat("f", 32)
+		})}, "", false, survivor.Conflict, []string{"node1 and node2", "edited or started apart"}},
 		{"a snapshot of more", []*InspectReport{reportWith(1, 2, 3), reportWith(2, 2, 2).with(func(r *InspectReport) {
 			r.Entries, r.Raft.SnapshotIndex, r.Raft.SnapshotTerm, r.Raft.SnapshotMembers = nil, 3, 2, threeVoters
 		}), reportWith(3, 2)}, "", false, survivor.Conflict, []string{"node2 has a snapshot at index 3", "files of it are missing"}},

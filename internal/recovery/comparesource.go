@@ -38,7 +38,8 @@ func (c *comparison) read(ctx context.Context, source string) error {
 	}
 
 	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Member: report.Member, Raft: report.Raft,
-		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, report: saved, here: report.Kind == kindLXD && !saved && isHere(source)}
+		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, report: saved,
+		here: report.Kind == kindLXD && !saved && isHere(source)}
 	for _, p := range report.Problems {
 		if p.Severity == raftlog.Error {
 			s.Problems = append(s.Problems, p.String())
