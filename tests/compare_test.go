@@ -32,8 +32,8 @@ func compareSources(t testing.TB, args ...string) (recovery.CompareReport, int) 
 // wantRecommended checks which sources are recommended, in any order.
 func wantRecommended(t testing.TB, r recovery.CompareReport, status int, want ...string) {
 	t.Helper()
-	if status != 0 || r.Recommendation == nil {
-		t.Fatalf("exit status %d, nothing recommended: %+v", status, r.Refusal)
+	if status != 0 || r.Recommendation == nil || !r.Certain || r.Doubt != nil {
+		t.Fatalf("exit status %d, nothing recommended for certain: %+v, %+v", status, r.Refusal, r.Doubt)
 	}
 
 	got := append([]string{r.Recommendation.Label}, r.Recommendation.Same...)
@@ -41,6 +41,15 @@ func wantRecommended(t testing.TB, r recovery.CompareReport, status int, want ..
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Errorf("recommended %v, want %v", got, want)
+	}
+}
+
+// wantDoubt checks that a member is recommended, and that it is not said to have all for certain.
+func wantDoubt(t testing.TB, r recovery.CompareReport, status int, member string, verdict survivor.Verdict) {
+	t.Helper()
+	found := status == 0 && r.Recommendation != nil && strings.HasPrefix(r.Recommendation.Label, member)
+	if !found || r.Certain || r.Doubt == nil || r.Doubt.Verdict != verdict {
+		t.Errorf("exit status %d, %+v, certain %v, %+v, %+v, want %s, %s", status, r.Recommendation, r.Certain, r.Doubt, r.Refusal, member, verdict)
 	}
 }
 
@@ -247,6 +256,37 @@ func TestCompareEditedApart(t *testing.T) {
 	wantRefusal(t, r, status, 3, survivor.Conflict)
 }
 
+// canonical/lxd#7540: one member is recovered as the only survivor, and goes on; then the others are started on their old data, and go on
+// as well. Both sides have confirmed changes, so none is recommended. While they run, nothing is damaged.
+func TestCompareRecoveredApart(t *testing.T) {
+	c := cluster.ForTest(t, cluster.Options{})
+	ctx := within(t, 5*time.Minute)
+	one, two, three := c.Member(1), c.Member(2), c.Member(3)
+	must(t, one.CreateProfile(ctx, "kept"))
+	must(t, c.WaitFormed(ctx))
+	r, status := compareSources(t, dirs(c.Members()...)...)
+	wantRefusal(t, r, status, 3, survivor.Running)
+	c.KillAll()
+	mustRecover(t, one, "cluster", "recover-from-quorum-loss", "--quiet")
+	must(t, one.Start(ctx))
+	must(t, one.CreateProfile(ctx, "aftermath"))
+	one.Kill()
+	r, status = compareSources(t, dirs(c.Members()...)...)
+	wantRecommended(t, r, status, one.Name)
+	r, status = compareSources(t, dirs(one, one)...)
+	wantDoubt(t, r, status, one.Name, survivor.LeftOut)
+
+	must(t, c.StartAll(ctx, two, three))
+	createRow(t, two, "elsewhere")
+	killAlike(t, c, two, three)
+	r, status = compareSources(t, dirs(c.Members()...)...)
+	wantRefusal(t, r, status, 3, survivor.Split)
+	named := strings.Join(append(changesOf(t, r, one.Name), changesOf(t, r, two.Name)...), "\n")
+	if !strings.Contains(named, "aftermath") || !strings.Contains(named, "elsewhere") {
+		t.Errorf("the rows named are %q", named)
+	}
+}
+
 // entryAt is an entry of a stopped member's log, without its content.
 func entryAt(t testing.TB, m *cluster.Member, index uint64) raftlog.Entry {
 	t.Helper()
@@ -282,7 +322,7 @@ func TestCompareUncommitted(t *testing.T) {
 	without, status := compareSources(t, dirs(others...)...)
 	wantRecommended(t, without, status, others[0].Name, others[1].Name)
 	alone, status := compareSources(t, dirs(leader, leader)...)
-	wantRefusal(t, alone, status, 3, survivor.TooFew)
+	wantDoubt(t, alone, status, leader.Name, survivor.TooFew)
 
 	wantLoss(t, c, r, others[1], leader)
 	must(t, c.Restore(ctx, "uncommitted"))

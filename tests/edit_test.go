@@ -238,6 +238,10 @@ func (l editLab) onlySurvivor(t *testing.T) {
 		t.Errorf("report %+v, configuration %+v", r, log.Configuration)
 	}
 
+	if said := strings.Join(r.Warnings, "\n"); !strings.Contains(said, "node2, node3, must never start LXD on their old databases") {
+		t.Errorf("warnings %q", said)
+	}
+
 	again := decode[recovery.EditReport](t, mustRecover(t, one, "cluster", "recover-from-quorum-loss", "--quiet", "--format", "json"))
 	if !again.NothingToDo {
 		t.Errorf("again: %+v", again)

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
@@ -41,18 +42,21 @@ Nothing is changed.
 
 SOURCE is LXD's directory, a database/ directory, a recovery tarball (of lxd-recover or LXD's own), one of LXD's db_backup
 tarballs, or a saved report: run "lxd-recover global-db-inspect --format json" on every surviving member, with LXD stopped
-everywhere, and bring the files, of a few kB each, to one place. Rows can only be compared where the databases are at hand.
+everywhere, and bring the files, of a few hundred kB each, to one place. All rows can only be compared where the databases are at
+hand; reports tell the last transactions.
 
-A member is recommended only if it is certain that it holds every change that the cluster has ever confirmed. That takes the
-sound logs of more than half of the voters, each as it was when LXD last ran there: not an old report, not a backup. A
-recovery entry that "lxd cluster edit" has added since does not count; stand-bys and spares have no vote. What the newest
-log holds beyond what was confirmed is kept, too.
+It is certain that a member holds every change that the cluster has ever confirmed if the sound logs of more than half of the voters
+were given, each as it was when LXD last ran there: not an old report, not a backup. With fewer, the member is recommended that has
+all that any of them has, and what cannot be known is said ("certain" is false in JSON). A recovery entry that
+"lxd-recover cluster edit" has added since does not count; stand-bys and spares have no vote. What the newest log holds beyond what
+was confirmed is kept, too. Of several members with the same log one is picked: a healthy one, a voter, this machine's, the one with
+the most recent term, the one with the lowest id.
 
 Exit status:
-  0  a member is recommended
+  0  a member is recommended, for certain or not
   1  failed
   2  wrong usage
-  3  no member is recommended: too few voters' logs, or logs that do not belong together
+  3  no member is recommended: LXD runs on some of them, only copies have the newest log, or the logs do not belong together
   4  no member is recommended: the logs or the database in question are damaged`,
 		Example: `  lxd-recover global-db-compare server1.json server2.json server3.json
   lxd-recover global-db-compare /var/snap/lxd/common/lxd server2.tar.gz server3.json
@@ -92,13 +96,17 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 	for _, s := range r.Sources {
 		last := fmt.Sprintf("index %d, term %d", s.End.Index, s.End.Term)
 		edited := "no"
-		if s.Raft.Edited {
+		switch {
+		case s.Raft.Recovery == raftlog.FenceRecovery:
+			edited = fmt.Sprintf("fenced only: index %d", s.Raft.LastIndex)
+		case s.Raft.Edited:
 			edited = fmt.Sprintf("yes: index %d", s.Raft.LastIndex)
 		}
 
 		rows = append(rows, []string{s.Label, s.Kind, cmp.Or(s.Role, "?"), last, snapshotText(s.Raft), edited, sourceHealthText(s)})
 	}
 
+	printConclusion(w, r)
 	writeTable(w, []string{"member", "source", "role", "last entry", "snapshot", "edited since", "health"}, rows)
 	printSignatures(w, r)
 	printTimes(w, r)
@@ -117,21 +125,58 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 	if len(r.Survivors) > 0 {
 		fmt.Fprintln(w)
 	}
+}
 
+// printConclusion says what decides: the member to recover from, then what is in doubt, if anything is.
+func printConclusion(w io.Writer, r *recovery.CompareReport) {
 	if r.Recommendation == nil {
-		fmt.Fprintf(w, "\nNo member is recommended: %s.\n", r.Refusal.Reason)
+		fmt.Fprintf(w, "No member is recommended: %s.\n\n", r.Refusal.Reason)
 		return
 	}
 
-	fmt.Fprintf(w, "\nRecover from %s: %s.\n", r.Recommendation.Label, r.Recommendation.Reason)
+	fmt.Fprintf(w, "Recover from %s: %s.\n", r.Recommendation.Label, r.Recommendation.Reason)
+	if r.Doubt != nil {
+		fmt.Fprintf(w, "It is not certain that nothing is missing there: %s.\n", r.Doubt.Reason)
+	}
+
 	if len(r.Recommendation.Same) > 0 {
-		fmt.Fprintf(w, "The same log has, and can be recovered from as well: %s.\n", strings.Join(r.Recommendation.Same, ", "))
+		fmt.Fprintf(w, "The same log has, and can be recovered from as well: %s.", strings.Join(r.Recommendation.Same, ", "))
+		if r.Recommendation.Chosen != "" {
+			fmt.Fprintf(w, " %s is taken as %s.", r.Recommendation.Label, r.Recommendation.Chosen)
+		}
+
+		fmt.Fprintln(w)
+	}
+
+	fmt.Fprintln(w)
+}
+
+// printTransactions says by which transactions two logs differ, as reports tell them: all from an index on.
+func printTransactions(w io.Writer, verb string, list []recovery.InspectTransaction, from uint64) {
+	if from > 0 {
+		fmt.Fprintf(w, "  %s what the entries before index %d did\n", verb, from)
+	}
+
+	shown := 0
+	for _, t := range list {
+		for _, change := range t.Changes {
+			shown++
+			if shown <= maxShownRows {
+				fmt.Fprintf(w, "  %s (index %d): %s\n", verb, t.Index, change)
+			}
+		}
+	}
+
+	if shown > maxShownRows {
+		fmt.Fprintf(w, "  %s %d more changes: see --format json\n", verb, shown-maxShownRows)
 	}
 }
 
 // sourceHealthText says how far a source can be trusted.
 func sourceHealthText(s recovery.CompareSource) string {
 	switch {
+	case s.Gap:
+		return "entries are MISSING"
 	case s.RunningDaemon != "":
 		return "LXD RUNS: may not belong together"
 	case s.Healthy && !s.Raft.Whole:
@@ -166,6 +211,10 @@ func printLogs(w io.Writer, r *recovery.CompareReport) {
 	fmt.Fprintf(w, "\nAll logs are the same up to index %d. Raft itself would prefer %s.\n", r.Common, strings.Join(r.Preferred, ", "))
 	if !slices.Contains(r.Preferred, r.Longest[0]) {
 		fmt.Fprintf(w, "%s has more that is sound, and where that log ended is not known.\n", strings.Join(r.Longest, ", "))
+	}
+
+	for _, g := range r.Gaps {
+		fmt.Fprintf(w, "Entries are missing in %s, index %d to %d: what comes after them there are later entries of %s.\n", g.Source, g.First, g.Last, g.From)
 	}
 
 	for _, b := range r.Branches {
@@ -206,7 +255,9 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 
 	fmt.Fprintf(w, "\nChoosing %s instead of %s would:\n", strings.Join(d.Sources, " or "), than)
 	if d.Unknown != "" {
-		fmt.Fprintf(w, "  (rows not worked out: %s)\n", d.Unknown)
+		printTransactions(w, "lose", d.Lacks, d.LacksFrom)
+		printTransactions(w, "bring", d.Has, d.HasFrom)
+		fmt.Fprintf(w, "  (all rows were not compared: %s)\n", d.Unknown)
 		return
 	}
 

@@ -19,7 +19,7 @@ func TestPrintGained(t *testing.T) {
 	server2 := member.Member{Name: "server2"}
 	for want, r := range map[string]*recovery.ImportReport{
 		"": {Member: server2},
-		"\nTransactions that the tarball has and server2 lacks: 3, of which LXD made 1 by itself (operations, warnings, heartbeats)\n" +
+		"\nTransactions that the tarball has and server2 lacks: 1 change by a user, 1 that cannot be told, 1 by LXD itself:\n" +
 			"  index 128, term 2\n    insert identities id=7 name='x'\n  index 5, term 1 (not told)\n": {
 			Member: server2, Gained: []recovery.Discarded{row("operations"), row("identities"), {Index: 5, Term: 1, Unknown: "not told"}}},
 		"\nWhat the tarball has and server2 lacks cannot all be told: no database.\n": {Member: server2, GainedUntold: "no database"},

@@ -252,7 +252,8 @@ func TestWhatHappened(t *testing.T) {
 		"an edited member list|n1 removed: a, x": {Recovery: true, Members: []recovery.MemberChange{{Name: "n1", OldAddress: "a", OldRole: "x"}}},
 		"n1 added: a:1, voter":                   {Members: []recovery.MemberChange{{Name: "n1", NewAddress: "a:1", NewRole: "voter"}}},
 		"member 7 removed: a, x":                 {Members: []recovery.MemberChange{{ID: 7, OldAddress: "a", OldRole: "x"}}},
-		"n1: a -> b, voter":                      {Members: []recovery.MemberChange{{Name: "n1", OldAddress: "a", NewAddress: "b", OldRole: "voter", NewRole: "voter"}}},
+		"n1: a -> b, voter": {Members: []recovery.MemberChange{
+			{Name: "n1", OldAddress: "a", NewAddress: "b", OldRole: "voter", NewRole: "voter"}}},
 	} {
 		if got := strings.Join(whatHappened(e), "|"); got != want {
 			t.Errorf("%q, want %q", got, want)

@@ -128,8 +128,8 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 		}
 
 		return slices.Concat([]Reading{short}, l.withoutLast(r, named, opens), list)
-	case len(beyond) == 0, !near && other == contradicts:
-		return l.besideLostSnapshot(r, list)
+	case len(beyond) == 0, !near && (other == contradicts || follow == fits && other == maybe && !slices.ContainsFunc(beyond, (*Segment).damaged)):
+		return l.besideLostSnapshot(r, list, opens)
 	}
 
 	short := r
@@ -144,8 +144,12 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 }
 
 // besideLostSnapshot adds the reading without the open segments if those with them end before a snapshot of which only the name is left, or
-// one of its two files: the log had reached that index.
-func (l *Log) besideLostSnapshot(r Reading, list []Reading) []Reading {
+// one of its two files: the log had reached that index. Damage in an open segment explains that, too.
+func (l *Log) besideLostSnapshot(r Reading, list []Reading, opens []opened) []Reading {
+	if slices.ContainsFunc(opens, func(o opened) bool { return o.DirtyTail || o.After > 0 || o.End == 0 }) {
+		return list
+	}
+
 	name, index := "", r.Last
 	for _, f := range l.Files {
 		if f.Kind != SnapshotFile && f.Kind != SnapshotMetaFile {
@@ -172,6 +176,9 @@ func (l *Log) besideLostSnapshot(r Reading, list []Reading) []Reading {
 	r.For = append(slices.Clone(r.For), fmt.Sprintf("%s was taken at index %d, and with the open segments the log would end before it", name, index))
 	return append(list, r)
 }
+
+// damaged says whether a closed segment does not hold what its name says.
+func (s *Segment) damaged() bool { return s.fault != nil || s.Entries != s.Last-s.First+1 }
 
 // nearHole is how many entries may be missing before closed segments that are taken for this log's own, and not for strays.
 const nearHole = 2048

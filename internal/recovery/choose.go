@@ -9,11 +9,27 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
+
+// warnOfLost warns against what makes two clusters of one: the lost members, started on the databases that they had.
+func (ed *editor) warnOfLost() {
+	var lost []string
+	for _, m := range ed.node.Members {
+		if m.ID != ed.node.Self.ID && m.Name != "" {
+			lost = append(lost, m.Name)
+		}
+	}
+
+	if len(lost) > 0 {
+		ed.report.warn(fmt.Sprintf("the lost members, %s, must never start LXD on their old databases again: they would go on as a cluster of their own, "+
+			"and each side would lack what the other one writes. A machine that comes back gets a new LXD, and joins again", strings.Join(lost, ", ")))
+	}
+}
 
 // choose finds out the new member list and what changes with it.
 func (ed *editor) choose(ctx context.Context) error {
@@ -23,6 +39,7 @@ func (ed *editor) choose(ctx context.Context) error {
 		self := ed.node.Self
 		self.Role = raftlog.Voter
 		ed.members = member.List{self}
+		ed.warnOfLost()
 	default:
 		list := ed.current(current)
 		edited, err := ed.opts.Ask(ctx, list, ed.report.Before, func(l member.List) error { return checkEdit(list, l) })

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
@@ -29,10 +28,16 @@ type CompareReport struct {
 	Recommendation *Recommendation `json:"recommendation" yaml:"recommendation"` // null where there is none
 	Refusal        *CompareRefusal `json:"refusal" yaml:"refusal"`               // why there is none
 
+	// Certain says that the recommended source holds every change that the cluster has ever confirmed, as far as a recovery has not given
+	// it up. Doubt says why that cannot be known, where a source is recommended all the same; else it is null.
+	Certain bool            `json:"certain" yaml:"certain"`
+	Doubt   *CompareRefusal `json:"doubt" yaml:"doubt"`
+
 	Preferred []string        `json:"preferred_by_raft" yaml:"preferred_by_raft"` // the sources whose log an election would prefer
 	Longest   []string        `json:"longest" yaml:"longest"`                     // the sources that hold most, their ends in doubt or not
 	Common    uint64          `json:"common_index" yaml:"common_index"`           // up to it, all logs are the same
 	Branches  []CompareBranch `json:"branches" yaml:"branches"`
+	Gaps      []CompareGap    `json:"gaps" yaml:"gaps"`
 	Committed uint64          `json:"committed_index" yaml:"committed_index"` // up to it, the preferred log was committed for certain
 	Uncertain []CompareRun    `json:"uncertain" yaml:"uncertain"`
 	Voters    []CompareVoter  `json:"voters" yaml:"voters"` // of the configuration in force at the end of the preferred log
@@ -54,9 +59,11 @@ type CompareSource struct {
 	End           raftPosition   `json:"end" yaml:"end"` // the last entry without recovery entries added since
 	Healthy       bool           `json:"healthy" yaml:"healthy"`
 	Problems      []string       `json:"problems" yaml:"problems"` // the errors among them
+	Gap           bool           `json:"gap" yaml:"gap"`           // entries are missing in it, see CompareReport.Gaps
 	RunningDaemon string         `json:"torn,omitempty" yaml:"torn,omitempty"`
 
 	report bool // a saved one: there is no database
+	here   bool // this machine's LXD
 }
 
 type raftPosition = survivor.Position
@@ -67,6 +74,7 @@ type Recommendation struct {
 	Source string   `json:"source" yaml:"source"`
 	Same   []string `json:"same" yaml:"same"` // other sources with the very same log
 	Reason string   `json:"reason" yaml:"reason"`
+	Chosen string   `json:"chosen,omitempty" yaml:"chosen,omitempty"` // why it is this one of those with the same log
 }
 
 // CompareRefusal says why nothing is recommended.
@@ -82,6 +90,14 @@ type CompareBranch struct {
 	PreferredTerm uint64   `json:"preferred_term" yaml:"preferred_term"`
 	Term          uint64   `json:"term" yaml:"term"`
 	Sources       []string `json:"sources" yaml:"sources"`
+}
+
+// CompareGap is a place in a log at which files are missing: the entries after it are those of another one, at too low indexes.
+type CompareGap struct {
+	Source string `json:"source" yaml:"source"`
+	First  uint64 `json:"first" yaml:"first"` // missing index
+	Last   uint64 `json:"last" yaml:"last"`
+	From   string `json:"from" yaml:"from"` // the source that has them
 }
 
 // CompareRun is a run of entries that were not committed for certain.
@@ -102,8 +118,8 @@ type CompareVoter struct {
 
 // Compare compares the databases of several members and recommends the one to recover from. It changes nothing.
 func Compare(ctx context.Context, opts CompareOptions) (*CompareReport, error) {
-	c := comparison{opts: opts, report: &CompareReport{Branches: []CompareBranch{}, Uncertain: []CompareRun{}, Rows: []CompareRows{}, Preferred: []string{},
-		Longest: []string{}}}
+	c := comparison{opts: opts, report: &CompareReport{Branches: []CompareBranch{}, Gaps: []CompareGap{}, Uncertain: []CompareRun{},
+		Rows: []CompareRows{}, Preferred: []string{}, Longest: []string{}}}
 	for _, source := range opts.Sources {
 		err := c.read(ctx, source)
 		if err != nil {
@@ -127,6 +143,7 @@ type comparison struct {
 	opts   CompareOptions
 	logs   []*survivor.Log
 	names  member.List // of all members that any source names
+	last   []lastTransactions
 	result survivor.Result
 	report *CompareReport
 }
@@ -194,127 +211,13 @@ func (c *comparison) positions() {
 		r.Branches = append(r.Branches, CompareBranch{Index: b.Index, OrBefore: b.Hidden, PreferredTerm: b.BestTerm, Term: b.Term, Sources: c.labels(b.Logs)})
 	}
 
+	for _, g := range result.Gaps {
+		r.Sources[g.Log].Gap = true
+		r.Gaps = append(r.Gaps, CompareGap{Source: r.Sources[g.Log].Label, First: g.Index, Last: g.Index + g.Entries - 1, From: r.Sources[g.From].Label})
+	}
+
 	for _, t := range result.Tails {
 		r.Uncertain = append(r.Uncertain, CompareRun{First: t.First, Last: t.Last, Sources: c.labels(t.Logs), Holding: len(t.Voters), Voters: len(r.Voters),
 			Never: t.Never})
 	}
-}
-
-// decide recommends a source, or says why not.
-func (c *comparison) decide() {
-	r := c.report
-	if c.result.Verdict != survivor.Known {
-		r.Refusal = &CompareRefusal{Verdict: c.result.Verdict, Reason: c.refusal()}
-		return
-	}
-
-	// All of these have the same log: a healthy one, a voter's, a directory rather than a copy, in this order.
-	best := slices.MaxFunc(c.result.Best, func(a, b int) int { return c.suited(a) - c.suited(b) })
-	s := r.Sources[best]
-	if !s.Healthy {
-		r.Refusal = &CompareRefusal{Verdict: survivor.Damaged, Reason: fmt.Sprintf("%s has the log to recover from, and its database is damaged: %s",
-			s.Label, strings.Join(s.Problems, "; "))}
-		return
-	}
-
-	same := []string{}
-	for _, i := range c.result.Best {
-		if i != best {
-			same = append(same, r.Sources[i].Label)
-		}
-	}
-
-	r.Recommendation = &Recommendation{Label: s.Label, Source: s.Source, Same: same, Reason: c.reason(s)}
-}
-
-func (c *comparison) suited(i int) int {
-	s := c.report.Sources[i]
-	rank := 0
-	for n, good := range []bool{!s.report, s.Kind == kindLXD, s.Role == raftlog.Voter.String(), s.Healthy} {
-		if good {
-			rank += 1 << n
-		}
-	}
-
-	return rank
-}
-
-func (c *comparison) reason(s CompareSource) string {
-	more := "no other has more"
-	if c.doubtful() {
-		more = "what " + strings.Join(c.report.Longest, ", ") + " may have beyond that was never confirmed"
-	}
-
-	text := fmt.Sprintf("its log ends at index %d, term %d, and %s; "+
-		"the logs of %d of the %d voters were seen, so it holds every change that the cluster has ever confirmed",
-		s.End.Index, s.End.Term, more, len(c.result.Seen), len(c.report.Voters))
-	if s.Role != "" && s.Role != raftlog.Voter.String() {
-		text += fmt.Sprintf("; it is a %s, which does not matter for a recovery", s.Role)
-	}
-
-	return text
-}
-
-func (c *comparison) refusal() string {
-	r := c.report
-	between := func(i int) string { return r.Sources[c.result.Between[i]].Label }
-	var missing []string
-	for _, v := range r.Voters {
-		if !v.Seen {
-			missing = append(missing, c.name(v.ID))
-		}
-	}
-
-	switch c.result.Verdict {
-	case survivor.Different:
-		return fmt.Sprintf("%s and %s are of different clusters", between(0), between(1))
-	case survivor.Conflict:
-		return fmt.Sprintf("the logs of %s and %s contradict each other: "+
-			"they were edited or started apart from each other, and raft cannot tell which is right", between(0), between(1))
-	case survivor.Nothing:
-		return "no source holds a raft log that is sound"
-	case survivor.Damaged:
-		return fmt.Sprintf("the logs of these voters are missing, or their ends are damaged, were being written, or were once cut by libdqlite: %s. "+
-			"What only they hold cannot be known: %d of %d voters' logs are sound, more than half are needed",
-			strings.Join(missing, ", "), len(c.result.Seen), len(r.Voters)) + c.newest()
-	}
-
-	text := fmt.Sprintf("too few voters' logs: %d of %d, and more than half are needed to know what was committed", len(c.result.Seen), len(r.Voters))
-	if 2*len(c.result.Seen) > len(r.Voters) {
-		text = "the members' roles were changing: more than half of the voters before that change are needed, too"
-	}
-
-	if len(missing) > 0 {
-		text += "; missing: " + strings.Join(missing, ", ")
-	}
-
-	if slices.ContainsFunc(r.Sources, func(s CompareSource) bool { return s.Member == nil }) {
-		text += ". A source that does not tell whose it is counts for none: give LXD's directory or database/, not global/"
-	}
-
-	if slices.ContainsFunc(r.Sources, func(s CompareSource) bool { return s.Copy }) {
-		text += ". One of LXD's backups, a kept database, or an export that leaves entries out does not tell where its member's log ended"
-	}
-
-	return text + c.newest()
-}
-
-// doubtful tells whether a log whose end is in doubt holds more than the preferred one.
-func (c *comparison) doubtful() bool {
-	return len(c.result.Longest) > 0 && c.result.Ends[c.result.Longest[0]] != c.result.Ends[c.result.Best[0]]
-}
-
-// newest names what there is, for those who have no more.
-func (c *comparison) newest() string {
-	if len(c.report.Longest) == 0 {
-		return ""
-	}
-
-	text := ". If no more can be had: the newest of these logs has " + strings.Join(c.report.Longest, ", ")
-	if c.doubtful() {
-		end := c.result.Ends[c.result.Longest[0]]
-		text += fmt.Sprintf(", sound up to index %d, term %d", end.Index, end.Term)
-	}
-
-	return text + ", and what it may lack cannot be known"
 }

@@ -5,6 +5,7 @@ package recovery
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
@@ -18,6 +19,58 @@ type CompareRows struct {
 
 	// Unknown says why the rows were not worked out; empty where they were.
 	Unknown string `json:"unknown,omitempty" yaml:"unknown,omitempty"`
+
+	// Has and Lacks are the transactions that they have and the preferred log lacks, and the other way round, as the sources' reports tell
+	// them: without those of which LXD writes all the time. HasFrom and LacksFrom are the indexes from which on the reports tell all; 0
+	// where that is all there is.
+	Has       []InspectTransaction `json:"has" yaml:"has"`
+	Lacks     []InspectTransaction `json:"lacks" yaml:"lacks"`
+	HasFrom   uint64               `json:"has_from,omitempty" yaml:"has_from,omitempty"`
+	LacksFrom uint64               `json:"lacks_from,omitempty" yaml:"lacks_from,omitempty"`
+}
+
+// lastTransactions are what a report tells of the last transactions of a log: all from an index on, 0 for a report that tells none.
+type lastTransactions struct {
+	list []InspectTransaction
+	from uint64
+}
+
+// after are those after an index, and the index from which on they are all, 0 where they are from there.
+func (l lastTransactions) after(index uint64) (list []InspectTransaction, from uint64) {
+	list = []InspectTransaction{}
+	for _, t := range l.list {
+		if t.Index > index {
+			list = append(list, t)
+		}
+	}
+
+	if l.from > index+1 {
+		from = l.from
+	}
+
+	return list, from
+}
+
+// transactions fills in what the reports tell of the transactions by which a source differs from the preferred one.
+func (c *comparison) transactions(i int, rows *CompareRows) {
+	best, shared := c.result.Best[0], c.result.Shared[i]
+	for _, j := range c.result.Best {
+		if c.last[j].from > 0 {
+			best = j
+		}
+	}
+
+	if c.last[i].from == 0 || c.last[best].from == 0 {
+		rows.Has, rows.Lacks = []InspectTransaction{}, []InspectTransaction{}
+		return
+	}
+
+	rows.Has, rows.HasFrom = c.last[i].after(shared)
+	if slices.ContainsFunc(c.result.Gaps, func(g survivor.Gap) bool { return g.Log == i }) {
+		rows.Has, rows.HasFrom = []InspectTransaction{}, 0 // they are those of the other one, under other indexes
+	}
+
+	rows.Lacks, rows.LacksFrom = c.last[best].after(shared)
 }
 
 // maxCompared bounds the databases that are compared row by row: each is replayed, and read whole.
@@ -54,6 +107,7 @@ func (c *comparison) rows(ctx context.Context) error {
 
 	for n, group := range c.groups() {
 		rows := CompareRows{Sources: c.labels(group), Rows: []globaldb.RowChange{}}
+		c.transactions(group[0], &rows)
 		var err error
 		switch {
 		case base == nil:

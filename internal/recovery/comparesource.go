@@ -38,7 +38,9 @@ func (c *comparison) read(ctx context.Context, source string) error {
 	}
 
 	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Signature: report.Signature,
-		Member: report.Member, Raft: report.Raft, Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, report: saved}
+		Member: report.Member, Raft: report.Raft,
+		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, report: saved,
+		here: report.Kind == kindLXD && !saved && isHere(source)}
 	for _, p := range report.Problems {
 		if p.Severity == raftlog.Error {
 			s.Problems = append(s.Problems, p.String())
@@ -54,6 +56,7 @@ func (c *comparison) read(ctx context.Context, source string) error {
 	}
 
 	c.logs = append(c.logs, log)
+	c.last = append(c.last, lastTransactions{report.LastEntries, report.LastEntriesFrom})
 	c.report.Sources = append(c.report.Sources, s)
 	return nil
 }

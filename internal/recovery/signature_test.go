@@ -195,7 +195,7 @@ func TestIntruder(t *testing.T) {
 
 	l.onNode1(t)
 	_, err = l.dryRun(t, byMember, all)
-	wantRefusal(t, err, "not-what-was-exported", "node1", "1 transactions", "stranger", "cluster export-db")
+	wantRefusal(t, err, "not-what-was-exported", "node1", "1 change by a user", "stranger", "cluster export-db")
 }
 
 // Without manifest and signature it looks like one of LXD's own, and needs --unsigned; even then the stranger is named. In format 1 the

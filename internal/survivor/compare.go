@@ -40,6 +40,7 @@ type Result struct {
 	Ends    []Position // last position of each without recovery entries
 
 	Common    uint64   // index up to which all are the same
+	Shared    []uint64 // index up to which each is the same as the best one
 	Branches  []Branch // where a log leaves the best one
 	Committed uint64   // up to this index, the best log was committed for certain
 	Tails     []Tail   // what may not have been, or was not
@@ -93,6 +94,7 @@ func Compare(logs []*Log) Result {
 	for i := range logs {
 		c.shared[i] = compare(c.best, &c.logs[i])
 		r.Common = min(r.Common, c.shared[i].upTo)
+		r.Shared = append(r.Shared, c.shared[i].upTo)
 		if c.logs[i].Whole == c.logs[best].Whole && c.shared[i].branch == 0 && r.Ends[i] == r.Ends[best] {
 			r.Best = append(r.Best, i)
 		}

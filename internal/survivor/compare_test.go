@@ -145,6 +145,8 @@ func TestCompare(t *testing.T) {
 			Conflict, nil, 0, 0, "", ""},
 		{"a damaged one's snapshot beyond the only one seen", []*Log{doubtful(snapshotAt(logOf(1, 2, 2, 2), 4)), logOf(2, 2)},
 			Damaged, []int{1}, 2, 2, "[]", "[]"},
+		{"snapshots only", []*Log{with(snapshotAt(logOf(1, 2, 2), 3), func(l *Log) { l.First, l.Entries = 0, nil }),
+			with(snapshotAt(logOf(2, 2, 2), 3), func(l *Log) { l.First, l.Entries = 0, nil })}, Known, []int{0, 1}, 3, 3, "[]", "[]"},
 		{"empty", []*Log{{Whole: true}, {Whole: true}}, Nothing, nil, 0, 0, "[]", "[]"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -193,6 +195,10 @@ func TestGap(t *testing.T) {
 	for _, first := range []uint64{2, 5, 15} {
 		for _, length := range []uint64{1, 2, 4} {
 			logs := numbered(logOf(1, terms(19, 1)...), logOf(2, terms(19, 1)...), logOf(3, terms(19, 1)...))
+			for _, l := range logs { // a command that repeats, as when the database is opened
+				l.Entries[first+length-1].Sum, l.Entries[18].Sum = [16]byte{1}, [16]byte{1}
+			}
+
 			without(logs[1], first, first+length-1)
 			r := Compare(logs)
 			want := Gap{Log: 1, Index: first, Entries: length, From: 0}

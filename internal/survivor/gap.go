@@ -19,6 +19,9 @@ type Gap struct {
 // minShifted is how many entries in a row have to be those of another log before entries are taken for shifted.
 const minShifted = 3
 
+// maxTried is how many entries of a log are looked for in another one.
+const maxTried = 50
+
 // gaps looks for logs of which a segment is gone: their entries go on as those of another log, but at too low indexes. Such a log is
 // sound up to there, and its end is not known.
 func (c *comparison) gaps() {
@@ -46,37 +49,20 @@ func (c *comparison) gaps() {
 }
 
 // shifted is by how much the indexes of a log's entries are too low from an index on, against another log; 0 if they are not those of the
-// other one. Transactions tell: barriers and changes repeat.
+// other one. A transaction that the other log has once tells: all else repeats.
 func shifted(l *Log, other *Log, from uint64) uint64 {
-	first := from
-	for ; first <= l.end(); first++ {
-		e, _ := l.At(first)
-		if e.Type == raftlog.CommandEntry {
-			break
-		}
+	by := uint64(0)
+	for at := from; at <= min(l.end(), from+maxTried) && by == 0; at++ {
+		by = other.once(l, at)
 	}
 
-	if first > l.end() {
+	if by == 0 {
 		return 0
 	}
 
-	found, by := 0, uint64(0)
-	want, _ := l.At(first)
-	for at := from; at <= other.end(); at++ {
-		e, ok := other.At(at)
-		if ok && e.same(want) {
-			found++
-			by = at - first
-		}
-	}
-
-	if found != 1 || by == 0 || by > other.end() {
-		return 0
-	}
-
-	for n := uint64(0); first+n <= l.end(); n++ {
-		e, _ := l.At(first + n)
-		o, ok := other.At(first + n + by)
+	for n := uint64(0); from+n <= l.end(); n++ {
+		e, _ := l.At(from + n)
+		o, ok := other.At(from + n + by)
 		if !ok || !e.same(o) {
 			if n < minShifted {
 				return 0
@@ -84,6 +70,30 @@ func shifted(l *Log, other *Log, from uint64) uint64 {
 
 			break
 		}
+	}
+
+	return by
+}
+
+// once is by how much later a log has the transaction with an index of another one; 0 if it has it earlier, not at all, or several times.
+func (l *Log) once(other *Log, index uint64) uint64 {
+	want, _ := other.At(index)
+	if want.Type != raftlog.CommandEntry {
+		return 0
+	}
+
+	by := uint64(0)
+	for at := l.First; at <= l.end(); at++ {
+		e, _ := l.At(at)
+		if !e.same(want) {
+			continue
+		}
+
+		if at <= index || by > 0 {
+			return 0
+		}
+
+		by = at - index
 	}
 
 	return by

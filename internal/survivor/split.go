@@ -20,16 +20,16 @@ func (c *comparison) restore(whole []*Log) {
 		again = false
 		for i := range c.logs {
 			l := &c.logs[i]
-			next, ok := whole[i].At(l.end() + 1)
-			if !ok || next.Change == nil {
+			n := len(l.Entries)
+			if n == len(whole[i].Entries) || whole[i].Entries[n].Change == nil {
 				continue
 			}
 
 			if slices.ContainsFunc(c.logs, func(o Log) bool {
-				e, ok := o.At(l.end() + 1)
-				return ok && e.same(next)
+				e, ok := o.At(l.First + uint64(n))
+				return ok && e.same(whole[i].Entries[n])
 			}) {
-				l.Entries = whole[i].Entries[:len(l.Entries)+1]
+				l.Entries = whole[i].Entries[:n+1]
 				l.changes = append(l.changes, l.end())
 				again = true
 			}
@@ -141,7 +141,12 @@ func (c *comparison) split(best int) {
 				continue
 			}
 
-			c.result.Verdict, c.result.Between = Split, [2]int{best, i}
+			lacking := i
+			if ours != has {
+				lacking = best
+			}
+
+			c.result.Verdict, c.result.Between = Split, [2]int{r.log, lacking}
 			c.result.Recovered, c.result.RecoveredLog = r.index, r.log
 			return
 		}
@@ -175,10 +180,9 @@ func (c *comparison) leftOut(best int, whole []*Log) {
 	}
 
 	for i, l := range whole {
-		for index := c.logs[i].end() + 1; index <= l.end() && c.logs[i].Whole; index++ {
-			e, ok := l.At(index)
-			if ok && e.Change != nil {
-				c.needs(*e.Change, recovery{i, index})
+		for n := len(c.logs[i].Entries); n < len(l.Entries) && c.logs[i].Whole; n++ {
+			if l.Entries[n].Change != nil {
+				c.needs(*l.Entries[n].Change, recovery{i, l.First + uint64(n)})
 			}
 		}
 	}
