@@ -130,7 +130,8 @@ var nextContent = []string{
 
 	"CREATE TABLE gizmos (id INTEGER PRIMARY KEY, name TEXT)", // no foreign keys, but others' point to it
 	"INSERT INTO gizmos VALUES (1, 'whirl')",
-	"CREATE TABLE parts (serial TEXT, size INTEGER, gizmo INTEGER REFERENCES gizmos, spare_of INTEGER REFERENCES parts (serial) ON DELETE SET NULL, UNIQUE (gizmo, serial))",
+	"CREATE TABLE parts (serial TEXT, size INTEGER, gizmo INTEGER REFERENCES gizmos, " +
+		"spare_of INTEGER REFERENCES parts (serial) ON DELETE SET NULL, UNIQUE (gizmo, serial))",
 	"INSERT INTO parts VALUES ('p7', 1, 1, NULL)",
 	"CREATE TABLE nuts (id INTEGER PRIMARY KEY, size INTEGER, host INTEGER REFERENCES nodes, owner INTEGER REFERENCES projects)", // other names for the columns
 	"INSERT INTO nuts VALUES (3, 9, 2, 50)",
