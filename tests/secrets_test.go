@@ -5,9 +5,11 @@ package tests
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 )
@@ -97,7 +99,8 @@ func (l secretsLab) log(t testing.TB) {
 
 	csv := mustRecover(t, l.m, "global-db-log", "--rows", "-f", "csv").stdout
 	for _, want := range []string{
-		"insert secret bearer_signing_key of identity robot", "insert identity robot in auth group ops", "insert permission admin on the server of auth group ops",
+		"insert secret bearer_signing_key of identity robot", "insert identity robot in auth group ops",
+		"insert permission admin on the server of auth group ops",
 		"insert config loki.auth.password=(secret, sha256 ", "http://me:(secret, sha256 ", `""source"":""10.1.2.3""`,
 	} {
 		if !strings.Contains(csv, want) {
@@ -105,7 +108,8 @@ func (l secretsLab) log(t testing.TB) {
 		}
 	}
 
-	if found := entries(t, l.m.Dir(), "--find", "10.1.2.3"); len(found) != 1 || len(found[0].Rows) == 0 || found[0].Rows[len(found[0].Rows)-1].Table != "networks_acls" {
+	found := entries(t, l.m.Dir(), "--find", "10.1.2.3")
+	if len(found) != 1 || !slices.ContainsFunc(found[0].Rows, func(row globaldb.RowChange) bool { return row.Table == "networks_acls" }) {
 		t.Errorf("the rule of the ACL: %+v", found)
 	}
 }

@@ -35,7 +35,8 @@ func TestPrintRepair(t *testing.T) {
 	}{
 		"a plan": {nil, true, []string{
 			"Repair the database of n1.", "starts without 4 of the entries", "index 9, term 2 (proven)", "| index 7, term 2", "| 3 ",
-			"What is wrong:\n  error: metadata1: gone\n", "Transactions that will be given up: 1 change by a user:\n  index 8, term 2", "cannot be told:\n  2 entries in open-1",
+			"What is wrong:\n  error: metadata1: gone\n", "Transactions that will be given up: 1 change by a user:\n  index 8, term 2",
+			"cannot be told:\n  2 entries in open-1",
 			"LXD is not running. Neither systemd nor snapd is known to run it here: start it by hand afterwards.\n", "Dry run: nothing was changed.",
 		}, []string{"Nothing is missing"}},
 		"a plan, to be started": {func(r *recovery.RepairReport) { r.Startable, r.Metadata.Kept = true, true }, true,

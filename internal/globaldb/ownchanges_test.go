@@ -19,7 +19,7 @@ func TestByLXD(t *testing.T) {
 		"an operation":               {"operations", nil, row{"id": "1"}, true},
 		"a profile":                  {"profiles", nil, row{"id": "1"}, false},
 		"a heartbeat":                {"nodes", row{"name": "'a'", "heartbeat": "1"}, row{"name": "'a'", "heartbeat": "2"}, true},
-		"an upgrade":                 {"nodes", row{"heartbeat": "1", "schema": "60", "api_extensions": "4"}, row{"heartbeat": "2", "schema": "78", "api_extensions": "5"}, true},
+		"an upgrade":                 {"nodes", row{"schema": "60", "api_extensions": "4"}, row{"schema": "78", "api_extensions": "5"}, true},
 		"a heartbeat and an address": {"nodes", row{"address": "'a'", "heartbeat": "1"}, row{"address": "'b'", "heartbeat": "2"}, false},
 		"a new member":               {"nodes", nil, row{"heartbeat": "1"}, false},
 		"an evacuated member":        {"nodes", row{"state": "0"}, row{"state": "2"}, false},

@@ -64,8 +64,9 @@ func TestConceal(t *testing.T) {
 			"inputs": `'{"config":{"cloud-init.user-data":"#","limits.cpu":"2"},"all":[{"key":"user.password","value":"pw"}],"tokens":["a",7]}'`},
 			map[string]string{"inputs": `'{"all":[{"key":"user.password","value":"` + digest("pw") + `"}],"config":{"cloud-init.user-data":"` + digest("#") +
 				`","limits.cpu":"2"},"tokens":["` + digest("a") + `","` + digest("7") + `"]}'`}},
-		"JSON as it is":    {"x", map[string]string{"y": `'{"b":1, "a":"it''s"}'`}, nil},
-		"JSON as a blob":   {"networks_acls", map[string]string{"ingress": "X'" + hexOf(`[{"a":"it's"}]`) + "'"}, map[string]string{"ingress": `CAST('[{"a":"it''s"}]' AS BLOB)`}},
+		"JSON as it is": {"x", map[string]string{"y": `'{"b":1, "a":"it''s"}'`}, nil},
+		"JSON as a blob": {"networks_acls", map[string]string{"ingress": "X'" + hexOf(`[{"a":"it's"}]`) + "'"},
+			map[string]string{"ingress": `CAST('[{"a":"it''s"}]' AS BLOB)`}},
 		"no text":          {"x", map[string]string{"y": "X'00FF'", "z": "X''"}, nil},
 		"a row that isn't": {"x", nil, nil},
 	} {

@@ -130,7 +130,8 @@ var nextContent = []string{
 
 	"CREATE TABLE gizmos (id INTEGER PRIMARY KEY, name TEXT)", // no foreign keys, but others' point to it
 	"INSERT INTO gizmos VALUES (1, 'whirl')",
-	"CREATE TABLE parts (serial TEXT, size INTEGER, gizmo INTEGER REFERENCES gizmos, spare_of INTEGER REFERENCES parts (serial) ON DELETE SET NULL, UNIQUE (gizmo, serial))",
+	"CREATE TABLE parts (serial TEXT, size INTEGER, gizmo INTEGER REFERENCES gizmos, " +
+		"spare_of INTEGER REFERENCES parts (serial) ON DELETE SET NULL, UNIQUE (gizmo, serial))",
 	"INSERT INTO parts VALUES ('p7', 1, 1, NULL)",
 	"CREATE TABLE nuts (id INTEGER PRIMARY KEY, size INTEGER, host INTEGER REFERENCES nodes, owner INTEGER REFERENCES projects)", // other names for the columns
 	"INSERT INTO nuts VALUES (3, 9, 2, 50)",
@@ -140,6 +141,10 @@ var nextContent = []string{
 	"INSERT INTO gizmos_config VALUES (1, 'speed', '3')",
 	"CREATE TABLE opinions (id INTEGER PRIMARY KEY, text TEXT, entity_type INTEGER, entity_id INTEGER, node_id INTEGER REFERENCES nodes)",
 	"INSERT INTO opinions VALUES (1, 'x', 3, 50, 2)",
+	"INSERT INTO nodes (id, name, description, address, schema, api_extensions, arch) VALUES (20, 'node20', '', 'a', 1, 1, 2)",
+	"INSERT INTO instances (id, node_id, name, architecture, type, project_id, description) VALUES (50, 20, 'web1', 2, 0, 50, '')",
+	"CREATE TABLE pins (id INTEGER PRIMARY KEY, size INTEGER, instance_id INTEGER REFERENCES instances, node_id INTEGER REFERENCES nodes)",
+	"INSERT INTO pins VALUES (1, 9, 50, 2), (2, 9, 50, 20)",
 	"CREATE TABLE 'esc' (id INTEGER PRIMARY KEY, 'c' TEXT UNIQUE, node_id INTEGER REFERENCES nodes)",
 	"INSERT INTO 'esc' VALUES (1, 'x', 2)",
 }
@@ -168,6 +173,10 @@ var wordsOfNext = []string{
 	"insert link between row of gizmos whirl and member node2",
 	"insert config speed=3 of row of gizmos whirl",
 	"insert row of opinions id=1 on project blue on member node2",
+	"insert member node20",
+	"insert instance web1 in project blue on member node20",
+	"insert row of pins id=1 of instance web1 in project blue on member node20 on member node2",
+	"insert row of pins id=2 of instance web1 in project blue on member node20",
 	`insert row of "es\x1bc" "\x1bc"=x on member node2`,
 }
 

@@ -209,8 +209,8 @@ func (im *importer) checkLoss() error {
 		// It is compared again once LXD is down.
 		im.warnOnce("what only this member has cannot be told while LXD runs: " + im.unknownLoss)
 	case im.unknownLoss != "":
-		return &Refusal{Code: "loss-unknown",
-			Reason: "what would be lost with this member's own database cannot be told: " + im.unknownLoss, Flag: "--discard-local-entries"}
+		return &Refusal{Code: "loss-unknown", Reason: "what would be lost with this member's own database cannot be told: " + im.unknownLoss,
+			Flag: "--discard-local-entries"}
 	}
 
 	return nil

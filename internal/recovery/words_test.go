@@ -38,7 +38,8 @@ func TestErrorTexts(t *testing.T) {
 		want string
 	}{
 		{&Refusal{Reason: "it exists", Flag: "--force"}, "it exists; --force overrides this"},
-		{&Refusal{Reason: "these", Entries: []Discarded{{Index: 5, Term: 2, Unknown: "why"}}, Flag: "--yes"}, "these\n  index 5, term 2 (why)\n--yes overrides this"},
+		{&Refusal{Reason: "these", Entries: []Discarded{{Index: 5, Term: 2, Unknown: "why"}}, Flag: "--yes"},
+			"these\n  index 5, term 2 (why)\n--yes overrides this"},
 		{&Refusal{Reason: "these", Entries: []Discarded{{Index: 5, Term: 2, Unknown: "why"}}}, "these\n  index 5, term 2 (why)"},
 		{&Refusal{Reason: "these", Entries: []Discarded{{Index: 5, Term: 2}}, Flag: "--yes"}, "these; --yes overrides this"},
 		{&Refusal{Reason: "so", Use: "do it"}, "so; do it"},
