@@ -37,8 +37,11 @@ const (
 	raftNodesName = "raft_nodes.yaml"
 )
 
-// manifestFormat is the version of the manifest: 2 has the run, and is signed. Format 1 is still read.
-const manifestFormat = 2
+// Versions of the manifest: 2 has the run, and is signed; 1 is what there was before, and what is written without a key.
+const (
+	manifestFormat = 2
+	unsignedFormat = 1
+)
 
 // ErrDamaged is wrapped by every error that means: this is not a whole recovery tarball.
 var ErrDamaged = errors.New("not a whole recovery tarball")
@@ -107,7 +110,7 @@ func (m *Manifest) Size() int64 {
 }
 
 // signed tells whether a manifest of this format comes with a signature.
-func (m *Manifest) signed() bool { return m.Format > 1 }
+func (m *Manifest) signed() bool { return m.Format > unsignedFormat }
 
 var runID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
@@ -159,7 +162,7 @@ func (m *Manifest) validate() error {
 		return err
 	}
 
-	if m.Format > 1 && !runID.MatchString(m.Run) {
+	if m.Format > unsignedFormat && !runID.MatchString(m.Run) {
 		return errors.New("no id of the run")
 	}
 

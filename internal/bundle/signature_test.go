@@ -227,3 +227,14 @@ func verifyWithOpenSSL(ctx context.Context, dir string, kind string) (string, er
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
+
+// Without a key a tarball has format 1: no signature, and no run.
+func TestWriteUnsigned(t *testing.T) {
+	var buf bytes.Buffer
+	must(t, Write(t.Context(), &buf, Content{Manifest: newManifest(), Pieces: pieces(fstest.MapFS{})}))
+	x, _, err := extract(t, buf.Bytes())
+	must(t, err)
+	if x.Signed() || x.Manifest.Format != 1 || x.Manifest.Run != "" || len(entriesOf(t, buf.Bytes())) != len(names)+3 {
+		t.Errorf("got %+v", x)
+	}
+}

@@ -57,7 +57,10 @@ func Size(pieces []Piece) int64 {
 type Content struct {
 	Manifest *Manifest
 	Pieces   []Piece
-	Key      crypto.Signer // that belongs to the cluster certificate: the manifest is signed with it
+
+	// Key belongs to the cluster certificate: the manifest is signed with it. Without one the tarball has format 1, which has no signature
+	// and no run.
+	Key crypto.Signer
 
 	// Progress is called with the number of bytes read since the last call; it may be nil.
 	Progress func(int64)
@@ -74,6 +77,10 @@ func Write(ctx context.Context, w io.Writer, c Content) error {
 	}
 
 	manifest.Format = manifestFormat
+	if c.Key == nil {
+		manifest.Format, manifest.Run = unsignedFormat, ""
+	}
+
 	manifest.Files = nil
 	pieces := append([]Piece{BytesPiece(raftNodesName, raftNodes)}, c.Pieces...)
 	for _, p := range pieces {
@@ -93,14 +100,9 @@ func Write(ctx context.Context, w io.Writer, c Content) error {
 		return err
 	}
 
-	head, err := manifest.Encode()
+	head, err := manifest.sign(c.Key)
 	if err != nil {
 		return err
-	}
-
-	signature, err := Sign(c.Key, head)
-	if err != nil {
-		return fmt.Errorf("sign %s: %w", ManifestName, err)
 	}
 
 	zip, err := pgzip.NewWriterLevel(w, pgzip.BestSpeed)
@@ -113,12 +115,32 @@ func Write(ctx context.Context, w io.Writer, c Content) error {
 	}
 
 	archive := &packer{ctx: ctx, tar: tar.NewWriter(zip), created: manifest.Created, progress: c.Progress}
-	err = archive.pack([]Piece{BytesPiece(ManifestName, head), BytesPiece(SignatureName, signature)}, pieces, manifest.Files)
+	err = archive.pack(head, pieces, manifest.Files)
 	if err != nil {
 		return err
 	}
 
 	return zip.Close()
+}
+
+// sign returns the manifest and, of a format that has one, its signature: the first files of a tarball.
+func (m *Manifest) sign(key crypto.Signer) ([]Piece, error) {
+	data, err := m.Encode()
+	if err != nil {
+		return nil, err
+	}
+
+	head := []Piece{BytesPiece(ManifestName, data)}
+	if !m.signed() {
+		return head, nil
+	}
+
+	signature, err := Sign(key, data)
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", ManifestName, err)
+	}
+
+	return append(head, BytesPiece(SignatureName, signature)), nil
 }
 
 // copy copies a piece and returns its SHA-256.

@@ -48,7 +48,7 @@ func newExportCmd() *cobra.Command {
 		Long: `Write this member's global database to a recovery tarball.
 
 Run it on the member that "lxd cluster edit" was run on, while LXD is stopped on all members. The database is checked
-first; nothing in LXD's directory is changed. A standalone server, which is no member of a cluster, is refused. FILE is
+first; nothing in LXD's directory is changed. The tarball is signed with the cluster's private key, cluster.key. A standalone server, which is no member of a cluster, is refused. FILE is
 ./` + bundle.DefaultName + ` unless given, - is standard output.
 
 With --at the cluster goes back to an earlier state: what LXD did after that entry of the raft log, an accidental "lxc delete"
@@ -83,6 +83,7 @@ as each of them has entries that the tarball lacks.
 	cmd.Flags().StringArrayVar(&opts.Survivors, "survivor", nil,
 		"a saved JSON report of global-db-inspect from another member; the fence goes above its terms, too (repeatable)")
 	_ = cmd.MarkFlagFilename("survivor", "json")
+	cmd.Flags().BoolVar(&opts.Unsigned, "unsigned", false, "go on without a signature although cluster.key is missing or does not fit cluster.crt")
 	addReadingFlag(cmd, &opts.Reading)
 	opts.format.addFlag(cmd, reportFormats)
 	cmd.Flags().SetNormalizeFunc(renamedExportFlags)
@@ -162,7 +163,7 @@ func printExportPlan(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
 func printExport(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
 	fmt.Fprintf(w, "Exported the global database of %s: %s, %s.\n", r.Source.Name, r.Before, contentText(r.Database))
 	if r.File != "" {
-		fmt.Fprintf(w, "Wrote %s (%s), signed with the cluster's key (certificate %.12s…).\n", r.File, bytesText(r.Size), r.Cluster)
+		fmt.Fprintf(w, "Wrote %s (%s), %s.\n", r.File, bytesText(r.Size), signedText(r))
 	}
 
 	fmt.Fprintf(w, "Fenced: the tarball ends at %s, which no other member's log can outvote.\n", r.Raft)
@@ -172,9 +173,13 @@ func printExport(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
 
 	told.printLost(w, "are", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
-	discard := ""
+	flags := ""
 	if len(r.GivenUp) > 0 {
-		discard = " --discard-local-entries"
+		flags = " --discard-local-entries"
+	}
+
+	if !r.Signed {
+		flags += " --unsigned"
 	}
 
 	fmt.Fprintf(w, `
@@ -183,8 +188,8 @@ Next: keep LXD stopped everywhere, copy the file to every other surviving member
     lxd-recover global-db-import%s %s
 
 Start LXD only when that is done on at least %d of the %d voters.
-`, discard, filepath.Base(cmp.Or(r.File, bundle.DefaultName)), r.Members.Majority(), r.Members.Voters())
-	if discard != "" {
+`, flags, filepath.Base(cmp.Or(r.File, bundle.DefaultName)), r.Members.Majority(), r.Members.Voters())
+	if len(r.GivenUp) > 0 {
 		fmt.Fprintf(w, "Leave no member out: one with a snapshot beyond index %d would never catch up, although LXD lists it as online.\n", r.Before.Index)
 	}
 }

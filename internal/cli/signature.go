@@ -35,6 +35,15 @@ func signatureText(s recovery.Signature) string {
 	return ""
 }
 
+// signedText says with what an export was signed.
+func signedText(r *recovery.ExportReport) string {
+	if !r.Signed {
+		return "not signed"
+	}
+
+	return fmt.Sprintf("signed with the cluster's key (certificate %.12s…)", r.Cluster)
+}
+
 // warnSignature tells of a tarball whose signature proves nothing.
 func warnSignature(s recovery.Signature) {
 	switch s.State {

@@ -44,6 +44,9 @@ type ExportOptions struct {
 	// NoVerify skips the check that libdqlite gets the same rows out of what is exported.
 	NoVerify bool
 
+	// Unsigned goes on although the cluster's key, which the tarball is signed with, is not there or does not fit.
+	Unsigned bool
+
 	// Survivors are JSON reports of global-db-inspect from other members: the fence goes above their terms, too.
 	Survivors []string
 
@@ -60,6 +63,7 @@ type ExportReport struct {
 	Last     bundle.Position   `json:"last" yaml:"last"`     // last entry of the member's log
 	Before   bundle.Position   `json:"before" yaml:"before"` // last entry that was taken from it
 	Raft     bundle.Position   `json:"raft" yaml:"raft"`     // last entry of the tarball: the fenced recovery entry
+	Signed   bool              `json:"signed" yaml:"signed"` // with the cluster's key
 	Edited   bool              `json:"edited" yaml:"edited"`
 	Members  member.List       `json:"members" yaml:"members"`
 	Database *globaldb.Summary `json:"database" yaml:"database"`
@@ -131,7 +135,7 @@ type exporter struct {
 	check    *exportCheck
 	log      *raftlog.Log
 	manifest *bundle.Manifest
-	key      crypto.Signer  // the cluster's
+	key      crypto.Signer  // the cluster's; nil where the tarball cannot be signed
 	pieces   []bundle.Piece // the files of the tarball
 	scratch  string         // a directory for files that are made for it
 	served   *serving       // nil with NoVerify
@@ -225,11 +229,6 @@ func (ex *exporter) examine(ctx context.Context) error {
 		ex.manifest.Raft.Last = end
 	}
 
-	ex.key, err = ex.dir.signingKey()
-	if err != nil {
-		return err
-	}
-
 	snapshot, err := globaldb.Base(ctx, ex.log, last.Index)
 	if err != nil {
 		return err
@@ -244,7 +243,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{},
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
-	return nil
+	return ex.readKey()
 }
 
 // memberList is the list that the tarball gets. It must have been edited, be able to work, and be the one in the raft log.

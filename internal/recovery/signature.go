@@ -61,7 +61,7 @@ func (d directory) signingKey() (crypto.Signer, error) {
 
 	key, err := os.ReadFile(d.join(clusterKeyName))
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s is missing, and the tarball has to be signed with it: copy it from another member: all members have the same one",
+		return nil, cannotSign("%s is missing, and the tarball is signed with it: copy it from another member, all members have the same one",
 			d.join(clusterKeyName))
 	}
 
@@ -71,16 +71,35 @@ func (d directory) signingKey() (crypto.Signer, error) {
 
 	pair, err := tls.X509KeyPair(certificate, key)
 	if err != nil {
-		return nil, fmt.Errorf("the tarball cannot be signed with %s for %s: %w. Copy both from another member: all members have the same ones",
+		return nil, cannotSign("the tarball cannot be signed with %s for %s: %w. Copy both from another member, all members have the same ones",
 			d.join(clusterKeyName), d.join(clusterCertificateName), err)
 	}
 
 	signer, ok := pair.PrivateKey.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("%s is a key that cannot sign", d.join(clusterKeyName))
+		return nil, cannotSign("%s is a key that cannot sign", d.join(clusterKeyName))
 	}
 
 	return signer, nil
+}
+
+func cannotSign(format string, args ...any) error {
+	return &Refusal{Code: "cannot-sign", Reason: fmt.Errorf(format, args...).Error(), Flag: "--unsigned",
+		Use: "--unsigned writes one that is not signed, which every import then has to be told, too"}
+}
+
+// readKey reads the key that the tarball is signed with.
+func (ex *exporter) readKey() error {
+	var err error
+	ex.key, err = ex.dir.signingKey()
+	var refusal *Refusal
+	if ex.opts.Unsigned && errors.As(err, &refusal) {
+		ex.report.Warnings = append(ex.report.Warnings, "the tarball is not signed: "+refusal.Reason)
+		return nil
+	}
+
+	ex.report.Signed = err == nil
+	return err
 }
 
 // readSigners reads the certificates that a tarball's signature may be valid by: this cluster's own, and the one that was given, if any.
@@ -149,7 +168,7 @@ func (im *importer) judge(origin *bundle.Origin) error {
 func unsigned(origin *bundle.Origin, tarball string) error {
 	why := "it is one that LXD's own `lxd cluster edit` writes, or one of lxd-recover's from which the signature was taken out"
 	if origin.Manifest != nil {
-		why = "an early version of lxd-recover made it, or the signature was taken out"
+		why = "lxd-recover made it without the cluster's key, or before it signed tarballs, or the signature was taken out"
 	}
 
 	return &Refusal{Code: "unsigned", Reason: fmt.Sprintf("%s is not signed: %s. Whoever can change it decides what this cluster becomes. "+

@@ -219,7 +219,7 @@ func TestIntruderUnsigned(t *testing.T) {
 	last.data = raftlog.AppendBatch(raftlog.SegmentHeader(), entry)
 	for name, test := range map[string]struct{ tarball, says string }{
 		"stripped": {writeTarball(t, stripped), "LXD's own `lxd cluster edit`"},
-		"format 1": {writeTarball(t, formatOne), "an early version of lxd-recover"},
+		"format 1": {writeTarball(t, formatOne), "or before it signed tarballs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := l.dryRun(t, test.tarball, nil)
@@ -320,15 +320,19 @@ func TestFormerCertificate(t *testing.T) {
 	}
 }
 
-// An export needs the key that belongs to the certificate.
+// An export needs the key that belongs to the certificate; without, it is not signed, and only if that is asked for.
 func TestSigningKey(t *testing.T) {
 	l := newSignedLab(t)
 	l.onNode1(t)
-	export := func() error {
-		_, err := Export(t.Context(), ExportOptions{LXDDir: l.dir.path, Output: filepath.Join(t.TempDir(), "tarball"), NoVerify: true})
-		return err
+	out := filepath.Join(t.TempDir(), "tarball")
+	export := func(unsigned bool) (*ExportReport, error) {
+		return Export(t.Context(), ExportOptions{LXDDir: l.dir.path, Output: out, Force: true, NoVerify: true, Unsigned: unsigned})
 	}
-	must(t, export())
+	r, err := export(true)
+	must(t, err)
+	if !r.Signed { // it can be, so it is
+		t.Error("not signed")
+	}
 
 	other := t.TempDir()
 	l.newCertificate(t, other, bundletest.Key(t), time.Now())
@@ -340,9 +344,21 @@ func TestSigningKey(t *testing.T) {
 		"cluster.key is missing":                func() error { return os.Remove(l.dir.join(clusterKeyName)) },
 	} {
 		must(t, change())
-		err := export()
-		if err == nil || !strings.Contains(err.Error(), says) || !strings.Contains(err.Error(), "from another member") {
-			t.Errorf("%v, want %q", err, says)
+		_, err := export(false)
+		wantRefusal(t, err, "cannot-sign", says, "from another member", "--unsigned")
+		r, err := export(true)
+		must(t, err)
+		if r.Signed {
+			t.Error("signed")
+		}
+
+		wantWarning(t, r.Warnings, says)
+		_, err = l.dryRun(t, out, nil)
+		wantRefusal(t, err, "unsigned", "without the cluster's key")
+		imported, err := l.dryRun(t, out, unsignedToo)
+		must(t, err)
+		if imported.Source != "node1" || len(imported.Gained) > 0 {
+			t.Errorf("source %s, gained %v", imported.Source, imported.Gained)
 		}
 	}
 }
