@@ -341,7 +341,7 @@ func (ed *editor) checkDamage(ctx context.Context) error {
 
 // stage makes the staging directory with the edited and fenced raft directory in it.
 func (ed *editor) stage(ctx context.Context) error {
-	staging, err := ed.dir.makeStaging()
+	staging, err := ed.dir.makeStaging(ctx)
 	if err != nil {
 		return err
 	}

@@ -22,7 +22,7 @@ import (
 // segments after it, all closed. libdqlite of any version loads that without changing a file.
 func (rp *repairer) stage(ctx context.Context) error {
 	rp.opts.Progress.step("Writing the repaired database")
-	staging, err := rp.dir.makeStaging()
+	staging, err := rp.dir.makeStaging(ctx)
 	if err != nil {
 		return err
 	}

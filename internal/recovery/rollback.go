@@ -142,7 +142,17 @@ func (rb *rollback) choose() error {
 // it is damaged, as it may well have been before it was replaced, is a warning.
 func (rb *rollback) examine(ctx context.Context) error {
 	old := rb.dir.join(rb.report.Restored.Name)
-	err := rb.checkRestorable(ctx, old)
+	err := rb.dir.exchangeable(rb.report.Restored.Name)
+	if err != nil {
+		return err
+	}
+
+	err = rb.dir.tryExchange()
+	if err != nil {
+		return err
+	}
+
+	err = rb.checkRestorable(ctx, old)
 	if err != nil {
 		return err
 	}
