@@ -56,10 +56,16 @@ func TestExchangeable(t *testing.T) {
 	l := newLostLab(t)
 	must(t, os.CopyFS(l.dir.join(keptImport), os.DirFS(l.dir.database())))
 	runs := map[string]func() error{
-		"import":  func() error { _, err := l.importDB(t.Context(), nil); return err },
-		"dry run": func() error { _, err := l.importDB(t.Context(), func(o *ImportOptions) { o.DryRun = true }); return err },
-		"edit":    func() error { return l.edit(t.Context()) },
-		"repair":  func() error { _, err := Repair(t.Context(), RepairOptions{LXDDir: l.dir.path, NoStart: true}); return err },
+		"import": func() error { _, err := l.importDB(t.Context(), nil); return err },
+		"dry run": func() error {
+			_, err := l.importDB(t.Context(), func(o *ImportOptions) { o.DryRun = true })
+			return err
+		},
+		"edit": func() error { return l.edit(t.Context()) },
+		"repair": func() error {
+			_, err := Repair(t.Context(), RepairOptions{LXDDir: l.dir.path, NoStart: true})
+			return err
+		},
 		"rollback": func() error {
 			_, err := Rollback(t.Context(), RollbackOptions{LXDDir: l.dir.path, NoStart: true})
 			return err

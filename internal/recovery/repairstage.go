@@ -16,6 +16,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // stage makes the staging directory with the repaired raft directory in it: metadata, the snapshot that leads to the last entry, and the
@@ -236,12 +237,12 @@ func (rp *repairer) verify(ctx context.Context) error {
 // fingerprintCopy has libdqlite load a copy of a raft directory as it is, append a configuration with a single voter after its last entry,
 // and serve its database.
 func fingerprintCopy(ctx context.Context, log *raftlog.Log, global string) (globaldb.Fingerprint, error) {
-	dir, err := os.MkdirTemp("", "lxd-recover-verify-")
+	dir, remove, err := scratch.Dir("verify")
 	if err != nil {
 		return nil, err
 	}
 
-	defer os.RemoveAll(dir)
+	defer remove()
 
 	names, err := raftFiles(global)
 	if err != nil {
