@@ -119,14 +119,14 @@ func runExport(ctx context.Context, opts exportOptions, file string) error {
 	opts.Version, opts.Progress = Version, newProgress(ctx, os.Stderr)
 	confirm := confirmation{what: "export", question: "Give these transactions up?", yes: opts.yes}
 	opts.Confirm = confirmPlan(ctx, confirm, printExportPlan)
-	opts.Announce = func(r *recovery.ExportReport) { printLost(os.Stderr, "will be", r.GivenUp, r.Untold) }
+	opts.Announce = func(r *recovery.ExportReport) { printLost(stderr(), "will be", r.GivenUp, r.Untold) }
 	report, err := recovery.Export(ctx, opts.ExportOptions)
 	if err != nil {
 		return err
 	}
 
 	if opts.Stdout != nil {
-		printExport(os.Stderr, report)
+		printExport(stderr(), report)
 		return nil
 	}
 

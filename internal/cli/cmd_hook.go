@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -198,7 +199,7 @@ func statusText(done string, daemon string, warnings []string) string {
 		text += "; warning: " + w
 	}
 
-	return text
+	return printable.Line(text) // snapd shows it as it is
 }
 
 // hookPreRefresh keeps snapd from exchanging this program for another while it is at work.
@@ -235,7 +236,7 @@ func hookInstall(context.Context) error {
 		status = "waiting for LXD: " + err.Error() + ", or install LXD (`snap install lxd`)"
 	}
 
-	fmt.Fprintln(os.Stderr, status)
+	fmt.Fprintln(stderr(), status)
 	return config.set(keyStatus, status)
 }
 
