@@ -82,6 +82,20 @@ func TestBelowBind(t *testing.T) {
 	}
 }
 
+// TestBelowOther has a mount at the same place of another file system.
+func TestBelowOther(t *testing.T) {
+	one, two := t.TempDir(), t.TempDir()
+	for _, dir := range []string{one, two} {
+		mount(t, "tmpfs", dir, "tmpfs", 0)
+		must(t, os.Mkdir(filepath.Join(dir, "database"), 0o700))
+	}
+
+	mount(t, "tmpfs", filepath.Join(two, "database", "global"), "tmpfs", 0)
+	if got := points(t, filepath.Join(one, "database")); got != nil {
+		t.Errorf("on another file system: %q", got)
+	}
+}
+
 // TestBelowElsewhere has a mount in the namespace of another process only.
 func TestBelowElsewhere(t *testing.T) {
 	dir := t.TempDir()
