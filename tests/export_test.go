@@ -74,6 +74,36 @@ func TestExportVerifyKilled(t *testing.T) {
 	wantEmpty(t, scratch)
 }
 
+// What an export leaves that is killed while libdqlite looks at its scratch copy and the tarball is packed, the next one removes.
+func TestExportKilled(t *testing.T) {
+	member := filepath.Join(unpackFixtures(t), "small", "n1-afteredit")
+	must(t, os.WriteFile(filepath.Join(member, "cluster.crt"), anyCertificate(t), 0o600))
+	output, scratch := filepath.Join(t.TempDir(), "tarball"), t.TempDir()
+	export := func() *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), tool, "cluster", "export-db", output)
+		cmd.Env = append(os.Environ(), "LXD_DIR="+member, "TMPDIR="+scratch)
+		return cmd
+	}
+	cmd := export()
+	must(t, cmd.Start())
+	offered(t, cmd.Process.Pid)
+	must(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	left, err := os.ReadDir(scratch)
+	must(t, err)
+	if len(left) == 0 {
+		t.Fatal("the killed export has left nothing")
+	}
+
+	wantMissing(t, output)
+	part := filepath.Join(filepath.Dir(output), ".lxd-recover-1.part") // whether it was begun by then is a matter of luck
+	must(t, os.WriteFile(part, []byte("half a tarball"), 0o600))
+	must(t, export().Run())
+	wantEmpty(t, scratch)
+	must(t, os.Remove(output))
+	wantEmpty(t, filepath.Dir(output))
+}
+
 // wantEmpty checks that nothing is left in a directory.
 func wantEmpty(t testing.TB, dir string) {
 	t.Helper()

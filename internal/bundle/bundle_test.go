@@ -345,8 +345,17 @@ func TestHostile(t *testing.T) {
 		"listed twice":            lie(t, func(m *Manifest) { m.Files = append(m.Files, m.Files[1]) }),
 		"listed outside":          lie(t, func(m *Manifest) { m.Files[1].Name = "../x" }),
 		"no certificate":          lie(t, func(m *Manifest) { m.Cluster.Certificate = "" }),
-		"no members":              lie(t, func(m *Manifest) { m.Members = nil }),
-		"same id twice":           lie(t, func(m *Manifest) { m.Members = append(m.Members, m.Members[0]) }),
+		"certificate that hides":  lie(t, func(m *Manifest) { m.Cluster.Certificate = "\x1b[8m" + strings.Repeat("0", 60) }),
+		"sum that hides":          lie(t, func(m *Manifest) { m.Files[1].SHA256 = "\x1b[8m" + strings.Repeat("0", 60) }),
+		"source that hides":       lie(t, func(m *Manifest) { m.Source.Name = "n1\x1b[8m" }),
+		"source of two lines":     lie(t, func(m *Manifest) { m.Source.Name = "n1\nn2" }),
+		"address that hides":      lie(t, func(m *Manifest) { m.Source.Address = "\u202e10.0.0.1:8443" }),
+		"version that hides":      lie(t, func(m *Manifest) { m.Version = "\u009b8m" }),
+		"member that hides": lie(t, func(m *Manifest) {
+			m.Members = append(member.List{{ID: 9, Name: "n9\x1b[8m", Address: "a:1"}}, m.Members...)
+		}),
+		"no members":    lie(t, func(m *Manifest) { m.Members = nil }),
+		"same id twice": lie(t, func(m *Manifest) { m.Members = append(m.Members, m.Members[0]) }),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, _, err := extract(t, tarball)

@@ -166,8 +166,9 @@ func (m *Manifest) validate() error {
 		return errors.New("no id of the run")
 	}
 
-	if len(m.Cluster.Certificate) != 64 {
-		return errors.New("no fingerprint of the cluster certificate")
+	err = m.validateTexts()
+	if err != nil {
+		return err
 	}
 
 	if len(m.Files) > maxFiles {
@@ -183,7 +184,7 @@ func (m *Manifest) validate() error {
 			return fmt.Errorf("file %s is listed twice", f.Name)
 		case f.Size < 0 || f.Size > maxFileSize:
 			return fmt.Errorf("file %s: impossible size %d", f.Name, f.Size)
-		case len(f.SHA256) != 64:
+		case !digest.MatchString(f.SHA256):
 			return fmt.Errorf("file %s: no sha256", f.Name)
 		}
 

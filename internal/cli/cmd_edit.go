@@ -112,11 +112,11 @@ func runEdit(ctx context.Context, opts editOptions, program string) error {
 // confirm shows what is about to happen, and asks. A list on standard input is an answer in itself.
 func (o *editOptions) confirm(ctx context.Context, r *recovery.EditReport) error {
 	if o.yes {
-		printList(os.Stderr, "Warning", r.Warnings)
+		printList(stderr(), "Warning", r.Warnings)
 		return nil
 	}
 
-	printEditPlan(os.Stderr, r)
+	printEditPlan(stderr(), r)
 	if o.Alone {
 		return confirmation{what: "recovery", question: "Make this member a cluster of its own?", flag: "--quiet"}.ask(ctx)
 	}

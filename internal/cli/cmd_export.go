@@ -119,14 +119,14 @@ func runExport(ctx context.Context, opts exportOptions, file string) error {
 	confirm := confirmation{what: "export", question: "Give these transactions up?", yes: opts.yes}
 	told := &toldOnce{}
 	opts.Confirm = confirmPlan(ctx, confirm, func(w io.Writer, r *recovery.ExportReport) { printExportPlan(w, r, told) })
-	opts.Announce = func(r *recovery.ExportReport) { told.printLost(os.Stderr, "will be", r.GivenUp, r.Untold) }
+	opts.Announce = func(r *recovery.ExportReport) { told.printLost(stderr(), "will be", r.GivenUp, r.Untold) }
 	report, err := recovery.Export(ctx, opts.ExportOptions)
 	if err != nil {
 		return err
 	}
 
 	if opts.Stdout != nil {
-		printExport(os.Stderr, report, told)
+		printExport(stderr(), report, told)
 		return nil
 	}
 

@@ -61,7 +61,7 @@ is in its place and is no link to lxd-recover is left alone.
 }
 
 func printFrontendInstalled(w io.Writer, r *frontend.Report) {
-	defer printList(os.Stderr, "Warning", r.Warnings)
+	defer printList(stderr(), "Warning", r.Warnings)
 	if !r.Changed {
 		fmt.Fprintf(w, "%s is there already and points to %s: nothing was changed.\n", r.Link, r.Target)
 		return

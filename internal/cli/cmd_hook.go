@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -122,7 +123,7 @@ func (c *snapConfig) failed(began string, err error) error {
 	}
 
 	if unset != nil {
-		fmt.Fprintf(os.Stderr, "Warning: `snap get lxd-recover %s` does not say so: %v\n", keyStatus, unset)
+		fmt.Fprintf(stderr(), "Warning: `snap get lxd-recover %s` does not say so: %v\n", keyStatus, unset)
 	}
 
 	return err
@@ -264,7 +265,7 @@ func statusText(done string, daemon string, warnings []string) string {
 		text += "; warning: " + w
 	}
 
-	return text
+	return printable.Line(text) // snapd shows it as it is
 }
 
 // hookPreRefresh keeps snapd from exchanging this program for another while it is at work.
@@ -301,7 +302,7 @@ func hookInstall(context.Context) error {
 		status = "waiting for LXD: " + err.Error() + ", or install LXD (`snap install lxd`)"
 	}
 
-	fmt.Fprintln(os.Stderr, status)
+	fmt.Fprintln(stderr(), status)
 	return config.set(keyStatus, status)
 }
 

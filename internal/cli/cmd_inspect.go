@@ -75,7 +75,7 @@ func runInspect(ctx context.Context, output format, source string, certificate s
 // warnRunning tells of the daemon that runs on what was read.
 func warnRunning(daemon string) {
 	if daemon != "" {
-		fmt.Fprintf(os.Stderr, "LXD runs on this database, %s: what was read may not belong together, and its newest entries may not be committed.\n", daemon)
+		fmt.Fprintf(stderr(), "LXD runs on this database, %s: what was read may not belong together, and its newest entries may not be committed.\n", daemon)
 	}
 }
 

@@ -59,7 +59,7 @@ func runKeptList(ctx context.Context, output format) error {
 	}
 
 	if output.name == formatCSV {
-		return writeKeptCSV(os.Stdout, report.Kept)
+		return writeKeptCSV(stdoutFor(formatCSV), report.Kept)
 	}
 
 	return printReport(output, report, func(w io.Writer, r *recovery.KeptReport) { printKept(w, output.name, r) })

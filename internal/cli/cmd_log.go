@@ -14,9 +14,9 @@ import (
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -81,7 +81,7 @@ func runLog(ctx context.Context, output format, opts recovery.HistoryOptions, fi
 	warnRunning(history.RunningDaemon)
 	warnSignature(history.Signature)
 	if out.unsearched > 0 {
-		fmt.Fprintf(os.Stderr, "Warning: not found in, as what they did cannot be told: %d transactions\n", out.unsearched)
+		fmt.Fprintf(stderr(), "Warning: not found in, as what they did cannot be told: %d transactions\n", out.unsearched)
 	}
 
 	if err == nil && history.Damage != nil {
@@ -102,7 +102,7 @@ type historyWriter struct {
 }
 
 func newHistoryWriter(format string, find string) *historyWriter {
-	w := &historyWriter{format: format, find: strings.ToLower(find), results: newResultWriter(os.Stdout, format)}
+	w := &historyWriter{format: format, find: strings.ToLower(find), results: newResultWriter(stdoutFor(format), format)}
 	w.to = w.results.receiver()
 	return w
 }
@@ -129,10 +129,10 @@ func (w *historyWriter) entry(e recovery.HistoryEntry) error {
 			before = "[\n  "
 		}
 
-		_, err = os.Stdout.WriteString(before + string(data))
+		_, err = os.Stdout.WriteString(before + string(printable.JSON(data)))
 		return err
 	case formatYAML:
-		data, err := yaml.Marshal([]recovery.HistoryEntry{e})
+		data, err := encodeYAML([]recovery.HistoryEntry{e})
 		if err != nil {
 			return err
 		}

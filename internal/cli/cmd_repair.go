@@ -89,7 +89,7 @@ func runRepair(ctx context.Context, opts repairOptions) error {
 	}
 
 	if opts.format.name == formatCSV {
-		return errors.Join(writeRepairCSV(os.Stdout, report), err)
+		return errors.Join(writeRepairCSV(stdoutFor(formatCSV), report), err)
 	}
 
 	return errors.Join(printReport(opts.format, report, func(w io.Writer, r *recovery.RepairReport) {

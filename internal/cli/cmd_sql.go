@@ -118,7 +118,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 
 	warnRunning(db.RunningDaemon)
 	warnSignature(db.Signature)
-	results := newResultWriter(os.Stdout, o.format.name)
+	results := newResultWriter(stdoutFor(o.format.name), o.format.name)
 	for _, statement := range statements {
 		err = answer(ctx, db, statement, results)
 		if err != nil {
@@ -127,7 +127,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 	}
 
 	if o.file != "" {
-		fmt.Fprintf(os.Stderr, "Wrote %s: the database at index %d.\n", o.file, db.Index)
+		fmt.Fprintf(stderr(), "Wrote %s: the database at index %d.\n", o.file, db.Index)
 	}
 
 	if db.Damage != nil {
@@ -213,7 +213,7 @@ func answer(ctx context.Context, db *recovery.Database, statement string, result
 	words := strings.Fields(strings.TrimRight(statement, "; \t\r"))
 	switch {
 	case words[0] == ".dump" && len(words) == 1:
-		return db.Dump(ctx, os.Stdout)
+		return db.Dump(ctx, stdoutFor(formatDump))
 	case words[0] == ".tables" && len(words) == 1:
 		return answer(ctx, db, "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%' ORDER BY name", results)
 	case words[0] == ".schema" && len(words) <= 2:
@@ -243,7 +243,7 @@ func answerSchema(ctx context.Context, db *recovery.Database, table string, resu
 		switch {
 		case o.SQL == "":
 		case people:
-			fmt.Println(printable(o.SQL) + ";")
+			fmt.Fprintln(stdoutFor(formatTable), o.SQL+";")
 		default:
 			err = to.Row([]any{o.Type, o.Name, o.Table, o.SQL})
 			if err != nil {

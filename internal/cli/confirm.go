@@ -30,7 +30,7 @@ func confirmPlan[R any](ctx context.Context, c confirmation, printPlan func(io.W
 			return nil
 		}
 
-		printPlan(os.Stderr, r)
+		printPlan(stderr(), r)
 		return c.ask(ctx)
 	}
 }
@@ -41,7 +41,7 @@ func (c confirmation) ask(ctx context.Context) error {
 		return &recovery.Refusal{Code: "no-terminal", Reason: "there is no terminal to ask on", Flag: cmp.Or(c.flag, "--yes")}
 	}
 
-	fmt.Fprintf(os.Stderr, "\n%s (yes/no) [default=no]: ", c.question)
+	fmt.Fprintf(stderr(), "\n%s (yes/no) [default=no]: ", c.question)
 	answer, err := readLine(ctx)
 	logOf(ctx).Info("asked", "question", c.question, "answer", strings.TrimSpace(answer))
 	if err != nil && !errors.Is(err, io.EOF) {
@@ -76,7 +76,7 @@ func readLine(ctx context.Context) (string, error) {
 	case err := <-failed:
 		return "", err
 	case <-ctx.Done():
-		fmt.Fprintln(os.Stderr)
+		fmt.Fprintln(stderr())
 		return "", ctx.Err()
 	}
 }

@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
 // logFlag is the flag of every command that names a file to which is written what the command does, a line an event.
@@ -61,6 +63,11 @@ func addLogFlags(cmd *cobra.Command) {
 func (l *eventLog) open(cmd *cobra.Command, args []string) error {
 	path, err := cmd.Flags().GetString(logFlag)
 	if path == "" || err != nil {
+		return err
+	}
+
+	err = recovery.CheckOutput(path)
+	if err != nil {
 		return err
 	}
 

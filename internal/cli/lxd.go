@@ -30,7 +30,7 @@ func handOver() int {
 		status, err = exitNotExecutable, frontend.Exec(program)
 	}
 
-	fmt.Fprintln(os.Stderr, "Error: "+err.Error())
+	fmt.Fprintln(stderr(), "Error: "+err.Error())
 	return status
 }
 

@@ -135,7 +135,7 @@ func (a *memberAsker) ask(ctx context.Context, current member.List, last bundle.
 			return list, nil
 		}
 
-		fmt.Fprintf(os.Stderr, "Config validation error: %s\nPress enter to open the editor again or ctrl+c to abort change\n", wrong)
+		fmt.Fprintf(stderr(), "Config validation error: %s\nPress enter to open the editor again or ctrl+c to abort change\n", wrong)
 		_, err = readLine(ctx)
 		if errors.Is(err, io.EOF) {
 			err = errors.New("nobody to edit the list again: nothing was changed")

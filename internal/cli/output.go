@@ -4,7 +4,6 @@ package cli
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -13,8 +12,9 @@ import (
 
 	"github.com/olekukonko/tablewriter"
 	"github.com/spf13/cobra"
-	"go.yaml.in/yaml/v3"
 	"golang.org/x/term"
+
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 )
 
 // Output formats.
@@ -75,11 +75,15 @@ func printReport[R any](f format, report R, people func(io.Writer, R)) error {
 func writeReport[R any](to io.Writer, f format, report R, people func(io.Writer, R)) error {
 	switch f.name {
 	case formatJSON:
-		enc := json.NewEncoder(to)
-		enc.SetIndent("", "  ")
-		return enc.Encode(report)
+		data, err := encodeJSON(report)
+		if err != nil {
+			return err
+		}
+
+		_, err = to.Write(data)
+		return err
 	case formatYAML:
-		data, err := yaml.Marshal(report)
+		data, err := encodeYAML(report)
 		if err != nil {
 			return err
 		}
@@ -88,7 +92,7 @@ func writeReport[R any](to io.Writer, f format, report R, people func(io.Writer,
 		return err
 	}
 
-	out := &errorKeeper{to: to}
+	out := &errorKeeper{to: printable.NewWriter(to)}
 	people(out, report)
 	return out.err
 }
@@ -99,6 +103,9 @@ type errorKeeper struct {
 	err error
 }
 
+// Unwrap returns that writer.
+func (k *errorKeeper) Unwrap() io.Writer { return k.to }
+
 func (k *errorKeeper) Write(data []byte) (int, error) {
 	n, err := k.to.Write(data)
 	if k.err == nil {
@@ -108,8 +115,14 @@ func (k *errorKeeper) Write(data []byte) (int, error) {
 	return n, err
 }
 
-// writeTable writes a table the way lxc does.
+// writeTable writes a table the way lxc does. Each of its cells is one line, whatever is in it.
 func writeTable(w io.Writer, header []string, rows [][]string) {
+	for _, row := range rows {
+		for i := range row {
+			row[i] = printable.Line(row[i])
+		}
+	}
+
 	names := make([]string, len(header))
 	for i, name := range header {
 		names[i] = strings.ToUpper(name)
@@ -118,8 +131,8 @@ func writeTable(w io.Writer, header []string, rows [][]string) {
 	writeRows(w, formatTable, names, rows)
 }
 
-// writeRows writes a table in one of the formats for people, with the names of its columns as they are. On a terminal that is too narrow for
-// it each field has a line.
+// writeRows writes a table in one of the formats for people, with the names of its columns as they are. What is in it must be printable: how
+// wide a column becomes depends on it. On a terminal that is too narrow for it each field has a line.
 func writeRows(w io.Writer, format string, names []string, rows [][]string) {
 	writeRowsWithin(w, format, names, rows, widthOf(w))
 }

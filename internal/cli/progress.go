@@ -13,6 +13,7 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"golang.org/x/term"
 
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -26,11 +27,11 @@ func newProgress(ctx context.Context, w *os.File) recovery.Progress {
 	return recovery.Progress{
 		Step: func(what string) {
 			log.Info("step", "what", what)
-			fmt.Fprintln(w, what)
+			fmt.Fprintln(w, printable.Line(what))
 		},
 		Start: func(what string, bytes int64) {
 			log.Info("step", "what", what, "bytes", bytes)
-			b.start(what, bytes)
+			b.start(printable.Line(what), bytes)
 		},
 		Add:  b.add,
 		Done: b.done,

@@ -11,11 +11,11 @@ import (
 	"math"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 )
 
 // resultWriter writes the results of statements, one after the other, in one of the formats. Rows are written as they come,
@@ -108,7 +108,12 @@ func (w *resultWriter) end() error {
 	case w.format == formatYAML && w.rows == 0:
 		w.out.WriteString("[]\n")
 	case w.format == formatTable || w.format == formatCompact:
-		writeRows(w.out, w.format, w.names, w.table)
+		names := make([]string, len(w.names))
+		for i, name := range w.names {
+			names[i] = printable.Line(name)
+		}
+
+		writeRows(w.out, w.format, names, w.table)
 	}
 
 	return w.out.Flush()
@@ -138,7 +143,7 @@ func jsonText(s string) string {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(s) // text can always be encoded
-	return strings.TrimSuffix(b.String(), "\n")
+	return string(printable.JSON([]byte(strings.TrimSuffix(b.String(), "\n"))))
 }
 
 func jsonValue(value any) string {
@@ -195,7 +200,7 @@ func (w *resultWriter) yamlRow(values []any) error {
 		row.Content = append(row.Content, name, node)
 	}
 
-	data, err := yaml.Marshal([]*yaml.Node{row})
+	data, err := encodeYAML([]*yaml.Node{row})
 	if err != nil {
 		return err
 	}
@@ -237,34 +242,12 @@ func cell(value any) string {
 	case float64:
 		return realText(v)
 	case string:
-		return printable(v)
+		return printable.Text(v)
 	case []byte:
 		return "x'" + hex.EncodeToString(v) + "'"
 	}
 
 	return "NULL"
-}
-
-// printable shows control characters in place of sending them to a terminal, which might obey.
-func printable(text string) string {
-	harmless := func(r rune) bool {
-		return r == '\n' || r == '\t' || r != unicode.ReplacementChar && !unicode.IsControl(r)
-	}
-	if strings.IndexFunc(text, func(r rune) bool { return !harmless(r) }) < 0 {
-		return text
-	}
-
-	var b strings.Builder
-	for _, r := range text {
-		if harmless(r) {
-			b.WriteRune(r)
-		} else {
-			quoted := strconv.QuoteRuneToASCII(r)
-			b.WriteString(quoted[1 : len(quoted)-1])
-		}
-	}
-
-	return b.String()
 }
 
 // unique gives names that come again a number.

@@ -43,14 +43,6 @@ func TestValues(t *testing.T) {
 	}
 }
 
-func TestPrintable(t *testing.T) {
-	for text, want := range map[string]string{"two\nlines\t": "two\nlines\t", "\x1b[31mred": `\x1b[31mred`, "bad\xff": `bad\ufffd`, "ü": "ü"} {
-		if got := printable(text); got != want {
-			t.Errorf("%q: %q, want %q", text, got, want)
-		}
-	}
-}
-
 func TestUnique(t *testing.T) {
 	got := unique([]string{"id", "name", "id", "id:1", "id"})
 	if !slices.Equal(got, []string{"id", "name", "id:1", "id:1:1", "id:2"}) {

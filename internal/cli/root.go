@@ -93,7 +93,7 @@ func Main(argv []string) int {
 		text = asLXD(text)
 	}
 
-	fmt.Fprintln(os.Stderr, "Error: "+text)
+	fmt.Fprintln(stderr(), "Error: "+text)
 	return exitStatus(err)
 }
 

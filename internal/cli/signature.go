@@ -5,7 +5,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -48,11 +47,11 @@ func signedText(r *recovery.ExportReport) string {
 func warnSignature(s recovery.Signature) {
 	switch s.State {
 	case recovery.SignatureInvalid:
-		fmt.Fprintf(os.Stderr, "Warning: the tarball's signature is not valid: the key of certificate %.12s… has not signed this.\n", s.By)
+		fmt.Fprintf(stderr(), "Warning: the tarball's signature is not valid: the key of certificate %.12s… has not signed this.\n", s.By)
 	case recovery.SignatureNone:
-		fmt.Fprintln(os.Stderr, "The tarball is not signed: anybody may have made or changed it.")
+		fmt.Fprintln(stderr(), "The tarball is not signed: anybody may have made or changed it.")
 	case recovery.SignatureUnknown:
-		fmt.Fprintf(os.Stderr, "The tarball's signature was not checked: certificate %.12s…, which it names, is not on this machine.\n", s.By)
+		fmt.Fprintf(stderr(), "The tarball's signature was not checked: certificate %.12s…, which it names, is not on this machine.\n", s.By)
 	}
 }
 

@@ -4,114 +4,68 @@ package cli
 
 import (
 	"bytes"
-	"fmt"
+	"encoding/json"
 	"io"
 	"os"
-	"strings"
 
-	"github.com/mattn/go-runewidth"
-	"golang.org/x/term"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 )
 
-// widthOf is how many columns the terminal has that a writer leads to; 0 if that is none, or one that does not say.
-func widthOf(w io.Writer) int {
-	switch to := w.(type) {
-	case *os.File:
-		width, _, err := term.GetSize(int(to.Fd()))
-		if err == nil {
-			return width
-		}
+// Whatever is printed goes through one of the functions here, so that nothing that somebody else wrote, into a tarball, a database, a report
+// or a name, gets to a terminal as it is.
 
-	case *errorKeeper:
-		return widthOf(to.to)
+// stderr is standard error, for people.
+func stderr() io.Writer { return printable.NewWriter(os.Stderr) }
+
+// stdoutFor is standard output for what is printed in a format. What is for programs goes out as it is, unless a terminal is there to show
+// it; JSON and YAML have nothing in them by then that a terminal obeys.
+func stdoutFor(format string) io.Writer {
+	if format == formatTable || format == formatCompact || isTerminal(os.Stdout) {
+		return printable.NewWriter(os.Stdout)
 	}
 
-	return 0
+	return os.Stdout
 }
 
-// fits tells whether no line of a text is wider than that many columns; 0 columns hold anything.
-func fits(text []byte, width int) bool {
-	for line := range bytes.Lines(text) {
-		if width > 0 && runewidth.StringWidth(strings.TrimRight(string(line), "\n")) > width {
-			return false
-		}
-	}
+// formatDump is the format of what is written as SQL.
+const formatDump = "dump"
 
-	return true
+// encodeJSON is a value as JSON, indented, without what a terminal could obey.
+func encodeJSON(value any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetIndent("", "  ")
+	err := enc.Encode(value)
+	return printable.JSON(b.Bytes()), err
 }
 
-// writeFields writes a table with one field a line and an empty line after each row but the last, for a terminal that the table is too
-// wide for. A table of two columns without a header is one of names and values. Fields without a value are left out.
-func writeFields(w io.Writer, names []string, rows [][]string, width int) {
-	if len(names) == 0 {
-		for _, row := range rows {
-			writeField(w, row[0], strings.Join(row[1:], "  "), width)
-		}
-
-		return
+// encodeYAML is a value as YAML, without what a terminal could obey: the encoder leaves some of that as it is, and only between double quotes
+// can it be written otherwise.
+func encodeYAML(value any) ([]byte, error) {
+	data, err := yaml.Marshal(value)
+	if err != nil || printable.AllHarmless(data) {
+		return data, err
 	}
 
-	for i, row := range rows {
-		if i > 0 {
-			fmt.Fprintln(w)
-		}
-
-		for column, value := range row {
-			switch {
-			case value == "":
-			case names[column] == "": // what the row is about
-				fmt.Fprintln(w, value)
-			default:
-				writeField(w, names[column], value, width)
-			}
-		}
+	node := &yaml.Node{}
+	err = node.Encode(value)
+	if err != nil {
+		return nil, err
 	}
+
+	quoteHarmful(node)
+	data, err = yaml.Marshal(node)
+	return printable.YAML(data), err
 }
 
-// fieldIndent is what the further lines of a field begin with.
-const fieldIndent = "    "
-
-func writeField(w io.Writer, name string, value string, width int) {
-	for i, line := range strings.Split(value, "\n") {
-		if i == 0 {
-			line = name + ": " + line
-		} else {
-			line = fieldIndent + line
-		}
-
-		fmt.Fprintln(w, wrapped(line, fieldIndent, width))
-	}
-}
-
-// wrapped breaks a line at spaces so that no part is wider than that many columns, as far as its words allow. All parts but the first
-// begin with indent. With a width of 0 the line stays as it is.
-func wrapped(line string, indent string, width int) string {
-	if width == 0 || runewidth.StringWidth(line) <= width {
-		return line
+func quoteHarmful(node *yaml.Node) {
+	if node.Kind == yaml.ScalarNode && !printable.AllHarmless([]byte(node.Value)) {
+		node.Style = yaml.DoubleQuotedStyle
 	}
 
-	var text strings.Builder
-	begin := line[:len(line)-len(strings.TrimLeft(line, " "))]
-	column := 0
-	for _, word := range strings.SplitAfter(line[len(begin):], " ") {
-		length := runewidth.StringWidth(strings.TrimRight(word, " "))
-		switch {
-		case text.Len() == 0:
-			text.WriteString(begin)
-			column = len(begin)
-		case column+length > width:
-			text.WriteString("\n" + indent)
-			column = len(indent)
-		}
-
-		text.WriteString(word)
-		column += runewidth.StringWidth(word)
+	for _, n := range node.Content {
+		quoteHarmful(n)
 	}
-
-	lines := strings.Split(text.String(), "\n")
-	for i := range lines {
-		lines[i] = strings.TrimRight(lines[i], " ")
-	}
-
-	return strings.Join(lines, "\n")
 }

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	_ "github.com/mattn/go-sqlite3" // registers the driver sqlite3
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // DB is a replayed global database, read-only.
@@ -27,12 +27,11 @@ type DB struct {
 
 // Open replays a log up to an index, 0 for its last entry, into a scratch file and opens that. Close removes it.
 func Open(ctx context.Context, log *raftlog.Log, upTo uint64) (*DB, error) {
-	dir, err := os.MkdirTemp("", "lxd-recover-globaldb-")
+	dir, remove, err := scratch.Dir("globaldb")
 	if err != nil {
 		return nil, err
 	}
 
-	remove := func() { _ = os.RemoveAll(dir) }
 	file := filepath.Join(dir, Name)
 	err = Replay(ctx, log, file, upTo)
 	if err != nil {

@@ -8,17 +8,17 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"os"
 	"path/filepath"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // Steps tells, entry by entry, which rows a log changes. Two scratch files hold the database before and after an entry; what
 // an entry costs depends on the pages it wrote, see stepDiff.
 type Steps struct {
 	log           *raftlog.Log
-	dir           string
+	remove        func() // of the directory with the scratch files
 	before, after *replayer
 	diff          *stepDiff // nil before the first entry that was asked about
 
@@ -30,12 +30,12 @@ type Steps struct {
 // OpenSteps begins at the oldest index from which from can be reached; from is the first entry that will be asked about. Close
 // removes the scratch files.
 func OpenSteps(ctx context.Context, log *raftlog.Log, from uint64) (*Steps, error) {
-	dir, err := os.MkdirTemp("", "lxd-recover-rows-")
+	dir, remove, err := scratch.Dir("rows")
 	if err != nil {
 		return nil, err
 	}
 
-	s := &Steps{log: log, dir: dir, stop: func() {}}
+	s := &Steps{log: log, remove: remove, stop: func() {}}
 	s.before, err = newReplayer(log, filepath.Join(dir, "before"))
 	if err == nil {
 		s.after, err = newReplayer(log, filepath.Join(dir, "after"))
@@ -67,7 +67,7 @@ func (s *Steps) Close() {
 		}
 	}
 
-	_ = os.RemoveAll(s.dir)
+	s.remove()
 }
 
 // Rows returns the rows that the entry with this index changed, by table and key; none where it is no transaction. more tells

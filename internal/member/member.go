@@ -102,11 +102,16 @@ func (l List) Validate() error {
 			return fmt.Errorf("member %d has no name", m.ID)
 		}
 
+		err := ValidName(m.Name)
+		if err != nil {
+			return fmt.Errorf("member %d: %w", m.ID, err)
+		}
+
 		if names[m.Name] {
 			return fmt.Errorf("two members are named %q", m.Name)
 		}
 
-		err := validAddress(m.Address)
+		err = validAddress(m.Address)
 		if err != nil {
 			return fmt.Errorf("member %q: %w", m.Name, err)
 		}
@@ -133,7 +138,7 @@ func validAddress(address string) error {
 		return fmt.Errorf("address %q is not HOST:PORT", address)
 	}
 
-	if host == "" || strings.ContainsAny(host, " \t\r\n'\"\\;/") || len(host) > 255 {
+	if host == "" || !shown(host) || strings.ContainsAny(host, " \t\r\n'\"\\;/") || len(host) > 255 {
 		return fmt.Errorf("address %q has no usable host", address)
 	}
 

@@ -161,6 +161,8 @@ func TestValidAddress(t *testing.T) {
 		"a/b:8443":                         "no usable host",
 		"a;b:8443":                         "no usable host",
 		"a\nb:8443":                        "no usable host",
+		"a\x1bcb:8443":                     "no usable host",
+		"a\u202eb:8443":                    "no usable host",
 		"10.0.0.1:":                        "no port from 1 to 65535",
 		"10.0.0.1:0":                       "no port from 1 to 65535",
 		"10.0.0.1:65536":                   "no port from 1 to 65535",

@@ -4,6 +4,7 @@
 package newfile
 
 import (
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -21,8 +22,11 @@ func Write(path string, src io.Reader) error {
 	return errors.Join(err, dst.Close())
 }
 
-// Copy makes the file to, mode 0600, of the content of the file from.
-func Copy(from string, to string) error {
+// Copy makes the file to, mode 0600, of the content of the file from. Holes stay holes.
+func Copy(from string, to string) error { return CopyContext(context.Background(), from, to) }
+
+// CopyContext is Copy for files that may be large: it ends when the context does.
+func CopyContext(ctx context.Context, from string, to string) error {
 	src, err := os.Open(from)
 	if err != nil {
 		return err
@@ -30,5 +34,16 @@ func Copy(from string, to string) error {
 
 	defer src.Close()
 
-	return Write(to, src)
+	info, err := src.Stat()
+	if err != nil {
+		return err
+	}
+
+	dst, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+
+	err = copySparse(ctx, dst, src, info.Size())
+	return errors.Join(err, dst.Close())
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // File is the name of the node database inside LXD's database directory.
@@ -315,12 +316,11 @@ func openCopy(file string) (db *sql.DB, done func(), err error) {
 
 // copyToScratch copies a node database and its journals to a scratch directory, so that SQLite can recover them there.
 func copyToScratch(file string) (string, func(), error) {
-	dir, err := os.MkdirTemp("", "lxd-recover-nodedb-")
+	dir, remove, err := scratch.Dir("nodedb")
 	if err != nil {
 		return "", nil, err
 	}
 
-	remove := func() { _ = os.RemoveAll(dir) }
 	for _, suffix := range []string{"", "-journal", "-wal"} {
 		err = newfile.Copy(file+suffix, filepath.Join(dir, File+suffix))
 		if suffix != "" && errors.Is(err, os.ErrNotExist) {

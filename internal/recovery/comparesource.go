@@ -132,7 +132,12 @@ func servers(list member.List) raftlog.Configuration {
 
 // export writes a source's report, for `export-db --survivor`.
 func (c *comparison) export(r *InspectReport) error {
-	err := os.MkdirAll(c.opts.Survivors, 0o700)
+	err := CheckOutput(filepath.Join(c.opts.Survivors, "x"))
+	if err != nil {
+		return err
+	}
+
+	err = os.MkdirAll(c.opts.Survivors, 0o700)
 	if err != nil {
 		return err
 	}

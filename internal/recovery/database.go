@@ -76,6 +76,11 @@ func OpenDatabase(ctx context.Context, source string, at uint64, reading string,
 
 // CopyTo copies the SQLite file to a new file; force replaces one that exists.
 func (db *Database) CopyTo(path string, force bool) error {
+	err := CheckOutput(path)
+	if err != nil {
+		return err
+	}
+
 	if !force {
 		_, err := os.Lstat(path)
 		if err == nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // ReconfigureCommand is the hidden command whose child process has libdqlite append a configuration entry.
@@ -341,7 +342,7 @@ func (ed *editor) checkDamage(ctx context.Context) error {
 
 // stage makes the staging directory with the edited and fenced raft directory in it.
 func (ed *editor) stage(ctx context.Context) error {
-	staging, err := ed.dir.makeStaging()
+	staging, err := ed.dir.makeStaging(ctx)
 	if err != nil {
 		return err
 	}
@@ -381,14 +382,14 @@ func (ed *editor) copyLog(ctx context.Context, global string) error {
 		return writePieces(global, append(metadataPieces(ed.log, max(ed.log.Term, ed.report.Before.Term)), pieces...))
 	}
 
-	scratch, err := os.MkdirTemp("", "lxd-recover-edit-")
+	dir, remove, err := scratch.Dir("edit")
 	if err != nil {
 		return err
 	}
 
-	defer os.RemoveAll(scratch)
+	defer remove()
 
-	pieces, fence, err := snapshotFence(ctx, ed.log, ed.last, fenceTerm(ed.log.MaxTerm, time.Now()), scratch)
+	pieces, fence, err := snapshotFence(ctx, ed.log, ed.last, fenceTerm(ed.log.MaxTerm, time.Now()), dir)
 	if err != nil {
 		return err
 	}

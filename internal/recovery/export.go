@@ -3,6 +3,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // ExportOptions say what to export and where to.
@@ -86,12 +88,13 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 	defer unlock()
 
-	ex.scratch, err = os.MkdirTemp("", "lxd-recover-export-")
+	var remove func()
+	ex.scratch, remove, err = scratch.Dir("export")
 	if err != nil {
 		return nil, err
 	}
 
-	defer os.RemoveAll(ex.scratch)
+	defer remove()
 
 	ex.check = newExportCheck(ctx, ex.dir.global(), opts)
 	defer ex.check.end()
@@ -152,6 +155,14 @@ func (ex *exporter) open(ctx context.Context) (func(), error) {
 	err = ex.dir.clusterOnly(ctx)
 	if err != nil {
 		return nil, err
+	}
+
+	output := cmp.Or(ex.opts.Output, fileOf(ex.opts.Stdout))
+	if output != "" {
+		err = ex.dir.keepOut(output)
+		if err != nil {
+			return nil, err
+		}
 	}
 
 	if ex.opts.Stdout == nil && !ex.opts.Force {

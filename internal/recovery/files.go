@@ -17,7 +17,6 @@ import (
 	"syscall"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/newfile"
 )
 
 // sameRaftFiles tells whether two directories hold the same raft files with the same content. Other files do not count.
@@ -115,72 +114,6 @@ func sameContent(one string, two string) (bool, error) {
 			return true, nil
 		}
 	}
-}
-
-// copyTree copies a file, directory or symbolic link with its mode, owner and time. Sockets, pipes and devices are left out.
-func copyTree(from string, to string) error {
-	info, err := os.Lstat(from)
-	if err != nil {
-		return err
-	}
-
-	switch {
-	case info.Mode().IsRegular():
-		err = newfile.Copy(from, to)
-	case info.IsDir():
-		err = copyDir(from, to)
-	case info.Mode()&fs.ModeSymlink != 0:
-		var target string
-		target, err = os.Readlink(from)
-		if err == nil {
-			err = os.Symlink(target, to)
-		}
-
-	default:
-		return nil
-	}
-
-	if err != nil {
-		return fmt.Errorf("carry over %s: %w", from, err)
-	}
-
-	return copyAttributes(info, to)
-}
-
-func copyDir(from string, to string) error {
-	err := os.Mkdir(to, 0o700)
-	if err != nil {
-		return err
-	}
-
-	entries, err := os.ReadDir(from)
-	if err != nil {
-		return err
-	}
-
-	for _, e := range entries {
-		err = copyTree(filepath.Join(from, e.Name()), filepath.Join(to, e.Name()))
-		if err != nil {
-			return err
-		}
-	}
-
-	return nil
-}
-
-// copyAttributes gives path the owner and, but for links, the mode and time of another file.
-func copyAttributes(info fs.FileInfo, path string) error {
-	err := chown(path, info)
-	if err != nil || info.Mode()&fs.ModeSymlink != 0 {
-		return err
-	}
-
-	err = os.Chmod(path, info.Mode())
-	if err != nil {
-		return err
-	}
-
-	return os.Chtimes(path, info.ModTime(), info.ModTime())
 }
 
 // chownTree gives everything below path, and path itself, to one owner.

@@ -27,7 +27,7 @@ func (ed *editor) handOver(ctx context.Context) error {
 	}
 
 	ed.opts.Progress.step("Copying the database to " + ed.dir.join(keep))
-	err = ed.copyAside(keep)
+	err = ed.copyAside(ctx, keep)
 	if err != nil {
 		return fmt.Errorf("keep a copy of the database in %s: %w; nothing was changed", ed.dir.join(keep), err)
 	}
@@ -59,11 +59,11 @@ func (ed *editor) handOver(ctx context.Context) error {
 }
 
 // copyAside copies the database directory, all or nothing.
-func (ed *editor) copyAside(keep string) error {
+func (ed *editor) copyAside(ctx context.Context, keep string) error {
 	staging := ed.dir.join(stagingName)
 	defer os.RemoveAll(staging)
 
-	err := copyTree(ed.dir.database(), staging)
+	err := copyTree(ctx, ed.dir.database(), staging)
 	if err != nil {
 		return err
 	}

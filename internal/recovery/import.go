@@ -226,7 +226,7 @@ func (im *importer) warnOnce(text string) {
 // replace stops LXD, exchanges the staged database with the live one, and starts LXD again.
 func (im *importer) replace(ctx context.Context) error {
 	var err error
-	im.others, err = copyOtherFiles(im.dir.database(), im.dir.join(stagingName), nil)
+	im.others, err = im.dir.copyOtherFiles(ctx, nil)
 	if err != nil {
 		return err
 	}

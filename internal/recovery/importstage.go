@@ -62,7 +62,12 @@ func (im *importer) stage(ctx context.Context) error {
 	}
 
 	im.report.NothingToDo, err = im.sameAsLive()
-	return errors.Join(err, <-synced)
+	err = errors.Join(err, <-synced)
+	if err != nil || im.report.NothingToDo {
+		return err
+	}
+
+	return im.dir.checkRoom(ctx) // again: now the tarball is unpacked
 }
 
 // checkMember looks at this member: whether its LXD can be stopped and started, and who it is.
@@ -175,7 +180,7 @@ func (im *importer) unpack(ctx context.Context) error {
 		return fmt.Errorf("%s is not a file: give the tarball itself, %s unless it was named otherwise", im.opts.Tarball, bundle.DefaultName)
 	}
 
-	staging, err := im.dir.makeStaging()
+	staging, err := im.dir.makeStaging(ctx)
 	if err != nil {
 		return err
 	}

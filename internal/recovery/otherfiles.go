@@ -3,7 +3,9 @@
 package recovery
 
 import (
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -18,7 +20,15 @@ type otherFiles map[string]string
 
 // copyOtherFiles copies what the staged directory does not have of its own, and writes it to disk. Somebody may keep gigabytes in the
 // database directory, so this is done before LXD is stopped, and again afterwards: then only what has changed since is copied.
-func copyOtherFiles(live string, staging string, before otherFiles) (otherFiles, error) {
+func (d directory) copyOtherFiles(ctx context.Context, before otherFiles) (otherFiles, error) {
+	live, staging := d.database(), d.join(stagingName)
+	if before == nil {
+		err := d.checkRoom(ctx)
+		if err != nil {
+			return nil, err
+		}
+	}
+
 	entries, err := os.ReadDir(live)
 	if err != nil {
 		return nil, err
@@ -43,7 +53,7 @@ func copyOtherFiles(live string, staging string, before otherFiles) (otherFiles,
 
 		err = os.RemoveAll(to)
 		if err == nil {
-			err = copyTree(from, to)
+			err = copyTree(ctx, from, to)
 		}
 
 		if err == nil {
@@ -103,4 +113,41 @@ func syncCopy(path string) error {
 	}
 
 	return nil
+}
+
+// otherSize is what all that would be carried over takes on disk, in bytes.
+func otherSize(ctx context.Context, live string) (int64, error) {
+	entries, err := os.ReadDir(live)
+	if err != nil {
+		return 0, err
+	}
+
+	var n int64
+	for _, e := range entries {
+		if replaced[e.Name()] {
+			continue
+		}
+
+		err = filepath.WalkDir(filepath.Join(live, e.Name()), func(_ string, e fs.DirEntry, err error) error {
+			if err == nil {
+				err = ctx.Err()
+			}
+
+			if err != nil || !e.Type().IsRegular() {
+				return err
+			}
+
+			info, err := e.Info()
+			if err == nil {
+				n += onDisk(info)
+			}
+
+			return err
+		})
+		if err != nil && !errors.Is(err, os.ErrNotExist) { // LXD may be at work
+			return 0, err
+		}
+	}
+
+	return n, nil
 }

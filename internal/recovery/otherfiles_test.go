@@ -13,7 +13,9 @@ import (
 
 // What was carried over before LXD was stopped, and has changed until it was down, is carried over again; nothing else is.
 func TestCarryOver(t *testing.T) {
-	live, staging := t.TempDir(), t.TempDir()
+	d := directory{path: t.TempDir()}
+	live, staging := d.database(), d.join(stagingName)
+	must(t, os.Mkdir(staging, 0o700))
 	write := func(name string, text string) {
 		t.Helper()
 		path := filepath.Join(live, name)
@@ -26,7 +28,7 @@ func TestCarryOver(t *testing.T) {
 
 	must(t, os.Symlink("same", filepath.Join(live, "link")))
 	must(t, syscall.Mkfifo(filepath.Join(live, "pipe"), 0o600))
-	first, err := copyOtherFiles(live, staging, nil)
+	first, err := d.copyOtherFiles(t.Context(), nil)
 	must(t, err)
 	inode := func(name string) uint64 {
 		t.Helper()
@@ -44,7 +46,7 @@ func TestCarryOver(t *testing.T) {
 	write("other/changed", "after")
 	write("new", "after")
 	must(t, os.Remove(filepath.Join(live, "gone")))
-	_, err = copyOtherFiles(live, staging, first)
+	_, err = d.copyOtherFiles(t.Context(), first)
 	must(t, err)
 
 	for name, want := range map[string]string{

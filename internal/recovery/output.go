@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -22,12 +23,12 @@ func existing(path string) error {
 // written, before the file gets its name; it may be nil.
 func writeOutput(path string, force bool, write func(io.Writer) error, approve func() error) error {
 	parent := filepath.Dir(path)
-	f, err := os.CreateTemp(parent, ".lxd-recover-*.tmp")
+	f, end, err := scratch.File(parent)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", path, err)
 	}
 
-	defer os.Remove(f.Name()) // gone already when all went well
+	defer end()
 
 	err = write(f)
 	if err == nil {

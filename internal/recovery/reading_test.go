@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
@@ -172,5 +173,25 @@ func TestTwoReadings(t *testing.T) {
 
 	if len(digests) != 2 || digests[cut] == "" || digests[last] == "" {
 		t.Errorf("readings %v", digests)
+	}
+}
+
+// TestHostileReport wants no name or address in a saved report that could not be shown.
+func TestHostileReport(t *testing.T) {
+	const evil = "n1\x1b[8m"
+	bad := member.List{{ID: 1, Name: "n1", Address: evil}}
+	for name, r := range map[string]InspectReport{
+		"member": {Member: &InspectMember{Name: evil}}, "its address": {Member: &InspectMember{Address: evil}}, "members": {Members: bad},
+		"members of the snapshot": {Raft: InspectRaft{SnapshotMembers: bad}}, "members of an entry": {Entries: []InspectEntry{{}, {Members: bad}}},
+	} {
+		r.Kind = "LXD directory"
+		data, err := json.Marshal(r)
+		must(t, err)
+		file := filepath.Join(t.TempDir(), "report.json")
+		must(t, os.WriteFile(file, data, 0o600))
+		_, err = readReport(file)
+		if err == nil || !strings.Contains(err.Error(), `"n1\x1b[8m" is no `) || !strings.Contains(err.Error(), file) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

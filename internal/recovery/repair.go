@@ -215,7 +215,7 @@ var errWhole = errors.New("the database is whole")
 // replace stops LXD, exchanges the repaired database with the live one, and starts LXD.
 func (rp *repairer) replace(ctx context.Context) error {
 	var err error
-	rp.others, err = copyOtherFiles(rp.dir.database(), rp.dir.join(stagingName), nil)
+	rp.others, err = rp.dir.copyOtherFiles(ctx, nil)
 	if err != nil {
 		return err
 	}

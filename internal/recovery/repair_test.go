@@ -117,16 +117,16 @@ func wantRepaired(t testing.TB, lxd string, r *RepairReport, last uint64, term u
 func copyLXD(t testing.TB, from string) string {
 	t.Helper()
 	lxd := filepath.Join(t.TempDir(), "lxd")
-	must(t, copyTree(from, lxd))
+	must(t, copyTree(t.Context(), from, lxd))
 	return lxd
 }
 
-// namesAndContent describes a directory.
+// namesAndContent describes the files below a directory.
 func namesAndContent(t testing.TB, dir string) string {
 	t.Helper()
 	var text strings.Builder
 	must(t, filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
+		if err != nil || !e.Type().IsRegular() {
 			return err
 		}
 
@@ -220,7 +220,7 @@ func TestRepairAt(t *testing.T) {
 
 	// Back to the old database, and again to an entry before: (123, 3) was never written, but might have been.
 	must(t, os.RemoveAll(filepath.Join(lxd, databaseName)))
-	must(t, copyTree(filepath.Join(truth, databaseName), filepath.Join(lxd, databaseName)))
+	must(t, copyTree(t.Context(), filepath.Join(truth, databaseName), filepath.Join(lxd, databaseName)))
 	must(t, os.Rename(r.Kept, filepath.Join(lxd, keptRollback)))
 	for i := range 2 {
 		name := fmt.Sprintf("metadata%d", i+1)
@@ -381,7 +381,7 @@ func TestRepairWrittenMeanwhile(t *testing.T) {
 	r, err := repair(t, lxd, func(o *RepairOptions) {
 		o.Confirm = func(*RepairReport) error {
 			must(t, os.RemoveAll(filepath.Join(lxd, databaseName, globalName)))
-			return copyTree(filepath.Join(truth, databaseName, globalName), filepath.Join(lxd, databaseName, globalName))
+			return copyTree(t.Context(), filepath.Join(truth, databaseName, globalName), filepath.Join(lxd, databaseName, globalName))
 		}
 	})
 	if err != nil || !r.NothingToDo || r.Done {

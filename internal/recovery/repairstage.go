@@ -16,13 +16,14 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // stage makes the staging directory with the repaired raft directory in it: metadata, the snapshot that leads to the last entry, and the
 // segments after it, all closed. libdqlite of any version loads that without changing a file.
 func (rp *repairer) stage(ctx context.Context) error {
 	rp.opts.Progress.step("Writing the repaired database")
-	staging, err := rp.dir.makeStaging()
+	staging, err := rp.dir.makeStaging(ctx)
 	if err != nil {
 		return err
 	}
@@ -236,12 +237,12 @@ func (rp *repairer) verify(ctx context.Context) error {
 // fingerprintCopy has libdqlite load a copy of a raft directory as it is, append a configuration with a single voter after its last entry,
 // and serve its database.
 func fingerprintCopy(ctx context.Context, log *raftlog.Log, global string) (globaldb.Fingerprint, error) {
-	dir, err := os.MkdirTemp("", "lxd-recover-verify-")
+	dir, remove, err := scratch.Dir("verify")
 	if err != nil {
 		return nil, err
 	}
 
-	defer os.RemoveAll(dir)
+	defer remove()
 
 	names, err := raftFiles(global)
 	if err != nil {

@@ -4,7 +4,6 @@ package recovery
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"time"
@@ -107,6 +106,11 @@ func (r *replacement) complete(ctx context.Context) error {
 		return err
 	}
 
+	err = r.dir.standInForNode(staging, made)
+	if err != nil {
+		return err
+	}
+
 	for _, name := range made {
 		path := filepath.Join(staging, name)
 		err = chown(path, info)
@@ -120,12 +124,12 @@ func (r *replacement) complete(ctx context.Context) error {
 		}
 	}
 
-	_, err = copyOtherFiles(live, staging, r.others)
+	_, err = r.dir.copyOtherFiles(ctx, r.others)
 	if err != nil {
 		return err
 	}
 
-	err = errors.Join(chown(staging, info), os.Chmod(staging, info.Mode()))
+	err = standIn(live, info, staging)
 	if err != nil {
 		return err
 	}
@@ -141,14 +145,14 @@ func (r *replacement) stageNode(ctx context.Context, target string) ([]string, e
 	case r.lost != nil:
 		return made, nodedb.Make(ctx, r.lost.template, target, r.update)
 	case r.sameNode:
-		return r.copyNode(target)
+		return r.copyNode(ctx, target)
 	}
 
 	return made, nodedb.Stage(ctx, r.dir.database(), target, r.update)
 }
 
 // copyNode copies the files of the node database, those that are there: whatever is wrong with it, it is not this run that repairs it.
-func (r *replacement) copyNode(target string) ([]string, error) {
+func (r *replacement) copyNode(ctx context.Context, target string) ([]string, error) {
 	made := []string{}
 	for _, suffix := range []string{"", "-journal", "-wal"} {
 		from := r.dir.local() + suffix
@@ -156,7 +160,7 @@ func (r *replacement) copyNode(target string) ([]string, error) {
 			continue
 		}
 
-		err := copyTree(from, target+suffix)
+		err := copyTree(ctx, from, target+suffix)
 		if err != nil {
 			return nil, err
 		}
@@ -167,18 +171,28 @@ func (r *replacement) copyNode(target string) ([]string, error) {
 	return made, nil
 }
 
-// makeStaging makes the staging directory, where directories can be exchanged.
-func (d directory) makeStaging() (string, error) {
+// makeStaging makes the staging directory, where directories can be exchanged, and where there is room for what is carried over.
+func (d directory) makeStaging(ctx context.Context) (string, error) {
+	err := d.checkRoom(ctx)
+	if err != nil {
+		return "", err
+	}
+
+	return d.makeProbed()
+}
+
+// makeProbed makes a staging directory, and tries the exchange.
+func (d directory) makeProbed() (string, error) {
 	staging := d.join(stagingName)
 	err := os.Mkdir(staging, 0o700)
 	if err != nil {
 		return "", err
 	}
 
-	return staging, swapdir.Probe(staging)
+	return staging, cannotExchange(swapdir.Probe(staging, d.database()))
 }
 
-// syncStaged gives the staged raft directory the owner of the live database directory and writes it to disk.
+// syncStaged gives the staged raft directory what the live one has besides its content, and writes it to disk.
 func (d directory) syncStaged() error {
 	info, err := os.Stat(d.database())
 	if err != nil {
@@ -186,7 +200,7 @@ func (d directory) syncStaged() error {
 	}
 
 	global := d.join(stagingName, globalName)
-	err = chownTree(global, info)
+	err = standInForGlobal(d.global(), global, info)
 	if err != nil {
 		return err
 	}

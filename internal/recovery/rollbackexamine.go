@@ -21,7 +21,15 @@ import (
 // examine looks into both databases, asks the other members, and finds out whether LXD can be stopped.
 func (rb *rollback) examine(ctx context.Context) error {
 	old := rb.dir.join(rb.report.Restored.Name)
-	err := rb.checkRestorable(ctx, old)
+	err := rb.dir.exchangeable(rb.report.Restored.Name)
+	if err == nil {
+		err = rb.dir.tryExchange()
+	}
+
+	if err == nil {
+		err = rb.checkRestorable(ctx, old)
+	}
+
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (r *run) begin() error {
 		return err
 	}
 
-	return swapdir.Check(r.dir.path, databaseName)
+	return r.dir.exchangeable(databaseName)
 }
 
 // tellFinished says in a report which interrupted run was finished first.

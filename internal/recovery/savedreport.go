@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/lxd-recover/lxd-recover/internal/member"
 )
 
 // inspectFormat is the format of the reports that are written. What an older one, without a format, calls sound or healthy is what
@@ -32,6 +34,10 @@ func readReport(file string) (*InspectReport, error) {
 	err = json.NewDecoder(io.LimitReader(f, maxReport)).Decode(r)
 	if err == nil && r.Kind == "" {
 		err = errors.New("it does not say what was inspected")
+	}
+
+	if err == nil {
+		err = r.printable()
 	}
 
 	if err == nil && r.Format > inspectFormat {
@@ -77,4 +83,26 @@ func isReport(name string) (bool, error) {
 
 	head, _ := bufio.NewReaderSize(f, 16).Peek(1)
 	return string(head) == "{", nil
+}
+
+// printable checks the names and addresses that a report has: messages repeat them.
+func (r *InspectReport) printable() error {
+	all := append(member.List{}, r.Members...)
+	all = append(all, r.Raft.SnapshotMembers...)
+	for _, e := range r.Entries {
+		all = append(all, e.Members...)
+	}
+
+	if r.Member != nil {
+		all = append(all, member.Member{Name: r.Member.Name, Address: r.Member.Address})
+	}
+
+	for _, m := range all {
+		err := m.Printable()
+		if err != nil {
+			return err
+		}
+	}
+
+	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // Kinds of sources, of which more is to be known than what they are called.
@@ -117,13 +118,13 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 }
 
 func openTarball(ctx context.Context, name string, size int64, progress Progress) (*Source, error) {
-	scratch, err := os.MkdirTemp("", "lxd-recover-source-")
+	dir, remove, err := scratch.Dir("source")
 	if err != nil {
 		return nil, err
 	}
 
-	s := &Source{Path: name, global: filepath.Join(scratch, globalName), remove: func() { _ = os.RemoveAll(scratch) }}
-	err = s.unpack(ctx, scratch, size, progress)
+	s := &Source{Path: name, global: filepath.Join(dir, globalName), remove: remove}
+	err = s.unpack(ctx, dir, size, progress)
 	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)

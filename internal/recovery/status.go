@@ -98,6 +98,7 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		return nil, err
 	}
 
+	report.exchangeProblem(dir)
 	return report, report.databases(ctx, dir, progress)
 }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/engine"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // VerifyCommand is the hidden command whose child process opens a scratch copy with libdqlite and prints a fingerprint.
@@ -168,12 +168,12 @@ func (s *serving) end() {
 }
 
 func fingerprintServed(ctx context.Context, pieces []bundle.Piece, fence bundle.Position) (globaldb.Fingerprint, error) {
-	dir, err := os.MkdirTemp("", "lxd-recover-verify-")
+	dir, remove, err := scratch.Dir("verify")
 	if err != nil {
 		return nil, err
 	}
 
-	defer os.RemoveAll(dir)
+	defer remove()
 
 	address := "@" + filepath.Base(dir)
 	for _, p := range append(pieces, soleVoter(address, fence)) {

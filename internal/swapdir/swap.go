@@ -13,89 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrImpossible says that the live directory cannot be exchanged where it is. The error that wraps it says why and what to
-// do.
-var ErrImpossible = errors.New("the directory cannot be exchanged in one step")
-
-// Check tells whether the directory live in parent can be exchanged with a directory beside it: it must be a directory
-// itself, neither a symbolic link nor a mount point. Whether the file system can exchange at all is for Probe to find out.
-func Check(parent string, live string) error {
-	path := filepath.Join(parent, live)
-	info, err := os.Lstat(path)
-	if err != nil {
-		return err
-	}
-
-	if info.Mode()&os.ModeSymlink != 0 {
-		target, err := os.Readlink(path)
-		if err != nil {
-			return err
-		}
-
-		return fmt.Errorf("%w: %s is a symbolic link to %s; put the directory itself in its place, or use a bind mount of the whole of %s instead",
-			ErrImpossible, path, target, parent)
-	}
-
-	if !info.IsDir() {
-		return fmt.Errorf("%w: %s is not a directory; see what it is, and put LXD's directory in its place", ErrImpossible, path)
-	}
-
-	outer, err := mountID(parent, 0)
-	if err != nil {
-		return err
-	}
-
-	inner, err := mountID(path, unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil {
-		return err
-	}
-
-	if outer != inner {
-		return fmt.Errorf("%w: %s is a mount point; copy its content into a plain directory in %s and unmount it", ErrImpossible, path, parent)
-	}
-
-	return nil
-}
-
-// Probe tries an exchange on two empty directories inside dir and removes them again. The error is ErrImpossible where the
-// file system cannot exchange.
-func Probe(dir string) error {
-	one, two := filepath.Join(dir, ".probe-1"), filepath.Join(dir, ".probe-2")
-	err := probe(one, two)
-	for _, path := range []string{one, two} {
-		removeErr := os.Remove(path)
-		if !errors.Is(removeErr, os.ErrNotExist) {
-			err = errors.Join(err, removeErr) // dir is to become the database: nothing of ours may stay in it
-		}
-	}
-
-	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%w: the file system of %s has no RENAME_EXCHANGE (%w); move LXD's directory to ext4, xfs, btrfs or zfs", ErrImpossible, dir, err)
-	}
-
-	return err
-}
-
-func probe(one string, two string) error {
-	for _, path := range []string{one, two} {
-		err := os.Mkdir(path, 0o700)
-		if err != nil {
-			return err
-		}
-	}
-
-	for {
-		err := unix.Renameat2(unix.AT_FDCWD, one, unix.AT_FDCWD, two, unix.RENAME_EXCHANGE)
-		if err == nil {
-			return nil
-		}
-
-		if !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("exchange %s and %s: %w", one, two, err)
-		}
-	}
-}
-
 // Run carries out a replacement: plan.Staged takes the place of plan.Live, which is kept as plan.Keep. The staged directory
 // must have been synced (SyncTree). An error from Run before the exchange leaves everything as it was; one after it leaves
 // the new directory in place and the plan written, for Finish. Which of the two the returned done tells.
@@ -323,14 +240,4 @@ func inode(path string) (uint64, error) {
 	}
 
 	return info.Sys().(*syscall.Stat_t).Ino, nil
-}
-
-func mountID(path string, flags int) (uint64, error) {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, flags, unix.STATX_MNT_ID, &st)
-	if err != nil {
-		return 0, &os.PathError{Op: "statx", Path: path, Err: err}
-	}
-
-	return st.Mnt_id, nil
 }

@@ -191,36 +191,3 @@ func TestRunRefuses(t *testing.T) {
 		want(t, parent, "old", "", "database")
 	})
 }
-
-func TestCheck(t *testing.T) {
-	parent := newParent(t)
-	must(t, Check(parent, "database"))
-	must(t, os.Symlink("database", filepath.Join(parent, "link")))
-	must(t, os.WriteFile(filepath.Join(parent, "file"), nil, 0o600))
-	for _, name := range []string{"link", "file"} {
-		err := Check(parent, name)
-		if !errors.Is(err, ErrImpossible) {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-
-	err := Check("/", "proc")
-	if !errors.Is(err, ErrImpossible) {
-		t.Errorf("a mount point: %v", err)
-	}
-}
-
-func TestProbe(t *testing.T) {
-	dir := t.TempDir()
-	must(t, Probe(dir))
-	entries, err := os.ReadDir(dir)
-	must(t, err)
-	if len(entries) > 0 {
-		t.Errorf("left over: %v", entries)
-	}
-
-	err = Probe("/proc/self")
-	if err == nil {
-		t.Error("/proc can exchange directories")
-	}
-}

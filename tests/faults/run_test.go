@@ -183,7 +183,7 @@ type counter struct {
 func newCounter(p *place) *counter { return &counter{p, map[string]int{}} }
 
 // changing are the numbers in names that differ from run to run: random ones, of however many digits, and times.
-var changing = regexp.MustCompile(`(lxd-recover-[a-z]+-)[0-9]+|[0-9]{6,}`)
+var changing = regexp.MustCompile(`(lxd-recover-scratch-[a-z]+-|\.lxd-recover-)[0-9]+|[0-9]{6,}`)
 
 func (n *counter) step(c *systrace.Call) step {
 	name := changing.ReplaceAllString(c.String(), "${1}#")

@@ -70,7 +70,8 @@ var groups = []struct {
 	{Change, []operand{fd4}, map[int]string{unix.SYS_MMAP: "mmap"}},
 
 	{Read, []operand{path0}, map[int]string{
-		unix.SYS_STAT: "stat", unix.SYS_LSTAT: "lstat", unix.SYS_ACCESS: "access", unix.SYS_STATFS: "statfs", unix.SYS_READLINK: "readlink"}},
+		unix.SYS_STAT: "stat", unix.SYS_LSTAT: "lstat", unix.SYS_ACCESS: "access", unix.SYS_STATFS: "statfs", unix.SYS_READLINK: "readlink",
+		unix.SYS_LGETXATTR: "lgetxattr", unix.SYS_LLISTXATTR: "llistxattr"}},
 	{Read, []operand{at0}, map[int]string{
 		unix.SYS_NEWFSTATAT: "newfstatat", unix.SYS_STATX: "statx", unix.SYS_READLINKAT: "readlinkat", unix.SYS_FACCESSAT: "faccessat",
 		unix.SYS_FACCESSAT2: "faccessat2"}},

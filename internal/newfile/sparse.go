@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package newfile
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// chunk is how much is copied, in bytes, before the context is asked again.
+const chunk = 8 << 20
+
+// copySparse copies what src has up to a size, in bytes, to dst, which is empty, and leaves out its holes (lseek(2), SEEK_DATA). On a file
+// system that knows of no holes all is data. A file that grows meanwhile is copied to the size that it had, one that shrinks to its end.
+func copySparse(ctx context.Context, dst *os.File, src *os.File, size int64) error {
+	for end := int64(0); end < size; {
+		data, err := src.Seek(end, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			break // a hole up to its end
+		}
+
+		hole := size
+		switch {
+		case err != nil:
+			data = end // the file system cannot tell
+		default:
+			hole, err = src.Seek(data, unix.SEEK_HOLE)
+			if err != nil {
+				return err
+			}
+		}
+
+		end = min(hole, size)
+		err = copyRange(ctx, dst, src, data, end)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+
+		if err != nil {
+			return err
+		}
+	}
+
+	return dst.Truncate(size)
+}
+
+// copyRange copies the bytes from one offset to another. The error is io.EOF if there are fewer.
+func copyRange(ctx context.Context, dst *os.File, src *os.File, from int64, to int64) error {
+	for _, f := range []*os.File{dst, src} {
+		_, err := f.Seek(from, io.SeekStart)
+		if err != nil {
+			return err
+		}
+	}
+
+	for from < to {
+		err := ctx.Err()
+		if err != nil {
+			return err
+		}
+
+		n, err := io.CopyN(dst, src, min(chunk, to-from))
+		from += n
+		if err != nil {
+			return err
+		}
+	}
+
+	return nil
+}
