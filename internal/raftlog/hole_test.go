@@ -130,6 +130,21 @@ func leavesOut(t *testing.T, log *raftlog.Log, file string) {
 	}
 }
 
+// A copy with another number of entries than its name says, however near, is no part of the log.
+func TestStrayNear(t *testing.T) {
+	for _, name := range raftlogtest.HistoryNames() {
+		for _, from := range raftlogtest.HistoryOf(t, name).Real().Closed() {
+			for _, count := range []uint64{3, 2000} {
+				t.Run(fmt.Sprintf("%s, %s as %d entries", name, from, count), func(t *testing.T) {
+					t.Parallel()
+					first := lastOf[name] + 100
+					holds(t, name, lastOf[name], func(d *raftlogtest.Directory) { d.Copy(from, raftlog.SegmentName(first, first+count-1)) })
+				})
+			}
+		}
+	}
+}
+
 // asks sees that a directory can be read in several ways, that one of them is the log up to an index, and that all have that.
 func asks(t *testing.T, d *raftlogtest.Directory, last uint64) {
 	t.Helper()

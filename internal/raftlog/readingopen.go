@@ -28,8 +28,7 @@ func (l *Log) named() []*Segment {
 }
 
 // reach is the last index that the closed segments, by their names, go on to from the index last without a hole. beyond are those that
-// come after a hole: damaged ones, too, as their names were right when dqlite gave them. Far ones of which nothing can be read count for
-// nothing, nor do those with another number of entries than their name says.
+// come after a hole, and show that the log went on to them.
 func (l *Log) reach(last uint64) (end uint64, beyond []*Segment) {
 	end = last
 	before := uint64(0) // last index by a name, up to last
@@ -38,12 +37,28 @@ func (l *Log) reach(last uint64) (end uint64, beyond []*Segment) {
 		case s.First <= end+1:
 			end = max(end, s.Last)
 			before = max(before, s.Last)
-		case s.First-last <= nearHole || s.fault != nil && s.Entries+s.After > 0 || s.Entries == s.Last-s.First+1:
+		case l.shows(s, s.First-last <= nearHole):
 			beyond = append(beyond, s)
 		}
 	}
 
 	return before, beyond
+}
+
+// shows says whether a segment after a hole shows that the log went on to it. A damaged one does, too, as its name was right when dqlite
+// gave it; one of which nothing can be read only where it is near. Another number of entries than the name says is that of a stray, but
+// where a near one was cut.
+func (l *Log) shows(s *Segment, near bool) bool {
+	want := s.Last - s.First + 1
+	switch {
+	case s.fault != nil:
+		return near || s.Entries+s.After > 0
+	case s.Entries == want:
+		return true
+	}
+
+	twin := func(o *Segment) bool { return o != s && o.mark.set && o.mark == s.mark }
+	return near && s.Entries < want && !slices.ContainsFunc(l.all, twin)
 }
 
 // maxChains bounds in how many ways segments that overlap are walked back.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
@@ -233,5 +234,61 @@ func TestCompareReportsNameRows(t *testing.T) {
 	r = compared(t, reportWith(1, 2, 2, 2, 2, 2), reportWith(2, 2, 2, 2, 2, 2).without(3, 4), reportWith(3, 2, 2, 2, 2, 2))
 	if len(r.Gaps) != 1 || r.Gaps[0] != (CompareGap{Source: "node2", First: 3, Last: 4, From: "node1"}) || len(r.Rows) != 1 || len(r.Rows[0].Has) > 0 {
 		t.Errorf("%+v, %+v", r.Gaps, r.Rows)
+	}
+}
+
+// A report tells as many of the last transactions as there is room for, and from where on.
+func TestLastEntriesBounded(t *testing.T) {
+	for _, test := range []struct {
+		name                string
+		transactions, bytes int // bytes of each
+		first               uint64
+		from                uint64
+	}{
+		{"few", 3, 10, 2, 1},
+		{"as many as there may be", maxLastEntries, 10, 2, 1},
+		{"one too many", maxLastEntries + 1, 10, 3, 3},
+		{"long ones", 5, maxLastText / 2, 5, 5},
+		{"one that is too long", 1, maxLastText + 1, 0, 3},
+	} {
+		r := reportWith(1)
+		for range test.transactions {
+			r.add(2, nil)
+			r.LastEntries[len(r.LastEntries)-1].Changes[0] = strings.Repeat("x", test.bytes)
+		}
+
+		r.boundLast()
+		first := uint64(0)
+		if len(r.LastEntries) > 0 {
+			first = r.LastEntries[0].Index
+		}
+
+		if first != test.first || r.LastEntriesFrom != test.from {
+			t.Errorf("%s: told from index %d, all from %d; want %d, %d", test.name, first, r.LastEntriesFrom, test.first, test.from)
+		}
+	}
+
+	many := make([]globaldb.RowChange, maxLastRows+1)
+	for i := range many {
+		many[i] = globaldb.RowChange{Table: "profiles", Words: "profile x", After: map[string]string{}}
+	}
+
+	var transaction InspectTransaction
+	transaction.tell(append(many, globaldb.RowChange{Table: "operations", After: map[string]string{}}), "")
+	if len(transaction.Changes) != maxLastRows || transaction.Unknown != moreLastRows || transaction.Changes[0] != "insert profile x" {
+		t.Errorf("%+v", transaction)
+	}
+}
+
+// Of two directories with the same log this machine's is taken.
+func TestComparePicksThisMachine(t *testing.T) {
+	one, two := solo(t), solo(t)
+	for _, here := range []string{one, two} {
+		t.Setenv("LXD_DIR", here)
+		r, err := Compare(t.Context(), CompareOptions{Sources: []string{one, two}})
+		must(t, err)
+		if r.Recommendation == nil || r.Recommendation.Source != here || r.Recommendation.Chosen != "it is this machine's" || !r.Certain {
+			t.Errorf("%+v, %+v", r.Recommendation, r.Refusal)
+		}
 	}
 }

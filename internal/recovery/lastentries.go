@@ -57,6 +57,12 @@ func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last 
 		}
 	}
 
+	r.boundLast()
+	return nil
+}
+
+// boundLast leaves the newest transactions, as many as there is room for.
+func (r *InspectReport) boundLast() {
 	size := 0
 	for i, t := range slices.Backward(r.LastEntries) {
 		for _, line := range t.Changes {
@@ -66,11 +72,9 @@ func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last 
 		if size > maxLastText || len(r.LastEntries)-i > maxLastEntries {
 			r.LastEntriesFrom = t.Index + 1
 			r.LastEntries = slices.Delete(r.LastEntries, 0, i+1)
-			break
+			return
 		}
 	}
-
-	return nil
 }
 
 // tell fills in the words of rows.
