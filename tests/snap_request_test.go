@@ -38,6 +38,9 @@ func TestSnapRequest(t *testing.T) {
 	})
 }
 
+// strippedTarball is guestTarball without manifest and signature.
+const strippedTarball = "/root/stripped.tar.gz"
+
 // refusedRequests are what `snap set` asks for in vain, and what it says then.
 var refusedRequests = []struct {
 	says string
@@ -45,6 +48,8 @@ var refusedRequests = []struct {
 }{
 	{"not for this member", []string{"import=" + otherTarball}},
 	{"/root/short.tar.gz", []string{"import=/root/short.tar.gz", "discard-local-entries=true"}},
+	{"is not signed", []string{"import=" + strippedTarball}},
+	{"does not end in a member list", []string{"import=" + strippedTarball, "unsigned=true"}}, // the next check
 	{"would be lost", []string{"import=" + guestTarball}},
 	{"/root/missing.tar.gz", []string{"import=/root/missing.tar.gz"}},
 	{"whole path", []string{"import=lxd_recovery_db.tar.gz"}},
@@ -58,6 +63,7 @@ var refusedRequests = []struct {
 func testRefusedRequests(t *testing.T, g *guest.Guest) {
 	inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
 	inGuest(t, g, "sh", "-c", "head --bytes=-1000 "+guestTarball+" > /root/short.tar.gz")
+	inGuest(t, g, "sh", "-c", "mkdir /root/files && cd /root/files && tar -xzf "+guestTarball+" && rm recovery.* && tar -czf "+strippedTarball+" *")
 	begin := len(snapStarts(t, g))
 	thaw := freezeSnap(t, g) // so that the database stays as it is
 	defer thaw()

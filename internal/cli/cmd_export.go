@@ -48,7 +48,8 @@ func newExportCmd() *cobra.Command {
 		Long: `Write this member's global database to a recovery tarball.
 
 Run it on the member that "lxd cluster edit" was run on, while LXD is stopped on all members. The database is checked
-first; nothing in LXD's directory is changed. The tarball is signed with the cluster's private key, cluster.key. A standalone server, which is no member of a cluster, is refused. FILE is
+first; nothing in LXD's directory is changed. The tarball is signed with the cluster's private key, cluster.key. A standalone server,
+which is no member of a cluster, is refused. FILE is
 ./` + bundle.DefaultName + ` unless given, - is standard output.
 
 With --at the cluster goes back to an earlier state: what LXD did after that entry of the raft log, an accidental "lxc delete"
