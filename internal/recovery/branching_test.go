@@ -4,13 +4,11 @@ package recovery
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
@@ -19,6 +17,10 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == VerifyCommand {
 		os.Exit(verifyInChild(os.Args[2], os.Args[3])) // engine.Run has started this very program
+	}
+
+	if len(os.Args) == 4 && os.Args[1] == writeRowCommand {
+		os.Exit(writeRowInChild(os.Args[2], os.Args[3]))
 	}
 
 	if len(os.Args) == 4 && os.Args[1] == ReconfigureCommand {
@@ -98,46 +100,6 @@ func TestDiscarded(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-// The fence is above every known term, and above the clock.
-func TestFenceTerm(t *testing.T) {
-	for _, highest := range []uint64{0, 1, 500, 1_795_386_064, 1 << 40} {
-		now := time.Now()
-		term := fenceTerm(highest, now)
-		if term < highest+1000 || term < uint64(now.Unix()) {
-			t.Errorf("fence of %d is %d", highest, term)
-		}
-	}
-}
-
-// The reports of survivors raise the fence, and one whose snapshot lies beyond the export is warned of.
-func TestExportTerm(t *testing.T) {
-	log := openDir(t, raftlogtest.Global(t, "small/n2-preimport"))
-	report := func(raft InspectRaft) string {
-		data, err := json.Marshal(InspectReport{Kind: "LXD directory", Raft: raft})
-		must(t, err)
-		file := filepath.Join(t.TempDir(), "report.json")
-		must(t, os.WriteFile(file, data, 0o600))
-		return file
-	}
-	high := uint64(time.Now().Unix()) * 2
-	term, ahead, err := exportTerm(log, 126, []string{report(InspectRaft{MaxTerm: high, SnapshotIndex: 125})})
-	must(t, err)
-	if term < high+1000 || len(ahead) != 0 {
-		t.Errorf("term %d, warnings %q", term, ahead)
-	}
-
-	_, ahead, err = exportTerm(log, 126, []string{report(InspectRaft{SnapshotIndex: 126})})
-	must(t, err)
-	if len(ahead) != 1 || !strings.Contains(ahead[0], "must be imported to") {
-		t.Errorf("warnings %q", ahead)
-	}
-
-	_, _, err = exportTerm(log, 126, []string{report(InspectRaft{MetadataTerm: 1 << 63})})
-	if err == nil {
-		t.Error("an impossible term was believed")
 	}
 }
 

@@ -41,6 +41,9 @@ type EditOptions struct {
 	// BesideCluster goes on although a daemon of another member answers.
 	BesideCluster bool
 
+	// TermAbove is a term that the fence must lie above; 0: none. With it the clock of this machine is not asked.
+	TermAbove uint64
+
 	// Timeout bounds how long what would start LXD on demand may take to stop.
 	Timeout time.Duration
 
@@ -154,6 +157,7 @@ type editor struct {
 	nodes   []globaldb.Node // table nodes of the global database
 	members member.List     // the new list
 	last    uint64          // index of the last entry that is kept
+	seen    uint64          // highest raft term that is known on this member
 	status  *daemon.Status  // of LXD, right before it is stopped
 }
 
@@ -227,7 +231,37 @@ func (ed *editor) examine(ctx context.Context) error {
 		return replayError(what, err)
 	}
 
-	return nil
+	return ed.examineTerms(ctx)
+}
+
+// examineTerms finds out what the fence must lie above, and whether the clock can number it.
+func (ed *editor) examineTerms(ctx context.Context) error {
+	err := checkTermAbove(ed.opts.TermAbove, ed.log.EntryTerm)
+	if err != nil {
+		return err
+	}
+
+	newest, err := ed.dir.newestTime()
+	if err == nil && ed.opts.TermAbove == 0 {
+		err = checkClock(time.Now(), newest.orNewer(heartbeat(ed.report.Database.Heartbeat)))
+	}
+
+	if err != nil {
+		return err
+	}
+
+	_, doubt := seenTerm(ed.log)
+	if doubt != "" {
+		ed.report.warn(doubt)
+	}
+
+	ed.seen, err = ed.dir.seenHere(ctx, ed.log)
+	return err
+}
+
+// fenceTerm is the term of a fence above all that is known, and above that of what is staged.
+func (ed *editor) fenceTerm(staged uint64) uint64 {
+	return fenceTerm(max(ed.seen, staged), ed.opts.TermAbove, time.Now(), randomSpread())
 }
 
 // shortCommand is how long a process that has the database open, and is no daemon, may take to end.
@@ -358,7 +392,8 @@ func (ed *editor) stage(ctx context.Context) error {
 	}
 
 	log, err := fenceStaged(ctx, ed.dir, ed.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
-		return log.LastIndex - 1, fenceTerm(log.MaxTerm, time.Now())
+		staged, _ := seenTerm(log)
+		return log.LastIndex - 1, ed.fenceTerm(staged)
 	})
 	if err != nil {
 		return err
@@ -378,7 +413,8 @@ func (ed *editor) copyLog(ctx context.Context, global string) error {
 			return err
 		}
 
-		return writePieces(global, append(metadataPieces(ed.log, max(ed.log.Term, ed.report.Before.Term)), pieces...))
+		term, _ := seenTerm(ed.log)
+		return writePieces(global, append(metadataPieces(ed.log, term), pieces...))
 	}
 
 	scratch, err := os.MkdirTemp("", "lxd-recover-edit-")
@@ -388,7 +424,7 @@ func (ed *editor) copyLog(ctx context.Context, global string) error {
 
 	defer os.RemoveAll(scratch)
 
-	pieces, fence, err := snapshotFence(ctx, ed.log, ed.last, fenceTerm(ed.log.MaxTerm, time.Now()), scratch)
+	pieces, fence, err := snapshotFence(ctx, ed.log, ed.last, snapshotPlace{term: ed.fenceTerm(0), made: time.Now()}, scratch)
 	if err != nil {
 		return err
 	}
@@ -461,6 +497,11 @@ func (ed *editor) checkUntouched(ctx context.Context) error {
 // replace exchanges the staged database with the live one.
 func (ed *editor) replace(ctx context.Context) error {
 	err := ed.checkUntouched(ctx)
+	if err != nil {
+		return err
+	}
+
+	err = ed.dir.noteTerms(ctx, ed.report.Raft.Term)
 	if err != nil {
 		return err
 	}

@@ -32,6 +32,11 @@ func (ed *editor) handOver(ctx context.Context) error {
 	}
 
 	ed.report.Kept = ed.dir.join(keep)
+	err = ed.dir.noteTerms(ctx, ed.seen)
+	if err != nil {
+		return err
+	}
+
 	ed.reporter.prepare(keep, ed.report)
 	err = ed.opts.Own(ctx)
 	if err != nil {
