@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
@@ -173,7 +174,7 @@ func replaceFiles(t *testing.T, dir string, from string) {
 // LXD's own loader has removed the database, and its backup cannot be read: nobody can tell what would be lost, and the backup is
 // named.
 func TestUnreadableBackup(t *testing.T) {
-	im := importer{run: &run{}, report: &ImportReport{}}
+	im := importer{run: &run{dir: directory{t.TempDir()}}, report: &ImportReport{Raft: bundle.Position{Index: 2, Term: 2}}, log: &raftlog.Log{Term: 2}}
 	look := localLook{emptied: true}
 	source := Source{Path: "db_backup.2026.tar.gz", global: filepath.Join(t.TempDir(), "missing")}
 	used, err := im.useBackup(t.Context(), &source, &look)
