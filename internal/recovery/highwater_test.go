@@ -88,8 +88,9 @@ func TestDamagedHighWater(t *testing.T) {
 	for name, content := range map[string]string{
 		"empty": "", "zeros": strings.Repeat("\x00", 60), "cut": "format: 1\nterm: 17", "no number": "format: 1\nterm: many\ntime: 2026-11-26T00:00:00Z\n",
 		"another format": "format: 2\nterm: 5\ntime: 2026-11-26T00:00:00Z\n", "an unknown key": "format: 1\nterm: 5\ntime: 2026-11-26T00:00:00Z\nx: 1\n",
-		"no term": "format: 1\nterm: 0\ntime: 2026-11-26T00:00:00Z\n", "no time": "format: 1\nterm: 5\n", "too high": "format: 1\nterm: 9223372036854775808\ntime: 2026-11-26T00:00:00Z\n",
-		"large": strings.Repeat("#\n", 3000),
+		"no term": "format: 1\nterm: 0\ntime: 2026-11-26T00:00:00Z\n", "no time": "format: 1\nterm: 5\n",
+		"too high": "format: 1\nterm: 9223372036854775808\ntime: 2026-11-26T00:00:00Z\n",
+		"large":    strings.Repeat("#\n", 3000),
 	} {
 		dir := emptyLXD(t)
 		must(t, os.WriteFile(dir.join(highWaterName), []byte(content), 0o600))

@@ -85,7 +85,8 @@ func TestStartedBefore(t *testing.T) {
 			}
 
 			text := wantRefused(t, err, "started-before")
-			if !strings.Contains(text, test.says) || !strings.Contains(text, "run `lxd-recover cluster export-db` again") || strings.Contains(text, "overrides") {
+			if !strings.Contains(text, test.says) || !strings.Contains(text, "run `lxd-recover cluster export-db` again") ||
+				strings.Contains(text, "overrides") {
 				t.Errorf("%q", text)
 			}
 		})
@@ -173,12 +174,14 @@ func TestBeyondFence(t *testing.T) {
 		says    string
 	}{
 		"before the fence": {"small/n2-preimport", bundle.Position{Index: 127, Term: 5000}, ""},
-		"at the fence":     {"small/n3-preimport", bundle.Position{Index: 126, Term: 5000}, "at index 126, lies beyond the tarball's fence at index 126, term 5000"},
+		"at the fence": {"small/n3-preimport", bundle.Position{Index: 126, Term: 5000},
+			"at index 126, lies beyond the tarball's fence at index 126, term 5000"},
 		"a snapshot fence": {"small/n3-preimport", bundle.Position{Index: 1000126, Term: 5000}, ""},
 	} {
 		im := &importer{report: &ImportReport{Raft: test.fence}, log: openDir(t, raftlogtest.Global(t, test.tarball))}
 		got := im.beyondFence(local)
-		if (got == "") != (test.says == "") || !strings.Contains(got, test.says) || test.says != "" && !strings.Contains(got, "export again with --snapshot-fence") {
+		advised := strings.Contains(got, "export again with --snapshot-fence")
+		if (got == "") != (test.says == "") || !strings.Contains(got, test.says) || advised != (test.says != "") {
 			t.Errorf("%s: %q", name, got)
 		}
 	}

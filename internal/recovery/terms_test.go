@@ -267,7 +267,8 @@ func TestMetadataTerm(t *testing.T) {
 // What a fence must reach: the reason why it is a snapshot, for each of what is known of the members.
 func TestSnapshotReason(t *testing.T) {
 	log := openDir(t, raftlogtest.Make(t, raftlogtest.Snapshot)) // a snapshot at 126, entries up to 150, all of term 2
-	members := member.List{{ID: 1, Name: "node1", Role: raftlog.Voter}, {ID: 2, Name: "node2", Role: raftlog.Voter}, {ID: 3, Name: "node3", Role: raftlog.Spare}}
+	members := member.List{{ID: 1, Name: "node1", Role: raftlog.Voter}, {ID: 2, Name: "node2", Role: raftlog.Voter},
+		{ID: 3, Name: "node3", Role: raftlog.Spare}}
 	before := bundle.Position{Index: 150, Term: 2}
 	for name, test := range map[string]struct {
 		before  bundle.Position
@@ -286,7 +287,8 @@ func TestSnapshotReason(t *testing.T) {
 		"and it where the fence is":    {bundle.Position{Index: 125, Term: 2}, nil, false, "this member's own snapshot reaches index 126"},
 		"this member's own is earlier": {bundle.Position{Index: 126, Term: 2}, nil, false, ""},
 	} {
-		ex := &exporter{log: log, opts: ExportOptions{SnapshotFence: test.asked}, report: &ExportReport{Before: test.before, Members: members, Source: members[0]}}
+		ex := &exporter{log: log, opts: ExportOptions{SnapshotFence: test.asked},
+			report: &ExportReport{Before: test.before, Members: members, Source: members[0]}}
 		var reports []survivorReport
 		for _, r := range test.reports {
 			reports = append(reports, survivorReport{InspectReport: &InspectReport{Raft: r, Member: &InspectMember{ID: 2, Name: "node2"}}})
@@ -300,7 +302,8 @@ func TestSnapshotReason(t *testing.T) {
 
 	spare := survivorReport{InspectReport: &InspectReport{Member: &InspectMember{ID: 3}}}
 	ex := &exporter{log: log, report: &ExportReport{Before: before, Members: members, Source: members[0]}}
-	if got := ex.snapshotReason(bundle.Position{Index: 151, Term: 5000}, []survivorReport{spare}); got != "no --survivor report tells what snapshot these voters have: node2" {
+	got := ex.snapshotReason(bundle.Position{Index: 151, Term: 5000}, []survivorReport{spare})
+	if got != "no --survivor report tells what snapshot these voters have: node2" {
 		t.Errorf("a voter that is not seen: %q", got)
 	}
 }

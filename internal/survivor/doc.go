@@ -51,11 +51,11 @@
 // term, of any log lies beyond the best one, what was seen was not the members' last state: the logs contradict each other.
 //
 // An entry of the best log is committed for certain if it is in a snapshot, at or before the first of two transactions of one term, of
-// whichever of the logs; or at or below an entry k of term w that a majority of the voters holds whose current term is w or w+1. Holding alone is not enough: an entry of an older term can lie on a majority, put
-// there by a later leader, and still be replaced by one elected in between (raft, figure 8). With current terms that low there
-// was nobody in between. The other way to know is to have seen all voters, and that no voter without the entry could
-// gather a majority of votes from these logs. In both cases what is claimed is: no leader can lack it. Whether a client was
-// told that its change succeeded is in no log.
+// whichever of the logs; or at or below an entry k of term w that a majority of the voters holds whose current term is w or w+1.
+// Holding alone is not enough: an entry of an older term can lie on a majority, put there by a later leader, and still be replaced by
+// one elected in between (raft, figure 8). With current terms that low there was nobody in between. The other way to know is to have
+// seen all voters, and that no voter without the entry could gather a majority of votes from these logs. In all cases what is claimed
+// is: no leader can lack it. Whether a client was told that its change succeeded is in no log.
 //
 // An entry that fewer than half of the voters can hold, the unseen ones counted as if they did, was never committed, whatever the
 // changes of configuration. All other entries may or may not have been.
