@@ -287,8 +287,8 @@ func wantFenced(t testing.TB, m *cluster.Member, before []string, begin time.Tim
 		t.Errorf("%s: %d entries became %d, or others", m.Name, len(before), len(entries))
 	}
 
-	if log.LastTerm < uint64(begin.Unix()) || log.LastTerm != log.MaxTerm || log.LastTerm != log.Term {
-		t.Errorf("%s: last term %d, highest %d, current %d, edited at %d", m.Name, log.LastTerm, log.MaxTerm, log.Term, begin.Unix())
+	if log.LastTerm < uint64(begin.UnixMilli()) || log.LastTerm != log.MaxTerm || log.LastTerm != log.Term {
+		t.Errorf("%s: last term %d, highest %d, current %d, edited at %d", m.Name, log.LastTerm, log.MaxTerm, log.Term, begin.UnixMilli())
 	}
 
 	for _, meta := range log.Metadata {

@@ -129,9 +129,9 @@ func (l *refusalLab) termAboveFence(t *testing.T) {
 	old, err := os.ReadFile(name)
 	must(t, err)
 	defer func() { must(t, os.WriteFile(name, old, 0o600)) }()
-	must(t, os.WriteFile(name, raftlog.Metadata{Version: 1<<40 + 1, Term: 1 << 40}.Encode(), 0o600))
+	must(t, os.WriteFile(name, raftlog.Metadata{Version: 1<<40 + 1, Term: 1 << 45}.Encode(), 0o600))
 	check := unchanged(t, l.two.Dir())
-	recoverTool(t, l.two, "global-db-import", "--yes", l.tarball).want(t, 3, "raft term 1099511627776", "could outvote it", "--survivor")
+	recoverTool(t, l.two, "global-db-import", "--yes", l.tarball).want(t, 3, "raft term 35184372088832", "could outvote it", "--survivor")
 	// To give up local entries is not to say nothing about this.
 	r := mustRecover(t, l.two, "global-db-import", "--dry-run", "--discard-local-entries", l.tarball)
 	if !strings.Contains(r.stdout, "could outvote it") {

@@ -163,6 +163,7 @@ func (b *background) end() int {
 // importBesideFrozen starts an import while LXD is frozen, and returns when it waits for LXD to stop. LXD must be thawed.
 func importBesideFrozen(t testing.TB, g *guest.Guest) (b *background, thaw func()) {
 	t.Helper()
+	newFence(t, g)
 	thaw = freezeSnap(t, g)
 	b = inBackground(t, g, "global-db-import", "--yes", "--discard-local-entries", guestTarball)
 	b.until("Stopping LXD (snap lxd)")
@@ -241,6 +242,7 @@ func exportFromSnap(t testing.TB, g *guest.Guest, tarball string) {
 	inGuest(t, g, "snap", "stop", "lxd")
 	inGuest(t, g, "sh", "-c", "lxd cluster show | sed s/:8443/:9393/ | lxd cluster edit")
 	inGuest(t, g, "lxd-recover", "cluster", "export-db", tarball)
+	keepExported(t, g, snapLXD)
 }
 
 // snapVersion is the version of a snap that the guest runs.

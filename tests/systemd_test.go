@@ -3,6 +3,7 @@
 package tests
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -280,6 +281,7 @@ func runParts(t *testing.T, g *guest.Guest, start func(testing.TB, *guest.Guest)
 	t.Helper()
 	for _, part := range parts {
 		start(t, g)
+		newFence(t, g)
 		t.Run(part.name, func(t *testing.T) { part.do(t, g) })
 	}
 }
@@ -320,6 +322,23 @@ func exportInGuest(t testing.TB, g *guest.Guest) {
 	inGuest(t, g, "systemctl", "stop", "lxd.service", "lxd.socket")
 	inGuest(t, g, "sh", "-c", "lxd cluster show | sed s/:8443/:9393/ | lxd cluster edit")
 	inGuest(t, g, "lxd-recover", "cluster", "export-db", guestTarball)
+	keepExported(t, g, guestLXD)
+}
+
+// exportedLXD is a copy of LXD's directory as it was when it was exported from.
+const exportedLXD = "/root/exported"
+
+func keepExported(t testing.TB, g *guest.Guest, lxdDir string) {
+	t.Helper()
+	inGuest(t, g, "sh", "-c", fmt.Sprintf("rm -rf %[1]s; mkdir %[1]s; cd %[2]s; cp --archive database server.crt server.key cluster.crt cluster.key %[1]s",
+		exportedLXD, lxdDir))
+}
+
+// newFence makes the tarball anew from that copy, if there is one: a cluster is started only once from the same fence.
+func newFence(t testing.TB, g *guest.Guest) {
+	t.Helper()
+	inGuest(t, g, "sh", "-c", fmt.Sprintf("if test -d %[1]s; then LXD_DIR=%[1]s lxd-recover cluster export-db --no-verify --force %[2]s; fi",
+		exportedLXD, guestTarball))
 }
 
 // startLXD starts everything that Debian's package has, and returns when LXD is ready. That it was started before does not
@@ -355,6 +374,7 @@ func toolInGuest(t testing.TB, g *guest.Guest, args ...string) result {
 // importInGuest imports what exportInGuest exported, in place of what was written since.
 func importInGuest(t testing.TB, g *guest.Guest, flags ...string) result {
 	t.Helper()
+	newFence(t, g)
 	r := toolInGuest(t, g, append([]string{"global-db-import", "--yes", "--discard-local-entries", guestTarball}, flags...)...)
 	if r.status != 0 {
 		t.Fatalf("import on %s: exit status %d: %s", g.Name, r.status, r.stderr)

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -191,6 +192,8 @@ func unchanged(t testing.TB, dir string) (check func()) {
 			t.Fatal(err)
 		}
 
+		// What a run that goes through has seen of raft's terms stays, whatever becomes of it.
+		names = slices.DeleteFunc(names, func(name string) bool { return filepath.Base(name) == "database.high-water.yaml" })
 		return strings.Join(names, "\n") + "\n" + tree(t, filepath.Join(dir, "database"))
 	}
 	before := look()

@@ -27,6 +27,7 @@ func (o *editOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.AcceptDamage, "accept-damage", false, "go on with what is sound of a damaged database")
 	cmd.Flags().BoolVar(&o.BesideCluster, "beside-cluster", false, "go on although the LXD of another member answers")
 	cmd.Flags().BoolVar(&o.passthrough, "passthrough", false, "after all checks, and with a copy of the database kept, leave the change to LXD's own command")
+	addTermAboveFlag(cmd, &o.TermAbove)
 	addReadingFlag(cmd, &o.Reading)
 	o.format.addFlag(cmd, reportFormats)
 }

@@ -58,6 +58,10 @@ reaches back to the older of the two snapshots that raft keeps, a thousand entri
 there is one snapshot until LXD has taken another. Only rows come back, neither the containers nor the volumes that were deleted
 with them. The transactions given up are listed and have to be confirmed. Every member then imports with --discard-local-entries,
 as each of them has entries that the tarball lacks.
+
+A fence cannot bring a member along whose own snapshot lies beyond the end of the tarball, if nobody imports there. Where such a
+snapshot is known, from this member or from a report given with --survivor, and where reports are given but not of every
+voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 ` + exitStatuses,
 		Example: `  lxd-recover cluster export-db
   lxd-recover cluster export-db /root/recovery.tar.gz
@@ -82,13 +86,21 @@ as each of them has entries that the tarball lacks.
 	cmd.Flags().BoolVar(&opts.NoVerify, "no-verify", false,
 		"do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
 	cmd.Flags().StringArrayVar(&opts.Survivors, "survivor", nil,
-		"a saved JSON report of global-db-inspect from another member; the fence goes above its terms, too (repeatable)")
+		"a saved JSON report of global-db-inspect from another member; the fence goes above its terms and its snapshot, too (repeatable)")
+	cmd.Flags().BoolVar(&opts.SnapshotFence, "snapshot-fence", false,
+		"fence by a snapshot, which a member takes from the others whatever snapshot it has itself; the log before it is not in the tarball")
+	addTermAboveFlag(cmd, &opts.TermAbove)
 	_ = cmd.MarkFlagFilename("survivor", "json")
 	cmd.Flags().BoolVar(&opts.Unsigned, "unsigned", false, "go on without a signature although cluster.key is missing or does not fit cluster.crt")
 	addReadingFlag(cmd, &opts.Reading)
 	opts.format.addFlag(cmd, reportFormats)
 	cmd.Flags().SetNormalizeFunc(renamedExportFlags)
 	return cmd
+}
+
+// addTermAboveFlag adds the flag that says what a fence must lie above.
+func addTermAboveFlag(cmd *cobra.Command, term *uint64) {
+	cmd.Flags().Uint64Var(term, "term-above", 0, "fence above this raft `TERM`, too, and do not ask whether the clock of this machine is right")
 }
 
 // renamedExportFlags knows a flag of export-db by the name that it had, too.
@@ -168,6 +180,10 @@ func printExport(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
 	}
 
 	fmt.Fprintf(w, "Fenced: the tarball ends at %s, which no other member's log can outvote.\n", r.Raft)
+	if r.SnapshotFence != "" {
+		fmt.Fprintf(w, "The fence is a snapshot: %s.\n", r.SnapshotFence)
+	}
+
 	if !r.Edited {
 		fmt.Fprintln(w, "The member list was not edited: it is the one of the last run.")
 	}
@@ -190,7 +206,7 @@ Next: keep LXD stopped everywhere, copy the file to every other surviving member
 
 Start LXD only when that is done on at least %d of the %d voters.
 `, flags, filepath.Base(cmp.Or(r.File, bundle.DefaultName)), r.Members.Majority(), r.Members.Voters())
-	if len(r.GivenUp) > 0 {
+	if len(r.GivenUp) > 0 && r.SnapshotFence == "" {
 		fmt.Fprintf(w, "Leave no member out: one with a snapshot beyond index %d would never catch up, although LXD lists it as online.\n", r.Before.Index)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	_ "github.com/mattn/go-sqlite3" // registers the driver sqlite3
 
@@ -138,6 +139,10 @@ type Summary struct {
 
 	// ForeignKeys names rows that point to no row. LXD runs on such a database: a warning, not damage.
 	ForeignKeys []string `json:"foreign_keys,omitempty" yaml:"foreign_keys,omitempty"`
+
+	// Heartbeat is the newest time at which LXD's leader has heard from a member, by the leader's clock, UTC; zero where the database does
+	// not tell.
+	Heartbeat time.Time `json:"-" yaml:"-"`
 }
 
 // Summary counts the rows and checks the database: SQLite's integrity_check and foreign_key_check.
@@ -222,6 +227,11 @@ func integrityOf(ctx context.Context, file string) (string, error) {
 func (db *DB) counted(ctx context.Context, count func(tables []string) (map[string]int, error)) (*Summary, error) {
 	s := &Summary{}
 	var err error
+	s.Heartbeat, err = db.newestHeartbeat(ctx)
+	if err != nil {
+		return nil, err
+	}
+
 	s.ForeignKeys, err = stringsOf(ctx, db.sql, fmt.Sprintf(`SELECT "table" || ' row ' || coalesce(rowid, '?') || ' points to no row of ' || parent `+
 		`FROM pragma_foreign_key_check LIMIT %d`, maxFindings))
 	if err != nil {

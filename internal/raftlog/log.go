@@ -58,6 +58,7 @@ type Log struct {
 	Libdqlite Loaded
 
 	MaxTerm            uint64 // highest term in metadata, snapshots and segments, sound or not
+	EntryTerm          uint64 // highest term in snapshots and segments: metadata have no checksum
 	Configuration      Configuration
 	ConfigurationIndex uint64
 	Edited             bool // the last entry is a recovery configuration, see edited
@@ -348,7 +349,8 @@ func (l *Log) readSegments(d *directory) error {
 	}
 
 	for _, s := range segments {
-		l.MaxTerm = max(l.MaxTerm, s.highestTerm())
+		l.EntryTerm = max(l.EntryTerm, s.highestTerm())
+		l.MaxTerm = max(l.MaxTerm, l.EntryTerm)
 		if s.loads() {
 			l.Segments = append(l.Segments, s)
 		} else {

@@ -42,7 +42,8 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 
 		s := Snapshot{File: f.Name, Meta: partner}
 		s.Term, s.Index, s.Timestamp, _ = parseSnapshotName(f.Name)
-		l.MaxTerm = max(l.MaxTerm, s.Term)
+		l.EntryTerm = max(l.EntryTerm, s.Term)
+		l.MaxTerm = max(l.MaxTerm, l.EntryTerm)
 		l.Snapshots = append(l.Snapshots, s)
 	}
 

@@ -48,6 +48,21 @@ func (l *Log) Holes() []Hole {
 	return holes
 }
 
+// TermAt is the term of the entry at an index, or of the snapshot there; known is false where the log does not tell.
+func (l *Log) TermAt(index uint64) (term uint64, known bool) {
+	p, ok := l.placed.at(index)
+	if ok {
+		return p.termAt(index), true
+	}
+
+	s := l.Snapshot()
+	if s != nil && s.Index == index {
+		return s.Term, true
+	}
+
+	return 0, false
+}
+
 // Has says whether the log has all entries from index first to index last.
 func (l *Log) Has(first, last uint64) bool {
 	return first > last || l.FirstIndex > 0 && l.placed.end(max(first, 1)) >= last && first >= l.FirstIndex

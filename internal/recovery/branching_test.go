@@ -4,14 +4,13 @@ package recovery
 
 import (
 	"bytes"
-	"encoding/json"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
@@ -19,6 +18,10 @@ import (
 func TestMain(m *testing.M) {
 	if len(os.Args) == 4 && os.Args[1] == VerifyCommand {
 		os.Exit(verifyInChild(os.Args[2], os.Args[3])) // engine.Run has started this very program
+	}
+
+	if len(os.Args) == 4 && os.Args[1] == writeRowCommand {
+		os.Exit(writeRowInChild(os.Args[2], os.Args[3]))
 	}
 
 	if len(os.Args) == 4 && os.Args[1] == ReconfigureCommand {
@@ -101,46 +104,6 @@ func TestDiscarded(t *testing.T) {
 	}
 }
 
-// The fence is above every known term, and above the clock.
-func TestFenceTerm(t *testing.T) {
-	for _, highest := range []uint64{0, 1, 500, 1_795_386_064, 1 << 40} {
-		now := time.Now()
-		term := fenceTerm(highest, now)
-		if term < highest+1000 || term < uint64(now.Unix()) {
-			t.Errorf("fence of %d is %d", highest, term)
-		}
-	}
-}
-
-// The reports of survivors raise the fence, and one whose snapshot lies beyond the export is warned of.
-func TestExportTerm(t *testing.T) {
-	log := openDir(t, raftlogtest.Global(t, "small/n2-preimport"))
-	report := func(raft InspectRaft) string {
-		data, err := json.Marshal(InspectReport{Kind: "LXD directory", Raft: raft})
-		must(t, err)
-		file := filepath.Join(t.TempDir(), "report.json")
-		must(t, os.WriteFile(file, data, 0o600))
-		return file
-	}
-	high := uint64(time.Now().Unix()) * 2
-	term, ahead, err := exportTerm(log, 126, []string{report(InspectRaft{MaxTerm: high, SnapshotIndex: 125})})
-	must(t, err)
-	if term < high+1000 || len(ahead) != 0 {
-		t.Errorf("term %d, warnings %q", term, ahead)
-	}
-
-	_, ahead, err = exportTerm(log, 126, []string{report(InspectRaft{SnapshotIndex: 126})})
-	must(t, err)
-	if len(ahead) != 1 || !strings.Contains(ahead[0], "must be imported to") {
-		t.Errorf("warnings %q", ahead)
-	}
-
-	_, _, err = exportTerm(log, 126, []string{report(InspectRaft{MetadataTerm: 1 << 63})})
-	if err == nil {
-		t.Error("an impossible term was believed")
-	}
-}
-
 // A second comparison, of what has changed since the first one, says what one from the beginning says.
 func TestDiscardedAgain(t *testing.T) {
 	global := func(member string) string { return raftlogtest.Global(t, member) }
@@ -211,7 +174,7 @@ func replaceFiles(t *testing.T, dir string, from string) {
 // LXD's own loader has removed the database, and its backup cannot be read: nobody can tell what would be lost, and the backup is
 // named.
 func TestUnreadableBackup(t *testing.T) {
-	im := importer{run: &run{}, report: &ImportReport{}}
+	im := importer{run: &run{dir: directory{t.TempDir()}}, report: &ImportReport{Raft: bundle.Position{Index: 2, Term: 2}}, log: &raftlog.Log{Term: 2}}
 	look := localLook{emptied: true}
 	source := Source{Path: "db_backup.2026.tar.gz", global: filepath.Join(t.TempDir(), "missing")}
 	used, err := im.useBackup(t.Context(), &source, &look)

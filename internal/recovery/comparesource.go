@@ -100,7 +100,7 @@ func survivorLog(r *InspectReport) (*survivor.Log, error) {
 			l.First = e.Index
 		}
 
-		entry := survivor.Entry{Term: e.Term, Type: types[e.Type]}
+		entry := survivor.Entry{Term: e.Term, Type: types[e.Type], Transaction: e.Transaction && e.Type == raftlog.CommandEntry.String()}
 		n, err := hex.Decode(entry.Sum[:], []byte(e.Checksum[:min(len(e.Checksum), 2*len(entry.Sum))]))
 		if err != nil || n != len(entry.Sum) || e.Index != l.First+uint64(i) || e.Index == 0 {
 			return nil, fmt.Errorf("entry %d of the report is not one that global-db-inspect writes", i+1)

@@ -42,6 +42,9 @@ type EditOptions struct {
 	// BesideCluster goes on although a daemon of another member answers.
 	BesideCluster bool
 
+	// TermAbove is a term that the fence must lie above; 0: none. With it the clock of this machine is not asked.
+	TermAbove uint64
+
 	// Timeout bounds how long what would start LXD on demand may take to stop.
 	Timeout time.Duration
 
@@ -155,6 +158,7 @@ type editor struct {
 	nodes   []globaldb.Node // table nodes of the global database
 	members member.List     // the new list
 	last    uint64          // index of the last entry that is kept
+	seen    uint64          // highest raft term that is known on this member
 	status  *daemon.Status  // of LXD, right before it is stopped
 }
 
@@ -228,7 +232,37 @@ func (ed *editor) examine(ctx context.Context) error {
 		return replayError(what, err)
 	}
 
-	return nil
+	return ed.examineTerms(ctx)
+}
+
+// examineTerms finds out what the fence must lie above, and whether the clock can number it.
+func (ed *editor) examineTerms(ctx context.Context) error {
+	err := checkTermAbove(ed.opts.TermAbove, ed.log.EntryTerm)
+	if err != nil {
+		return err
+	}
+
+	newest, err := ed.dir.newestTime()
+	if err == nil && ed.opts.TermAbove == 0 {
+		err = checkClock(time.Now(), newest.orNewer(heartbeat(ed.report.Database.Heartbeat)))
+	}
+
+	if err != nil {
+		return err
+	}
+
+	_, doubt := seenTerm(ed.log)
+	if doubt != "" {
+		ed.report.warn(doubt)
+	}
+
+	ed.seen, err = ed.dir.seenHere(ctx, ed.log)
+	return err
+}
+
+// fenceTerm is the term of a fence above all that is known, and above that of what is staged.
+func (ed *editor) fenceTerm(staged uint64) uint64 {
+	return fenceTerm(max(ed.seen, staged), ed.opts.TermAbove, time.Now(), randomSpread())
 }
 
 // shortCommand is how long a process that has the database open, and is no daemon, may take to end.
@@ -359,7 +393,8 @@ func (ed *editor) stage(ctx context.Context) error {
 	}
 
 	log, err := fenceStaged(ctx, ed.dir, ed.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
-		return log.LastIndex - 1, fenceTerm(log.MaxTerm, time.Now())
+		staged, _ := seenTerm(log)
+		return log.LastIndex - 1, ed.fenceTerm(staged)
 	})
 	if err != nil {
 		return err
@@ -379,7 +414,8 @@ func (ed *editor) copyLog(ctx context.Context, global string) error {
 			return err
 		}
 
-		return writePieces(global, append(metadataPieces(ed.log, max(ed.log.Term, ed.report.Before.Term)), pieces...))
+		term, _ := seenTerm(ed.log)
+		return writePieces(global, append(metadataPieces(ed.log, term), pieces...))
 	}
 
 	dir, remove, err := scratch.Dir("edit")
@@ -389,7 +425,7 @@ func (ed *editor) copyLog(ctx context.Context, global string) error {
 
 	defer remove()
 
-	pieces, fence, err := snapshotFence(ctx, ed.log, ed.last, fenceTerm(ed.log.MaxTerm, time.Now()), dir)
+	pieces, fence, err := snapshotFence(ctx, ed.log, ed.last, snapshotPlace{term: ed.fenceTerm(0), made: time.Now()}, dir)
 	if err != nil {
 		return err
 	}
@@ -462,6 +498,11 @@ func (ed *editor) checkUntouched(ctx context.Context) error {
 // replace exchanges the staged database with the live one.
 func (ed *editor) replace(ctx context.Context) error {
 	err := ed.checkUntouched(ctx)
+	if err != nil {
+		return err
+	}
+
+	err = ed.dir.noteTerms(ctx, ed.report.Raft.Term)
 	if err != nil {
 		return err
 	}

@@ -84,6 +84,16 @@ func changesRows(entry raftlog.Entry) bool {
 	return err != nil || cmd.Kind == raftlog.Frames
 }
 
+// isTransaction tells whether an entry is known to be a whole transaction of LXD's one database.
+func isTransaction(entry raftlog.Entry) bool {
+	if entry.Type != raftlog.CommandEntry {
+		return false
+	}
+
+	cmd, err := raftlog.ParseCommand(entry.Data)
+	return err == nil && cmd.Kind == raftlog.Frames && cmd.IsCommit && cmd.Database == globaldb.Name
+}
+
 // describeRows works out what each entry of a log did to the rows. They are in the order of the log.
 func describeRows(ctx context.Context, log *raftlog.Log, found []Discarded) error {
 	r := rowReader{log: log}

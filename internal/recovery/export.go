@@ -49,8 +49,15 @@ type ExportOptions struct {
 	// Unsigned goes on although the cluster's key, which the tarball is signed with, is not there or does not fit.
 	Unsigned bool
 
-	// Survivors are JSON reports of global-db-inspect from other members: the fence goes above their terms, too.
+	// Survivors are JSON reports of global-db-inspect from other members: the fence goes above their terms, too, and is one that reaches
+	// their snapshots.
 	Survivors []string
+
+	// SnapshotFence has the tarball fenced by a snapshot where an entry would do.
+	SnapshotFence bool
+
+	// TermAbove is a term that the fence must lie above; 0: none. With it the clock of this machine is not asked.
+	TermAbove uint64
 
 	Progress Progress
 }
@@ -75,10 +82,13 @@ type ExportReport struct {
 	GivenUp []Discarded `json:"given_up" yaml:"given_up"`
 	Untold  []string    `json:"untold" yaml:"untold"`
 
+	// SnapshotFence says why the tarball is fenced by a snapshot, without any entries; empty where its last entry is the fence.
+	SnapshotFence string `json:"snapshot_fence" yaml:"snapshot_fence"`
+
 	Warnings []string `json:"warnings" yaml:"warnings"`
 }
 
-// Export writes the recovery tarball of this member. It changes nothing in LXD's directory.
+// Export writes the recovery tarball of this member. It changes nothing in LXD's directory but the high-water file.
 func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 	ex := &exporter{opts: opts}
 	unlock, err := ex.open(ctx)
@@ -106,7 +116,7 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 	err = ex.fence(ctx)
 	if err != nil {
-		return nil, err
+		return nil, ex.check.orDamage(err)
 	}
 
 	if !opts.NoVerify {
@@ -287,24 +297,77 @@ func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 	return members, nil
 }
 
-// fence lists the files of the tarball, the last one of which is the fenced recovery entry.
+// fence lists the files of the tarball, the last one of which is the fence: the recovery entry with a term of its own, or a snapshot.
 func (ex *exporter) fence(ctx context.Context) error {
-	last := ex.report.Before.Index
-	term, ahead, err := exportTerm(ex.log, last, ex.opts.Survivors)
+	term, reports, err := ex.fenceTerm(ctx)
 	if err != nil {
 		return err
 	}
 
-	ex.report.Warnings = append(ex.report.Warnings, ahead...)
-	if unproven(ex.log, last) {
-		ex.pieces, ex.report.Raft, err = snapshotFence(ctx, ex.log, last, term, ex.scratch)
-		ex.report.Warnings = append(ex.report.Warnings, unprovenText(ex.log))
+	last := ex.report.Before.Index
+	entry, err := recoveryEntry(ctx, ex.log, last)
+	if err != nil {
+		return err
+	}
+
+	ex.report.SnapshotFence = ex.snapshotReason(bundle.Position{Index: entry.Index, Term: term}, reports)
+	if ex.report.SnapshotFence != "" {
+		place := snapshotPlace{term: term, above: highestIndex(reports), made: time.Now()}
+		ex.pieces, ex.report.Raft, err = snapshotFence(ctx, ex.log, last, place, ex.scratch)
 	} else {
 		ex.pieces, ex.report.Raft, err = fenced(ctx, ex.log, last, os.DirFS(ex.dir.global()), term)
 	}
 
 	ex.manifest.Raft.After = ex.report.Raft
 	return err
+}
+
+// fenceTerm is the fence's term: above every term that is known on this member, and that the survivors' reports have.
+func (ex *exporter) fenceTerm(ctx context.Context) (uint64, []survivorReport, error) {
+	err := checkTermAbove(ex.opts.TermAbove, ex.log.EntryTerm)
+	if err != nil {
+		return 0, nil, err
+	}
+
+	reports, err := readSurvivors(ex.opts.Survivors, ex.log.EntryTerm)
+	if err != nil {
+		return 0, nil, err
+	}
+
+	newest, err := ex.dir.newestTime()
+	if err != nil {
+		return 0, nil, err
+	}
+
+	err = ex.checkClock(newest)
+	if err != nil {
+		return 0, nil, err
+	}
+
+	highest, err := ex.dir.seenHere(ctx, ex.log)
+	if err != nil {
+		return 0, nil, err
+	}
+
+	_, doubt := seenTerm(ex.log)
+	if doubt != "" {
+		ex.report.Warnings = append(ex.report.Warnings, doubt)
+	}
+
+	for _, r := range reports {
+		highest = max(highest, r.highestTerm())
+	}
+
+	return fenceTerm(highest, ex.opts.TermAbove, time.Now(), randomSpread()), reports, nil
+}
+
+// checkClock refuses to number a fence by a clock that is behind, unless the administrator says what it must lie above.
+func (ex *exporter) checkClock(newest written) error {
+	if ex.opts.TermAbove > 0 {
+		return nil
+	}
+
+	return checkClock(time.Now(), newest)
 }
 
 // readRest reads what the outline has left.
@@ -327,17 +390,36 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 	}
 
 	verified := startVerification(ctx, ex.log, ex.report.Before.Index, "the global database in "+ex.dir.global(), ex.served)
-	err := ex.pack(verified)
+	err := ex.pack(ctx, verified)
 	verifyErr := verified.end()
 	if verifyErr != nil {
 		return nil, verifyErr
 	}
 
+	if err != nil {
+		return nil, err
+	}
+
 	ex.report.Database = verified.summary
-	return ex.report, err
+	return ex.report, nil
 }
 
-func (ex *exporter) pack(verified *verification) error {
+// approve is asked when the tarball is packed, and before anybody gets it: it must be verified, and its term is noted first.
+func (ex *exporter) approve(ctx context.Context, verified *verification) error {
+	err := verified.wait()
+	if err != nil {
+		return err
+	}
+
+	err = ex.checkClock(heartbeat(verified.summary.Heartbeat))
+	if err != nil {
+		return err
+	}
+
+	return ex.dir.noteTerms(ctx, ex.report.Raft.Term)
+}
+
+func (ex *exporter) pack(ctx context.Context, verified *verification) error {
 	pack := func(w io.Writer) error {
 		counted := &countingWriter{w: w}
 		done := ex.opts.Progress.start("Writing "+ex.report.name(), bundle.Size(ex.pieces))
@@ -349,10 +431,10 @@ func (ex *exporter) pack(verified *verification) error {
 	}
 
 	if ex.opts.Stdout == nil {
-		return writeOutput(ex.opts.Output, ex.opts.Force, pack, verified.wait)
+		return writeOutput(ex.opts.Output, ex.opts.Force, pack, func() error { return ex.approve(ctx, verified) })
 	}
 
-	err := verified.wait()
+	err := ex.approve(ctx, verified)
 	if err != nil {
 		return err
 	}
@@ -366,30 +448,4 @@ func (r *ExportReport) name() string {
 	}
 
 	return r.File
-}
-
-// exportTerm is the fence's term: above every term that this member and the survivors' reports know of. It warns of survivors
-// whose snapshot holds more than the export's last entry: raft never takes a snapshot back, so such a member has to be imported
-// to. Left out, it never catches up, a voter that is online and has other rows (measured with LXD 5.0.2).
-func exportTerm(log *raftlog.Log, last uint64, survivors []string) (term uint64, ahead []string, err error) {
-	highest := log.MaxTerm
-	for _, file := range survivors {
-		report, err := readReport(file)
-		if err != nil {
-			return 0, nil, err
-		}
-
-		highest = max(highest, report.Raft.MaxTerm, report.Raft.MetadataTerm)
-		if report.Raft.SnapshotIndex >= last {
-			ahead = append(ahead, fmt.Sprintf("%s: that member's snapshot reaches index %d, and what is exported ends at %d: "+
-				"it must be imported to, raft alone cannot bring it to this database", file, report.Raft.SnapshotIndex, last))
-		}
-	}
-
-	if highest > maxTerm {
-		return 0, nil, fmt.Errorf("a raft term of %d is beyond anything that raft counts to: "+
-			"the metadata of this member, or a --survivor report, is damaged", highest)
-	}
-
-	return fenceTerm(highest, time.Now()), ahead, nil
 }

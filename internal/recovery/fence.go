@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -20,26 +19,14 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// termStep is how far the fence's term lies above every known one. A member that nobody asked may have gone through some
-// elections since; one that goes on electing itself without a quorum gains a term every few seconds, which is what the Unix
-// time in the fence is for.
-const termStep = 1000
-
-// maxTerm bounds what is believed of a term: metadata carry no checksum, so a flipped bit can make it anything.
-const maxTerm = 1 << 62
-
-// fenceTerm is the term of the fence: above every term that a survivor can hold, and another one for every attempt.
-func fenceTerm(highest uint64, now time.Time) uint64 {
-	return max(highest+termStep, uint64(now.Unix()))
-}
-
 // fenced turns a log into the files of a minimal directory that libdqlite 1.11 to 1.18 load without repairing anything, and
 // that no member with another log can outvote:
 //
 //   - the newest snapshot that does not reach beyond the index last, and the segments that reach beyond it, all closed;
 //   - as the last one, alone in its segment, the recovery entry, with the fence's term; a log that does not end in one gets
 //     one with the configuration in force;
-//   - both metadata files with the fence's term and no vote, their versions counted on.
+//   - both metadata files with the fence's term and no vote, their versions counted on; with a single voter, with the term after that, see
+//     metadataTerm.
 //
 // The log is taken up to the index last. The result is what the directory would hold had a leader of that term written the entry. It
 // returns the position of that entry.
@@ -56,7 +43,7 @@ func fenced(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS, term
 	}
 
 	segment := raftlog.AppendBatch(raftlog.SegmentHeader(), entry)
-	pieces = append(metadataPieces(log, term), pieces...)
+	pieces = append(metadataPieces(log, metadataTerm(log, term)), pieces...)
 	pieces = append(pieces, bundle.BytesPiece(raftlog.SegmentName(entry.Index, entry.Index), segment))
 	return pieces, bundle.Position{Index: entry.Index, Term: term}, nil
 }
@@ -191,6 +178,24 @@ func recoveryEntry(ctx context.Context, log *raftlog.Log, last uint64) (raftlog.
 	}
 
 	return raftlog.Entry{}, fmt.Errorf("the log has no entry with index %d", log.LastIndex)
+}
+
+// metadataTerm is the term of the metadata beside a fence with that term. Several voters elect a leader in a later term. The only voter leads
+// at once, and its next entries take the term of its metadata: with the fence's own, they would be what another member could have from the
+// same fence, started before, with other content.
+func metadataTerm(log *raftlog.Log, fence uint64) uint64 {
+	voters := 0
+	for _, s := range log.Configuration {
+		if s.Role == raftlog.Voter {
+			voters++
+		}
+	}
+
+	if voters == 1 {
+		return fence + 1
+	}
+
+	return fence
 }
 
 // metadataPieces returns both metadata files with that term and no vote.

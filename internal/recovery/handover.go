@@ -33,6 +33,11 @@ func (ed *editor) handOver(ctx context.Context) error {
 	}
 
 	ed.report.Kept = ed.dir.join(keep)
+	err = ed.dir.noteTerms(ctx, ed.seen)
+	if err != nil {
+		return err
+	}
+
 	ed.reporter.run.ID = bundle.NewRun()
 	ed.reporter.prepare(keep, ed.report)
 	err = ed.opts.Own(ctx)

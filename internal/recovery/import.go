@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
@@ -164,6 +165,15 @@ type importer struct {
 	// aboveFence says why another member could outvote the tarball's log; empty if none can.
 	aboveFence string
 
+	// started says why the tarball must not start a cluster any more, see startedBefore; empty if it may.
+	started string
+
+	// snapshotBeyond says that this member's own snapshot lies beyond the tarball's fence; empty if it does not.
+	snapshotBeyond string
+
+	// peers are the members that serve a working cluster; nil where none was asked.
+	peers []daemon.Peer
+
 	// leftOut are transactions that lie on this member's disk, are not in its log because of damage, and not in the tarball.
 	leftOut []Discarded
 
@@ -194,7 +204,15 @@ func (im *importer) checkLoss() error {
 		return err
 	}
 
+	unknown := "what would be lost with this member's own database cannot be told: " + im.unknownLoss
+	if im.snapshotBeyond != "" {
+		im.warnOnce(im.snapshotBeyond)
+		unknown += "; " + im.snapshotBeyond
+	}
+
 	switch {
+	case im.started != "":
+		return &Refusal{Code: "started-before", Member: im.report.Member.Name, Reason: im.started}
 	case im.opts.DiscardLocal:
 		im.warnOnce(im.aboveFence)
 		if im.unknownLoss != "" {
@@ -209,8 +227,7 @@ func (im *importer) checkLoss() error {
 		// It is compared again once LXD is down.
 		im.warnOnce("what only this member has cannot be told while LXD runs: " + im.unknownLoss)
 	case im.unknownLoss != "":
-		return &Refusal{Code: "loss-unknown", Reason: "what would be lost with this member's own database cannot be told: " + im.unknownLoss,
-			Flag: "--discard-local-entries"}
+		return &Refusal{Code: "loss-unknown", Reason: unknown, Flag: "--discard-local-entries"}
 	}
 
 	return nil
@@ -227,6 +244,11 @@ func (im *importer) warnOnce(text string) {
 func (im *importer) replace(ctx context.Context) error {
 	var err error
 	im.others, err = im.dir.copyOtherFiles(ctx, nil)
+	if err != nil {
+		return err
+	}
+
+	err = im.dir.noteTerms(ctx, im.report.Raft.Term, im.log.Term)
 	if err != nil {
 		return err
 	}

@@ -92,7 +92,7 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 
 		im.unknownLoss = im.unreadable(err)
 		r.GainedUntold = "this member's own log cannot be read"
-		return nil
+		return im.checkFence(ctx, nil)
 	}
 
 	r.Local = &bundle.Position{Index: local.LastIndex, Term: local.LastTerm}
@@ -123,12 +123,41 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 		return err
 	}
 
-	im.aboveFence, err = im.outvotes(local)
+	err = im.checkFence(ctx, local)
 	if err != nil {
 		return err
 	}
 
 	return im.compareGained(ctx, local)
+}
+
+// checkFence compares the tarball's fence with what this member has seen. local is its own log, nil where it cannot be read.
+func (im *importer) checkFence(ctx context.Context, local *raftlog.Log) error {
+	var err error
+	im.snapshotBeyond = im.beyondFence(local)
+	im.started, err = im.startedBefore(ctx, local)
+	if err == nil {
+		im.aboveFence, err = im.outvotes(ctx, local)
+	}
+
+	return err
+}
+
+// beyondFence says that this member's own snapshot lies beyond the tarball's fence. That does it no harm, as it is imported to; but others may
+// have such a snapshot, too. A snapshot fence is above all of them.
+func (im *importer) beyondFence(local *raftlog.Log) string {
+	if local == nil {
+		return ""
+	}
+
+	s := local.Snapshot()
+	if s == nil || !beyond(bundle.Position{Index: s.Index, Term: s.Term}, im.log, im.report.Raft) || goesOnFrom(local, im.report.Raft, nil) {
+		return ""
+	}
+
+	return fmt.Sprintf("this member's own snapshot, at index %d, lies beyond the tarball's fence at %s. A member with such a snapshot that is not imported to "+
+		"takes nothing from the others, and `lxc cluster list` says that it is ONLINE: import on every member, "+
+		"or export again with --snapshot-fence, which brings such members along", s.Index, im.report.Raft)
 }
 
 // damagedLocal finds what lies on this member's disk and is not in its log, and says why what is lost cannot be told; that is empty if
@@ -171,12 +200,20 @@ func (im *importer) unreadable(err error) string {
 	return "it cannot be read: " + err.Error()
 }
 
-// outvotes says why this member's own log could outvote the tarball's, empty where it could not: it has seen a term that is
-// not below the fence's, so another member may hold such a log, too. That is as it should be on a member that has run on this
-// very recovery before.
-func (im *importer) outvotes(local *raftlog.Log) (string, error) {
-	if local.MaxTerm < im.report.Raft.Term {
-		return "", nil
+// outvotes says why this member's own log, or another one's, could outvote the tarball's; empty where none could: this member has seen a
+// term that is not below the fence's, now or in an earlier run, so another member may hold such a log, too. That is as it should be on a
+// member that has run on this very recovery before, or beside the cluster that runs on it.
+func (im *importer) outvotes(ctx context.Context, local *raftlog.Log) (string, error) {
+	var own uint64
+	if local != nil {
+		var doubt string
+		own, doubt = seenTerm(local)
+		im.warnOnce(doubt)
+	}
+
+	highest, err := im.dir.seenHere(ctx, local)
+	if err != nil || own < im.report.Raft.Term && highest <= im.log.Term { // which may be one above the fence's
+		return "", err
 	}
 
 	record, err := readRecord(im.dir.database())
@@ -184,8 +221,18 @@ func (im *importer) outvotes(local *raftlog.Log) (string, error) {
 		return "", err
 	}
 
-	return fmt.Sprintf("this member has seen raft term %d, and the tarball is fenced with term %d only: another member could outvote it. "+
-		"Save `lxd-recover global-db-inspect --format json` here and export again with --survivor", local.MaxTerm, im.report.Raft.Term), nil
+	works, err := im.recoveryWorks(ctx)
+	if err != nil || works {
+		return "", err
+	}
+
+	where := ""
+	if highest > own {
+		where = " in an earlier run"
+	}
+
+	return fmt.Sprintf("this member has seen raft term %d%s, and the tarball is fenced with term %d only: another member could outvote it. "+
+		"Save `lxd-recover global-db-inspect --format json` here and export again with --survivor", highest, where, im.report.Raft.Term), nil
 }
 
 // beforeLoader opens what LXD's own loader has removed, see emptied: the newest of the backups that it makes first has it, but for

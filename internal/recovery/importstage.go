@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
@@ -219,6 +220,11 @@ func (im *importer) checkLog(log *raftlog.Log) error {
 	if !im.tarball.Members.SameServers(log.Configuration) {
 		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1,
 			Text: "the member list of the tarball is not the one in its raft log"}}}
+	}
+
+	if log.EntryTerm > maxProvenTerm-termStep || !believable(log.Term, log.EntryTerm) {
+		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1,
+			Text: fmt.Sprintf("it has the raft term %d, and no raft counts that far", log.MaxTerm)}}}
 	}
 
 	im.report.Raft = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
@@ -435,13 +441,25 @@ func (im *importer) sameAsLive() (bool, error) {
 }
 
 // fenceOwn fences a tarball of LXD's own in the staging directory. Every member must compute the same bytes from the same
-// tarball, so the term comes from nothing but the tarball: the highest term in it and the newest time stamp in the archive.
+// tarball, so the term comes from nothing but the tarball: the highest term in it, the newest time stamp in the archive, and its digest.
 // On a member that LXD's own loader brings the tarball to the entry keeps term 1; raft replaces it by the fenced one, which
 // has the same content.
 func (im *importer) fenceOwn(ctx context.Context) (*raftlog.Log, error) {
 	im.fencedHere = true
+	newest := time.Unix(im.tarball.Newest, 0)
+	if im.tarball.Newest < 0 || im.tarball.Newest > maxTerm/1000 {
+		return nil, &DamageError{What: im.opts.Tarball, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1,
+			Text: "its newest time stamp is " + second(newest)}}, Advice: "Copy the tarball again, or export it again."}
+	}
+
+	spread, err := digestSpread(im.tarball.Digest)
+	if err != nil {
+		return nil, err
+	}
+
 	log, err := fenceStaged(ctx, im.dir, im.opts.Progress, func(log *raftlog.Log) (uint64, uint64) {
-		return log.LastIndex, max(log.MaxTerm+termStep, uint64(im.tarball.Newest))
+		seen, _ := seenTerm(log)
+		return log.LastIndex, fenceTerm(seen, 0, newest, spread)
 	})
 	if err != nil {
 		return nil, err

@@ -101,6 +101,9 @@ type InspectEntry struct {
 	Type     string `json:"type" yaml:"type"`         // command, barrier or change
 	Checksum string `json:"checksum" yaml:"checksum"` // first 16 bytes of the SHA-256 of the decoded payload, hexadecimal
 
+	// Transaction is true of a command that is a whole transaction of the database. Reports of earlier versions do not tell.
+	Transaction bool `json:"transaction,omitempty" yaml:"transaction,omitempty"`
+
 	Members member.List `json:"members,omitempty" yaml:"members,omitempty"` // of a change, without names
 }
 
@@ -177,7 +180,7 @@ func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) (transact
 			transactions = append(transactions, InspectTransaction{Index: entry.Index, Term: entry.Term})
 		}
 
-		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry)}
+		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry), Transaction: isTransaction(entry)}
 		if entry.Type == raftlog.ChangeEntry {
 			servers, err := raftlog.ParseConfiguration(entry.Data)
 			if err == nil {

@@ -17,17 +17,7 @@ import (
 // Every other member is asked, at its old and its new address. The cluster that this recovery has already brought back is
 // recognised by the mark that each import leaves.
 func (im *importer) checkPeers(ctx context.Context) error {
-	var addresses []string
-	for _, list := range [][]string{addressesBut(im.report.Member.ID, im.node.Members), addressesBut(im.report.Member.ID, im.tarball.Members)} {
-		for _, a := range list {
-			if !slices.Contains(addresses, a) && a != im.node.ClusterAddress && a != im.report.Member.Address {
-				addresses = append(addresses, a)
-			}
-		}
-	}
-
-	im.opts.Progress.step("Asking the other members whether a cluster works without this recovery")
-	peers, err := daemon.AskPeers(ctx, im.dir.path, addresses, nodedb.MarkQuery)
+	peers, err := im.askPeers(ctx)
 	if err != nil {
 		return err
 	}
@@ -42,6 +32,26 @@ func (im *importer) checkPeers(ctx context.Context) error {
 	}
 
 	return nil
+}
+
+// askPeers asks the other members for the mark of their recovery. Those are listed that serve a working cluster.
+func (im *importer) askPeers(ctx context.Context) ([]daemon.Peer, error) {
+	var addresses []string
+	for _, list := range [][]string{addressesBut(im.report.Member.ID, im.node.Members), addressesBut(im.report.Member.ID, im.tarball.Members)} {
+		for _, a := range list {
+			if !slices.Contains(addresses, a) && a != im.node.ClusterAddress && a != im.report.Member.Address {
+				addresses = append(addresses, a)
+			}
+		}
+	}
+
+	im.opts.Progress.step("Asking the other members whether a cluster works without this recovery")
+	peers, err := daemon.AskPeers(ctx, im.dir.path, addresses, nodedb.MarkQuery)
+	if err == nil {
+		im.peers = append([]daemon.Peer{}, peers...)
+	}
+
+	return peers, err
 }
 
 // isMark tells whether a row of a peer's node database is the mark of this recovery. JSON has turned its numbers to floats.

@@ -220,6 +220,11 @@ func (rp *repairer) replace(ctx context.Context) error {
 		return err
 	}
 
+	err = rp.dir.noteTerms(ctx, rp.report.Metadata.Term)
+	if err != nil {
+		return err
+	}
+
 	cycle, err := rp.stop(ctx)
 	if err != nil {
 		return err
@@ -257,6 +262,10 @@ func (rp *repairer) startRepaired(ctx context.Context, cycle *daemonCycle) error
 func (rp *repairer) exchange(ctx context.Context) error {
 	if signature(rp.dir.global()) != rp.read {
 		err := rp.lookAgain(ctx)
+		if err == nil {
+			err = rp.dir.noteTerms(ctx, rp.report.Metadata.Term)
+		}
+
 		if err != nil {
 			return err
 		}

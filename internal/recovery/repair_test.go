@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -108,8 +109,13 @@ func wantRepaired(t testing.TB, lxd string, r *RepairReport, last uint64, term u
 		t.Errorf("the report: %s", data)
 	}
 
-	if left := namesIn(t, lxd); len(left) != 3 { // database, the kept one, its report
+	if left := namesIn(t, lxd); len(left) != 4 { // database, the kept one, its report, the high-water file
 		t.Errorf("left: %q", left)
+	}
+
+	h, err := directory{lxd}.readHighWater()
+	if err != nil || h.Term < log.Term {
+		t.Errorf("the high-water file: %+v, %v, the repaired database has term %d", h, err, log.Term)
 	}
 }
 
@@ -388,7 +394,7 @@ func TestRepairWrittenMeanwhile(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 
-	if left := namesIn(t, lxd); len(left) != 1 {
+	if left := namesIn(t, lxd); !slices.Equal(left, []string{databaseName, highWaterName}) {
 		t.Errorf("left: %q", left)
 	}
 }

@@ -27,7 +27,7 @@ func TestRepairedMetadata(t *testing.T) {
 	}
 	log := func(a, b *raftlog.Metadata) *raftlog.Log {
 		l := &raftlog.Log{Metadata: [2]*raftlog.Metadata{a, b}, Segments: []raftlog.Segment{{Part: raftlog.Part{MaxTerm: 4}}},
-			Snapshots: []raftlog.Snapshot{{Term: 3}}, MaxTerm: 4}
+			Snapshots: []raftlog.Snapshot{{Term: 3}}, MaxTerm: 4, EntryTerm: 4}
 		for _, m := range l.Metadata {
 			if m != nil && (m == a || m.Version > a.Version) {
 				l.Term, l.Vote = m.Term, m.Vote

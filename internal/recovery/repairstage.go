@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -33,12 +32,17 @@ func (rp *repairer) stage(ctx context.Context) error {
 		return err
 	}
 
-	kept, err := rp.keptTerm()
+	kept, err := rp.dir.seenBeside(ctx, rp.log.EntryTerm)
 	if err != nil {
 		return err
 	}
 
-	m := repairedMetadata(rp.log, fate{alone: rp.alone, given: rp.givesUp(), kept: kept})
+	noted, err := rp.dir.readHighWater()
+	if err != nil {
+		return err
+	}
+
+	m := repairedMetadata(rp.log, fate{alone: rp.alone, given: rp.givesUp(), kept: max(kept, noted.Term)})
 	rp.report.Metadata = m
 	global := filepath.Join(staging, globalName)
 	err = writePieces(global, append(votedPieces(rp.log, m.Term, m.Vote), pieces...))
@@ -63,7 +67,7 @@ func (rp *repairer) stage(ctx context.Context) error {
 type fate struct {
 	alone bool   // the member decides alone
 	given bool   // entries are given up, or have other indexes than they may have had
-	kept  uint64 // highest term of the kept databases
+	kept  uint64 // highest term of the kept databases, and of the high-water file
 }
 
 // givesUp tells whether the repaired database goes on from another state than this member has been in: so far its log may have been longer, or
@@ -73,6 +77,10 @@ func (rp *repairer) givesUp() bool {
 	return r.Raft != r.Local || r.Lost.Some || r.Uncertain
 }
 
+// lostTermStep is how far the term of a member whose metadata are lost lies above every known one: above those of the elections that others may
+// have held since, and as little above the leader's as can be, who gives way to it.
+const lostTermStep = 1000
+
 // repairedMetadata are the term and the vote of a repaired database.
 //
 // A member among others keeps both: it must not vote a second time in a term. Where they are lost, it goes on in a term above all that a member
@@ -80,22 +88,14 @@ func (rp *repairer) givesUp() bool {
 // its metadata: where it gives entries up, a higher one has the same index and term never mean two things, neither here nor in a backup
 // or on a stand-by that has the old ones.
 func repairedMetadata(log *raftlog.Log, f fate) RepairedMetadata {
-	highest, whole := log.MaxTerm, metadataWhole(log)
-	for _, m := range log.Metadata { // not only the one in force
-		if m != nil {
-			highest = max(highest, m.Term)
-		}
-	}
-
-	if highest > maxTerm { // no raft counts that far: the metadata, which have no checksum, are damaged
-		highest, whole = logTerm(log), false
-	}
+	highest, doubt := seenTerm(log)
+	whole := metadataWhole(log) && doubt == ""
 
 	switch {
 	case f.alone && (f.given || !whole):
 		return RepairedMetadata{Term: max(highest, f.kept) + 1}
 	case !whole:
-		return RepairedMetadata{Term: max(highest, f.kept) + termStep}
+		return RepairedMetadata{Term: max(highest, f.kept) + lostTermStep}
 	}
 
 	return RepairedMetadata{Term: log.Term, Vote: log.Vote, Kept: true}
@@ -130,35 +130,6 @@ func logTerm(log *raftlog.Log) uint64 {
 	}
 
 	return highest
-}
-
-// keptTerm is the highest term in the metadata of the kept databases: this member may have run on any of them.
-func (rp *repairer) keptTerm() (uint64, error) {
-	kept, err := rp.dir.kept()
-	if err != nil {
-		return 0, err
-	}
-
-	var highest uint64
-	for _, k := range kept {
-		for _, name := range []string{"metadata1", "metadata2"} {
-			data, err := os.ReadFile(rp.dir.join(k.Name, globalName, name))
-			if errors.Is(err, os.ErrNotExist) {
-				continue
-			}
-
-			if err != nil {
-				return 0, err
-			}
-
-			m, err := raftlog.ParseMetadata(data)
-			if err == nil && m.Term <= maxTerm {
-				highest = max(highest, m.Term)
-			}
-		}
-	}
-
-	return highest, nil
 }
 
 // checkStaged makes sure of what was written: the entries and the snapshot are those that were read, and there is nothing to be repaired.

@@ -164,6 +164,11 @@ func (rb *rollback) replace(ctx context.Context) (*RollbackReport, error) {
 		return nil, err
 	}
 
+	err = rb.dir.noteTerms(ctx) // of what is put back, too, which lies beside the live one
+	if err != nil {
+		return nil, err
+	}
+
 	cycle, err := rb.stop(ctx) // as it stands now: somebody may have started it while the question was open
 	if err != nil {
 		return nil, err

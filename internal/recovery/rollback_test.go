@@ -73,20 +73,6 @@ func ran(t testing.TB, database string) {
 	}
 }
 
-func wantRefused(t testing.TB, err error, code string, says ...string) {
-	t.Helper()
-	var refusal *Refusal
-	if !errors.As(err, &refusal) || refusal.Code != code {
-		t.Fatalf("%v is no refusal %q", err, code)
-	}
-
-	for _, s := range says {
-		if !strings.Contains(err.Error(), s) {
-			t.Errorf("%q does not say %q", err, s)
-		}
-	}
-}
-
 // A kept database is found by the run that replaced it, and the original one past several runs.
 func TestRollbackChooses(t *testing.T) {
 	for name, test := range map[string]struct {

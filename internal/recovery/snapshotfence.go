@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/pierrec/lz4/v4"
 
@@ -24,25 +26,84 @@ func unproven(log *raftlog.Log, last uint64) bool {
 	return log.Unproven() > 0 && last >= log.Unproven()
 }
 
+// beyond tells whether a snapshot keeps a member from following an entry fence with that position, which stands on a log. raft never takes a
+// snapshot back: one that reaches to the fence or further, or has another entry than the log at its index, stays as it is.
+func beyond(snapshot bundle.Position, log *raftlog.Log, fence bundle.Position) bool {
+	if snapshot.Index == 0 || snapshot.Index >= fence.Index {
+		return snapshot.Index > 0
+	}
+
+	term, known := log.TermAt(snapshot.Index)
+	return known && term != snapshot.Term
+}
+
+// snapshotReason says why an export is fenced by a snapshot; it is empty where it is fenced by an entry. fence is where that entry would be.
+func (ex *exporter) snapshotReason(fence bundle.Position, reports []survivorReport) string {
+	if unproven(ex.log, ex.report.Before.Index) {
+		return unprovenText(ex.log)
+	}
+
+	for _, own := range ex.log.Snapshots {
+		if own.Index >= fence.Index {
+			return fmt.Sprintf("this member's own snapshot reaches index %d, and what is exported ends at %s", own.Index, ex.report.Before)
+		}
+	}
+
+	for _, r := range reports {
+		if beyond(bundle.Position{Index: r.Raft.SnapshotIndex, Term: r.Raft.SnapshotTerm}, ex.log, fence) {
+			return fmt.Sprintf("the snapshot of %s, at index %d and term %d, is no part of what is exported, which ends at %s",
+				r.name(), r.Raft.SnapshotIndex, r.Raft.SnapshotTerm, ex.report.Before)
+		}
+	}
+
+	missing := unseen(ex.report.Members, ex.report.Source.ID, reports)
+	switch {
+	case len(reports) > 0 && len(missing) > 0:
+		return "no --survivor report tells what snapshot these voters have: " + strings.Join(missing, ", ")
+	case ex.opts.SnapshotFence:
+		return "--snapshot-fence asks for it"
+	}
+
+	return ""
+}
+
+// highestIndex is the highest index that is known of these members.
+func highestIndex(reports []survivorReport) uint64 {
+	var highest uint64
+	for _, r := range reports {
+		highest = max(highest, r.Raft.LastIndex, r.Raft.SnapshotIndex)
+	}
+
+	return highest
+}
+
 // unprovenText says what is done about that.
 func unprovenText(log *raftlog.Log) string {
 	return fmt.Sprintf("the files that would prove the indexes from %d on are gone: the database goes on from a snapshot, without the entries", log.Unproven())
 }
 
+// snapshotPlace is where a snapshot fence goes: its term, an index that is above that of every entry and snapshot, and the time that its
+// name has.
+type snapshotPlace struct {
+	term  uint64
+	above uint64 // the highest index that is known
+	made  time.Time
+}
+
 // snapshotFence is a directory with no entries at all: a snapshot of the database after the entry with index last, at an index and a term
-// that no member has, and the metadata. Entries whose indexes are not proven never leave a member as segments: where another member
-// has others with the same index and term, raft would take them for the same. The directory scratch is for the snapshot's file, which
-// must stay until the pieces are read.
-func snapshotFence(ctx context.Context, log *raftlog.Log, last, term uint64, scratch string) ([]bundle.Piece, bundle.Position, error) {
-	at := bundle.Position{Index: last + snapshotStep, Term: term}
-	name := fmt.Sprintf("snapshot-%d-%d-1", at.Term, at.Index)
+// that no member has, and the metadata. A member takes it whatever it has itself, a snapshot beyond the last entry too, and there is
+// no pair of index and term that another member could have with other content; so entries whose indexes are not proven never leave
+// a member as segments. The directory scratch is for the snapshot's file, which must stay until the pieces are read.
+func snapshotFence(ctx context.Context, log *raftlog.Log, last uint64, place snapshotPlace, scratch string) ([]bundle.Piece, bundle.Position, error) {
+	at := bundle.Position{Index: max(last, log.LastIndex, place.above) + snapshotStep, Term: place.term}
+	name := fmt.Sprintf("snapshot-%d-%d-%d", at.Term, at.Index, max(place.made.UnixMilli(), 1))
 	size, err := writeSnapshot(ctx, log, last, filepath.Join(scratch, name))
 	if err != nil {
 		return nil, at, err
 	}
 
 	fsys := os.DirFS(scratch)
-	pieces := append(metadataPieces(log, term),
+	pieces := append(metadataPieces(log, metadataTerm(log, place.term)),
 		bundle.BytesPiece(name+".meta", raftlog.EncodeSnapshotMeta(at.Index, log.Configuration)),
 		bundle.FilePiece(fsys, name, name, size, ""))
 	return pieces, at, nil

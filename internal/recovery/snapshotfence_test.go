@@ -3,10 +3,14 @@
 package recovery
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
@@ -22,10 +26,11 @@ func TestSnapshotFence(t *testing.T) {
 		t.Fatalf("the log ends at %d, unproven from %d, %d readings, healthy %v", log.LastIndex, log.Unproven(), len(log.Readings), log.Healthy())
 	}
 
-	pieces, fence, err := snapshotFence(t.Context(), log, log.LastIndex, 5000, t.TempDir())
+	pieces, fence, err := snapshotFence(t.Context(), log, log.LastIndex, snapshotPlace{term: 5000, made: time.UnixMilli(777)}, t.TempDir())
 	must(t, err)
-	if fence.Index != last+snapshotStep || fence.Term != 5000 {
-		t.Errorf("the fence is %v", fence)
+	name := fmt.Sprintf("snapshot-5000-%d-777", last+snapshotStep)
+	if fence.Index != last+snapshotStep || fence.Term != 5000 || !slices.ContainsFunc(pieces, func(p bundle.Piece) bool { return p.Name == name }) {
+		t.Errorf("the fence is %v, of %v", fence, pieces)
 	}
 
 	served := serve(t.Context(), pieces, fence)
@@ -37,7 +42,7 @@ func TestSnapshotFence(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "global")
 	must(t, writePieces(dir, pieces))
 	got := openDir(t, dir)
-	if !got.Healthy() || got.LastIndex != fence.Index || got.LastTerm != fence.Term || len(got.Segments) != 0 || got.Term != fence.Term {
+	if !got.Healthy() || got.LastIndex != fence.Index || got.LastTerm != fence.Term || len(got.Segments) != 0 || got.Term != fence.Term+1 {
 		t.Errorf("healthy %v, index %d, term %d, %d segments, %v", got.Healthy(), got.LastIndex, got.LastTerm, len(got.Segments), got.Problems)
 	}
 

@@ -93,6 +93,11 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		return nil, err
 	}
 
+	_, err = dir.readHighWater()
+	if err != nil {
+		report.problem("%v", err)
+	}
+
 	err = report.pending(dir)
 	if err != nil {
 		return nil, err

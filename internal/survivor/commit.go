@@ -10,10 +10,10 @@ import (
 
 // committed returns the index up to which no leader can lack the best log's entries.
 func (c *comparison) committed() uint64 {
-	floor := c.best.Snapshot.Index
+	floor := uint64(0)
 	for i, l := range c.logs {
-		if l.Snapshot.Index <= c.shared[i].upTo {
-			floor = max(floor, l.Snapshot.Index)
+		if l.certain <= c.shared[i].upTo {
+			floor = max(floor, l.certain)
 		}
 	}
 

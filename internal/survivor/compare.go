@@ -238,7 +238,7 @@ func (c *comparison) judge(best int, configurations []raftlog.Configuration, who
 		switch {
 		case s.branch > 0 && s.sameTerm && s.upTo <= 1:
 			r.Verdict = Different
-		case s.branch > 0 && s.sameTerm, r.Verdict != Split && c.logs[i].Whole && s.upTo < c.logs[i].Snapshot.Index:
+		case s.branch > 0 && s.sameTerm, r.Verdict != Split && c.logs[i].Whole && s.upTo < c.logs[i].certain:
 			r.Verdict = Conflict
 		default:
 			continue
@@ -289,7 +289,7 @@ func (c *comparison) judge(best int, configurations []raftlog.Configuration, who
 	}
 
 	for i, s := range c.shared {
-		if s.upTo < c.logs[i].Snapshot.Index {
+		if s.upTo < c.logs[i].certain {
 			r.Verdict, r.Between = Conflict, [2]int{best, i}
 			return
 		}

@@ -55,6 +55,15 @@ func with(l *Log, change func(*Log)) *Log {
 	return l
 }
 
+// writes makes transactions of the entries with these indexes.
+func writes(l *Log, indexes ...uint64) *Log {
+	for _, index := range indexes {
+		l.Entries[index-l.First].Transaction = true
+	}
+
+	return l
+}
+
 // snapshotAt replaces the entries up to an index by a snapshot.
 func snapshotAt(l *Log, index uint64) *Log {
 	e, _ := l.At(index)
@@ -114,6 +123,12 @@ func TestCompare(t *testing.T) {
 		{"one alone has the last", []*Log{logOf(1, 2, 2, 3), logOf(2, 2, 2), logOf(3, 2, 2)}, Known, []int{0}, 3, 3, "[]", "4-4 never"},
 		{"the same, one unseen", []*Log{logOf(1, 2, 2, 3), logOf(2, 2, 2)}, Known, []int{0}, 3, 3, "[]", "4-4"},
 		{"only one seen", []*Log{logOf(1, 2, 2, 3)}, TooFew, []int{0}, 4, 0, "[]", "1-4"},
+		{"two transactions of a term", []*Log{writes(logOf(1, 2, 2, 3, 3, 3), 4, 6)}, TooFew, []int{0}, 6, 4, "[]", "5-6"},
+		{"transactions of two terms", []*Log{writes(logOf(1, 2, 2, 3, 3), 3, 4)}, TooFew, []int{0}, 5, 0, "[]", "1-5"},
+		{"a recovery entry between them", []*Log{writes(with(logOf(1, 2, 2, 2), func(l *Log) { l.Entries[2].Term = 1 }), 2, 4)},
+			TooFew, []int{0}, 4, 0, "[]", "1-4"},
+		{"another log proves it", []*Log{logOf(1, 2, 2, 2, 2, 4), writes(logOf(2, 2, 2, 2, 2), 3, 5)}, Known, []int{0}, 5, 3, "[]", "4-5, 6-6"},
+		{"outranked, and committed", []*Log{logOf(1, 3), logOf(2, 3), writes(logOf(3, 2, 2, 2), 3, 4)}, Conflict, nil, 0, 0, "", ""},
 		{"an edit hides the term", []*Log{edited(logOf(1, 2, 2, 3)), logOf(2, 2, 2), logOf(3, 2, 2)}, Known, []int{0}, 3, 3, "[]", "4-4 never"},
 		{"edited everywhere in term 1", []*Log{edited(logOf(1, 1, 1)), edited(logOf(2, 1, 1)), edited(logOf(3, 1))}, Known, []int{0, 1}, 2, 3, "[]", "[]"},
 		{"shorter but newer", []*Log{logOf(1, 2, 2, 2, 2), logOf(2, 2, 3), logOf(3, 2, 3)}, Known, []int{1, 2}, 2, 3, "3: 3 2", "3-5 never"},

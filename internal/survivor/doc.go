@@ -20,6 +20,10 @@
 //   - A leader changes at most one voter at a time, and only when the last change is committed. Majorities of two
 //     configurations that follow each other overlap.
 //   - A snapshot holds nothing but committed entries.
+//   - dqlite runs one writing transaction at a time, and its leader begins the next one only when the last is applied. So of two
+//     transactions of one term in one log the first was committed, and all before it. A leader counts the entries of its own term as raft
+//     does, so this holds for libraft before 0.17, too. It is the only proof of a commit on a single disk besides a snapshot, and needs an
+//     LXD's log, which has one database.
 //
 // # What follows
 //
@@ -43,21 +47,21 @@
 //
 // A log whose end is in doubt, for damage or because a daemon was writing it, vouches for its sound entries, but does not
 // count as seen: what it held after them is not known. The same goes for a copy of an earlier time, a backup for one, but for one
-// thing: it is whole as it is, and can be the best log. Where a majority was seen and yet a snapshot of any log reaches
-// beyond the best one, what was seen was not the members' last state: the logs contradict each other.
+// thing: it is whole as it is, and can be the best log. Where a majority was seen and yet a snapshot, or the first of two transactions of one
+// term, of any log lies beyond the best one, what was seen was not the members' last state: the logs contradict each other.
 //
-// An entry of the best log is committed for certain if it is in a snapshot, or at or below an entry k of term w that a majority of
-// the voters holds whose current term is w or w+1. Holding alone is not enough: an entry of an older term can lie on a majority, put
-// there by a later leader, and still be replaced by one elected in between (raft, figure 8). With current terms that low there
-// was nobody in between. The other way to know is to have seen all voters, and that no voter without the entry could
-// gather a majority of votes from these logs. In both cases what is claimed is: no leader can lack it. Whether a client was
-// told that its change succeeded is in no log.
+// An entry of the best log is committed for certain if it is in a snapshot, at or before the first of two transactions of one term, of
+// whichever of the logs; or at or below an entry k of term w that a majority of the voters holds whose current term is w or w+1.
+// Holding alone is not enough: an entry of an older term can lie on a majority, put there by a later leader, and still be replaced by
+// one elected in between (raft, figure 8). With current terms that low there was nobody in between. The other way to know is to have
+// seen all voters, and that no voter without the entry could gather a majority of votes from these logs. In all cases what is claimed
+// is: no leader can lack it. Whether a client was told that its change succeeded is in no log.
 //
 // An entry that fewer than half of the voters can hold, the unseen ones counted as if they did, was never committed, whatever the
 // changes of configuration. All other entries may or may not have been.
 //
-// Logs that have different entries under one index and term, that miss a snapshot which they outrank, or whose cluster
-// certificates differ, are not logs of one raft history, or no longer: nothing is recommended.
+// Logs that have different entries under one index and term, that miss what they outrank and a snapshot or two transactions prove to be
+// committed, or whose cluster certificates differ, are not logs of one raft history, or no longer: nothing is recommended.
 //
 // # After a recovery
 //

@@ -22,8 +22,13 @@ func (p Position) Compare(q Position) int {
 
 // Entry is an entry without its content. It is small: a log may have hundreds of thousands.
 type Entry struct {
-	Term   uint64
-	Type   raftlog.EntryType
+	Term uint64
+	Type raftlog.EntryType
+
+	// Transaction is true of a CommandEntry that is known to write to the database, dqlite's "frames". One of which nobody told is no
+	// transaction here, so it proves nothing.
+	Transaction bool
+
 	Sum    [16]byte               // of the decoded content
 	Change *raftlog.Configuration // of a ChangeEntry
 }
@@ -47,7 +52,10 @@ type Log struct {
 	Whole  bool   // the end of the log is beyond doubt
 	Copy   bool   // of an earlier time: sound as it is, but it does not tell where the member's log ended
 
-	changes []uint64 // indexes of the configurations among the entries; filled in by withoutRecovery
+	// Filled in by withoutRecovery: the indexes of the configurations among the entries, and the one up to which the log was committed,
+	// as its snapshot or its transactions prove.
+	changes []uint64
+	certain uint64
 }
 
 // Last is the last position.
@@ -109,8 +117,33 @@ func (l *Log) withoutRecovery() (Log, []raftlog.Configuration) {
 		}
 	}
 
+	c.certain = max(c.Snapshot.Index, c.confirmed())
 	configurations := slices.Concat([]raftlog.Configuration{c.inForce(c.Last().Index)}, doubtful)
 	return c, configurations
+}
+
+// confirmed is the last index of which the log itself proves that it, and all before it, was committed; 0 where it proves nothing. A leader
+// of dqlite begins a transaction only when its last one is applied: so of two in one term the first was committed. Where the terms
+// fall, at a recovery entry, another history begins that may go on in a term of before.
+func (l *Log) confirmed() uint64 {
+	var found, at, term uint64 // at is the last transaction so far, which has that term
+	for i, e := range l.Entries {
+		if e.Term != term {
+			at, term = 0, e.Term
+		}
+
+		if !e.Transaction {
+			continue
+		}
+
+		if at > 0 {
+			found = at
+		}
+
+		at = l.First + uint64(i)
+	}
+
+	return found
 }
 
 // termBefore is the highest term before an index.
@@ -175,7 +208,7 @@ func compare(a *Log, b *Log) shared {
 		index = min(a.known(), b.known())
 	}
 
-	certain := min(a.Snapshot.Index, b.Snapshot.Index) // both committed, so in one history the same
+	certain := min(a.certain, b.certain) // both committed, so in one history the same
 	for ; index <= end; index++ {
 		x, okA := a.At(index)
 		y, okB := b.At(index)

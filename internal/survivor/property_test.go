@@ -17,6 +17,7 @@ const histories = 40000
 //
 //   - A log that is recommended holds every committed entry.
 //   - What was committed for certain, no member can be elected without; what was never committed, was not.
+//   - What two transactions of a log prove was committed, to begin with.
 //   - Nothing is recommended exactly where the logs cannot tell: where the members that were not seen can have had the best log,
 //     too, and gone on from there, so that an entry is committed which none of the logs seen has. That is carried out.
 func TestHistories(t *testing.T) {
@@ -67,8 +68,8 @@ func TestHistories(t *testing.T) {
 		}
 	}
 
-	for _, f := range []string{"demoted", "uncommitted tail", "a copy", "never",
-		"certain beyond snapshots", "a committed entry is missing elsewhere", "not certain on a majority"} {
+	for _, f := range []string{"demoted", "uncommitted tail", "a copy", "never", "certain beyond snapshots",
+		"certain by transactions alone", "a committed entry is missing elsewhere", "not certain on a majority"} {
 		if figures[f] < histories/100 {
 			t.Errorf("only %d times: %s", figures[f], f)
 		}
@@ -148,10 +149,9 @@ func (s *simulation) holdsAll(log []Entry, upTo uint64) error {
 // checkEntries checks what is said of single entries.
 func (s *simulation) checkEntries(logs []evidence, r Result, figures map[string]int) error {
 	best := logs[r.Best[0]].whole
-	for _, l := range logs {
-		if l.Whole && l.Snapshot.Index > r.Committed {
-			return fmt.Errorf("entry %d is in a snapshot and not committed for certain", l.Snapshot.Index)
-		}
+	err := s.checkConfirmed(logs, r, figures)
+	if err != nil {
+		return err
 	}
 
 	if r.Committed > 0 {
@@ -191,6 +191,30 @@ func (s *simulation) checkEntries(logs []evidence, r Result, figures map[string]
 			if !tail.Never && 2*len(tail.Voters) > len(voters(r.Configuration)) {
 				figures["not certain on a majority"]++
 			}
+		}
+	}
+
+	return nil
+}
+
+// checkConfirmed checks what each log proves by itself.
+func (s *simulation) checkConfirmed(logs []evidence, r Result, figures map[string]int) error {
+	for _, l := range logs {
+		if l.Whole && l.Snapshot.Index > r.Committed {
+			return fmt.Errorf("entry %d is in a snapshot and not committed for certain", l.Snapshot.Index)
+		}
+
+		index := l.confirmed()
+		if l.Whole && index > r.Committed {
+			return fmt.Errorf("entry %d of member %d has a transaction of its term after it and is not committed for certain", index, l.Member)
+		}
+
+		if index > 0 && (index > uint64(len(s.committed)) || !s.committed[index-1].same(l.whole[index-1])) {
+			return fmt.Errorf("entry %d of member %d has a transaction of its term after it and was not committed", index, l.Member)
+		}
+
+		if index == r.Committed && index > l.Snapshot.Index {
+			figures["certain by transactions alone"]++
 		}
 	}
 

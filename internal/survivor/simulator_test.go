@@ -159,6 +159,20 @@ func (s *simulation) propose(n *node, change raftlog.Configuration) {
 	s.advance(n)
 }
 
+// write has a leader write a transaction, unless its last one is not applied yet. Its commit index is what it has applied.
+func (s *simulation) write(n *node) {
+	for i := uint64(len(n.log)); i > n.commit && n.log[i-1].Term == n.term; i-- {
+		if n.log[i-1].Transaction {
+			return
+		}
+	}
+
+	e := s.entry(n.term, nil)
+	e.Transaction = true
+	n.log = append(n.log, e)
+	s.advance(n)
+}
+
 // mayChange tells whether a leader may change the configuration: the last change is committed, and, where strict, so is an
 // entry of its own term. dqlite does not ask for the second, without which raft itself is not safe; LXD's leader has such an
 // entry, as it reads the database first.
@@ -265,6 +279,8 @@ func (s *simulation) step() {
 			n.snapshot += 1 + s.Uint64N(n.commit-n.snapshot)
 		}
 	case !n.leader:
+	case what < 44:
+		s.write(n)
 	case what < 50:
 		s.propose(n, nil)
 	case what < 60:

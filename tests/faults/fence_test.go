@@ -61,11 +61,11 @@ func retermed(fenced tree, other tree) (tree, error) {
 		return nil, err
 	}
 
-	entry.Term = term
+	entry.Term = term // there is more than one voter, so that it is that of the metadata
 	want.replace("global/"+raftlog.SegmentName(entry.Index, entry.Index), raftlog.AppendBatch(raftlog.SegmentHeader(), entry))
 
-	// SQLite's integers are big-endian, and Unix seconds have four bytes until 2038.
-	before, after := binary.BigEndian.AppendUint32(nil, uint32(old)), binary.BigEndian.AppendUint32(nil, uint32(term))
+	// SQLite's integers are big-endian, and Unix milliseconds have six bytes.
+	before, after := binary.BigEndian.AppendUint64(nil, old)[2:], binary.BigEndian.AppendUint64(nil, term)[2:]
 	local := want["local.db"].content
 	if n := bytes.Count(local, before); n != 1 {
 		return nil, fmt.Errorf("local.db has the term %d times, want once", n)

@@ -117,7 +117,7 @@ func (j *job) keptOne(p *place) string {
 		backup, report := strings.CutSuffix(name, reportSuffix)
 		_, before := j.start[name]
 		switch {
-		case name == "database":
+		case name == "database", name == "database.high-water.yaml":
 		case before && report: // of the run that is undone
 		case report && strings.HasPrefix(name, j.keeps):
 			reports = append(reports, backup)

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package globaldb
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// heartbeatFormats are the ways in which LXDs write a time, go-dqlite's and SQLite's own.
+var heartbeatFormats = []string{"2006-01-02 15:04:05.999999999-07:00", time.RFC3339Nano, time.DateTime}
+
+// newestHeartbeat is the newest time at which LXD's leader has heard from a member, by the leader's clock; zero where the database does not
+// tell.
+func (db *DB) newestHeartbeat(ctx context.Context) (time.Time, error) {
+	tables, err := stringsOf(ctx, db.sql, "SELECT m.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c "+
+		"WHERE m.type = 'table' AND m.name = 'nodes' AND c.name = 'heartbeat'")
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look for the heartbeats: %w", err)
+	}
+
+	if len(tables) == 0 {
+		return time.Time{}, nil
+	}
+
+	written, err := stringsOf(ctx, db.sql, "SELECT CAST(heartbeat AS TEXT) FROM nodes WHERE heartbeat IS NOT NULL")
+	if err != nil {
+		return time.Time{}, fmt.Errorf("read the heartbeats: %w", err)
+	}
+
+	var newest time.Time
+	for _, text := range written {
+		for _, format := range heartbeatFormats {
+			at, err := time.Parse(format, text)
+			if err == nil && at.After(newest) {
+				newest = at
+			}
+		}
+	}
+
+	return newest.UTC(), nil
+}
