@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
@@ -27,9 +28,22 @@ func (im *importer) checkPeers(ctx context.Context) error {
 	}
 
 	im.opts.Progress.step("Asking the other members whether a cluster works without this recovery")
+	reached := make(chan []daemon.Reach, 1)
+	go func() {
+		found, _ := daemon.Reachable(ctx, im.dir.path, addresses) // its errors are AskPeers' as well
+		reached <- found
+	}()
+
 	peers, err := daemon.AskPeers(ctx, im.dir.path, addresses, nodedb.MarkQuery)
+	found := <-reached
 	if err != nil {
 		return err
+	}
+
+	for i, address := range addresses {
+		if i < len(found) && found[i] == daemon.Mute {
+			im.report.warn(fmt.Sprintf("%s: %s: whether a cluster works there cannot be told", address, muteText))
+		}
 	}
 
 	for _, p := range peers {
@@ -47,4 +61,13 @@ func (im *importer) checkPeers(ctx context.Context) error {
 // isMark tells whether a row of a peer's node database is the mark of this recovery. JSON has turned its numbers to floats.
 func (im *importer) isMark(row []any) bool {
 	return len(row) == 2 && row[0] == float64(im.report.Raft.Index) && row[1] == float64(im.report.Raft.Term)
+}
+
+// muteText is what is said of a daemon.Mute.
+const muteText = "something takes connections and does not answer, as an LXD that hangs"
+
+// mutePeer refuses beside a member whose LXD may be up although it says nothing.
+func mutePeer(m member.Member) *Refusal {
+	return &Refusal{Code: "silent-member", Member: m.Name, Flag: "--beside-cluster", Reason: fmt.Sprintf("%s (%s) is up: %s. If LXD still runs there, "+
+		"what it writes from now on would be lost. Stop LXD on all members first, and kill its process where it does not heed that", m.Name, m.Address, muteText)}
 }
