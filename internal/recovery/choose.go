@@ -11,6 +11,7 @@ import (
 	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
@@ -67,7 +68,7 @@ func (ed *editor) sameEdit() *Record {
 		return nil
 	}
 
-	patch, err := os.ReadFile(filepath.Join(ed.dir.database(), patchName))
+	patch, err := newfile.Read(filepath.Join(ed.dir.database(), patchName))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
