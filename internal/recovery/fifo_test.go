@@ -24,8 +24,11 @@ func TestFIFO(t *testing.T) {
 	}
 
 	for name, read := range map[string]func(context.Context) error{
-		"inspect":   func(ctx context.Context) error { _, err := Inspect(ctx, fifo, Progress{}); return err },
-		"compare":   func(ctx context.Context) error { _, err := Compare(ctx, CompareOptions{Sources: []string{fifo, fifo}}); return err },
+		"inspect": func(ctx context.Context) error { _, err := Inspect(ctx, fifo, Progress{}); return err },
+		"compare": func(ctx context.Context) error {
+			_, err := Compare(ctx, CompareOptions{Sources: []string{fifo, fifo}})
+			return err
+		},
 		"sql":       func(ctx context.Context) error { _, err := OpenDatabase(ctx, fifo, 0, "", Progress{}); return err },
 		"survivor":  func(context.Context) error { _, err := readReport(fifo); return err },
 		"node-db":   func(ctx context.Context) error { _, err := nodedb.ReadTemplate(ctx, fifo); return err },
