@@ -55,7 +55,10 @@ func addLogFlags(cmd *cobra.Command) {
 
 	cmd.Flags().String(logFlag, "", "append to `FILE` what is done, a line an event")
 	_ = cmd.MarkFlagFilename(logFlag)
-	cmd.PreRunE = func(cmd *cobra.Command, args []string) error { return logOf(cmd.Context()).open(cmd, args) }
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		warnCutOff(cmd, args)
+		return logOf(cmd.Context()).open(cmd, args)
+	}
 }
 
 // open begins to write, if that is wanted. A log that cannot be written ends the command before it does anything.
