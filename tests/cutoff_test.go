@@ -101,8 +101,8 @@ func testTerminalLost(t *testing.T, g *guest.Guest) {
 	waitUnit(t, g, "lxd.service", "deactivating")
 	must(t, term.cmd.Process.Kill())
 	term.end()
-	heard := "pid=$(cat " + backgroundPID + "); while [ -e /proc/$pid ] && ! grep -q 'tarting LXD again' /root/import.log; do sleep 0.02; done; kill -HUP $pid; true"
-	inGuest(t, g, "sh", "-c", heard)
+	inGuest(t, g, "sh", "-c", "pid=$(cat "+backgroundPID+"); while [ -e /proc/$pid ] && ! grep -q 'tarting LXD again' /root/import.log; do sleep 0.02; done; "+
+		"kill -HUP $pid; true")
 	let()
 	wantUpAgain(t, g, "default", "exported", "local")
 }

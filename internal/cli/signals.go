@@ -4,6 +4,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/signal"
 	"slices"
@@ -33,6 +34,9 @@ func isRun(root *cobra.Command, args []string) bool {
 	cmd, _, err := root.Find(args)
 	return err == nil && slices.Contains(runs, cmd.Name())
 }
+
+// endedAtOnce is what a run says at a second SIGINT.
+const endedAtOnce = "\nEnded at once, whatever was under way. `lxd-recover resume` finishes it, and starts LXD if it was stopped."
 
 // heedTime is how long a command that is no run may take to end after the first signal.
 const heedTime = 5 * time.Second
@@ -95,7 +99,7 @@ func heed(run bool, heard <-chan os.Signal, stopped <-chan struct{}, cancel func
 			}
 
 			if insists && run {
-				_, _ = (&steady{to: os.Stderr}).Write([]byte("\nEnded at once, whatever was under way. `lxd-recover resume` finishes it, and starts LXD if it was stopped.\n"))
+				fmt.Fprintln(&steady{to: os.Stderr}, endedAtOnce)
 			}
 
 			if insists {

@@ -270,7 +270,7 @@ func closedPipe(t *testing.T) *os.File {
 // goneTerminal is one whose other side was closed, as by a lost connection.
 func goneTerminal(t *testing.T) *os.File {
 	t.Helper()
-	theirs, ours := openTerminal(t, 80)
+	theirs, ours := openTerminal(t, 120)
 	_ = ours.Close()
 	return theirs
 }
@@ -312,7 +312,8 @@ func TestNobodyReads(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	older, _ := keptDatabases(t)
 	for _, line := range []string{
-		"version", "version -f json", "--help", "help", "--version", "global-db-import --help", "help global-db-sql", "cluster", "cluster --help", "completion bash",
+		"version", "version -f json", "--help", "help", "--version", "global-db-import --help", "help global-db-sql", "cluster",
+		"cluster --help", "completion bash",
 		"global-db-kept list", "global-db-kept list -f csv", "global-db-kept remove --yes " + older,
 	} {
 		full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)

@@ -68,6 +68,7 @@ const muteText = "something takes connections and does not answer, as an LXD tha
 
 // mutePeer refuses beside a member whose LXD may be up although it says nothing.
 func mutePeer(m member.Member) *Refusal {
-	return &Refusal{Code: "silent-member", Member: m.Name, Flag: "--beside-cluster", Reason: fmt.Sprintf("%s (%s) is up: %s. If LXD still runs there, "+
-		"what it writes from now on would be lost. Stop LXD on all members first, and kill its process where it does not heed that", m.Name, m.Address, muteText)}
+	reason := fmt.Sprintf("%s (%s) is up: %s. If LXD still runs there, what it writes from now on would be lost. "+
+		"Stop LXD on all members first, and kill its process where it does not heed that", m.Name, m.Address, muteText)
+	return &Refusal{Code: "silent-member", Member: m.Name, Reason: reason, Flag: "--beside-cluster"}
 }

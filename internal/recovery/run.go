@@ -101,7 +101,8 @@ func (r *run) unstageUnless(done *bool) {
 // started.
 func (r *run) cycle(status *daemon.Status) *daemonCycle {
 	return &daemonCycle{
-		purpose: r.common.purpose, dir: r.dir, status: status, noStart: r.common.noStart, later: r.later, timeout: r.common.timeout, progress: r.common.progress,
+		purpose: r.common.purpose, dir: r.dir, status: status, noStart: r.common.noStart, later: r.later, timeout: r.common.timeout,
+		progress: r.common.progress,
 	}
 }
 
