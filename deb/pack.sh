@@ -22,6 +22,10 @@ install -D -m 644 -t "$dir/usr/share/man/man8" bin/man/*.8
 install -D -m 644 bin/completions/lxd-recover.bash "$dir/usr/share/bash-completion/completions/lxd-recover"
 install -D -m 644 bin/completions/_lxd-recover "$dir/usr/share/zsh/vendor-completions/_lxd-recover"
 install -D -m 644 bin/completions/lxd-recover.fish "$dir/usr/share/fish/vendor_completions.d/lxd-recover.fish"
+units=$dir/usr/lib/systemd/system
+install -D -m 644 deb/lxd-recover-resume.service "$units/lxd-recover-resume.service"
+mkdir -p "$units/multi-user.target.wants" # enabled by this link, and by no script; `systemctl mask` turns it off
+ln -s ../lxd-recover-resume.service "$units/multi-user.target.wants/lxd-recover-resume.service"
 install -D -m 644 deb/lintian-overrides "$dir/usr/share/lintian/overrides/lxd-recover"
 install -D -m 644 -t "$doc" README.md docs/howto-recover.md docs/howto-troubleshoot.md
 { cat deb/copyright; sed 's/^$/./; s/^/ /' LICENSE; } > "$doc/copyright"

@@ -46,6 +46,11 @@ func TestDeb(t *testing.T) {
 	}
 
 	inGuest(t, g, "dpkg", "--verify", "lxd-recover")
+	inGuest(t, g, "systemd-analyze", "verify", "--man=no", resumeUnit)
+	inGuest(t, g, "systemctl", "daemon-reload") // what the next start of the machine does
+	if wants := property(t, g, "multi-user.target", "Wants"); !strings.Contains(wants, resumeUnit) {
+		t.Errorf("the machine starts without %s, with %s", resumeUnit, wants)
+	}
 
 	inGuest(t, g, "lxd-recover", "frontend", "install")
 	front := func(part string) {

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
@@ -221,6 +223,11 @@ func (l editLab) besideOther(t *testing.T) {
 	edit(t, l.one, good).want(t, 3, "LXD still runs on node2", two.Address(), "--beside-cluster")
 	recoverTool(t, l.one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd cluster edit", "--beside-cluster")
 	edit(t, l.one, good, "--passthrough").want(t, 3, "LXD still runs on node2")
+
+	// One that hangs takes connections all the same: it is no less there.
+	must(t, unix.Kill(two.Pid(), unix.SIGSTOP))
+	edit(t, l.one, good).want(t, 3, "node2 ("+two.Address()+") is up", "does not answer", "--beside-cluster")
+	must(t, unix.Kill(two.Pid(), unix.SIGCONT))
 	check()
 	mustEdit(t, l.one, good, "--beside-cluster")
 }

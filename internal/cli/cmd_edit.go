@@ -87,7 +87,7 @@ func runEdit(ctx context.Context, opts editOptions, program string) error {
 
 	asker := &memberAsker{}
 	if !opts.Alone {
-		asker, err = newMemberAsker()
+		asker, err = newMemberAsker(ctx)
 		if err != nil {
 			return err
 		}

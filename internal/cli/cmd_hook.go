@@ -48,11 +48,13 @@ func newHookCmd() *cobra.Command {
 		"post-refresh": hookPostRefresh,
 		"install":      hookInstall,
 		"remove":       hookRemove,
+		"boot":         hookBoot,
 	}
 	return &cobra.Command{
 		Use:   "hook NAME",
-		Short: "Do what a hook of the lxd-recover snap does",
-		Long: `Do what a hook of the lxd-recover snap does; snapd calls this, and nobody else needs to.
+		Short: "Do what a hook of the lxd-recover snap does, or what is to be done when the machine starts",
+		Long: `Do what a hook of the lxd-recover snap does, or what is to be done when the machine starts; snapd and systemd call this, and nobody
+else needs to.
 
   configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =NAME), with discard-local-entries=true,
                 beside-cluster=true, unsigned=true, certificate=FILE and no-start=true as the flags of these names;
@@ -61,6 +63,7 @@ func newHookCmd() *cobra.Command {
   post-refresh  finish what an interrupted run left, as "lxd-recover resume"
   install       note what is missing on this machine, in "snap get lxd-recover status"
   remove        take the "lxd" front-end away; kept databases stay
+  boot          before LXD starts, finish what a run left that was cut off, as "lxd-recover resume", without waiting for LXD
 ` + exitStatuses,
 		Example:   "  lxd-recover hook pre-refresh",
 		ValidArgs: slices.Sorted(maps.Keys(hooks)),
@@ -286,6 +289,22 @@ func hookPostRefresh(ctx context.Context) error {
 	}
 
 	_, err = recovery.Resume(ctx, recovery.ResumeOptions{LXDDir: dir, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr)})
+	return err
+}
+
+// hookBoot finishes what was cut off. In the snap an error is only told: snapd starts this when it installs the snap, too, and the snap is
+// what it takes to finish it by hand.
+func hookBoot(ctx context.Context) error {
+	opts := recovery.ResumeOptions{Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr)}
+	err := recovery.ResumeAtBoot(ctx, opts, func(dir string, r *recovery.ResumeReport) {
+		fmt.Fprintln(os.Stderr, dir+":")
+		printResumed(os.Stderr, r)
+	})
+	if err != nil && os.Getenv("SNAP") != "" {
+		fmt.Fprintln(os.Stderr, "Error: "+err.Error())
+		return nil
+	}
+
 	return err
 }
 

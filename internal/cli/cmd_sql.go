@@ -6,7 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -88,7 +88,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 		return err
 	}
 
-	statements, err := readStatements(queries)
+	statements, err := readStatements(ctx, queries)
 	if err != nil {
 		return err
 	}
@@ -170,13 +170,13 @@ func (o *sqlOptions) arguments(args []string) (source string, queries []string, 
 }
 
 // readStatements splits queries into statements. `.schema` and a name may be two arguments.
-func readStatements(queries []string) ([]string, error) {
+func readStatements(ctx context.Context, queries []string) ([]string, error) {
 	var all []string
 	for i := 0; i < len(queries); i++ {
 		text := queries[i]
 		switch {
 		case text == "-":
-			data, err := io.ReadAll(os.Stdin)
+			data, err := readStdin(ctx, math.MaxInt64)
 			if err != nil {
 				return nil, fmt.Errorf("read standard input: %w", err)
 			}

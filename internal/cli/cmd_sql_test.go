@@ -45,7 +45,7 @@ func TestStatements(t *testing.T) {
 		{[]string{".schema", "nodes", "SELECT 1"}, []string{".schema nodes", "SELECT 1"}},
 		{[]string{".schema", "SELECT 1"}, []string{".schema", "SELECT 1"}},
 	} {
-		got, err := readStatements(c.queries)
+		got, err := readStatements(t.Context(), c.queries)
 		if !slices.Equal(got, c.want) || err != nil {
 			t.Errorf("%q: %q, want %q: %v", c.queries, got, c.want, err)
 		}

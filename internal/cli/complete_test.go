@@ -52,7 +52,7 @@ func TestComplete(t *testing.T) {
 		"global-db-b":                                             ":4", // the old name works, and is not offered
 		"cluster export-db --no-":                                 "--no-verify :4",
 		"cluster edit EMPTY":                                      ":4",
-		"hook EMPTY":                                              "configure install post-refresh pre-refresh remove :4",
+		"hook EMPTY":                                              "boot configure install post-refresh pre-refresh remove :4",
 		"frontend EMPTY":                                          "install remove status :4",
 		"global-db-compare server1.json --export-survivors EMPTY": ":16",
 	} {

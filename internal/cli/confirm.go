@@ -44,7 +44,11 @@ func (c confirmation) ask(ctx context.Context) error {
 	fmt.Fprintf(stderr(), "\n%s (yes/no) [default=no]: ", c.question)
 	answer, err := readLine(ctx)
 	logOf(ctx).Info("asked", "question", c.question, "answer", strings.TrimSpace(answer))
-	if err != nil && !errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) {
+		return &recovery.Refusal{Code: "no-terminal", Reason: "nobody is there to answer any more, nothing was changed", Flag: cmp.Or(c.flag, "--yes")}
+	}
+
+	if err != nil {
 		return err
 	}
 

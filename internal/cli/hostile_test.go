@@ -35,12 +35,6 @@ const evil = "\x1b[8m\u009b8m\u202e\x7f\r"
 // shown is how its beginning is shown: in tables and messages, in JSON, and in YAML.
 var shown = []string{`\x1b[8m`, `\u001b[8m`, `\e[8m`}
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	raftlogtest.Cleanup()
-	os.Exit(code)
-}
-
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -56,7 +57,10 @@ func addLogFlags(cmd *cobra.Command) {
 
 	cmd.Flags().String(logFlag, "", "append to `FILE` what is done, a line an event")
 	_ = cmd.MarkFlagFilename(logFlag)
-	cmd.PreRunE = func(cmd *cobra.Command, args []string) error { return logOf(cmd.Context()).open(cmd, args) }
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		warnCutOff(cmd, args)
+		return logOf(cmd.Context()).open(cmd, args)
+	}
 }
 
 // open begins to write, if that is wanted. A log that cannot be written ends the command before it does anything.
@@ -71,14 +75,14 @@ func (l *eventLog) open(cmd *cobra.Command, args []string) error {
 		return err
 	}
 
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY|unix.O_NONBLOCK, 0o600) // a FIFO that nobody reads is an error
 	if err != nil {
 		return fmt.Errorf("the log file cannot be opened, nothing was done: %w", err)
 	}
 
 	var flags []string
 	cmd.Flags().Visit(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name+"="+f.Value.String()) })
-	l.Logger = newLogger(file).With("pid", os.Getpid())
+	l.Logger = newLogger(&steady{to: file}).With("pid", os.Getpid())
 	l.Info("begin", "command", cmd.CommandPath(), "flags", strings.Join(flags, " "), "arguments", strings.Join(args, " "),
 		"version", Version, "lxd_dir", os.Getenv("LXD_DIR"))
 	return nil // the process's end closes it: the last line is written when all else is done

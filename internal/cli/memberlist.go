@@ -80,12 +80,12 @@ type memberAsker struct {
 
 // newMemberAsker reads what is piped in, to its end: `lxd cluster show | … | lxd cluster edit` has LXD's node database open
 // until then.
-func newMemberAsker() (*memberAsker, error) {
+func newMemberAsker(ctx context.Context) (*memberAsker, error) {
 	if isTerminal(os.Stdin) {
 		return &memberAsker{}, nil
 	}
 
-	data, err := io.ReadAll(io.LimitReader(os.Stdin, maxMemberList))
+	data, err := readStdin(ctx, maxMemberList)
 	if err != nil {
 		return nil, fmt.Errorf("read the list of members from standard input: %w", err)
 	}

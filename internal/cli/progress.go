@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 	"time"
@@ -23,11 +24,12 @@ const barDelay = time.Second
 // newProgress shows steps and bars on a terminal that can draw them; steps only if it is none. All steps go to the log.
 func newProgress(ctx context.Context, w *os.File) recovery.Progress {
 	log := logOf(ctx)
-	b := &delayedBar{w: w, hidden: !drawsBars(w)}
+	out := &steady{to: w}
+	b := &delayedBar{w: w, out: out, hidden: !drawsBars(w)}
 	return recovery.Progress{
 		Step: func(what string) {
 			log.Info("step", "what", what)
-			fmt.Fprintln(w, printable.Line(what))
+			fmt.Fprintln(out, printable.Line(what))
 		},
 		Start: func(what string, bytes int64) {
 			log.Info("step", "what", what, "bytes", bytes)
@@ -45,7 +47,8 @@ func drawsBars(w *os.File) bool { return isTerminal(w) && os.Getenv("TERM") != "
 // delayedBar draws a progress bar for a step that lasts longer than barDelay: what is done, how much of it, and how fast.
 type delayedBar struct {
 	w      *os.File
-	hidden bool // w is not for bars
+	out    io.Writer // to w
+	hidden bool      // w is not for bars
 	total  int64
 	began  time.Time
 	count  int64 // bytes so far
@@ -54,9 +57,9 @@ type delayedBar struct {
 }
 
 func (b *delayedBar) start(what string, bytes int64) {
-	*b = delayedBar{w: b.w, hidden: b.hidden, total: bytes, began: time.Now()}
+	*b = delayedBar{w: b.w, out: b.out, hidden: b.hidden, total: bytes, began: time.Now()}
 	if !b.hidden {
-		b.bar = newBar(b.w, what, bytes) // which measures the rate from here on
+		b.bar = newBar(b.out, terminalWidth(b.w), what, bytes) // which measures the rate from here on
 	}
 }
 
@@ -76,9 +79,9 @@ const (
 	besideBar = 62
 )
 
-func newBar(w *os.File, what string, bytes int64) *progressbar.ProgressBar {
+func newBar(w io.Writer, width int, what string, bytes int64) *progressbar.ProgressBar {
 	return progressbar.NewOptions64(bytes,
-		progressbar.OptionSetDescription(shorten(what, terminalWidth(w)-besideBar)),
+		progressbar.OptionSetDescription(shorten(what, width-besideBar)),
 		progressbar.OptionSetWriter(w),
 		progressbar.OptionShowCount(),
 		progressbar.OptionShowBytes(true),

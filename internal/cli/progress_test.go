@@ -48,7 +48,7 @@ func openTerminal(t testing.TB, columns uint16) (theirs *os.File, ours *os.File)
 
 // work is a step that has lasted longer than barDelay when half of it is done.
 func work(w *os.File) {
-	b := &delayedBar{w: w, hidden: !drawsBars(w)}
+	b := &delayedBar{w: w, out: w, hidden: !drawsBars(w)}
 	b.start("Checking /var/snap/lxd/common/lxd/database/global", 64<<30)
 	b.add(16 << 30)
 	b.began = b.began.Add(-2 * barDelay)

@@ -7,16 +7,15 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime/debug"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
@@ -52,40 +51,45 @@ Exit status:
   2  wrong usage`
 
 // Main runs the command line, its first element the name that the program was called as, and returns the exit status. Called as
-// lxd it runs what is a command of ours, and becomes LXD's own program for everything else, before anything is set up. SIGINT,
-// SIGTERM and SIGHUP end a command the way an error does: what was begun is taken back. A second one ends the process at once.
+// lxd it runs what is a command of ours, and becomes LXD's own program for everything else, before anything is set up.
 func Main(argv []string) int {
 	name, args := argv[0], argv[1:]
 	if frontend.Called(name) && !frontend.Owns(args) {
 		return handOver()
 	}
 
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM, unix.SIGHUP)
-	defer stop()
-
-	go func() {
-		<-ctx.Done()
-		stop() // from here on the default action is back
-	}()
-
 	boundMemory()
 
 	cmd := newRootCmd()
+	out := &errorKeeper{to: os.Stdout} // cobra does not look whether its help could be written
+	cmd.SetOut(out)
 	if frontend.Called(name) {
 		speakAsLXD(cmd)
 	}
 
 	cmd.SetArgs(args)
+	run := isRun(cmd, args)
+	ctx, stop := listen(run)
+	defer stop()
+
 	logged, log := withEventLog(ctx)
 	called, err := cmd.ExecuteContextC(logged)
+	err = cmp.Or(err, out.err)
 	unprinted := printRefusals(os.Stdout, called, err)
 	if unprinted != nil {
 		err = errors.Join(err, unprinted)
 	}
 
+	if run && nobodyReads(err) {
+		err = nil // the run is done, and that was its report
+	}
+
 	log.end(err)
-	if err == nil {
+	switch {
+	case err == nil:
 		return exitDone
+	case nobodyReads(err):
+		return endUnread()
 	}
 
 	text := message(err)

@@ -45,6 +45,9 @@ type Service interface {
 	// Start starts what was up before. It does not wait for LXD to answer. What runs already is left alone.
 	Start(ctx context.Context, prior *PriorState) error
 
+	// StartLater is Start for a machine that is just starting: it only has to be begun when this returns.
+	StartLater(ctx context.Context, prior *PriorState) error
+
 	// Release ends what Hold began.
 	Release(ctx context.Context, prior *PriorState) error
 
@@ -121,7 +124,7 @@ func Inspect(ctx context.Context, lxdDir string) (*Status, error) {
 
 	status := &Status{Holders: holders}
 	socket := filepath.Join(lxdDir, socketName)
-	service, ownsSocket, err := findSnapd(lxdDir)
+	service, ownsSocket, err := findSnapd(ctx, lxdDir)
 	if err == nil && service == nil {
 		service, ownsSocket, err = findSystemd(ctx, socket, holders)
 	}

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"fmt"
+	"io"
 	"net"
 	"path/filepath"
 	"slices"
@@ -27,12 +28,15 @@ const (
 )
 
 // fakeSystemd speaks as much D-Bus on a real unix socket as Service needs of systemd. It breaks the first connections that get to
-// a moment.
+// a moment, or says nothing more on them.
 type fakeSystemd struct {
 	t        *testing.T
 	listener net.Listener
 	at       moment
-	left     int // connections that are still to be broken
+	left     int  // connections that are still to be broken
+	silent   bool // they are left open
+
+	unfinished bool // no job ever ends
 
 	mu    sync.Mutex
 	units map[string]string // name: ActiveState
@@ -102,11 +106,17 @@ func (f *fakeSystemd) breaks(now moment) bool {
 func (f *fakeSystemd) serve(c *fakeConn) {
 	defer c.Close()
 	if f.breaks(onConnect) {
+		f.end(c)
 		return
 	}
 
 	in := bufio.NewReader(c)
-	if !authenticate(in, c) || f.breaks(afterAuth) {
+	if !authenticate(in, c) {
+		return
+	}
+
+	if f.breaks(afterAuth) {
+		f.end(c)
 		return
 	}
 
@@ -115,6 +125,13 @@ func (f *fakeSystemd) serve(c *fakeConn) {
 		if err != nil || !f.answer(c, call) {
 			return
 		}
+	}
+}
+
+// end is what becomes of a connection that is to be broken: a silent one ends when the other side hangs up.
+func (f *fakeSystemd) end(c net.Conn) {
+	if f.silent {
+		_, _ = io.Copy(io.Discard, c)
 	}
 }
 
@@ -151,6 +168,7 @@ func (f *fakeSystemd) answer(c *fakeConn, call *dbus.Message) bool {
 	switch member {
 	case "Get":
 		if f.breaks(onProperty) {
+			f.end(c)
 			return false
 		}
 
@@ -212,6 +230,10 @@ func (f *fakeSystemd) job(c *fakeConn, call *dbus.Message, member string, unit s
 		}
 
 		return false
+	}
+
+	if f.unfinished {
+		return true
 	}
 
 	for _, other := range conns {

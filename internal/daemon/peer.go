@@ -140,6 +140,7 @@ const (
 	Silent  Reach = iota // nobody answers: no route, or no answer in time
 	Refused              // the machine is up, but nobody listens
 	Foreign              // somebody else listens
+	Mute                 // somebody takes the connection and says nothing in time: it may be a daemon of this cluster that hangs
 	Answers              // a daemon of this cluster, whether the cluster works or not
 )
 
@@ -171,40 +172,42 @@ func reach(ctx context.Context, address string, certificate []byte) Reach {
 	defer cancel()
 
 	// The certificate itself is what is compared, so there is nothing else to verify.
-	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
-	var conn net.Conn
-	err := askedAgain(ctx, func(ctx context.Context) (err error) {
-		conn, err = dialer.DialContext(ctx, "tcp", address)
+	var conn *tls.Conn
+	connected := false
+	err := askedAgain(ctx, func(ctx context.Context) error {
+		plain, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return err
+		}
+
+		host, _, _ := net.SplitHostPort(address)
+		connected, conn = true, tls.Client(plain, &tls.Config{ServerName: host, InsecureSkipVerify: true})
+		err = conn.HandshakeContext(ctx)
+		if err != nil {
+			_ = plain.Close()
+		}
+
 		return err
 	})
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return Refused
-	case err != nil && tcpAnswers(ctx, address):
-		return Foreign
-	case err != nil:
+	case err != nil && !connected:
 		return Silent
+	case err != nil && ctx.Err() != nil:
+		return Mute
+	case err != nil:
+		return Foreign
 	}
 
 	defer conn.Close()
 
-	shown := conn.(*tls.Conn).ConnectionState().PeerCertificates
+	shown := conn.ConnectionState().PeerCertificates
 	if len(shown) > 0 && bytes.Equal(shown[0].Raw, certificate) {
 		return Answers
 	}
 
 	return Foreign
-}
-
-// tcpAnswers tells whether somebody listens at an address who does not speak TLS.
-func tcpAnswers(ctx context.Context, address string) bool {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return false
-	}
-
-	_ = conn.Close()
-	return true
 }
 
 // String names the peer.

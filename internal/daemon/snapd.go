@@ -3,10 +3,12 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -18,8 +20,8 @@ import (
 	"github.com/snapcore/snapd/client"
 )
 
-// snapdSocket is where snapd listens; where it is missing, snapd is not installed.
-const snapdSocket = "/run/snapd.socket"
+// snapdSocket is where snapd listens; where it is missing, snapd is not installed. Tests put another one there.
+var snapdSocket = "/run/snapd.socket"
 
 // holdTime is for how long refreshes are held. It ends by itself, should this process be killed and never be run again.
 const holdTime = time.Hour
@@ -31,18 +33,73 @@ const mainService = "daemon"
 var snapDir = regexp.MustCompile(`^/var/snap/([a-z0-9_-]+)/common/lxd$`)
 
 // snapd is a Service: a snap that has LXD in it.
-type snapd struct {
-	snap   string
-	client *client.Client
+type snapd struct{ snap string }
+
+func newSnapd(snap string) *snapd { return &snapd{snap: snap} }
+
+// askSnapd asks snapd one question, and asks it again where the connection breaks or there is no answer in time: the question must be
+// one that may be asked twice.
+func askSnapd[T any](ctx context.Context, question func(*client.Client) (T, error)) (T, error) {
+	var answer T
+	err := again(ctx, daemonTries, func(ctx context.Context) (err error) {
+		answer, err = inTime(ctx, func(ctx context.Context) (T, error) {
+			transport := snapdTransport()
+			defer transport.CloseIdleConnections()
+
+			c := client.New(&client.Config{Socket: snapdSocket})
+			c.Hijack(func(request *http.Request) (*http.Response, error) {
+				return roundTrip(transport, request.WithContext(ctx))
+			})
+			return question(c)
+		})
+		return err
+	})
+
+	return answer, err
 }
 
-func newSnapd(snap string) *snapd {
-	return &snapd{snap: snap, client: client.New(&client.Config{Socket: snapdSocket})}
+// maxAnswer bounds an answer of snapd's, in bytes.
+const maxAnswer = 16 << 20
+
+// roundTrip sends a request and reads the whole answer: what breaks in the middle of one has broken, and is no wrong answer.
+func roundTrip(transport *http.Transport, request *http.Request) (*http.Response, error) {
+	response, err := transport.RoundTrip(request)
+	if err != nil {
+		return nil, finalError{err}
+	}
+
+	defer response.Body.Close()
+
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
+	if err != nil {
+		return nil, finalError{err}
+	}
+
+	response.Body = io.NopCloser(bytes.NewReader(body))
+	return response, nil
+}
+
+// snapdTransport connects to snapd.
+func snapdTransport() *http.Transport {
+	return &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", snapdSocket)
+	}}
+}
+
+// finalError is an error after which snapd's client, which knows no context, does not go on trying for two minutes: it takes it for
+// one of its own.
+type finalError struct{ error }
+
+func (e finalError) Unwrap() error { return e.error }
+
+func (e finalError) Is(target error) bool {
+	_, own := target.(client.InternalClientError)
+	return own
 }
 
 // findSnapd returns the snap that an LXD directory belongs to, or nil, and tells whether one of its sockets is listened on in
 // LXD's place.
-func findSnapd(lxdDir string) (Service, bool, error) {
+func findSnapd(ctx context.Context, lxdDir string) (Service, bool, error) {
 	path, err := filepath.EvalSymlinks(lxdDir)
 	if err != nil {
 		return nil, false, err
@@ -59,7 +116,7 @@ func findSnapd(lxdDir string) (Service, bool, error) {
 	}
 
 	s := newSnapd(parts[1])
-	services, err := s.services()
+	services, err := s.services(ctx)
 	if err != nil || len(services) == 0 {
 		return nil, false, err
 	}
@@ -69,8 +126,10 @@ func findSnapd(lxdDir string) (Service, bool, error) {
 }
 
 // services are the services of the snap; none where it is not installed.
-func (s *snapd) services() ([]*client.AppInfo, error) {
-	services, err := s.client.Apps([]string{s.snap}, client.AppOptions{Service: true})
+func (s *snapd) services(ctx context.Context) ([]*client.AppInfo, error) {
+	services, err := askSnapd(ctx, func(c *client.Client) ([]*client.AppInfo, error) {
+		return c.Apps([]string{s.snap}, client.AppOptions{Service: true})
+	})
 	var failed *client.Error
 	if errors.As(err, &failed) && (failed.Kind == client.ErrorKindSnapNotFound || failed.Kind == client.ErrorKindAppNotFound) {
 		return nil, nil
@@ -95,8 +154,8 @@ func (s *snapd) Name() string { return "snap " + s.snap }
 func (s *snapd) Stoppable() error { return nil }
 
 // Activity implements Service.
-func (s *snapd) Activity(context.Context) (Activity, error) {
-	prior, err := s.up()
+func (s *snapd) Activity(ctx context.Context) (Activity, error) {
+	prior, err := s.up(ctx)
 	if err != nil {
 		return Down, err
 	}
@@ -105,8 +164,8 @@ func (s *snapd) Activity(context.Context) (Activity, error) {
 }
 
 // up is what is up, without a look at the hold of refreshes, which takes another request.
-func (s *snapd) up() (*PriorState, error) {
-	services, err := s.services()
+func (s *snapd) up(ctx context.Context) (*PriorState, error) {
+	services, err := s.services(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -127,7 +186,7 @@ func (s *snapd) up() (*PriorState, error) {
 
 // PriorState implements Service.
 func (s *snapd) PriorState(ctx context.Context) (*PriorState, error) {
-	prior, err := s.up()
+	prior, err := s.up(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -153,8 +212,8 @@ func (s *snapd) Hold(ctx context.Context, prior *PriorState) error {
 }
 
 func (s *snapd) hold(ctx context.Context, until string) error {
-	return s.change(ctx, "hold refreshes of", func() (string, error) {
-		return s.client.HoldRefreshesMany([]string{s.snap}, &client.SnapOptions{Time: until, HoldLevel: "general"})
+	return s.change(ctx, "hold refreshes of", func(c *client.Client) (string, error) {
+		return c.HoldRefreshesMany([]string{s.snap}, &client.SnapOptions{Time: until, HoldLevel: "general"})
 	})
 }
 
@@ -169,12 +228,12 @@ func (s *snapd) Release(ctx context.Context, prior *PriorState) error {
 		return s.hold(ctx, prior.HeldUntil)
 	}
 
-	return s.change(ctx, "allow refreshes again of", func() (string, error) { return s.client.UnholdRefreshesMany([]string{s.snap}, nil) })
+	return s.change(ctx, "allow refreshes again of", func(c *client.Client) (string, error) { return c.UnholdRefreshesMany([]string{s.snap}, nil) })
 }
 
 // Stop implements Service: all services of the snap, and the sockets that start them.
 func (s *snapd) Stop(ctx context.Context) error {
-	return s.change(ctx, "stop", func() (string, error) { return s.client.Stop([]string{s.snap}, client.StopOptions{}) })
+	return s.change(ctx, "stop", func(c *client.Client) (string, error) { return c.Stop([]string{s.snap}, client.StopOptions{}) })
 }
 
 // Start implements Service. snapd starts the sockets of a service that has some, and leaves the service to the first client:
@@ -184,13 +243,16 @@ func (s *snapd) Start(ctx context.Context, prior *PriorState) error {
 		return nil
 	}
 
-	err := s.change(ctx, "start", func() (string, error) { return s.client.Start(prior.Up, client.StartOptions{}) })
+	err := s.change(ctx, "start", func(c *client.Client) (string, error) { return c.Start(prior.Up, client.StartOptions{}) })
 	if err == nil && prior.Daemon {
 		_ = dial(ctx, filepath.Join("/var/snap", s.snap, "common/lxd", socketName)) // whether it answers is for WaitReady
 	}
 
 	return err
 }
+
+// StartLater implements Service: snapd waits for the sockets of a service only.
+func (s *snapd) StartLater(ctx context.Context, prior *PriorState) error { return s.Start(ctx, prior) }
 
 // Failed implements Service: what systemd says of the daemon's unit, which snapd does not tell.
 func (s *snapd) Failed(ctx context.Context) error {
@@ -205,24 +267,16 @@ func (s *snapd) Failed(ctx context.Context) error {
 // change has snapd begin a change and waits for it. While another change of the snap is under way, such as a stop that we did not
 // wait for to the end, or a refresh, snapd begins none, and is asked again; so it is where the connection breaks, after which the
 // change may have begun. A change that has begun goes on when ctx ends.
-func (s *snapd) change(ctx context.Context, verb string, begin func() (string, error)) error {
-	var id string
-	try := func() error {
-		return again(ctx, daemonTries, func(context.Context) (err error) {
-			id, err = begin()
-			return err
-		})
-	}
-
-	err := try()
-	for busy := true; err != nil && busy && pause(ctx) == nil; {
-		busy = s.busy()
-		err = try() // also where nothing is under way any more
+func (s *snapd) change(ctx context.Context, verb string, begin func(*client.Client) (string, error)) error {
+	id, err := askSnapd(ctx, begin)
+	for busy := true; err != nil && !broken(err) && busy && pause(ctx) == nil; {
+		busy = s.busy(ctx)
+		id, err = askSnapd(ctx, begin) // also where nothing is under way any more
 	}
 
 	for err == nil {
 		var change *client.Change
-		change, err = s.client.Change(id)
+		change, err = askSnapd(ctx, func(c *client.Client) (*client.Change, error) { return c.Change(id) })
 		switch {
 		case err != nil:
 		case change.Ready && change.Err != "":
@@ -239,8 +293,10 @@ func (s *snapd) change(ctx context.Context, verb string, begin func() (string, e
 
 // busy tells whether a change of the snap is under way. An error does not tell: where services are concerned snapd does not name
 // its kind.
-func (s *snapd) busy() bool {
-	changes, err := s.client.Changes(&client.ChangesOptions{SnapName: s.snap, Selector: client.ChangesInProgress})
+func (s *snapd) busy(ctx context.Context) bool {
+	changes, err := askSnapd(ctx, func(c *client.Client) ([]*client.Change, error) {
+		return c.Changes(&client.ChangesOptions{SnapName: s.snap, Selector: client.ChangesInProgress})
+	})
 	return err == nil && len(changes) > 0
 }
 
@@ -249,7 +305,7 @@ func (s *snapd) busy() bool {
 func (s *snapd) heldUntil(ctx context.Context) (string, error) {
 	var hold string
 	err := again(ctx, daemonTries, func(ctx context.Context) (err error) {
-		hold, err = s.askHold(ctx)
+		hold, err = inTime(ctx, s.askHold)
 		return err
 	})
 	if err != nil {
@@ -260,9 +316,7 @@ func (s *snapd) heldUntil(ctx context.Context) (string, error) {
 }
 
 func (s *snapd) askHold(ctx context.Context) (string, error) {
-	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", snapdSocket)
-	}}
+	transport := snapdTransport()
 	defer transport.CloseIdleConnections()
 
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://localhost/v2/snaps/"+s.snap, nil)

@@ -227,40 +227,50 @@ func (s *systemd) Stop(ctx context.Context) error {
 func (s *systemd) Start(ctx context.Context, prior *PriorState) error {
 	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
 		err := s.waitStopped(ctx, conn)
-		if err != nil {
-			return err
+		if err == nil {
+			err = s.start(ctx, conn, prior, true)
 		}
 
-		for _, name := range prior.Up {
-			_, err = inTime(ctx, func(ctx context.Context) (any, error) { return nil, conn.ResetFailedUnitContext(ctx, name) })
-			if broken(err) { // any other error only means that there is nothing to forget
-				return fmt.Errorf("forget failures of %s: %w", name, err)
-			}
-		}
-
-		for _, name := range prior.Up {
-			var result chan string
-			if name != s.unit { // a socket is up at once
-				result = make(chan string, 1)
-			}
-
-			_, err = inTime(ctx, func(ctx context.Context) (int, error) { return conn.StartUnitContext(ctx, name, "replace", result) })
-			if err != nil {
-				return fmt.Errorf("start %s: %w", name, err)
-			}
-
-			if result == nil {
-				continue
-			}
-
-			err = wait(ctx, conn, result)
-			if err != nil {
-				return fmt.Errorf("start %s: %w; see `systemctl status %[1]s`", name, err)
-			}
-		}
-
-		return nil
+		return err
 	})
+}
+
+// StartLater implements Service. While the machine starts, the units may have to wait for whoever calls this.
+func (s *systemd) StartLater(ctx context.Context, prior *PriorState) error {
+	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error { return s.start(ctx, conn, prior, false) })
+}
+
+// start begins to start what was up before, and waits for what is up at once, if it is to.
+func (s *systemd) start(ctx context.Context, conn *dbus.Conn, prior *PriorState, waits bool) error {
+	for _, name := range prior.Up {
+		_, err := inTime(ctx, func(ctx context.Context) (any, error) { return nil, conn.ResetFailedUnitContext(ctx, name) })
+		if broken(err) { // any other error only means that there is nothing to forget
+			return fmt.Errorf("forget failures of %s: %w", name, err)
+		}
+	}
+
+	for _, name := range prior.Up {
+		var result chan string
+		if waits && name != s.unit { // a socket is up at once
+			result = make(chan string, 1)
+		}
+
+		_, err := inTime(ctx, func(ctx context.Context) (int, error) { return conn.StartUnitContext(ctx, name, "replace", result) })
+		if err != nil {
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+
+		if result == nil {
+			continue
+		}
+
+		err = wait(ctx, conn, result)
+		if err != nil {
+			return fmt.Errorf("start %s: %w; see `systemctl status %[1]s`", name, err)
+		}
+	}
+
+	return nil
 }
 
 // waitStopped waits until a unit that is being stopped has stopped: until then systemd refuses to start its socket.
@@ -352,14 +362,20 @@ func up(activeState string) bool { return activeState != "inactive" && activeSta
 // safe to do twice. Reading is; and so is to start or stop a unit, as systemd makes one job of two.
 func withSystemd(ctx context.Context, do func(ctx context.Context, conn *dbus.Conn) error) error {
 	return again(ctx, daemonTries, func(ctx context.Context) error {
-		ctx, cancel := context.WithCancel(ctx) // closes the connection
-		defer cancel()
+		open, hangUp := context.WithCancel(ctx)
+		defer hangUp()
 
 		conn, err := inTime(ctx, func(answer context.Context) (*dbus.Conn, error) {
-			stop := context.AfterFunc(answer, cancel)
+			stop := context.AfterFunc(answer, hangUp)
 			defer stop()
 
-			return dbus.NewConnection(func() (*godbus.Conn, error) { return authenticated(ctx) })
+			conn, err := dbus.NewConnection(func() (*godbus.Conn, error) { return authenticated(open) })
+			if err == nil && !conn.Connected() { // it does not notice that its first question, for signals, had no answer
+				conn.Close()
+				return nil, godbus.ErrClosed
+			}
+
+			return conn, err
 		})
 		if err != nil {
 			return fmt.Errorf("connect to systemd: %w", err)
@@ -385,14 +401,6 @@ func authenticated(ctx context.Context) (*godbus.Conn, error) {
 	}
 
 	return conn, nil
-}
-
-// inTime asks systemd one question, for so long as that may take.
-func inTime[T any](ctx context.Context, question func(ctx context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
-	defer cancel()
-
-	return question(ctx)
 }
 
 func stringProperty(ctx context.Context, conn *dbus.Conn, unit string, name string) (string, error) {

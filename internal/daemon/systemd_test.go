@@ -80,6 +80,62 @@ func TestSystemdAlwaysBreaks(t *testing.T) {
 	}
 }
 
+// shortAnswers has questions given up soon, for the time of a test.
+func shortAnswers(t *testing.T) {
+	t.Helper()
+	usual := answerTime
+	answerTime = 200 * time.Millisecond
+	t.Cleanup(func() { answerTime = usual })
+}
+
+// One that takes questions and says nothing is asked again once, and then told about.
+func TestSystemdSilent(t *testing.T) {
+	shortAnswers(t)
+	for _, at := range []moment{onConnect, afterAuth, onProperty} {
+		t.Run(string(at), func(t *testing.T) {
+			fake := startFakeSystemd(t, at, 1, lxdUnits())
+			fake.silent = true
+			unit, err := systemdUnit(t.Context(), "lxd.service")
+			if err != nil || !slices.Equal(unit.triggers, []string{"lxd.socket"}) {
+				t.Errorf("silent once: %+v, %v", unit, err)
+			}
+
+			fake.mu.Lock()
+			fake.left = 1000
+			fake.mu.Unlock()
+			_, err = systemdUnit(t.Context(), "lxd.service")
+			if !errors.Is(err, errNoAnswer) || !strings.Contains(err.Error(), "no answer within 200ms") || !strings.Contains(err.Error(), "asked 2 times") {
+				t.Errorf("always silent: %v", err)
+			}
+		})
+	}
+}
+
+// Somebody who does not want to wait for a silent one any longer need not.
+func TestSystemdSilentInterrupted(t *testing.T) {
+	fake := startFakeSystemd(t, onConnect, 1000, lxdUnits())
+	fake.silent = true
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("enough"))
+	defer cancel()
+
+	began := time.Now()
+	_, err := systemdUnit(ctx, "lxd.service")
+	if err == nil || !strings.HasPrefix(err.Error(), "enough: ") || time.Since(began) > answerTime/2 {
+		t.Errorf("after %s: %v", time.Since(began), err)
+	}
+}
+
+// While the machine starts, jobs are begun, and nobody waits for them: they may have to wait for us.
+func TestSystemdStartLater(t *testing.T) {
+	fake := startFakeSystemd(t, onConnect, 0, map[string]string{"lxd.service": "inactive", "lxd.socket": "inactive"})
+	fake.unfinished = true
+	unit := &systemd{unit: "lxd.service", triggers: []string{"lxd.socket"}}
+	err := unit.StartLater(t.Context(), &PriorState{Up: []string{"lxd.socket", "lxd.service"}, Daemon: true})
+	if jobs := fake.begun(); err != nil || !slices.Equal(jobs, []string{"StartUnit lxd.socket", "StartUnit lxd.service"}) {
+		t.Errorf("jobs %q, %v", jobs, err)
+	}
+}
+
 // An answer that is an error is not asked for again.
 func TestSystemdAnswersWithError(t *testing.T) {
 	fake := startFakeSystemd(t, onConnect, 0, lxdUnits())

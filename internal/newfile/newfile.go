@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-only
 
-// Package newfile makes files that must not exist yet. It never replaces one.
+// Package newfile makes files that must not exist yet, and opens those that they are made from. It never replaces one, and never waits
+// for the other end of a FIFO.
 package newfile
 
 import (
@@ -8,7 +9,48 @@ import (
 	"errors"
 	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 )
+
+// ErrNotRegular says that something is no file: a directory, a FIFO, a socket, a device.
+var ErrNotRegular = errors.New("not a regular file")
+
+// Open opens a regular file to be read. Anything else is ErrNotRegular, at once.
+func Open(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0) // else this would wait until somebody opens a FIFO to write
+	if errors.Is(err, unix.ENXIO) {                             // a socket
+		return nil, &os.PathError{Op: "open", Path: path, Err: ErrNotRegular}
+	}
+
+	if err != nil {
+		return nil, err
+	}
+
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &os.PathError{Op: "open", Path: path, Err: ErrNotRegular}
+	}
+
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+
+	return f, nil
+}
+
+// Read is os.ReadFile for regular files, see Open.
+func Read(path string) ([]byte, error) {
+	f, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+
+	defer f.Close()
+
+	return io.ReadAll(f)
+}
 
 // Write makes the file path, mode 0600, of what src has. The error is os.ErrExist if something of that name is there already.
 // What is on disk after another error is the caller's to remove. Nothing is synced.
@@ -27,7 +69,7 @@ func Copy(from string, to string) error { return CopyContext(context.Background(
 
 // CopyContext is Copy for files that may be large: it ends when the context does.
 func CopyContext(ctx context.Context, from string, to string) error {
-	src, err := os.Open(from)
+	src, err := Open(from)
 	if err != nil {
 		return err
 	}

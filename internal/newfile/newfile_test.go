@@ -5,11 +5,15 @@ package newfile
 import (
 	"errors"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func TestCopy(t *testing.T) {
@@ -67,5 +71,48 @@ func TestWriteReadError(t *testing.T) {
 	err := Write(filepath.Join(t.TempDir(), "new"), iotest.ErrReader(failed))
 	if !errors.Is(err, failed) {
 		t.Errorf("%v, want %v", err, failed)
+	}
+}
+
+// What is no regular file is told at once, whoever may or may not be at its other end.
+func TestOpenNotRegular(t *testing.T) {
+	dir := t.TempDir()
+	fifo, link := filepath.Join(dir, "fifo"), filepath.Join(dir, "link")
+	err := errors.Join(unix.Mkfifo(fifo, 0o600), os.Symlink(fifo, link))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	socket, err := net.Listen("unix", filepath.Join(dir, "socket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	defer socket.Close()
+
+	for _, path := range []string{fifo, link, dir, "/dev/zero", socket.Addr().String()} {
+		ended := make(chan error, 2)
+		go func() {
+			_, err := Read(path)
+			ended <- err
+			ended <- Copy(path, filepath.Join(dir, "copy"))
+		}()
+
+		for range 2 {
+			select {
+			case err := <-ended:
+				if !errors.Is(err, ErrNotRegular) || !strings.Contains(err.Error(), path) {
+					t.Errorf("%s: %v", path, err)
+				}
+
+			case <-time.After(30 * time.Second):
+				t.Fatalf("%s: still waiting", path)
+			}
+		}
+	}
+
+	_, err = os.Lstat(filepath.Join(dir, "copy"))
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a copy was begun: %v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
@@ -84,7 +85,7 @@ func (ed *editor) sameEdit() *Record {
 		return nil
 	}
 
-	patch, err := os.ReadFile(filepath.Join(ed.dir.database(), patchName))
+	patch, err := newfile.Read(filepath.Join(ed.dir.database(), patchName))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil
 	}

@@ -20,6 +20,7 @@ type daemonCycle struct {
 	purpose  string         // import, rollback, edit, repair
 	status   *daemon.Status // before
 	noStart  bool
+	later    bool // the machine is just starting: only begin to start LXD
 	timeout  time.Duration
 	progress Progress
 
@@ -188,28 +189,43 @@ func (c *daemonCycle) start(ctx context.Context, members member.List) (startResu
 	}
 
 	c.progress.step("Starting LXD (" + c.service.Name() + ")")
-	starting, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
-	defer cancel()
-
-	err := c.service.Start(starting, c.before)
+	err := c.bringUp(ctx)
 	if err != nil {
 		return result, errors.Join(inPlace(err), c.leave(ctx))
 	}
 
-	if c.before.Daemon { // else only what starts it on demand was up: a look would wake it
+	result.started = c.before.Daemon
+	if c.before.Daemon && !c.later { // else only what starts it on demand was up: a look would wake it
 		err = c.waitReady(ctx, members, &result)
 	}
 
 	return result, errors.Join(err, c.end(ctx))
 }
 
-// waitReady waits for an LXD that was started.
-func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result *startResult) error {
-	result.started = true
-	ctx, cancel := context.WithTimeout(ctx, c.timeout)
+// bringUp starts what was up before, also when the context was what ended the work: a run that was told to end, or has lost its
+// connection, ends when LXD runs.
+func (c *daemonCycle) bringUp(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
 	defer cancel()
 
-	addresses, err := daemon.WaitReady(ctx, c.dir.path, c.service)
+	if c.later {
+		return c.service.StartLater(ctx, c.before)
+	}
+
+	return c.service.Start(ctx, c.before)
+}
+
+// waitReady waits for an LXD that was started, unless the run is told to end: it has done what matters.
+func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result *startResult) error {
+	limited, cancel := context.WithTimeout(ctx, c.timeout)
+	defer cancel()
+
+	addresses, err := daemon.WaitReady(limited, c.dir.path, c.service)
+	if ctx.Err() != nil && err != nil {
+		result.warnings = append(result.warnings, "LXD was started, and was not waited for to the end, as this run was interrupted")
+		return nil
+	}
+
 	if errors.Is(err, daemon.ErrNotReady) {
 		result.warnings = append(result.warnings, notReady(c.alone(context.WithoutCancel(ctx)), members))
 		return nil
@@ -289,11 +305,13 @@ func (c *daemonCycle) startAfterFailure(ctx context.Context) error {
 		return nil
 	}
 
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.timeout)
-	defer cancel()
+	what := "Starting LXD again"
+	if errors.Is(ctx.Err(), context.Canceled) {
+		what = "Interrupted: starting LXD again, on the database that is in place; a second Ctrl-C would leave it stopped"
+	}
 
-	c.progress.step("Starting LXD again")
-	err := c.service.Start(ctx, c.before)
+	c.progress.step(what)
+	err := c.bringUp(ctx)
 	if err != nil {
 		return errors.Join(fmt.Errorf("and %w", err), c.leave(ctx))
 	}

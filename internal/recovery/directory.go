@@ -46,7 +46,7 @@ func FindLXD() (string, error) {
 		return filepath.Abs(dir)
 	}
 
-	candidates := []string{"/var/snap/lxd/common/lxd", "/var/lib/lxd"}
+	candidates := lxdDirs()
 	for _, dir := range candidates {
 		_, err := os.Stat(filepath.Join(dir, databaseName))
 		if err == nil || errors.Is(err, os.ErrPermission) {
@@ -55,6 +55,16 @@ func FindLXD() (string, error) {
 	}
 
 	return "", fmt.Errorf("no LXD found in %s or %s: set LXD_DIR to its directory", candidates[0], candidates[1])
+}
+
+// lxdDirs are where an LXD may have its directory: where $LXD_DIR says, or the snap's and the package's.
+func lxdDirs() []string {
+	dir := os.Getenv("LXD_DIR")
+	if dir != "" {
+		return []string{dir}
+	}
+
+	return []string{"/var/snap/lxd/common/lxd", "/var/lib/lxd"}
 }
 
 // directory is LXD's directory on this machine.

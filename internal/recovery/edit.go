@@ -320,7 +320,15 @@ func (ed *editor) checkOthers(ctx context.Context) error {
 
 	for i, m := range others {
 		ed.report.Others = append(ed.report.Others, Other{Name: m.Name, Address: m.Address, Found: reachText[found[i]]})
-		if found[i] != daemon.Answers || ed.opts.BesideCluster {
+		if ed.opts.BesideCluster {
+			continue
+		}
+
+		if found[i] == daemon.Mute {
+			return mutePeer(m)
+		}
+
+		if found[i] != daemon.Answers {
 			continue
 		}
 
@@ -341,6 +349,7 @@ var reachText = map[daemon.Reach]string{
 	daemon.Silent:  "does not answer",
 	daemon.Refused: "the machine is up, LXD is not",
 	daemon.Foreign: "something else than this cluster's LXD answers",
+	daemon.Mute:    muteText,
 	daemon.Answers: "LXD answers",
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
@@ -165,7 +166,11 @@ func (im *importer) syncStaged() error {
 
 // unpack makes the staging directory and fills its global/.
 func (im *importer) unpack(ctx context.Context) error {
-	f, err := os.Open(im.opts.Tarball)
+	f, err := newfile.Open(im.opts.Tarball)
+	if errors.Is(err, newfile.ErrNotRegular) {
+		return fmt.Errorf("%s is not a file: give the tarball itself, %s unless it was named otherwise", im.opts.Tarball, bundle.DefaultName)
+	}
+
 	if err != nil {
 		return err
 	}
@@ -175,10 +180,6 @@ func (im *importer) unpack(ctx context.Context) error {
 	info, err := f.Stat()
 	if err != nil {
 		return err
-	}
-
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a file: give the tarball itself, %s unless it was named otherwise", im.opts.Tarball, bundle.DefaultName)
 	}
 
 	staging, err := im.dir.makeStaging(ctx)
@@ -421,7 +422,7 @@ func (im *importer) sameAsLive() (bool, error) {
 		return false, nil
 	}
 
-	patch, err := os.ReadFile(filepath.Join(im.dir.database(), patchName))
+	patch, err := newfile.Read(filepath.Join(im.dir.database(), patchName))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, err
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
@@ -46,15 +47,46 @@ func (im *importer) askPeers(ctx context.Context) ([]daemon.Peer, error) {
 	}
 
 	im.opts.Progress.step("Asking the other members whether a cluster works without this recovery")
-	peers, err := daemon.AskPeers(ctx, im.dir.path, addresses, nodedb.MarkQuery)
+	peers, mute, err := im.dir.askPeers(ctx, addresses)
 	if err == nil {
 		im.peers = append([]daemon.Peer{}, peers...)
 	}
 
+	im.report.warn(mute...)
 	return peers, err
+}
+
+// askPeers asks the daemons at these addresses whether they serve a working cluster. mute has a sentence for each that takes connections and
+// says nothing.
+func (d directory) askPeers(ctx context.Context, addresses []string) (peers []daemon.Peer, mute []string, err error) {
+	reached := make(chan []daemon.Reach, 1)
+	go func() {
+		found, _ := daemon.Reachable(ctx, d.path, addresses) // its errors are AskPeers' as well
+		reached <- found
+	}()
+
+	peers, err = daemon.AskPeers(ctx, d.path, addresses, nodedb.MarkQuery)
+	found := <-reached
+	for i, address := range addresses {
+		if i < len(found) && found[i] == daemon.Mute {
+			mute = append(mute, fmt.Sprintf("%s: %s: whether a cluster works there cannot be told", address, muteText))
+		}
+	}
+
+	return peers, mute, err
 }
 
 // isMark tells whether a row of a peer's node database is the mark of this recovery. JSON has turned its numbers to floats.
 func (im *importer) isMark(row []any) bool {
 	return len(row) == 2 && row[0] == float64(im.report.Raft.Index) && row[1] == float64(im.report.Raft.Term)
+}
+
+// muteText is what is said of a daemon.Mute.
+const muteText = "something takes connections and does not answer, as an LXD that hangs"
+
+// mutePeer refuses beside a member whose LXD may be up although it says nothing.
+func mutePeer(m member.Member) *Refusal {
+	reason := fmt.Sprintf("%s (%s) is up: %s. If LXD still runs there, what it writes from now on would be lost. "+
+		"Stop LXD on all members first, and kill its process where it does not heed that", m.Name, m.Address, muteText)
+	return &Refusal{Code: "silent-member", Member: m.Name, Reason: reason, Flag: "--beside-cluster"}
 }

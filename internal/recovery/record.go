@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 )
 
 // Record is what an import, an edit or a repair leaves in the database directory it made: where this database comes from. It goes
@@ -43,7 +44,7 @@ const (
 
 // readRecord returns the record of a database directory, nil where it has none.
 func readRecord(database string) (*Record, error) {
-	data, err := os.ReadFile(filepath.Join(database, recordName))
+	data, err := newfile.Read(filepath.Join(database, recordName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
@@ -352,7 +353,7 @@ func (rp *repairer) tellPending() {
 
 // pendingPatch is the content of patch.global.sql, which LXD would run when it next starts, and does so after the repair as well.
 func (rp *repairer) pendingPatch() (string, error) {
-	data, err := os.ReadFile(filepath.Join(rp.dir.database(), patchName))
+	data, err := newfile.Read(filepath.Join(rp.dir.database(), patchName))
 	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}

@@ -179,7 +179,7 @@ func (rp *repairer) askOthers(ctx context.Context) ([]otherMember, error) {
 	for i, m := range all {
 		others[i] = otherMember{
 			Other: Other{Name: nameOf(m), Address: m.Address, Found: reachText[reached[i]]},
-			there: reached[i] == daemon.Answers || reached[i] == daemon.Refused,
+			there: reached[i] == daemon.Answers || reached[i] == daemon.Refused || reached[i] == daemon.Mute,
 		}
 		rp.report.Others = append(rp.report.Others, others[i].Other)
 		if reached[i] == daemon.Answers {

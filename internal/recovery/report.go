@@ -9,6 +9,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -120,7 +121,7 @@ func (r *reporter) write() error {
 // Call it when the exchange itself is settled. What cannot be done now is left to the next run.
 func (d directory) placeReport() {
 	d.forget(reportName + ".tmp") // see swapdir.WriteFile
-	data, err := os.ReadFile(d.join(reportName))
+	data, err := newfile.Read(d.join(reportName))
 	if err != nil {
 		return
 	}

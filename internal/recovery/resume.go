@@ -15,6 +15,7 @@ import (
 type ResumeOptions struct {
 	LXDDir   string
 	NoStart  bool // leave LXD stopped
+	Later    bool // the machine is just starting: only begin to start LXD, which may wait for this to end
 	Timeout  time.Duration
 	Progress Progress
 }
@@ -90,6 +91,7 @@ func Resume(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
 
 	report.Found = len(report.Done) > 0
 	r := &run{dir: dir, common: runOptions{noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress}}
+	r.later = opts.Later
 	return report, r.resume(ctx, members, report)
 }
 

@@ -291,7 +291,8 @@ func (rb *rollback) checkPeers(ctx context.Context) error {
 	addresses := addressesBut(rb.self, slices.Concat(rb.members, rb.live))
 	slices.Sort(addresses)
 	rb.opts.Progress.step("Asking the other members whether a cluster works without this rollback")
-	peers, err := daemon.AskPeers(ctx, rb.dir.path, slices.Compact(addresses), nodedb.MarkQuery)
+	peers, mute, err := rb.dir.askPeers(ctx, slices.Compact(addresses))
+	rb.report.warn(mute...)
 	if err != nil || len(peers) == 0 {
 		return err
 	}

@@ -30,6 +30,7 @@ type run struct {
 	dir      directory
 	common   runOptions
 	reporter *reporter
+	later    bool // see daemonCycle
 
 	finished *swapdir.Plan // of an interrupted run that was finished first; nil if there was none
 }
@@ -100,7 +101,8 @@ func (r *run) unstageUnless(done *bool) {
 // started.
 func (r *run) cycle(status *daemon.Status) *daemonCycle {
 	return &daemonCycle{
-		purpose: r.common.purpose, dir: r.dir, status: status, noStart: r.common.noStart, timeout: r.common.timeout, progress: r.common.progress,
+		purpose: r.common.purpose, dir: r.dir, status: status, noStart: r.common.noStart, later: r.later, timeout: r.common.timeout,
+		progress: r.common.progress,
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"os"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 )
 
 // inspectFormat is the format of the reports that are written. What an older one, without a format, calls sound or healthy is what
@@ -23,7 +24,7 @@ const maxReport = 64 << 20
 
 // readReport reads a report that was saved as JSON.
 func readReport(file string) (*InspectReport, error) {
-	f, err := os.Open(file)
+	f, err := newfile.Open(file)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func isReport(name string) (bool, error) {
 		return false, err
 	}
 
-	f, err := os.Open(name)
+	f, err := newfile.Open(name)
 	if err != nil {
 		return false, err
 	}

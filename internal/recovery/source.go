@@ -15,6 +15,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
@@ -134,7 +135,7 @@ func openTarball(ctx context.Context, name string, size int64, progress Progress
 }
 
 func (s *Source) unpack(ctx context.Context, scratch string, size int64, progress Progress) error {
-	f, err := os.Open(s.Path)
+	f, err := newfile.Open(s.Path)
 	if err != nil {
 		return err
 	}

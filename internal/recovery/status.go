@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
@@ -69,12 +68,11 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 	}
 
 	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{}}
-	running, err := daemon.Inspect(ctx, dir.path)
+	err = report.inspectDaemon(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 
-	report.Daemon, report.Running = running.String(), running.Running()
 	report.Cluster, _ = dir.clusterCertificate() // what needs it says what is wrong with it
 	record, err := readRecord(dir.database())
 	switch {

@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -43,7 +44,7 @@ func (s *Stopped) String() string {
 // readStopped returns what an earlier run has stopped, nil where none has.
 func (d directory) readStopped() (*Stopped, error) {
 	path := d.join(stoppedName)
-	data, err := os.ReadFile(path)
+	data, err := newfile.Read(path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, nil
 	}

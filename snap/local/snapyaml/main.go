@@ -33,6 +33,8 @@ type both struct {
 type app struct {
 	Command   string `yaml:"command"`
 	Completer string `yaml:"completer,omitempty"`
+	Daemon    string `yaml:"daemon,omitempty"` // a service
+	Restart   string `yaml:"restart-condition,omitempty"`
 }
 
 // snapcraft is our snapcraft.yaml.
