@@ -60,6 +60,7 @@ type Facts struct {
 
 // checks are all that is looked at, in the order in which people are told.
 var checks = []func(Facts) []Finding{
+	checkVoters, checkRows, checkVersions,
 	checkCertificates,
 }
 
