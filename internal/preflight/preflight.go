@@ -8,6 +8,7 @@
 package preflight
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
@@ -54,14 +55,55 @@ type Facts struct {
 	// Nodes is the table nodes as it will be when pending patches have run; nil where it cannot be read.
 	Nodes []Node
 
+	// InForce are the addresses that the members have had so far, by their ids; nil where they are not known.
+	InForce map[uint64]string
+
+	// OwnAddresses are those that LXD is to listen on here.
+	OwnAddresses []OwnAddress
+
+	// Silent are new addresses of other members at which no machine answers, Left are other settings that have an old address.
+	Silent []Silent
+	Left   []Left
+
 	// Certificates are those that the members show each other.
 	Certificates []Certificate
+
+	// Schema is the version of the global database's schema; 0 where it is not known.
+	Schema int
+
+	// Installed is the LXD that is to start on this machine, LastRan the schema that the LXD had which ran last on this member; 0 where it
+	// is not known.
+	Installed LXD
+	LastRan   int
+
+	// Patches are the names of LXD's own patches that are marked as applied on this member and are newer than the global database.
+	Patches []string
+
+	// Free is the room on the disk of the database, in bytes; nil where it is not known.
+	Free *uint64
 }
+
+// name is that of this member, empty where it is not known.
+func (facts Facts) name() string {
+	self, _ := facts.Members.ByID(facts.Self)
+	return self.Name
+}
+
+// Alone tells whether no other member needs to be reached.
+func (facts Facts) Alone() bool { return len(facts.Members) < 2 }
 
 // checks are all that is looked at, in the order in which people are told.
 var checks = []func(Facts) []Finding{
-	checkVoters, checkRows, checkVersions,
+	checkVoters,
+	checkRows,
+	checkVersions,
+	checkMemberAddresses,
+	checkOwnAddresses,
+	checkSchema,
 	checkCertificates,
+	checkRoom,
+	checkGoingBack,
+	checkLeft,
 }
 
 // Check returns what is found in the facts. It is not nil.
@@ -72,4 +114,18 @@ func Check(facts Facts) []Finding {
 	}
 
 	return found
+}
+
+// littleRoom is what LXD needs at the least: raft allocates its segments, of 8 MiB, some ahead.
+const littleRoom = 64 << 20
+
+// checkRoom looks for a disk that is full, or nearly.
+func checkRoom(facts Facts) []Finding {
+	if facts.Free == nil || *facts.Free >= littleRoom {
+		return nil
+	}
+
+	return []Finding{{Code: "disk-full", Member: facts.name(),
+		Text:   fmt.Sprintf("the disk of the database has %d MiB left: LXD's database allocates some files of 8 MiB when it starts", *facts.Free>>20),
+		Advice: "Make room before LXD is started."}}
 }
