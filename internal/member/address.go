@@ -119,3 +119,52 @@ func (l List) ValidateNew(inForce map[uint64]string) error {
 
 	return nil
 }
+
+// Mentions tells whether a text, a setting for instance, names a host or an address, which is not just part of another one there.
+func Mentions(text string, host string) bool {
+	text, host = strings.ToLower(text), strings.ToLower(host)
+	if host == "" {
+		return false
+	}
+
+	for at := 0; ; {
+		found := strings.Index(text[at:], host)
+		if found < 0 {
+			return false
+		}
+
+		from, to := at+found, at+found+len(host)
+		if !continues(text[:from], host, false) && !continues(text[to:], host, true) {
+			return true
+		}
+
+		at = from + 1
+	}
+}
+
+// continues tells whether a text goes on with the host that it is beside: as a word or number, with a dot before or after more of it, or,
+// for an IPv6 address without brackets, with a colon. What is beside a bracket does not go on.
+func continues(beside string, host string, after bool) bool {
+	if beside == "" {
+		return false
+	}
+
+	next, more := beside[len(beside)-1], beside[:len(beside)-1]
+	if after {
+		next, more = beside[0], beside[1:]
+	}
+
+	wordy := func(c byte) bool { return c == '-' || c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' }
+	switch {
+	case wordy(next):
+		return true
+	case next == ':' && strings.Count(host, ":") > 1 && !strings.Contains(host, "]"):
+		return true
+	case next == '.' && after:
+		return more != "" && wordy(more[0])
+	case next == '.':
+		return more != "" && wordy(more[len(more)-1])
+	}
+
+	return false
+}

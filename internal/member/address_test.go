@@ -87,3 +87,31 @@ func TestValidateNew(t *testing.T) {
 		}
 	}
 }
+
+func TestMentions(t *testing.T) {
+	for _, c := range []struct {
+		text, host string
+		expected   bool
+	}{
+		{"ssl:10.0.0.1:6641,ssl:10.0.0.2:6641", "10.0.0.1", true},
+		{"ssl:10.0.0.11:6641,ssl:110.0.0.1:6641", "10.0.0.1", false},
+		{"110.0.0.1, 10.0.0.1", "10.0.0.1", true},
+		{"10.0.0.1.5 or 1.10.0.0.1", "10.0.0.1", false},
+		{"see 10.0.0.1.", "10.0.0.1", true},
+		{"10.0.0.1/24", "10.0.0.1", true},
+		{"http://Server1.lan:3128", "server1.lan", true},
+		{"http://myserver1.lan:3128", "server1.lan", false},
+		{"http://server1.lan.example:3128", "server1.lan", false},
+		{"http://server1-lan", "server1", false},
+		{"[fd00::1]:8443", "fd00::1", true},
+		{"[2001:fd00::1]:8443", "fd00::1", false},
+		{"fd00::1:2", "fd00::1", false},
+		{"10.0.0.1:8443", "10.0.0.1:8443", true},
+		{"10.0.0.1:84430", "10.0.0.1:8443", false},
+		{"anything", "", false},
+	} {
+		if Mentions(c.text, c.host) != c.expected {
+			t.Errorf("%q names %q: %v", c.text, c.host, !c.expected)
+		}
+	}
+}
