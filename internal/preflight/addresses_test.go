@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 const nowhere = "192.0.2.7:8443" // TEST-NET-1
@@ -66,7 +67,7 @@ func TestBindableNonLocal(t *testing.T) {
 
 func TestOwnAddresses(t *testing.T) {
 	const old, new = "10.0.0.1:8443", "10.1.0.1:8443"
-	facts := Facts{Self: 1, Members: member.List{{ID: 1, Name: "n1", Address: new}}}
+	facts := Facts{Self: 1, Members: member.List{{ID: 1, Name: "n1", Address: new, Role: raftlog.Voter}}}
 	for _, c := range []struct {
 		name  string
 		own   []OwnAddress
@@ -99,7 +100,7 @@ func TestOwnAddresses(t *testing.T) {
 
 func TestMemberAddresses(t *testing.T) {
 	facts := Facts{
-		Members: member.List{{ID: 1, Name: "n1", Address: "127.0.0.1:8443"}, {ID: 2, Name: "n2", Address: "10.92.0.256:8443"}},
+		Members: member.List{{ID: 1, Name: "n1", Address: "127.0.0.1:8443", Role: raftlog.Voter}, {ID: 2, Name: "n2", Address: "10.92.0.256:8443"}},
 		InForce: map[uint64]string{1: "127.0.0.1:8443", 2: "10.92.0.2:8443"},
 		Silent:  []Silent{{Member: "n2", Address: "10.92.0.256:8443"}},
 		Left:    []Left{{Where: "config core.proxy_http of the cluster", Address: "10.92.0.2", Member: "n2", New: "10.92.0.256:8443"}},

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 func day(text string) time.Time {
@@ -45,7 +46,7 @@ func TestCertificateDates(t *testing.T) {
 	certificate := func(from string, to string) Certificate {
 		return Certificate{What: "the cluster certificate", NotBefore: day(from), NotAfter: day(to)}
 	}
-	two := member.List{{ID: 1, Name: "n1"}, {ID: 2, Name: "n2"}}
+	two := member.List{{ID: 1, Name: "n1", Role: raftlog.Voter}, {ID: 2, Name: "n2"}}
 	for _, c := range []struct {
 		name    string
 		members member.List

@@ -86,7 +86,9 @@ func Unlike(facts Facts) (own Node, unlike []Node) {
 
 // behind tells whether LXD takes the row for that of an older version. Where one of the two numbers is lower and the other one higher, it
 // gives up: that row is not behind.
-func (n Node) behind(own Node) bool { return n.Schema <= own.Schema && n.APIExtensions <= own.APIExtensions }
+func (n Node) behind(own Node) bool {
+	return n.Schema <= own.Schema && n.APIExtensions <= own.APIExtensions
+}
 
 // checkVersions looks for members that LXD would wait for.
 func checkVersions(facts Facts) []Finding {
