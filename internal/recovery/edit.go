@@ -18,6 +18,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -40,6 +41,9 @@ type EditOptions struct {
 
 	// BesideCluster goes on although a daemon of another member answers.
 	BesideCluster bool
+
+	// AddressAbsent goes on although this machine does not have the new address of this member.
+	AddressAbsent bool
 
 	// Timeout bounds how long what would start LXD on demand may take to stop.
 	Timeout time.Duration
@@ -70,9 +74,14 @@ type EditReport struct {
 	GivenUp  []Discarded       `json:"given_up" yaml:"given_up"` // transactions that damage is before
 	Untold   []string          `json:"untold" yaml:"untold"`     // what cannot be read
 	Warnings []string          `json:"warnings" yaml:"warnings"`
-	Kept     string            `json:"kept" yaml:"kept"` // directory that holds the database as it was
-	Tarball  string            `json:"tarball,omitempty" yaml:"tarball,omitempty"`
-	Daemon   string            `json:"daemon" yaml:"daemon"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the edited database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
+	Kept    string `json:"kept" yaml:"kept"` // directory that holds the database as it was
+	Tarball string `json:"tarball,omitempty" yaml:"tarball,omitempty"`
+	Daemon  string `json:"daemon" yaml:"daemon"`
 
 	// NothingToDo is true when an edit had given this member exactly this list before: nothing was done.
 	NothingToDo bool `json:"already" yaml:"already"`
@@ -152,6 +161,7 @@ type editor struct {
 	log     *raftlog.Log
 	read    string          // signature of the raft directory when the log was read
 	nodes   []globaldb.Node // table nodes of the global database
+	needs   *needs          // of the global database
 	members member.List     // the new list
 	last    uint64          // index of the last entry that is kept
 	status  *daemon.Status  // of LXD, right before it is stopped
@@ -161,7 +171,7 @@ type editor struct {
 func newEditReport() *EditReport {
 	return &EditReport{
 		Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, GivenUp: []Discarded{}, Untold: []string{},
-		Warnings: []string{},
+		Warnings: []string{}, Findings: []preflight.Finding{},
 	}
 }
 
@@ -223,6 +233,10 @@ func (ed *editor) examine(ctx context.Context) error {
 	}
 
 	ed.nodes, err = db.Nodes(ctx)
+	if err == nil {
+		err = ed.lookAtNeeds(ctx, db)
+	}
+
 	if err != nil {
 		return replayError(what, err)
 	}

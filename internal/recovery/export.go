@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -69,6 +70,10 @@ type ExportReport struct {
 	Untold  []string    `json:"untold" yaml:"untold"`
 
 	Warnings []string `json:"warnings" yaml:"warnings"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the tarball's database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
 }
 
 // Export writes the recovery tarball of this member. It changes nothing in LXD's directory.
@@ -234,7 +239,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 
 	ex.report = &ExportReport{
 		File: ex.opts.Output, Cluster: certificate, Last: end, Before: last, Edited: ex.log.Edited, Members: members,
-		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{},
+		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{}, Findings: []preflight.Finding{},
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
 	return nil
@@ -309,7 +314,8 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 		ex.opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	verified := startVerification(ctx, ex.log, ex.report.Before.Index, "the global database in "+ex.dir.global(), ex.served)
+	exported := subject{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.dir.global(), look: ex.lookAtNeeds}
+	verified := exported.startVerification(ctx, ex.served)
 	err := ex.pack(verified)
 	verifyErr := verified.end()
 	if verifyErr != nil {
@@ -317,6 +323,7 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 	}
 
 	ex.report.Database = verified.summary
+	ex.report.Warnings = append(ex.report.Warnings, texts(ex.report.Findings)...)
 	return ex.report, err
 }
 

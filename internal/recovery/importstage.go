@@ -57,6 +57,10 @@ func (im *importer) stage(ctx context.Context) error {
 	}
 
 	err = im.compareLocal(ctx, <-looked)
+	if err == nil {
+		err = im.describeNeeds(ctx)
+	}
+
 	if err != nil {
 		return err
 	}
@@ -301,6 +305,10 @@ func (im *importer) checkDatabase(ctx context.Context) error {
 	}
 
 	im.nodes, err = db.Nodes(ctx)
+	if err == nil {
+		err = im.lookAtNeeds(ctx, db)
+	}
+
 	if err != nil {
 		return replayError(what, err)
 	}

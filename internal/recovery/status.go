@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
@@ -43,6 +44,10 @@ type StatusReport struct {
 	Pending   []string         `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
 	Kept      []KeptDatabase   `json:"backups" yaml:"backups"`
 	Problems  []string         `json:"problems" yaml:"problems"`
+
+	// LXD is the one that is installed. Findings are what it needs to start here, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
 }
 
 // AddressRow is a member's address in the three places where LXD keeps it: the node database, the raft log, and the table
@@ -65,7 +70,8 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		return nil, err
 	}
 
-	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{}}
+	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{},
+		Findings: []preflight.Finding{}}
 	running, err := daemon.Inspect(ctx, dir.path)
 	if err != nil {
 		return nil, err
@@ -173,6 +179,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 	var log *raftlog.Log
 	var nodes []globaldb.Node
 	var nodesErr error
+	var found *needs
 	err := whileLive(ctx, r.Running, func(last bool) (bool, error) {
 		var err error
 		log, err = readLog(ctx, dir.global(), progress)
@@ -184,7 +191,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 			return false, nil
 		}
 
-		nodes, nodesErr = readNodes(ctx, log)
+		nodes, found, nodesErr = readNodes(ctx, log, dir, node)
 		return log.Healthy() && nodesErr == nil, nil
 	})
 	var none *noGlobalError
@@ -192,7 +199,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("%v", err)
 		r.member(dir, node, nodeErr, nil)
 		r.compare(node, nil, nil)
-		return nil
+		return r.needs(ctx, dir, node, nil)
 	}
 
 	if err != nil {
@@ -215,7 +222,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 
 	r.recognise(ctx, dir, log, nodes)
 	r.compare(node, log.Configuration, nodes)
-	return ctx.Err()
+	return r.needs(ctx, dir, node, found)
 }
 
 // member tells which member this is, or that it is a standalone server, as far as that is known. node and nodeErr are what the node
@@ -248,21 +255,33 @@ func (r *StatusReport) member(dir directory, node *nodedb.Node, nodeErr error, s
 	}
 }
 
-// readNodes reads the table nodes out of the database that a log makes. Without an error the list is not nil.
-func readNodes(ctx context.Context, log *raftlog.Log) ([]globaldb.Node, error) {
+// readNodes reads the table nodes out of the database that a log makes, and what LXD needs to start on that. Without an error the list is
+// not nil. node may be nil.
+func readNodes(ctx context.Context, log *raftlog.Log, dir directory, node *nodedb.Node) ([]globaldb.Node, *needs, error) {
 	db, err := globaldb.Open(ctx, log, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 
 	defer db.Close()
 
 	nodes, err := db.Nodes(ctx)
-	if err == nil && nodes == nil {
-		nodes = []globaldb.Node{}
+	if err != nil {
+		return nil, nil, err
 	}
 
-	return nodes, err
+	if nodes == nil {
+		return []globaldb.Node{}, nil, nil
+	}
+
+	var names member.List
+	self := uint64(0)
+	if node != nil {
+		names, self = node.Members, node.Self.ID
+	}
+
+	found, err := dir.needsOf(ctx, db, namedServers(log.Configuration, names), self)
+	return nodes, found, err
 }
 
 // compare puts side by side what the three places say of the members' addresses. nodes is nil where that table cannot be read.

@@ -31,15 +31,29 @@ type verification struct {
 	err     error
 }
 
+// subject is a database that is replayed and checked.
+type subject struct {
+	log  *raftlog.Log
+	upTo uint64 // index
+	what string // names it in an error
+
+	// look looks into it, too; nil for nothing more to be looked at.
+	look func(context.Context, *globaldb.DB) error
+}
+
 // startVerification begins the verification for a log, up to an index, with what libdqlite serves; without that where served is nil. what names
 // the database in an error. end must be called.
 func startVerification(ctx context.Context, log *raftlog.Log, upTo uint64, what string, served *serving) *verification {
+	return subject{log: log, upTo: upTo, what: what}.startVerification(ctx, served)
+}
+
+func (s subject) startVerification(ctx context.Context, served *serving) *verification {
 	p := &verification{done: make(chan struct{})}
 	p.ctx, p.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(p.done)
 
-		p.err = p.run(log, upTo, what, served)
+		p.err = p.run(s, served)
 		if p.err != nil {
 			p.stop()
 		}
@@ -66,8 +80,8 @@ func (p *verification) end() error {
 
 // run replays the log and compares what comes out with what libdqlite serves. Should both find something wrong, ours is said: it
 // names the file.
-func (p *verification) run(log *raftlog.Log, upTo uint64, what string, served *serving) error {
-	summary, print, err := summarize(p.ctx, log, upTo, what, served != nil)
+func (p *verification) run(s subject, served *serving) error {
+	summary, print, err := s.summarize(p.ctx, served != nil)
 	if err != nil {
 		return err
 	}
@@ -98,22 +112,27 @@ func (p *verification) run(log *raftlog.Log, upTo uint64, what string, served *s
 		"please report this, --no-verify skips the check", err)
 }
 
-// summarize replays a log up to an index and checks the database that comes out. what names it in an error.
-func summarize(ctx context.Context, log *raftlog.Log, upTo uint64, what string, printed bool) (*globaldb.Summary, globaldb.Fingerprint, error) {
-	db, err := globaldb.Open(ctx, log, upTo)
+// summarize replays the log and checks the database that comes out. Its rows are summed where that is wanted.
+func (s subject) summarize(ctx context.Context, printed bool) (summary *globaldb.Summary, print globaldb.Fingerprint, err error) {
+	db, err := globaldb.Open(ctx, s.log, s.upTo)
 	if err != nil {
-		return nil, nil, replayError(what, err)
+		return nil, nil, replayError(s.what, err)
 	}
 
 	defer db.Close()
 
-	if !printed {
-		summary, err := sound(ctx, db, what)
-		return summary, nil, err
+	if printed {
+		summary, print, err = db.SummaryAndFingerprint(ctx)
+		err = soundSummary(summary, err, s.what)
+	} else {
+		summary, err = sound(ctx, db, s.what)
 	}
 
-	summary, print, err := db.SummaryAndFingerprint(ctx)
-	return summary, print, soundSummary(summary, err, what)
+	if err == nil && s.look != nil {
+		err = s.look(ctx, db)
+	}
+
+	return summary, print, err
 }
 
 // soleVoter is a segment after the fence's, as LXD's own recovery would append it: a configuration with a single voter, who
