@@ -40,6 +40,9 @@ type ExportOptions struct {
 	// Reading is the digest of the reading to take, where the files can be read as several logs.
 	Reading string
 
+	// UnknownMembers goes on although the database does not know a member.
+	UnknownMembers bool
+
 	// NoVerify skips the check that libdqlite gets the same rows out of what is exported.
 	NoVerify bool
 
@@ -237,7 +240,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{},
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
-	return nil
+	return ex.notePatch()
 }
 
 // memberList is the list that the tarball gets. It must have been edited, be able to work, and be the one in the raft log.
@@ -246,7 +249,7 @@ func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 		return nil, &Refusal{
 			Code: "unedited",
 			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. "+
-				"Run `lxd cluster edit` here first", node.Self.Name),
+				"Run `lxd-recover cluster edit` here first", node.Self.Name),
 			Flag: "--unedited",
 		}
 	}
@@ -259,11 +262,11 @@ func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 
 	err := members.Validate()
 	if err != nil {
-		return nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd cluster edit` again", node.Self.Name, err)
+		return nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd-recover cluster edit` again", node.Self.Name, err)
 	}
 
 	if !members.SameServers(ex.log.Configuration) {
-		return nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd cluster edit` again",
+		return nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd-recover cluster edit` again",
 			filepath.Join(ex.dir.database(), nodedb.File))
 	}
 
@@ -309,7 +312,8 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 		ex.opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	verified := startVerification(ctx, ex.log, ex.report.Before.Index, "the global database in "+ex.dir.global(), ex.served)
+	database := replayed{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.dir.global(), look: ex.checkMembers}
+	verified := startVerification(ctx, database, ex.served)
 	err := ex.pack(verified)
 	verifyErr := verified.end()
 	if verifyErr != nil {

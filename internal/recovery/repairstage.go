@@ -203,7 +203,7 @@ func (rp *repairer) verify(ctx context.Context) error {
 	})
 	defer served.end()
 
-	summary, print, err := summarize(ctx, rp.staged, rp.report.Raft.Index, "the global database in "+rp.dir.global(), true)
+	summary, print, err := summarize(ctx, replayed{log: rp.staged, upTo: rp.report.Raft.Index, what: "the global database in " + rp.dir.global()}, true)
 	if err != nil {
 		return withAdvice(err, rp.takeBack())
 	}

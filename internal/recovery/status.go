@@ -146,7 +146,7 @@ func (r *StatusReport) pending(dir directory) error {
 	for _, file := range []struct{ path, meaning string }{
 		{dir.join(stagingName), "what an interrupted run had prepared: the next one removes it, and so does `lxd-recover resume`"},
 		{dir.join(removingName), "a kept database that was to be deleted, and is half: `lxd-recover resume` finishes it"},
-		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts"},
+		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts" + patchText(dir)},
 		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},
 		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, " +
 			"and refuses to start on the member that it was made on"},
@@ -171,7 +171,7 @@ func (r *StatusReport) pending(dir directory) error {
 func (r *StatusReport) databases(ctx context.Context, dir directory, progress Progress) error {
 	node, nodeErr := dir.nodeForStatus(ctx, r.Running)
 	var log *raftlog.Log
-	var nodes []globaldb.Node
+	var nodes tableNodes
 	var nodesErr error
 	err := whileLive(ctx, r.Running, func(last bool) (bool, error) {
 		var err error
@@ -184,7 +184,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 			return false, nil
 		}
 
-		nodes, nodesErr = readNodes(ctx, log)
+		nodes, nodesErr = readNodes(ctx, dir, log)
 		return log.Healthy() && nodesErr == nil, nil
 	})
 	var none *noGlobalError
@@ -213,8 +213,9 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("global database: %v", nodesErr)
 	}
 
-	r.recognise(ctx, dir, log, nodes)
-	r.compare(node, log.Configuration, nodes)
+	r.recognise(ctx, dir, log, nodes.now)
+	r.compare(node, log.Configuration, nodes.now)
+	r.members(node, log.Configuration, nodes)
 	return ctx.Err()
 }
 
@@ -246,23 +247,6 @@ func (r *StatusReport) member(dir directory, node *nodedb.Node, nodeErr error, s
 	if clustered && !dir.certified() {
 		r.problem("%v", dir.errNoCertificate())
 	}
-}
-
-// readNodes reads the table nodes out of the database that a log makes. Without an error the list is not nil.
-func readNodes(ctx context.Context, log *raftlog.Log) ([]globaldb.Node, error) {
-	db, err := globaldb.Open(ctx, log, 0)
-	if err != nil {
-		return nil, err
-	}
-
-	defer db.Close()
-
-	nodes, err := db.Nodes(ctx)
-	if err == nil && nodes == nil {
-		nodes = []globaldb.Node{}
-	}
-
-	return nodes, err
 }
 
 // compare puts side by side what the three places say of the members' addresses. nodes is nil where that table cannot be read.
