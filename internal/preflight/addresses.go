@@ -165,13 +165,10 @@ func bind(ip netip.Addr) (found Presence, why string) {
 
 // checkMemberAddresses looks at the addresses that members are to have from now on.
 func checkMemberAddresses(facts Facts) []Finding {
-	if facts.InForce == nil {
-		return nil
-	}
-
 	var found []Finding
 	for _, m := range facts.Members {
-		if facts.InForce[m.ID] == m.Address || m.Address == "" {
+		old, known := facts.InForce[m.ID]
+		if !known || old == m.Address {
 			continue
 		}
 

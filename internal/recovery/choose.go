@@ -26,7 +26,7 @@ func (ed *editor) choose(ctx context.Context) error {
 	default:
 		list := ed.current(current)
 		edited, err := ed.opts.Ask(ctx, list, ed.report.Before, func(l member.List) error {
-			err := checkEdit(list, l)
+			err := ed.checkList(list, l)
 			if err == nil {
 				err = ed.checkAddresses(ctx, l)
 			}
@@ -38,11 +38,13 @@ func (ed *editor) choose(ctx context.Context) error {
 		}
 
 		ed.members = edited
+		ed.tellLeftOut(list)
 	}
 
 	self, _ := ed.members.ByID(ed.node.Self.ID)
 	ed.report.Member = self
-	for _, m := range ed.node.Members {
+	ed.settleLost()
+	for _, m := range ed.known() {
 		change := MemberChange{ID: m.ID, Name: m.Name, OldAddress: m.Address, OldRole: m.Role.String()}
 		edited, ok := ed.members.ByID(m.ID)
 		if ok {
@@ -53,7 +55,7 @@ func (ed *editor) choose(ctx context.Context) error {
 	}
 
 	ed.report.Settings = changedSettings(ed.node, ed.update())
-	ed.report.Patch = patchSQL(ed.nodes, ed.members)
+	ed.report.Patch = composed(ed.pending, ed.rows, ed.members)
 	record := ed.sameEdit()
 	if record != nil {
 		ed.report.NothingToDo, ed.report.Raft = true, record.Raft
@@ -91,13 +93,17 @@ func (ed *editor) sameEdit() *Record {
 }
 
 // current is the list to be edited: LXD's own, which is the node database's. Where the raft log knows other roles, as it does
-// until the next heartbeat, the log's count.
+// until the next heartbeat, the log's count. Lost members are offered as spares.
 func (ed *editor) current(logged member.List) member.List {
-	list := slices.Clone(ed.node.Members)
+	list := ed.known()
 	for i, m := range list {
 		server, ok := logged.ByID(m.ID)
 		if ok {
 			list[i].Role = server.Role
+		}
+
+		if slices.Contains(ed.opts.Lost, m.Name) {
+			list[i].Role = raftlog.Spare
 		}
 	}
 
@@ -122,10 +128,6 @@ func checkEdit(old member.List, edited member.List) error {
 
 		if before.Name != "" && before.Name != m.Name {
 			return fmt.Errorf("member %d is named %q, not %q: names cannot be changed", m.ID, before.Name, m.Name)
-		}
-
-		if before.Role == raftlog.Spare && m.Role == raftlog.Voter {
-			return fmt.Errorf("member %q is a %s, which has no database, and cannot become a %s here", m.Name, raftlog.Spare, raftlog.Voter)
 		}
 	}
 

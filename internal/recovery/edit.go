@@ -45,6 +45,18 @@ type EditOptions struct {
 	// AddressAbsent goes on although this machine does not have the new address of this member.
 	AddressAbsent bool
 
+	// Lost are the names of members that are lost: LXD is not to wait for them.
+	Lost []string
+
+	// AnyRole takes roles that make no sense as a rule: this member a spare, or a voter that may have no database.
+	AnyRole bool
+
+	// UnknownMembers goes on although the global database does not know a member.
+	UnknownMembers bool
+
+	// DropPatch leaves out what is pending in patch.global.sql.
+	DropPatch bool
+
 	// Timeout bounds how long what would start LXD on demand may take to stop.
 	Timeout time.Duration
 
@@ -68,11 +80,12 @@ type EditReport struct {
 	Before   bundle.Position   `json:"before" yaml:"before"` // last entry of the log
 	Raft     bundle.Position   `json:"raft" yaml:"raft"`     // the fenced recovery entry; zero until Done
 	Database *globaldb.Summary `json:"database" yaml:"database"`
-	Settings []Change          `json:"settings" yaml:"settings"` // of the node database
-	Patch    string            `json:"patch" yaml:"patch"`       // content of patch.global.sql, empty where none is needed
-	Damage   []string          `json:"damage" yaml:"damage"`     // accepted
-	GivenUp  []Discarded       `json:"given_up" yaml:"given_up"` // transactions that damage is before
-	Untold   []string          `json:"untold" yaml:"untold"`     // what cannot be read
+	Settings []Change          `json:"settings" yaml:"settings"`           // of the node database
+	Patch    string            `json:"patch" yaml:"patch"`                 // content of patch.global.sql, empty where none is needed
+	Carried  string            `json:"carried_patch" yaml:"carried_patch"` // what of it was there before
+	Damage   []string          `json:"damage" yaml:"damage"`               // accepted
+	GivenUp  []Discarded       `json:"given_up" yaml:"given_up"`           // transactions that damage is before
+	Untold   []string          `json:"untold" yaml:"untold"`               // what cannot be read
 	Warnings []string          `json:"warnings" yaml:"warnings"`
 
 	// LXD is the one that is installed here. Findings are what it needs to start on the edited database, and lacks, or may lack.
@@ -159,12 +172,16 @@ type editor struct {
 
 	node    *nodedb.Node
 	log     *raftlog.Log
-	read    string          // signature of the raft directory when the log was read
-	nodes   []globaldb.Node // table nodes of the global database
-	needs   *needs          // of the global database
-	members member.List     // the new list
-	last    uint64          // index of the last entry that is kept
-	status  *daemon.Status  // of LXD, right before it is stopped
+	read    string           // signature of the raft directory when the log was read
+	nodes   []globaldb.Node  // table nodes of the global database
+	needs   *needs           // of the global database
+	pending pendingPatch     // what was in patch.global.sql before
+	rows    []preflight.Node // table nodes as it is when that has run
+	lost    map[uint64]bool  // members that are lost, by id
+	had     map[uint64]bool  // members that have had a database, by id
+	members member.List      // the new list
+	last    uint64           // index of the last entry that is kept
+	status  *daemon.Status   // of LXD, right before it is stopped
 }
 
 // newEditReport returns a report whose lists are empty, not missing, in JSON.
@@ -232,16 +249,7 @@ func (ed *editor) examine(ctx context.Context) error {
 		return err
 	}
 
-	ed.nodes, err = db.Nodes(ctx)
-	if err == nil {
-		err = ed.lookAtNeeds(ctx, db)
-	}
-
-	if err != nil {
-		return replayError(what, err)
-	}
-
-	return nil
+	return ed.examineMembers(ctx, db, what)
 }
 
 // shortCommand is how long a process that has the database open, and is no daemon, may take to end.
@@ -506,6 +514,11 @@ func (ed *editor) exchange(ctx context.Context) error {
 	}
 
 	defer unlock()
+
+	err = ed.dir.samePatch(ed.pending, ed.opts.DropPatch)
+	if err != nil {
+		return err
+	}
 
 	err = ed.dir.syncStaged()
 	if err != nil {

@@ -7,17 +7,9 @@ import (
 	"fmt"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
 )
-
-// lookAtNeeds looks into the global database for what LXD needs to start on it here.
-func (ed *editor) lookAtNeeds(ctx context.Context, db *globaldb.DB) error {
-	var err error
-	ed.needs, err = ed.dir.needsOf(ctx, db, namedServers(ed.log.Configuration, ed.node.Members), ed.node.Self.ID)
-	return err
-}
 
 // checkAddresses refuses addresses that no member can have, and a new one of this member that this machine does not have.
 func (ed *editor) checkAddresses(ctx context.Context, edited member.List) error {
@@ -41,7 +33,7 @@ func (ed *editor) checkAddresses(ctx context.Context, edited member.List) error 
 // findings are what LXD needs, and lacks here, with another member list.
 func (ed *editor) findings(ctx context.Context, members member.List) []preflight.Finding {
 	self, _ := members.ByID(ed.node.Self.ID)
-	ed.needs.facts.Members = members
+	ed.needs.facts.Members, ed.needs.facts.Nodes = members, ed.rows
 	ed.needs.withAddresses(ctx, nodeUpdate(ed.node, members, self, ed.report.Raft, formerAddresses(ed.node, ed.nodes, self.ID)))
 	return preflight.Check(ed.needs.facts)
 }
@@ -54,7 +46,7 @@ func (ed *editor) describeNeeds(ctx context.Context) error {
 	}
 
 	ed.report.LXD, ed.report.Findings = ed.needs.facts.Installed, ed.findings(ctx, ed.members)
-	ed.report.warn(texts(ed.report.Findings)...)
+	ed.report.warn(warningsOf(ed.report.Findings)...)
 	return ctx.Err()
 }
 

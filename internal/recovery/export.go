@@ -41,6 +41,9 @@ type ExportOptions struct {
 	// Reading is the digest of the reading to take, where the files can be read as several logs.
 	Reading string
 
+	// UnknownMembers goes on although the database does not know a member.
+	UnknownMembers bool
+
 	// NoVerify skips the check that libdqlite gets the same rows out of what is exported.
 	NoVerify bool
 
@@ -135,9 +138,10 @@ type exporter struct {
 	check    *exportCheck
 	log      *raftlog.Log
 	manifest *bundle.Manifest
-	pieces   []bundle.Piece // the files of the tarball
-	scratch  string         // a directory for files that are made for it
-	served   *serving       // nil with NoVerify
+	pieces   []bundle.Piece   // the files of the tarball
+	rows     []preflight.Node // table nodes as it is when what is pending has run
+	scratch  string           // a directory for files that are made for it
+	served   *serving         // nil with NoVerify
 }
 
 // open locks LXD's directory, and makes sure that nobody writes to the database. The returned function unlocks it.
@@ -242,7 +246,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{}, Findings: []preflight.Finding{},
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
-	return nil
+	return ex.notePatch()
 }
 
 // memberList is the list that the tarball gets. It must have been edited, be able to work, and be the one in the raft log.
@@ -251,7 +255,7 @@ func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 		return nil, &Refusal{
 			Code: "unedited",
 			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. "+
-				"Run `lxd cluster edit` here first", node.Self.Name),
+				"Run `lxd-recover cluster edit` here first", node.Self.Name),
 			Flag: "--unedited",
 		}
 	}
@@ -264,11 +268,11 @@ func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 
 	err := members.Validate()
 	if err != nil {
-		return nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd cluster edit` again", node.Self.Name, err)
+		return nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd-recover cluster edit` again", node.Self.Name, err)
 	}
 
 	if !members.SameServers(ex.log.Configuration) {
-		return nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd cluster edit` again",
+		return nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd-recover cluster edit` again",
 			filepath.Join(ex.dir.database(), nodedb.File))
 	}
 
@@ -314,8 +318,8 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 		ex.opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	exported := subject{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.dir.global(), look: ex.lookAtNeeds}
-	verified := exported.startVerification(ctx, ex.served)
+	database := replayed{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.dir.global(), look: ex.lookAtNeeds}
+	verified := startVerification(ctx, database, ex.served)
 	err := ex.pack(verified)
 	verifyErr := verified.end()
 	if verifyErr != nil {
@@ -323,7 +327,7 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 	}
 
 	ex.report.Database = verified.summary
-	ex.report.Warnings = append(ex.report.Warnings, texts(ex.report.Findings)...)
+	ex.report.Warnings = append(ex.report.Warnings, warningsOf(ex.report.Findings)...)
 	return ex.report, err
 }
 

@@ -10,14 +10,20 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
 )
 
-// lookAtNeeds says in the report what LXD needs to start on the database that is exported, and lacks. Addresses that no member can have
-// are a reason not to write the tarball.
+// lookAtNeeds says in the report what LXD needs to start on the database that is exported, and lacks. Members that the database does
+// not know, and addresses that no member can have, are reasons not to write the tarball.
 func (ex *exporter) lookAtNeeds(ctx context.Context, db *globaldb.DB) error {
+	err := ex.checkMembers(ctx, db)
+	if err != nil {
+		return err
+	}
+
 	n, err := ex.dir.needsOf(ctx, db, ex.report.Members, ex.report.Source.ID)
 	if err != nil {
 		return err
 	}
 
+	n.facts.Nodes = ex.rows
 	n.withAddresses(ctx, nodedb.Update{})
 	if ex.opts.At > 0 {
 		n.lastRan(ctx, ex.log)

@@ -30,6 +30,12 @@ type ImportOptions struct {
 	// DiscardLocal goes on although this member has transactions that the tarball lacks, or cannot tell.
 	DiscardLocal bool
 
+	// DropPatch leaves out what is pending in this member's patch.global.sql.
+	DropPatch bool
+
+	// UnknownMembers goes on although the tarball's database does not know one of its members.
+	UnknownMembers bool
+
 	// NodeDB is the file of another member's node database, from which a new one is made where this member has lost its own.
 	NodeDB string
 
@@ -62,6 +68,7 @@ type ImportReport struct {
 	Settings  []Change          `json:"settings" yaml:"settings"`                   // of the node database
 	NodeDB    *NewNodeDatabase  `json:"new_node_database" yaml:"new_node_database"` // what takes the place of a lost one; null where it is not lost
 	Patch     string            `json:"patch" yaml:"patch"`                         // content of patch.global.sql, empty where none is needed
+	Carried   string            `json:"carried_patch" yaml:"carried_patch"`         // what of it was pending here before
 	Discarded []Discarded       `json:"discarded" yaml:"discarded"`                 // transactions that only this member has
 	Unchecked []string          `json:"unchecked" yaml:"unchecked"`                 // checks that this tarball does not allow
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
@@ -148,10 +155,12 @@ type importer struct {
 	lost        *lostNode            // nil where it is not lost
 	trusted     []nodedb.Certificate // the members' certificates, where the node database may not have them
 	tarball     *bundle.Extracted
-	log         *raftlog.Log    // the staged one
-	nodes       []globaldb.Node // table nodes of the tarball's database
-	needs       *needs          // of the tarball\'s database
-	former      map[string]bool // addresses that this member is known to have had
+	log         *raftlog.Log     // the staged one
+	nodes       []globaldb.Node  // table nodes of the tarball's database
+	pending     pendingPatch     // what is carried over of this member's patch.global.sql
+	rows        []preflight.Node // table nodes as it is when that has run
+	needs       *needs           // of the tarball's database
+	former      map[string]bool  // addresses that this member is known to have had
 
 	live       bool   // LXD runs while the local log is read: what is damaged may only be in the middle of being written
 	compared   string // signature of the local raft directory when it was compared
@@ -264,6 +273,11 @@ func (im *importer) exchange(ctx context.Context) error {
 	}
 
 	defer unlock()
+
+	err = im.dir.samePatch(im.pending, im.opts.DropPatch)
+	if err != nil {
+		return err
+	}
 
 	staged, err := im.replacement(ctx)
 	if err != nil {

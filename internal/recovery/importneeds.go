@@ -6,20 +6,13 @@ import (
 	"context"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
 )
-
-// lookAtNeeds looks into the tarball's database for what LXD needs to start on it here.
-func (im *importer) lookAtNeeds(ctx context.Context, db *globaldb.DB) error {
-	var err error
-	im.needs, err = im.dir.needsOf(ctx, db, im.tarball.Members, im.report.Member.ID)
-	return err
-}
 
 // describeNeeds says in the report what LXD here needs and lacks. This member's own log was compared with the tarball's.
 func (im *importer) describeNeeds(ctx context.Context) error {
 	n := im.needs
+	n.facts.Nodes = im.rows
 	n.withAddresses(ctx, im.update(im.node))
 	if n.facts.Installed.Schema == 0 && im.branching != nil {
 		n.lastRan(ctx, im.branching.local)
@@ -31,7 +24,7 @@ func (im *importer) describeNeeds(ctx context.Context) error {
 	}
 
 	im.report.LXD, im.report.Findings = n.facts.Installed, preflight.Check(n.facts)
-	im.report.warn(texts(im.report.Findings)...)
+	im.report.warn(warningsOf(im.report.Findings)...)
 	return ctx.Err()
 }
 

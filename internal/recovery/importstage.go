@@ -304,13 +304,9 @@ func (im *importer) checkDatabase(ctx context.Context) error {
 		return wrongCluster("its database does not know this member's certificate %.12s… for %s", own, im.report.Member.Name)
 	}
 
-	im.nodes, err = db.Nodes(ctx)
-	if err == nil {
-		err = im.lookAtNeeds(ctx, db)
-	}
-
+	err = im.checkMembers(ctx, db, what)
 	if err != nil {
-		return replayError(what, err)
+		return err
 	}
 
 	return im.fillNode(ctx, db)
@@ -386,7 +382,7 @@ func (im *importer) describe() {
 	r.Size, r.KeptSpace = treeSize(im.dir.database()), im.dir.space()
 	im.former = formerAddresses(node, im.nodes, r.Member.ID)
 	r.Settings = changedSettings(node, im.update(node))
-	r.Patch = patchSQL(im.nodes, im.tarball.Members)
+	r.Carried, r.Patch = im.pending.carried(), composed(im.pending, im.rows, im.tarball.Members)
 	for _, finding := range r.Database.ForeignKeys {
 		r.Warnings = append(r.Warnings, "the database has a row without its parent: "+finding)
 	}

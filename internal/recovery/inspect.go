@@ -12,6 +12,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -135,7 +136,9 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		return nil, err
 	}
 
-	return r, r.member(ctx, src, log, found)
+	err = r.member(ctx, src, log, found)
+	r.needs(src, found)
+	return r, err
 }
 
 // entries sums the entries after the snapshot.
@@ -167,7 +170,8 @@ func setAside(log *raftlog.Log) bool {
 
 // inDatabase is what the global database says about members.
 type inDatabase struct {
-	members member.List   // ids and names
+	members member.List // ids and names
+	rows    []preflight.Node
 	self    member.Member // the one whose certificate is in the source's LXD directory; zero where none is
 }
 
@@ -206,6 +210,11 @@ func (r *InspectReport) database(ctx context.Context, src *Source, log *raftlog.
 
 	for _, n := range nodes {
 		found.members = append(found.members, member.Member{ID: n.ID, Name: n.Name})
+	}
+
+	found.rows, err = nodeRows(ctx, db)
+	if err != nil {
+		return found, r.damaged(err)
 	}
 
 	own, err := directory{path: filepath.Dir(src.nodes)}.serverCertificate()

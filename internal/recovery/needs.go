@@ -168,8 +168,9 @@ func (n *needs) withAddresses(ctx context.Context, update nodedb.Update) {
 		}
 	}
 
-	old := member.Host(n.facts.InForce[n.facts.Self])
-	moved := n.facts.InForce != nil && member.CanonicalHost(member.Host(after[preflight.KeyCluster])) != member.CanonicalHost(old)
+	inForce, known := n.facts.InForce[n.facts.Self]
+	old := member.Host(inForce)
+	moved := known && member.CanonicalHost(member.Host(after[preflight.KeyCluster])) != member.CanonicalHost(old)
 	n.facts.OwnAddresses, n.facts.Left = nil, nil
 	for _, key := range slices.Sorted(maps.Keys(after)) {
 		if !preflight.Listening(key) || after[key] == "" {
@@ -283,4 +284,12 @@ func texts(found []preflight.Finding) []string {
 	}
 
 	return all
+}
+
+// aboutMembers are the findings that edit, export and import say in words of their own, with what is done about them.
+var aboutMembers = map[string]bool{preflight.NoVoter: true, preflight.NoRow: true, preflight.VersionBehind: true, preflight.VersionAhead: true}
+
+// warningsOf are findings for people, but for those that are said already.
+func warningsOf(found []preflight.Finding) []string {
+	return texts(slices.DeleteFunc(slices.Clone(found), func(f preflight.Finding) bool { return aboutMembers[f.Code] }))
 }

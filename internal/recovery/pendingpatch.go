@@ -16,6 +16,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 )
 
 // pendingPatch is what a patch.global.sql holds, by who has written it. LXD runs the file once, in one transaction, when it next starts
@@ -95,7 +96,9 @@ func splitPatch(text string) pendingPatch {
 }
 
 // isEnded tells whether another statement can be written after some SQL: what follows a statement that is not ended would become a part of it.
-func isEnded(sql string) bool { return globaldb.PatchStatements(sql+"\nx") > globaldb.PatchStatements(sql) }
+func isEnded(sql string) bool {
+	return globaldb.PatchStatements(sql+"\nx") > globaldb.PatchStatements(sql)
+}
 
 // ended is SQL after which another statement can be written.
 func ended(sql string) string {
@@ -191,6 +194,28 @@ func tryPatch(ctx context.Context, db *globaldb.DB, p pendingPatch, what string)
 	return patched, nil
 }
 
-// composed is the whole patch: what is carried over, and the addresses that the members are to have, worked out for the table nodes that
-// the former leaves.
-func composed(p pendingPatch, nodes []globaldb.Node, members member.List) string { return p.carried() + patchSQL(nodes, members) }
+// composed is the whole patch: what is carried over, and the addresses that the members are to have, worked out for the rows that the former
+// leaves.
+func composed(p pendingPatch, rows []preflight.Node, members member.List) string {
+	return p.carried() + patchSQL(withoutVersions(rows), members)
+}
+
+// takePatch reads what is pending in the live database. With drop only what was in it is told; it stays in the database that is kept.
+func (d directory) takePatch(drop bool) (p pendingPatch, dropped string, err error) {
+	p, err = readPatch(d.database())
+	if err == nil && drop && p.carried() != "" {
+		return pendingPatch{}, fmt.Sprintf("%s is left out, with %s; it stays in the database that is kept", patchName, p), nil
+	}
+
+	return p, "", err
+}
+
+// samePatch makes sure that the pending patch is what it was: LXD deletes it when it has run it, and somebody may have written to it.
+func (d directory) samePatch(p pendingPatch, drop bool) error {
+	now, _, err := d.takePatch(drop)
+	if err == nil && now.own != p.own {
+		err = fmt.Errorf("%s is not what it was when this run began: nothing was changed, run the command again", filepath.Join(d.database(), patchName))
+	}
+
+	return err
+}

@@ -152,7 +152,7 @@ func (r *StatusReport) pending(dir directory) error {
 	for _, file := range []struct{ path, meaning string }{
 		{dir.join(stagingName), "what an interrupted run had prepared: the next one removes it, and so does `lxd-recover resume`"},
 		{dir.join(removingName), "a kept database that was to be deleted, and is half: `lxd-recover resume` finishes it"},
-		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts"},
+		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts" + patchText(dir)},
 		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},
 		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, " +
 			"and refuses to start on the member that it was made on"},
@@ -177,9 +177,8 @@ func (r *StatusReport) pending(dir directory) error {
 func (r *StatusReport) databases(ctx context.Context, dir directory, progress Progress) error {
 	node, nodeErr := dir.nodeForStatus(ctx, r.Running)
 	var log *raftlog.Log
-	var nodes []globaldb.Node
+	var nodes tableNodes
 	var nodesErr error
-	var found *needs
 	err := whileLive(ctx, r.Running, func(last bool) (bool, error) {
 		var err error
 		log, err = readLog(ctx, dir.global(), progress)
@@ -191,7 +190,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 			return false, nil
 		}
 
-		nodes, found, nodesErr = readNodes(ctx, log, dir, node)
+		nodes, nodesErr = readNodes(ctx, dir, log, node)
 		return log.Healthy() && nodesErr == nil, nil
 	})
 	var none *noGlobalError
@@ -199,7 +198,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("%v", err)
 		r.member(dir, node, nodeErr, nil)
 		r.compare(node, nil, nil)
-		return r.needs(ctx, dir, node, nil)
+		return r.needs(ctx, dir, node, tableNodes{})
 	}
 
 	if err != nil {
@@ -220,9 +219,9 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("global database: %v", nodesErr)
 	}
 
-	r.recognise(ctx, dir, log, nodes)
-	r.compare(node, log.Configuration, nodes)
-	return r.needs(ctx, dir, node, found)
+	r.recognise(ctx, dir, log, nodes.now)
+	r.compare(node, log.Configuration, nodes.now)
+	return r.needs(ctx, dir, node, nodes)
 }
 
 // member tells which member this is, or that it is a standalone server, as far as that is known. node and nodeErr are what the node
@@ -253,35 +252,6 @@ func (r *StatusReport) member(dir directory, node *nodedb.Node, nodeErr error, s
 	if clustered && !dir.certified() {
 		r.problem("%v", dir.errNoCertificate())
 	}
-}
-
-// readNodes reads the table nodes out of the database that a log makes, and what LXD needs to start on that. Without an error the list is
-// not nil. node may be nil.
-func readNodes(ctx context.Context, log *raftlog.Log, dir directory, node *nodedb.Node) ([]globaldb.Node, *needs, error) {
-	db, err := globaldb.Open(ctx, log, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-
-	defer db.Close()
-
-	nodes, err := db.Nodes(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-
-	if nodes == nil {
-		return []globaldb.Node{}, nil, nil
-	}
-
-	var names member.List
-	self := uint64(0)
-	if node != nil {
-		names, self = node.Members, node.Self.ID
-	}
-
-	found, err := dir.needsOf(ctx, db, namedServers(log.Configuration, names), self)
-	return nodes, found, err
 }
 
 // compare puts side by side what the three places say of the members' addresses. nodes is nil where that table cannot be read.

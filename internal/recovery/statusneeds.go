@@ -10,8 +10,13 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
 )
 
-// needs says what LXD needs to start here. node and found are what the two databases tell, nil where they cannot be read.
-func (r *StatusReport) needs(ctx context.Context, dir directory, node *nodedb.Node, found *needs) error {
+// needs says what LXD needs to start here, and lacks. node and nodes are what the two databases tell, as far as they can be read.
+func (r *StatusReport) needs(ctx context.Context, dir directory, node *nodedb.Node, nodes tableNodes) error {
+	if nodes.patchErr != nil {
+		r.problem("%v", nodes.patchErr)
+	}
+
+	found := nodes.needs
 	if found == nil {
 		var members member.List
 		self := uint64(0)
@@ -26,16 +31,19 @@ func (r *StatusReport) needs(ctx context.Context, dir directory, node *nodedb.No
 		}
 	}
 
-	r.LXD = found.facts.Installed
-	alone := len(found.facts.Members) == 1 && found.facts.Members[0].Address == nodedb.StandaloneAddress
-	if r.Standalone || alone {
+	if r.Member != nil {
+		found.facts.Self = r.Member.ID // it may be known by its certificate only
+	}
+
+	r.LXD, found.facts.Nodes = found.facts.Installed, nodes.after
+	if r.Standalone || len(found.facts.Members) == 1 && found.facts.Members[0].Address == nodedb.StandaloneAddress {
 		found.standalone()
 	}
 
 	found.withAddresses(ctx, nodedb.Update{})
 	r.Findings = preflight.Check(found.facts)
 	for _, f := range r.Findings {
-		if f.Fatal {
+		if f.Fatal || aboutMembers[f.Code] {
 			r.problem("%s", f)
 		}
 	}

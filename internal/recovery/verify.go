@@ -31,29 +31,24 @@ type verification struct {
 	err     error
 }
 
-// subject is a database that is replayed and checked.
-type subject struct {
+// replayed is the database that a log makes up to an index.
+type replayed struct {
 	log  *raftlog.Log
-	upTo uint64 // index
+	upTo uint64
 	what string // names it in an error
 
-	// look looks into it, too; nil for nothing more to be looked at.
+	// look has a look at it when it is sound; nil where there is nothing else to be known.
 	look func(context.Context, *globaldb.DB) error
 }
 
-// startVerification begins the verification for a log, up to an index, with what libdqlite serves; without that where served is nil. what names
-// the database in an error. end must be called.
-func startVerification(ctx context.Context, log *raftlog.Log, upTo uint64, what string, served *serving) *verification {
-	return subject{log: log, upTo: upTo, what: what}.startVerification(ctx, served)
-}
-
-func (s subject) startVerification(ctx context.Context, served *serving) *verification {
+// startVerification begins the verification of a database, with what libdqlite serves; without that where served is nil. end must be called.
+func startVerification(ctx context.Context, database replayed, served *serving) *verification {
 	p := &verification{done: make(chan struct{})}
 	p.ctx, p.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(p.done)
 
-		p.err = p.run(s, served)
+		p.err = p.run(database, served)
 		if p.err != nil {
 			p.stop()
 		}
@@ -80,8 +75,8 @@ func (p *verification) end() error {
 
 // run replays the log and compares what comes out with what libdqlite serves. Should both find something wrong, ours is said: it
 // names the file.
-func (p *verification) run(s subject, served *serving) error {
-	summary, print, err := s.summarize(p.ctx, served != nil)
+func (p *verification) run(database replayed, served *serving) error {
+	summary, print, err := summarize(p.ctx, database, served != nil)
 	if err != nil {
 		return err
 	}
@@ -112,24 +107,26 @@ func (p *verification) run(s subject, served *serving) error {
 		"please report this, --no-verify skips the check", err)
 }
 
-// summarize replays the log and checks the database that comes out. Its rows are summed where that is wanted.
-func (s subject) summarize(ctx context.Context, printed bool) (summary *globaldb.Summary, print globaldb.Fingerprint, err error) {
-	db, err := globaldb.Open(ctx, s.log, s.upTo)
+// summarize replays a log up to an index and checks the database that comes out.
+func summarize(ctx context.Context, database replayed, printed bool) (*globaldb.Summary, globaldb.Fingerprint, error) {
+	db, err := globaldb.Open(ctx, database.log, database.upTo)
 	if err != nil {
-		return nil, nil, replayError(s.what, err)
+		return nil, nil, replayError(database.what, err)
 	}
 
 	defer db.Close()
 
+	var summary *globaldb.Summary
+	var print globaldb.Fingerprint
 	if printed {
 		summary, print, err = db.SummaryAndFingerprint(ctx)
-		err = soundSummary(summary, err, s.what)
 	} else {
-		summary, err = sound(ctx, db, s.what)
+		summary, err = db.Summary(ctx)
 	}
 
-	if err == nil && s.look != nil {
-		err = s.look(ctx, db)
+	err = soundSummary(summary, err, database.what)
+	if err == nil && database.look != nil {
+		err = database.look(ctx, db)
 	}
 
 	return summary, print, err
