@@ -78,10 +78,36 @@ func CheckAddress(address string) error {
 
 	canonical := Canonical(address)
 	if canonical != address {
-		return fmt.Errorf("address %q has another usual spelling, and LXD takes two spellings for two addresses: write %s", address, canonical)
+		return spelling(address, canonical)
 	}
 
 	return nil
+}
+
+func spelling(address string, canonical string) error {
+	return fmt.Errorf("address %q has another usual spelling, and LXD takes two spellings for two addresses: write %s", address, canonical)
+}
+
+// CheckChange checks an address that takes the place of one that is in force, empty for none. A host that stays may be odd.
+func CheckChange(inForce string, address string) error {
+	switch {
+	case inForce == address:
+		return nil
+	case inForce == "" || Host(inForce) != Host(address):
+		return CheckAddress(address)
+	}
+
+	err := validAddress(address)
+	if err != nil {
+		return err
+	}
+
+	_, port, err := net.SplitHostPort(Canonical(address))
+	if err == nil && !strings.HasSuffix(address, ":"+port) {
+		return spelling(address, net.JoinHostPort(Host(address), port))
+	}
+
+	return err
 }
 
 // maxName is how long a name in the DNS can be, in bytes.
@@ -101,10 +127,7 @@ func (l List) ValidateNew(inForce map[uint64]string) error {
 	spelled := map[string]Member{}
 	for _, m := range l {
 		isNew := inForce[m.ID] != m.Address
-		if isNew {
-			err = CheckAddress(m.Address)
-		}
-
+		err = CheckChange(inForce[m.ID], m.Address)
 		if err != nil {
 			return fmt.Errorf("member %q: %w", m.Name, err)
 		}

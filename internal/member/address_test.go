@@ -71,6 +71,8 @@ func TestValidateNew(t *testing.T) {
 	}{
 		{"odd ones in force", list(odd[1], odd[2]), odd, ""},
 		{"new ones", list("10.0.0.1:8443", "10.0.0.2:8443"), odd, ""},
+		{"another port", list("127.0.0.1:9393", "[::ffff:10.0.0.2]:9393"), odd, ""},
+		{"another port in another spelling", list("127.0.0.1:09393", odd[2]), odd, "write 127.0.0.1:9393"},
 		{"another's old one", list("10.0.0.1:8443", "127.0.0.1:8443"), odd, `member "n2": address "127.0.0.1:8443" is one under which`},
 		{"nothing known", list("127.0.0.1:8443", "10.0.0.2:8443"), nil, `member "n1": address "127.0.0.1:8443" is one under which`},
 		{"in two spellings, one of them new", list("10.0.0.2:8443", odd[2]), odd, `members "n1" and "n2" have the same address in two spellings`},

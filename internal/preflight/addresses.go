@@ -168,11 +168,11 @@ func checkMemberAddresses(facts Facts) []Finding {
 	var found []Finding
 	for _, m := range facts.Members {
 		old, known := facts.InForce[m.ID]
-		if !known || old == m.Address {
+		if !known {
 			continue
 		}
 
-		err := member.CheckAddress(m.Address)
+		err := member.CheckChange(old, m.Address)
 		if err != nil {
 			found = append(found, Finding{Code: CodeAddressUnusable, Member: m.Name, Fatal: true,
 				Text: fmt.Sprintf("member %s: %v", m.Name, err), Advice: "Give it another one with `lxd-recover cluster edit`, and export again."})
@@ -208,7 +208,7 @@ func checkOwnAddresses(facts Facts) []Finding {
 		}
 
 		switch {
-		case a.Here == Here:
+		case a.Here == Here, a.Key == KeyCore && a.Address == cluster: // of the cluster's it is said already
 			continue
 		case a.Here == Unknown:
 			f.Code = CodeAddressUnknown

@@ -34,10 +34,13 @@ type needs struct {
 }
 
 // needsOf begins with what a global database says. members are those of the raft log that LXD will start with, if they are known by
-// now; self is the id of this one, 0 where it is not known.
+// now; self is the id of this one, 0 where it is not known. A directory without a path is that of no LXD.
 func (d directory) needsOf(ctx context.Context, db *globaldb.DB, members member.List, self uint64) (*needs, error) {
-	n := &needs{dir: d, facts: preflight.Facts{Now: time.Now(), Self: self, Members: members, Installed: preflight.Installed(ctx, d.path)}}
-	n.facts.Free = d.free()
+	n := &needs{dir: d, facts: preflight.Facts{Now: time.Now(), Self: self, Members: members}}
+	if d.path != "" {
+		n.facts.Installed, n.facts.Free = preflight.Installed(ctx, d.path), d.free()
+	}
+
 	if db == nil {
 		n.certificates(ctx, nil)
 		return n, ctx.Err()
@@ -109,7 +112,7 @@ func (n *needs) certificates(ctx context.Context, db *globaldb.DB) {
 	}
 
 	data, err := os.ReadFile(n.dir.join(clusterCertificateName))
-	if err == nil {
+	if err == nil && n.dir.path != "" {
 		add(data, "the cluster certificate, "+n.dir.join(clusterCertificateName)+",", "")
 	}
 
@@ -126,7 +129,7 @@ func (n *needs) certificates(ctx context.Context, db *globaldb.DB) {
 
 	own := ""
 	data, err = os.ReadFile(n.dir.join("server.crt"))
-	if err == nil {
+	if err == nil && n.dir.path != "" {
 		own = sumOf(data)
 		c := add(data, "the certificate of this member, "+n.dir.join("server.crt")+",", self.Name)
 		if c != nil && self.Name != "" {

@@ -44,6 +44,7 @@ type StatusReport struct {
 	Pending   []string         `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
 	Kept      []KeptDatabase   `json:"backups" yaml:"backups"`
 	Problems  []string         `json:"problems" yaml:"problems"`
+	Warnings  []string         `json:"warnings" yaml:"warnings"` // what may become a problem
 
 	// LXD is the one that is installed. Findings are what it needs to start here, and lacks, or may lack.
 	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
@@ -71,7 +72,7 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 	}
 
 	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{},
-		Findings: []preflight.Finding{}}
+		Warnings: []string{}, Findings: []preflight.Finding{}}
 	running, err := daemon.Inspect(ctx, dir.path)
 	if err != nil {
 		return nil, err

@@ -45,6 +45,8 @@ func (r *StatusReport) needs(ctx context.Context, dir directory, node *nodedb.No
 	for _, f := range r.Findings {
 		if f.Fatal || aboutMembers[f.Code] {
 			r.problem("%s", f)
+		} else {
+			r.Warnings = append(r.Warnings, f.String())
 		}
 	}
 
