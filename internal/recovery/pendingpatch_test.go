@@ -68,7 +68,7 @@ func TestReadPatch(t *testing.T) {
 	wantError(t, err, "patch.global.sql is not a file")
 	must(t, os.Remove(file))
 	must(t, os.WriteFile(file, nil, 0o600))
-	must(t, os.Truncate(file, maxPatch+1))
+	must(t, os.Truncate(file, MaxPatch+1))
 	_, err = readPatch(dir)
 	wantError(t, err, "patch.global.sql is larger than 8 MiB: that is no patch")
 }
