@@ -9,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
@@ -345,7 +344,7 @@ func (p *patcher) add(ctx context.Context) error {
 		return err
 	}
 
-	p.report.Added = ended(strings.TrimRight(p.opts.SQL, " \t\r\n"))
+	p.report.Added = ended(p.opts.SQL)
 	p.report.Pending = p.report.Added
 	if p.text != "" {
 		p.report.Pending = ended(p.text) + p.report.Added

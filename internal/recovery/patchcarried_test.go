@@ -33,7 +33,7 @@ func TestOwnPatchCarried(t *testing.T) {
 		t.Errorf("pending %q", s.Pending)
 	}
 
-	const carried = ownSQL + "\n;\n"
+	const carried = ownSQL + ";\n"
 	r, err := l.edit(t, l.moved(), nil)
 	must(t, err)
 	if l.patch(t) != carried+movedSQL || r.Patch != carried+movedSQL || r.Carried != carried {

@@ -102,12 +102,19 @@ func isEnded(sql string) bool {
 
 // ended is SQL after which another statement can be written.
 func ended(sql string) string {
-	if sql != "" && !strings.HasSuffix(sql, "\n") {
-		sql += "\n"
+	trimmed := strings.TrimRight(sql, " \t\r\n")
+	switch {
+	case trimmed == "":
+		return ""
+	case isEnded(sql):
+	case isEnded(trimmed + ";"):
+		sql = trimmed + ";"
+	default: // a comment at its end
+		sql = trimmed + "\n;"
 	}
 
-	if !isEnded(sql) {
-		sql += ";\n"
+	if !strings.HasSuffix(sql, "\n") {
+		sql += "\n"
 	}
 
 	return sql
