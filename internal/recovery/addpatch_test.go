@@ -61,14 +61,14 @@ func TestAddPatch(t *testing.T) {
 	r, err = addSQL(t, l.dir.path, describe, nil)
 	must(t, err)
 	const want = there + "\n;\n" + describe + ";\n"
-	if l.patch(t) != want || r.Pending != want || !r.Done || r.Added != describe+"\n;\n" {
+	if l.patch(t) != want || r.Pending != want || !r.Done || r.Added != describe+";\n" {
 		t.Errorf("%+v, written %q", r, l.patch(t))
 	}
 
 	info, err := os.Stat(filepath.Join(l.dir.database(), patchName))
 	must(t, err)
 	if info.Mode() != 0o600 || !slices.Equal(namesIn(t, l.dir.database()), names) {
-		t.Errorf("mode %v, beside %q", info.Mode(), namesIn(t, l.dir.database()))
+		t.Errorf("mode %v, %q, were %q", info.Mode(), namesIn(t, l.dir.database()), names)
 	}
 
 	listed, err := addSQL(t, l.dir.path, "", nil)
