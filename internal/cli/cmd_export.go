@@ -80,6 +80,7 @@ as each of them has entries that the tarball lacks.
 	cmd.Flags().BoolVar(&opts.AcceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
 	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask whether the transactions that --at leaves out may be given up")
+	cmd.Flags().BoolVar(&opts.UnknownMembers, "unknown-members", false, "go on although the database has no row of a member, whose LXD will not start")
 	cmd.Flags().BoolVar(&opts.NoVerify, "no-verify", false,
 		"do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
 	cmd.Flags().StringArrayVar(&opts.Survivors, "survivor", nil,

@@ -193,7 +193,7 @@ func TestRowInPatch(t *testing.T) {
 
 	r, err := l.edit(t, l.list(raftlog.Voter, raftlog.Voter, raftlog.Spare), nil)
 	must(t, err)
-	const want = "INSERT INTO nodes SELECT * FROM saved WHERE id = 2\n;\n"
+	const want = "INSERT INTO nodes SELECT * FROM saved WHERE id = 2;\n"
 	if r.Carried != want || r.Patch != want || l.patch(t) != want {
 		t.Errorf("carried %q, patch %q, written %q", r.Carried, r.Patch, l.patch(t))
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
 )
 
@@ -85,4 +86,18 @@ func (ed *editor) askNewAddresses(ctx context.Context) error {
 	}
 
 	return nil
+}
+
+// warnOfOwn says what LXD needs, and lacks, after an edit of LXD's own, which takes any address.
+func (ed *editor) warnOfOwn(ctx context.Context) {
+	node, err := nodedb.Read(ctx, ed.dir.database())
+	if err != nil {
+		return
+	}
+
+	n := ed.needs
+	n.facts.Members, n.facts.Nodes = node.Members, ed.rows
+	n.withAddresses(ctx, nodedb.Update{})
+	ed.report.LXD, ed.report.Findings = n.facts.Installed, preflight.Check(n.facts)
+	ed.report.warn(texts(ed.report.Findings)...)
 }

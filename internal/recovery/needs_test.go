@@ -38,8 +38,8 @@ func withoutAddresses(t *testing.T, prefix string) {
 	}
 }
 
-// moved is the lab's member list with another address of one member.
-func (l stateLab) moved(id uint64, address string) member.List {
+// withAddress is the lab's member list with another address of one member.
+func (l stateLab) withAddress(id uint64, address string) member.List {
 	list := l.list(raftlog.Voter, raftlog.Voter, raftlog.Voter)
 	list[id-1].Address = address
 	return list
@@ -66,13 +66,13 @@ func TestAddressAbsent(t *testing.T) {
 	withoutAddresses(t, "10.142.")
 	refused := Refusal{Code: "address-absent", Member: "node2", Flag: "--address-absent",
 		Reason: "this machine does not have the address 10.142.0.2:8443, which is set as cluster.https_address: LXD does not start without it"}
-	_, err := l.edit(t, l.moved(2, "10.142.0.2:8443"), nil)
+	_, err := l.edit(t, l.withAddress(2, "10.142.0.2:8443"), nil)
 	wantRefusal(t, err, refused)
 	if s := l.status(t); len(s.Problems)+len(s.Findings) > 0 {
 		t.Errorf("after a refused edit: %q, %v", s.Problems, s.Findings)
 	}
 
-	edited, err := l.edit(t, l.moved(2, "10.142.0.2:8443"), func(o *EditOptions) { o.AddressAbsent = true })
+	edited, err := l.edit(t, l.withAddress(2, "10.142.0.2:8443"), func(o *EditOptions) { o.AddressAbsent = true })
 	must(t, err)
 	wantWarning(t, edited.Warnings, refused.Reason)
 	exported, tarball, err := l.export(t, nil)
@@ -102,7 +102,7 @@ func TestAddressAbsent(t *testing.T) {
 func TestAddressGone(t *testing.T) {
 	l := newStateLab(t)
 	withoutAddresses(t, "127.6.6.102:")
-	r, err := l.edit(t, l.moved(2, "127.6.6.102:9393"), nil)
+	r, err := l.edit(t, l.withAddress(2, "127.6.6.102:9393"), nil)
 	must(t, err)
 	if certain(r.Findings) != "address-gone!" {
 		t.Errorf("edit: %v", r.Findings)
@@ -130,11 +130,11 @@ func TestNewAddresses(t *testing.T) {
 		"NODE3.example:8443":      "write node3.example:8443",
 		"[::ffff:127.6.6.3]:8443": "one under which a machine reaches itself",
 	} {
-		_, err := l.edit(t, l.moved(1, address), nil)
+		_, err := l.edit(t, l.withAddress(1, address), nil)
 		wantError(t, err, wrong)
 	}
 
-	r, err := l.edit(t, l.moved(1, "192.0.2.7:8443"), nil) // TEST-NET-1
+	r, err := l.edit(t, l.withAddress(1, "192.0.2.7:8443"), nil) // TEST-NET-1
 	must(t, err)
 	wantWarning(t, r.Warnings, "no machine answers at 192.0.2.7:8443, the new address of node1")
 	if certain(r.Findings) != "address-silent" {
@@ -144,7 +144,7 @@ func TestNewAddresses(t *testing.T) {
 	// LXD's own edit takes anything.
 	l = newStateLab(t)
 	l.exec(t, "UPDATE raft_nodes SET address = '0.0.0.0:8443' WHERE id = 1")
-	l.append(t, raftlog.ChangeEntry, raftlog.EncodeConfiguration(servers(l.moved(1, "0.0.0.0:8443"))))
+	l.append(t, raftlog.ChangeEntry, raftlog.EncodeConfiguration(servers(l.withAddress(1, "0.0.0.0:8443"))))
 	_, file, err := l.export(t, nil)
 	wantRefusal(t, err, Refusal{Code: "address-unusable", Member: "node1", Reason: `address "0.0.0.0:8443" stands for all addresses`})
 	if exists(file) {
@@ -159,7 +159,7 @@ func TestSettingsWithOldAddresses(t *testing.T) {
 	l.exec(t, "INSERT INTO config (key, value) VALUES ('core.metrics_address', '127.6.6.102:9100'), ('core.bgp_routerid', '127.6.6.102')")
 	l.transact(t, "INSERT INTO config (key, value) VALUES ('network.ovn.northbound_connection', 'ssl:127.6.6.101:6641,ssl:127.6.6.102:6641'), "+
 		"('core.proxy_http', 'http://user:secret@127.6.6.102:3128'), ('user.near', '127.6.6.1022')")
-	list := l.moved(2, "10.6.6.102:8443")
+	list := l.withAddress(2, "10.6.6.102:8443")
 	_, err := l.edit(t, list, nil)
 	const sql = "UPDATE config SET value = '10.6.6.102:9100' WHERE key = 'core.metrics_address';"
 	wantRefusal(t, err, Refusal{Code: "address-absent", Member: "node2", Flag: "--address-absent", Reason: sql})
@@ -279,7 +279,7 @@ func TestExpiredClusterCertificate(t *testing.T) {
 		t.Errorf("inspect: %v", inspected.Problems)
 	}
 
-	edited, err := l.edit(t, l.moved(2, "127.6.6.102:9393"), nil)
+	edited, err := l.edit(t, l.withAddress(2, "127.6.6.102:9393"), nil)
 	must(t, err)
 	wantWarning(t, edited.Warnings, expired)
 	exported, tarball, err := l.export(t, nil)

@@ -27,8 +27,8 @@ type pendingPatch struct {
 	addresses string // of ours or of LXD's own edit, for the addresses of the members
 }
 
-// maxPatch bounds what is read of a patch, in bytes.
-const maxPatch = 8 << 20
+// MaxPatch bounds what is read of a patch, in bytes.
+const MaxPatch = 8 << 20
 
 // Lines as we, and LXD's own edit, write them.
 var (
@@ -38,7 +38,7 @@ var (
 
 // readPatch reads the patch of a database directory; it is empty where there is none.
 func readPatch(database string) (pendingPatch, error) {
-	text, err := readBounded(filepath.Join(database, patchName))
+	text, err := ReadSQL(filepath.Join(database, patchName))
 	if errors.Is(err, os.ErrNotExist) {
 		return pendingPatch{}, nil
 	}
@@ -46,8 +46,8 @@ func readPatch(database string) (pendingPatch, error) {
 	return splitPatch(text), err
 }
 
-// readBounded reads a regular file of SQL that is not larger than a patch may be.
-func readBounded(path string) (string, error) {
+// ReadSQL reads a regular file of SQL that is not larger than a patch may be.
+func ReadSQL(path string) (string, error) {
 	info, err := os.Stat(path) // before it is opened: a pipe would be waited for
 	if err != nil {
 		return "", err
@@ -64,9 +64,9 @@ func readBounded(path string) (string, error) {
 
 	defer f.Close()
 
-	data, err := io.ReadAll(io.LimitReader(f, maxPatch+1))
-	if err == nil && len(data) > maxPatch {
-		err = fmt.Errorf("%s is larger than %d MiB: that is no patch", path, maxPatch>>20)
+	data, err := io.ReadAll(io.LimitReader(f, MaxPatch+1))
+	if err == nil && len(data) > MaxPatch {
+		err = fmt.Errorf("%s is larger than %d MiB: that is no patch", path, MaxPatch>>20)
 	}
 
 	return string(data), err
@@ -102,12 +102,19 @@ func isEnded(sql string) bool {
 
 // ended is SQL after which another statement can be written.
 func ended(sql string) string {
-	if sql != "" && !strings.HasSuffix(sql, "\n") {
-		sql += "\n"
+	trimmed := strings.TrimRight(sql, " \t\r\n")
+	switch {
+	case trimmed == "":
+		return ""
+	case isEnded(sql):
+	case isEnded(trimmed + ";"):
+		sql = trimmed + ";"
+	default: // a comment at its end
+		sql = trimmed + "\n;"
 	}
 
-	if !isEnded(sql) {
-		sql += ";\n"
+	if !strings.HasSuffix(sql, "\n") {
+		sql += "\n"
 	}
 
 	return sql

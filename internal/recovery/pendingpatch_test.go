@@ -29,7 +29,7 @@ func TestSplitPatch(t *testing.T) {
 		"LXD's":               {theirs + theirs, pendingPatch{addresses: theirs + theirs}, "addresses of members"},
 		"own":                 {own, pendingPatch{own: own}, "SQL that was written to it (UPDATE profiles SET description='by hand' WHERE name='keepme')"},
 		"own, LXD's after":    {own + theirs, pendingPatch{own: own, addresses: theirs}, ""},
-		"own around":          {own + ours + "-- x\nDELETE FROM warnings", pendingPatch{own: own + "-- x\nDELETE FROM warnings\n;\n", addresses: ours}, ""},
+		"own around":          {own + ours + "-- x\nDELETE FROM warnings", pendingPatch{own: own + "-- x\nDELETE FROM warnings;\n", addresses: ours}, ""},
 		"not ended":           {"DELETE FROM warnings -- all", pendingPatch{own: "DELETE FROM warnings -- all\n;\n"}, ""},
 		"a comment after":     {"DELETE FROM warnings; -- all", pendingPatch{own: "DELETE FROM warnings; -- all\n"}, ""},
 		"by hand, an address": {"UPDATE nodes SET address='a:1' WHERE id=2;\n", pendingPatch{own: "UPDATE nodes SET address='a:1' WHERE id=2;\n"}, ""},
@@ -68,7 +68,7 @@ func TestReadPatch(t *testing.T) {
 	wantError(t, err, "patch.global.sql is not a file")
 	must(t, os.Remove(file))
 	must(t, os.WriteFile(file, nil, 0o600))
-	must(t, os.Truncate(file, maxPatch+1))
+	must(t, os.Truncate(file, MaxPatch+1))
 	_, err = readPatch(dir)
 	wantError(t, err, "patch.global.sql is larger than 8 MiB: that is no patch")
 }
