@@ -54,7 +54,7 @@ func TestPatched(t *testing.T) {
 
 // What LXD would not get past is told with the statement.
 func TestPatchedFails(t *testing.T) {
-	const noPlace = "have no place in a patch"
+	const noPlace = "this cannot be tried: LXD runs a patch inside one transaction"
 	for name, test := range map[string]struct {
 		patch  string
 		number int

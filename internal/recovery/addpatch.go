@@ -232,7 +232,7 @@ func (p *patcher) pendingFails(failed *globaldb.StatementError) error {
 		return nil
 	}
 
-	return fmt.Errorf("%s, as it is already, does not run on the database: %w; LXD would not start. "+
+	return fmt.Errorf("%s, as it is already, does not run on the database: %w; LXD may not start with it. "+
 		"Correct it, or remove it with `lxd-recover global-db-patch --remove`", p.report.File, failed)
 }
 

@@ -96,7 +96,7 @@ func TestOwnPatchFails(t *testing.T) {
 	}
 
 	refused := Refusal{Code: "patch-fails", Flag: "--drop-patch", Reason: fmt.Sprintf("patch.global.sql, which is pending here, does not run on the database in %s: "+
-		"statement 2 fails, \"INSERT INTO since VALUES (1)\": no such table: since. LXD would not start", without)}
+		"statement 2 fails, \"INSERT INTO since VALUES (1)\": no such table: since. LXD may not start with it", without)}
 	_, err = l.importFrom(t, without, func(o *ImportOptions) { o.DiscardLocal = true })
 	wantRefusal(t, err, refused)
 	if l.patch(t) != ownSQL+";\nINSERT INTO since VALUES (1)" {
@@ -107,7 +107,7 @@ func TestOwnPatchFails(t *testing.T) {
 	_, err = l.edit(t, l.moved(), nil)
 	refused.Reason = "does not run on the global database in " + l.dir.global() + ": statement 1 fails, \"UPDATE nope SET x = 1\": no such table: nope"
 	wantRefusal(t, err, refused)
-	if s := l.status(t); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "no such table: nope. LXD would not start") {
+	if s := l.status(t); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "no such table: nope. LXD may not start with it") {
 		t.Errorf("problems %q", s.Problems)
 	}
 
