@@ -25,13 +25,15 @@ const (
 	keyDiscardLocal  = "discard-local-entries" // the flags of the same names
 	keyBesideCluster = "beside-cluster"
 	keyNoStart       = "no-start"
+	keyDropPatch     = "drop-patch"
+	keyUnknown       = "unknown-members"
 
 	keyStatus = "status" // what came of it, in one line
 	keyReport = "report" // the same as the command's --format json
 )
 
 // requestKeys are those that are unset once the request is carried out.
-var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart}
+var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart, keyDropPatch, keyUnknown}
 
 // newHookCmd is what the hooks of the snap call.
 func newHookCmd() *cobra.Command {
@@ -48,7 +50,7 @@ func newHookCmd() *cobra.Command {
 		Long: `Do what a hook of the lxd-recover snap does; snapd calls this, and nobody else needs to.
 
   configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =NAME), with discard-local-entries=true,
-                beside-cluster=true and no-start=true as the flags of these names; "snap get lxd-recover status" tells what came of it
+                beside-cluster=true, drop-patch=true, unknown-members=true and no-start=true as the flags of these names; "snap get lxd-recover status" tells what came of it
   pre-refresh   refuse a refresh while an import, a rollback, an edit or a repair is under way
   post-refresh  finish what an interrupted run left, as "lxd-recover resume"
   install       note what is missing on this machine, in "snap get lxd-recover status"
@@ -103,13 +105,15 @@ type request struct {
 	rollback bool
 	kept     string // its name; empty: the newest
 
-	discardLocal, besideCluster, noStart bool
+	discardLocal, besideCluster, noStart, dropPatch, unknownMembers bool
 }
 
 // parseRequest returns nil if nothing is asked for, as when the snap is installed.
 func parseRequest(values map[string]any) (*request, error) {
 	r := &request{}
-	for key, flag := range map[string]*bool{keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart} {
+	for key, flag := range map[string]*bool{
+		keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart, keyDropPatch: &r.dropPatch, keyUnknown: &r.unknownMembers,
+	} {
 		switch value := values[key].(type) {
 		case nil:
 		case bool:
@@ -161,7 +165,7 @@ func (r *request) run(ctx context.Context) (string, any, error) {
 
 	report, err := recovery.Import(ctx, recovery.ImportOptions{
 		Tarball: r.tarball, Version: Version, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
-		Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
+		DropPatch: r.dropPatch, UnknownMembers: r.unknownMembers, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
 	})
 	if err != nil {
 		return "", nil, err

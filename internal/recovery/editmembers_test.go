@@ -135,12 +135,12 @@ func TestOwnRowMissing(t *testing.T) {
 	deleted := l.transact(t, "DELETE FROM nodes WHERE id = 2")
 	l.transact(t, "UPDATE profiles SET description = 'since'")
 	const noRow = "node2 (id 2) is a member in the raft log, and has no row in the table nodes of the global database: LXD does not start here"
-	if s := l.status(t); len(s.Problems) != 1 || !strings.HasPrefix(s.Problems[0], noRow) || s.Agree {
+	wayBack := fmt.Sprintf("The transaction with index %d has deleted the row: `lxd-recover cluster export-db --at %d`", deleted, deleted-1)
+	if s := l.status(t); len(s.Problems) != 1 || !strings.HasPrefix(s.Problems[0], noRow) || !strings.Contains(s.Problems[0], wayBack) || s.Agree {
 		t.Errorf("status: problems %q", s.Problems)
 	}
 
-	refused := Refusal{Code: "no-row-in-nodes", Member: "node2", Flag: "--unknown-members",
-		Reason: fmt.Sprintf("The transaction with index %d has deleted the row: `lxd-recover cluster export-db --at %d`", deleted, deleted-1)}
+	refused := Refusal{Code: "no-row-in-nodes", Member: "node2", Flag: "--unknown-members", Reason: wayBack}
 	all := l.list(raftlog.Voter, raftlog.Voter, raftlog.Voter)
 	_, err := l.edit(t, all, nil)
 	wantRefusal(t, err, refused)

@@ -215,7 +215,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 
 	r.recognise(ctx, dir, log, nodes.now)
 	r.compare(node, log.Configuration, nodes.now)
-	r.members(node, log.Configuration, nodes)
+	r.members(ctx, node, log, nodes)
 	return ctx.Err()
 }
 

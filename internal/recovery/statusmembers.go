@@ -57,7 +57,7 @@ func readNodes(ctx context.Context, dir directory, log *raftlog.Log) (tableNodes
 }
 
 // members says what LXD lacks in order to start with the members that it has.
-func (r *StatusReport) members(node *nodedb.Node, servers raftlog.Configuration, nodes tableNodes) {
+func (r *StatusReport) members(ctx context.Context, node *nodedb.Node, log *raftlog.Log, nodes tableNodes) {
 	if nodes.patchErr != nil {
 		r.problem("%v", nodes.patchErr)
 	}
@@ -67,12 +67,16 @@ func (r *StatusReport) members(node *nodedb.Node, servers raftlog.Configuration,
 		names = node.Members
 	}
 
-	facts := preflight.Facts{Members: namedServers(servers, names), Nodes: nodes.after}
+	facts := preflight.Facts{Members: namedServers(log.Configuration, names), Nodes: nodes.after}
 	if r.Member != nil {
 		facts.Self = r.Member.ID
 	}
 
 	for _, f := range preflight.Check(facts) {
+		if f.Code == preflight.NoRow && f.Fatal {
+			f.Advice = beforeDeletion(ctx, log, facts.Self)
+		}
+
 		r.problem("%s", f)
 	}
 }
