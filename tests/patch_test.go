@@ -37,7 +37,9 @@ func wantSQL(t testing.TB, m *cluster.Member, query string, want ...string) {
 	}
 }
 
-func patchFile(m *cluster.Member) string { return filepath.Join(m.Dir(), "database", "patch.global.sql") }
+func patchFile(m *cluster.Member) string {
+	return filepath.Join(m.Dir(), "database", "patch.global.sql")
+}
 
 // TestPatchStandalone has LXD run a patch when it starts: everything that it was tried with, behind an empty statement and comments, too.
 func TestPatchStandalone(t *testing.T) {
@@ -47,13 +49,16 @@ func TestPatchStandalone(t *testing.T) {
 		must(t, m.CreateProfile(ctx, "mine"))
 		const sql = "-- first\nUPDATE profiles SET description = 'a;b' WHERE name = 'mine';; /* and */\n" +
 			"CREATE TABLE by_patch (id INTEGER PRIMARY KEY); INSERT INTO by_patch VALUES (7) -- last"
-		besideFrozen(t, m, func() { patch(t, m, sql, "--yes").want(t, 3, "reads patch.global.sql only when it starts", "--while-running") })
+		besideFrozen(t, m, func() {
+			patch(t, m, sql, "--yes").want(t, 3, "reads patch.global.sql only when it starts", "--while-running")
+		})
 		must(t, m.Stop(ctx))
 		check := unchanged(t, m.Dir())
 		patch(t, m, "UPDATE profiles SET nope = 1", "--yes").want(t, 1, "no such column: nope", "nothing was changed")
 		patch(t, m, sql).want(t, 3, "there is no terminal to ask on")
-		if r := patch(t, m, sql, "--dry-run"); r.status != 0 || !strings.Contains(r.stdout, "update profile mine in project default (description: '' -> 'a;b')") {
-			t.Errorf("dry run: exit status %d, %s", r.status, r.stdout)
+		dry := patch(t, m, sql, "--dry-run")
+		if dry.status != 0 || !strings.Contains(dry.stdout, "update profile mine in project default (description: '' -> 'a;b')") {
+			t.Errorf("dry run: exit status %d, %s", dry.status, dry.stdout)
 		}
 
 		check()

@@ -112,7 +112,8 @@ type request struct {
 func parseRequest(values map[string]any) (*request, error) {
 	r := &request{}
 	for key, flag := range map[string]*bool{
-		keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart, keyDropPatch: &r.dropPatch, keyUnknown: &r.unknownMembers,
+		keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart,
+		keyDropPatch: &r.dropPatch, keyUnknown: &r.unknownMembers,
 	} {
 		switch value := values[key].(type) {
 		case nil:

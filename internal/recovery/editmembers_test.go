@@ -58,7 +58,8 @@ func TestEditNoVoter(t *testing.T) {
 
 	inspected, err := Inspect(t.Context(), l.dir.path, Progress{})
 	must(t, err)
-	if !inspected.Healthy || !slices.ContainsFunc(inspected.Problems, func(p raftlog.Problem) bool { return p.Text == noVoter && p.Severity == raftlog.Warning }) {
+	said := slices.ContainsFunc(inspected.Problems, func(p raftlog.Problem) bool { return p.Text == noVoter && p.Severity == raftlog.Warning })
+	if !inspected.Healthy || !said {
 		t.Errorf("inspect: healthy %t, problems %v", inspected.Healthy, inspected.Problems)
 	}
 
@@ -80,7 +81,8 @@ func TestEditSpareHere(t *testing.T) {
 	l := newStateLab(t)
 	list := l.list(raftlog.Voter, raftlog.Spare, raftlog.Voter)
 	_, err := l.edit(t, list, nil)
-	wantRefusal(t, err, Refusal{Code: "spare-here", Member: "node2", Flag: "--any-role", Reason: "as a spare it has no vote, and is sent nothing of what is written"})
+	wantRefusal(t, err, Refusal{Code: "spare-here", Member: "node2", Flag: "--any-role",
+		Reason: "as a spare it has no vote, and is sent nothing of what is written"})
 	r, err := l.edit(t, list, func(o *EditOptions) { o.AnyRole = true })
 	must(t, err)
 	if got := l.rolesIn(t); !r.Done || got != "1 voter,2 spare,3 voter," {
@@ -209,7 +211,8 @@ func TestEditGhost(t *testing.T) {
 	}
 
 	_, err := l.edit(t, all, nil)
-	wantRefusal(t, err, Refusal{Code: preflight.NoRow, Member: "node3", Flag: "--unknown-members", Reason: "If it is no member any more, leave it out of the list"})
+	wantRefusal(t, err, Refusal{Code: preflight.NoRow, Member: "node3", Flag: "--unknown-members",
+		Reason: "If it is no member any more, leave it out of the list"})
 	_, err = l.edit(t, all[1:], nil)
 	wantError(t, err, "none can be removed here") // node1 is no ghost
 	r, err := l.edit(t, all[:2], nil)

@@ -32,7 +32,9 @@ func newStateLab(t testing.TB) stateLab {
 }
 
 // addressOf is a member's address in the lab.
-func addressOf(id uint64) string { return []string{"127.6.6.101:8443", "127.6.6.102:8443", "127.6.6.103:8443"}[id-1] }
+func addressOf(id uint64) string {
+	return []string{"127.6.6.101:8443", "127.6.6.102:8443", "127.6.6.103:8443"}[id-1]
+}
 
 // append adds an entry to the log, in the term of the last one.
 func (l stateLab) append(t testing.TB, kind raftlog.EntryType, data []byte) {
