@@ -50,7 +50,8 @@ func newHookCmd() *cobra.Command {
 		Long: `Do what a hook of the lxd-recover snap does; snapd calls this, and nobody else needs to.
 
   configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =NAME), with discard-local-entries=true,
-                beside-cluster=true, drop-patch=true, unknown-members=true and no-start=true as the flags of these names; "snap get lxd-recover status" tells what came of it
+                beside-cluster=true, drop-patch=true, unknown-members=true and no-start=true as the flags of these names;
+                "snap get lxd-recover status" tells what came of it
   pre-refresh   refuse a refresh while an import, a rollback, an edit or a repair is under way
   post-refresh  finish what an interrupted run left, as "lxd-recover resume"
   install       note what is missing on this machine, in "snap get lxd-recover status"
