@@ -26,6 +26,10 @@ type editOptions struct {
 func (o *editOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.AcceptDamage, "accept-damage", false, "go on with what is sound of a damaged database")
 	cmd.Flags().BoolVar(&o.BesideCluster, "beside-cluster", false, "go on although the LXD of another member answers")
+	if !o.Alone {
+		cmd.Flags().BoolVar(&o.AddressAbsent, "address-absent", false, "go on although this machine does not have the new address of this member")
+	}
+
 	cmd.Flags().BoolVar(&o.passthrough, "passthrough", false, "after all checks, and with a copy of the database kept, leave the change to LXD's own command")
 	addMemberFlags(cmd, &o.DropPatch, &o.UnknownMembers)
 	addReadingFlag(cmd, &o.Reading)

@@ -87,6 +87,10 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d, %s)", r.Member.Name, r.Member.ID, r.Member.Address)})
 	}
 
+	if r.Machine != nil && r.Machine.LXD.Program != "" {
+		rows = append(rows, []string{"installed", r.Machine.LXD.String()})
+	}
+
 	last := fmt.Sprintf("index %d, term %d", r.Raft.LastIndex, r.Raft.LastTerm)
 	if r.Raft.Edited {
 		last += ", an edited member list"

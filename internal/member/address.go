@@ -78,10 +78,36 @@ func CheckAddress(address string) error {
 
 	canonical := Canonical(address)
 	if canonical != address {
-		return fmt.Errorf("address %q has another usual spelling, and LXD takes two spellings for two addresses: write %s", address, canonical)
+		return spelling(address, canonical)
 	}
 
 	return nil
+}
+
+func spelling(address string, canonical string) error {
+	return fmt.Errorf("address %q has another usual spelling, and LXD takes two spellings for two addresses: write %s", address, canonical)
+}
+
+// CheckChange checks an address that takes the place of one that is in force, empty for none. A host that stays may be odd.
+func CheckChange(inForce string, address string) error {
+	switch {
+	case inForce == address:
+		return nil
+	case inForce == "" || Host(inForce) != Host(address):
+		return CheckAddress(address)
+	}
+
+	err := validAddress(address)
+	if err != nil {
+		return err
+	}
+
+	_, port, err := net.SplitHostPort(Canonical(address))
+	if err == nil && !strings.HasSuffix(address, ":"+port) {
+		return spelling(address, net.JoinHostPort(Host(address), port))
+	}
+
+	return err
 }
 
 // maxName is how long a name in the DNS can be, in bytes.
@@ -101,10 +127,7 @@ func (l List) ValidateNew(inForce map[uint64]string) error {
 	spelled := map[string]Member{}
 	for _, m := range l {
 		isNew := inForce[m.ID] != m.Address
-		if isNew {
-			err = CheckAddress(m.Address)
-		}
-
+		err = CheckChange(inForce[m.ID], m.Address)
 		if err != nil {
 			return fmt.Errorf("member %q: %w", m.Name, err)
 		}
@@ -118,4 +141,53 @@ func (l List) ValidateNew(inForce map[uint64]string) error {
 	}
 
 	return nil
+}
+
+// Mentions tells whether a text, a setting for instance, names a host or an address, which is not just part of another one there.
+func Mentions(text string, host string) bool {
+	text, host = strings.ToLower(text), strings.ToLower(host)
+	if host == "" {
+		return false
+	}
+
+	for at := 0; ; {
+		found := strings.Index(text[at:], host)
+		if found < 0 {
+			return false
+		}
+
+		from, to := at+found, at+found+len(host)
+		if !continues(text[:from], host, false) && !continues(text[to:], host, true) {
+			return true
+		}
+
+		at = from + 1
+	}
+}
+
+// continues tells whether a text goes on with the host that it is beside: as a word or number, with a dot before or after more of it, or,
+// for an IPv6 address without brackets, with a colon. What is beside a bracket does not go on.
+func continues(beside string, host string, after bool) bool {
+	if beside == "" {
+		return false
+	}
+
+	next, more := beside[len(beside)-1], beside[:len(beside)-1]
+	if after {
+		next, more = beside[0], beside[1:]
+	}
+
+	wordy := func(c byte) bool { return c == '-' || c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' }
+	switch {
+	case wordy(next):
+		return true
+	case next == ':' && strings.Count(host, ":") > 1 && !strings.Contains(host, "]"):
+		return true
+	case next == '.' && after:
+		return more != "" && wordy(more[0])
+	case next == '.':
+		return more != "" && wordy(more[len(more)-1])
+	}
+
+	return false
 }

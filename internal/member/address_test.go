@@ -71,6 +71,8 @@ func TestValidateNew(t *testing.T) {
 	}{
 		{"odd ones in force", list(odd[1], odd[2]), odd, ""},
 		{"new ones", list("10.0.0.1:8443", "10.0.0.2:8443"), odd, ""},
+		{"another port", list("127.0.0.1:9393", "[::ffff:10.0.0.2]:9393"), odd, ""},
+		{"another port in another spelling", list("127.0.0.1:09393", odd[2]), odd, "write 127.0.0.1:9393"},
 		{"another's old one", list("10.0.0.1:8443", "127.0.0.1:8443"), odd, `member "n2": address "127.0.0.1:8443" is one under which`},
 		{"nothing known", list("127.0.0.1:8443", "10.0.0.2:8443"), nil, `member "n1": address "127.0.0.1:8443" is one under which`},
 		{"in two spellings, one of them new", list("10.0.0.2:8443", odd[2]), odd, `members "n1" and "n2" have the same address in two spellings`},
@@ -84,6 +86,34 @@ func TestValidateNew(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		case c.expected != "" && (err == nil || !strings.Contains(err.Error(), c.expected)):
 			t.Errorf("%s: %v, want %q", c.name, err, c.expected)
+		}
+	}
+}
+
+func TestMentions(t *testing.T) {
+	for _, c := range []struct {
+		text, host string
+		expected   bool
+	}{
+		{"ssl:10.0.0.1:6641,ssl:10.0.0.2:6641", "10.0.0.1", true},
+		{"ssl:10.0.0.11:6641,ssl:110.0.0.1:6641", "10.0.0.1", false},
+		{"110.0.0.1, 10.0.0.1", "10.0.0.1", true},
+		{"10.0.0.1.5 or 1.10.0.0.1", "10.0.0.1", false},
+		{"see 10.0.0.1.", "10.0.0.1", true},
+		{"10.0.0.1/24", "10.0.0.1", true},
+		{"http://Server1.lan:3128", "server1.lan", true},
+		{"http://myserver1.lan:3128", "server1.lan", false},
+		{"http://server1.lan.example:3128", "server1.lan", false},
+		{"http://server1-lan", "server1", false},
+		{"[fd00::1]:8443", "fd00::1", true},
+		{"[2001:fd00::1]:8443", "fd00::1", false},
+		{"fd00::1:2", "fd00::1", false},
+		{"10.0.0.1:8443", "10.0.0.1:8443", true},
+		{"10.0.0.1:84430", "10.0.0.1:8443", false},
+		{"anything", "", false},
+	} {
+		if Mentions(c.text, c.host) != c.expected {
+			t.Errorf("%q names %q: %v", c.text, c.host, !c.expected)
 		}
 	}
 }

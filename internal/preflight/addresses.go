@@ -19,7 +19,8 @@ import (
 
 // Codes of findings about addresses.
 const (
-	CodeAddressAbsent    = "address-absent"     // this machine does not have it, and LXD does not start without
+	CodeAddressAbsent    = "address-absent"     // a new one, which this machine does not have, and without which LXD does not start
+	CodeAddressGone      = "address-gone"       // the same of one that is in force already: it may come back
 	CodeAddressUnknown   = "address-unknown"    // whether this machine has it cannot be told, or does not decide
 	CodeAddressUnusable  = "address-unusable"   // no member can have it
 	CodeAddressSilent    = "address-silent"     // no machine answers there
@@ -46,6 +47,7 @@ func Listening(key string) bool { return key == KeyCore || listening[key] }
 type OwnAddress struct {
 	Key     string // the setting that has it
 	Address string // as it is set
+	New     bool   // LXD has not listened on it here before
 	Here    Presence
 	Why     string // the reason of a Presence that is Unknown; empty for none
 }
@@ -56,9 +58,7 @@ type Left struct {
 	Address string // HOST of it, or what of it is in the setting
 	Member  string // whose it was
 	New     string // what that member has now
-	Own     bool   // it is a setting of this member's node database
-	Key     string // its key there
-	Value   string // all of its value there
+	Key     string // of a setting of this member's node database; empty for one in the global database
 }
 
 // Silent is a new address of another member at which no machine answers.
@@ -165,17 +165,14 @@ func bind(ip netip.Addr) (found Presence, why string) {
 
 // checkMemberAddresses looks at the addresses that members are to have from now on.
 func checkMemberAddresses(facts Facts) []Finding {
-	if facts.InForce == nil {
-		return nil
-	}
-
 	var found []Finding
 	for _, m := range facts.Members {
-		if facts.InForce[m.ID] == m.Address || m.Address == "" {
+		old, known := facts.InForce[m.ID]
+		if !known {
 			continue
 		}
 
-		err := member.CheckAddress(m.Address)
+		err := member.CheckChange(old, m.Address)
 		if err != nil {
 			found = append(found, Finding{Code: CodeAddressUnusable, Member: m.Name, Fatal: true,
 				Text: fmt.Sprintf("member %s: %v", m.Name, err), Advice: "Give it another one with `lxd-recover cluster edit`, and export again."})
@@ -211,7 +208,7 @@ func checkOwnAddresses(facts Facts) []Finding {
 		}
 
 		switch {
-		case a.Here == Here:
+		case a.Here == Here, a.Key == KeyCore && a.Address == cluster: // of the cluster's it is said already
 			continue
 		case a.Here == Unknown:
 			f.Code = CodeAddressUnknown
@@ -221,7 +218,11 @@ func checkOwnAddresses(facts Facts) []Finding {
 			f.Text = fmt.Sprintf("this machine does not have the address %s: LXD starts, as it listens on all addresses (%s is %s), and the others reach it "+
 				"only if something forwards that address to this machine", f.Text, KeyCore, core)
 		case listening[a.Key]:
-			f.Code, f.Fatal = CodeAddressAbsent, true
+			f.Code, f.Fatal = CodeAddressGone, true
+			if a.New {
+				f.Code = CodeAddressAbsent
+			}
+
 			f.Text = fmt.Sprintf("this machine does not have the address %s: LXD does not start without it (cannot assign requested address)", f.Text)
 			f.Advice = facts.absentAdvice(a)
 		default:
@@ -285,8 +286,8 @@ func checkLeft(facts Facts) []Finding {
 		f := Finding{Code: CodeAddressLeft, Member: l.Member,
 			Text:   fmt.Sprintf("%s still names %s, which was an address of %s and is %s now", l.Where, l.Address, l.Member, l.New),
 			Advice: "Change it when LXD is up, if it means that machine."}
-		if l.Own && !listening[l.Key] {
-			f.Advice = fmt.Sprintf("Change it when LXD is up: `lxc config set %s`.", l.Key)
+		if l.Key != "" {
+			f.Advice = fmt.Sprintf("`lxc config set %s` changes it when LXD is up.", l.Key)
 		}
 
 		found = append(found, f)

@@ -74,17 +74,18 @@ func TestOwnAddresses(t *testing.T) {
 		codes []string
 	}{
 		{"all here", []OwnAddress{{Key: KeyCluster, Address: new, Here: Here}, {Key: KeyCore, Address: new, Here: Here}}, nil},
-		{"absent", []OwnAddress{{Key: KeyCluster, Address: new, Here: Absent}}, []string{"address-absent!"}},
+		{"absent", []OwnAddress{{Key: KeyCluster, Address: new, New: true, Here: Absent}}, []string{"address-absent!"}},
+		{"absent, as before", []OwnAddress{{Key: KeyCluster, Address: new, Here: Absent}}, []string{"address-gone!"}},
 		{"cannot be told", []OwnAddress{{Key: KeyCluster, Address: "n1:8443", Why: "n1 cannot be looked up"}}, []string{"address-unknown"}},
 		{"absent, all are listened on", []OwnAddress{{Key: KeyCluster, Address: new, Here: Absent}, {Key: KeyCore, Address: "[::]:8443", Here: Here}},
 			[]string{"address-unknown"}},
 		{"absent, all are listened on in short", []OwnAddress{{Key: KeyCluster, Address: new, Here: Absent}, {Key: KeyCore, Address: ":8443", Here: Here}},
 			[]string{"address-unknown"}},
 		{"absent, all are listened on on another port", []OwnAddress{{Key: KeyCluster, Address: new, Here: Absent}, {Key: KeyCore, Address: ":8444", Here: Here}},
-			[]string{"address-absent!"}},
+			[]string{"address-gone!"}},
 		{"only the clients' is absent", []OwnAddress{{Key: KeyCluster, Address: new, Here: Here}, {Key: KeyCore, Address: old, Here: Absent}},
 			[]string{"address-not-served"}},
-		{"metrics", []OwnAddress{{Key: KeyCluster, Address: new, Here: Here}, {Key: "core.metrics_address", Address: "10.0.0.1:9100", Here: Absent}},
+		{"metrics", []OwnAddress{{Key: KeyCluster, Address: new, Here: Here}, {Key: "core.metrics_address", Address: "10.0.0.1:9100", New: true, Here: Absent}},
 			[]string{"address-absent!"}},
 	} {
 		facts.OwnAddresses = c.own

@@ -3,8 +3,8 @@
 package preflight
 
 import (
-	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -24,7 +24,16 @@ type LXD struct {
 
 // String is the LXD for people.
 func (l LXD) String() string {
-	text := "LXD " + cmp.Or(l.Version, "of unknown version")
+	version := l.Version
+	if !versionNumber.MatchString(version) { // a saved report may have anything there
+		version = strconv.Quote(version)
+	}
+
+	text := "LXD " + version
+	if l.Version == "" {
+		text = "LXD of unknown version"
+	}
+
 	if l.Schema > 0 {
 		text += fmt.Sprintf(" (schema %d)", l.Schema)
 	}

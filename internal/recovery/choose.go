@@ -25,7 +25,14 @@ func (ed *editor) choose(ctx context.Context) error {
 		ed.members = member.List{self}
 	default:
 		list := ed.current(current)
-		edited, err := ed.opts.Ask(ctx, list, ed.report.Before, func(l member.List) error { return ed.checkList(list, l) })
+		edited, err := ed.opts.Ask(ctx, list, ed.report.Before, func(l member.List) error {
+			err := ed.checkList(list, l)
+			if err == nil {
+				err = ed.checkAddresses(ctx, l)
+			}
+
+			return err
+		})
 		if err != nil {
 			return err
 		}
@@ -55,9 +62,11 @@ func (ed *editor) choose(ctx context.Context) error {
 		if exists(ed.dir.join(record.Kept)) {
 			ed.report.Kept = ed.dir.join(record.Kept)
 		}
+
+		return nil
 	}
 
-	return nil
+	return ed.describeNeeds(ctx)
 }
 
 // sameEdit returns the record of the live database where an edit has made it just what this one would make it: one that was killed right

@@ -42,6 +42,9 @@ type EditOptions struct {
 	// BesideCluster goes on although a daemon of another member answers.
 	BesideCluster bool
 
+	// AddressAbsent goes on although this machine does not have the new address of this member.
+	AddressAbsent bool
+
 	// Lost are the names of members that are lost: LXD is not to wait for them.
 	Lost []string
 
@@ -84,9 +87,14 @@ type EditReport struct {
 	GivenUp  []Discarded       `json:"given_up" yaml:"given_up"`           // transactions that damage is before
 	Untold   []string          `json:"untold" yaml:"untold"`               // what cannot be read
 	Warnings []string          `json:"warnings" yaml:"warnings"`
-	Kept     string            `json:"kept" yaml:"kept"` // directory that holds the database as it was
-	Tarball  string            `json:"tarball,omitempty" yaml:"tarball,omitempty"`
-	Daemon   string            `json:"daemon" yaml:"daemon"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the edited database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
+	Kept    string `json:"kept" yaml:"kept"` // directory that holds the database as it was
+	Tarball string `json:"tarball,omitempty" yaml:"tarball,omitempty"`
+	Daemon  string `json:"daemon" yaml:"daemon"`
 
 	// NothingToDo is true when an edit had given this member exactly this list before: nothing was done.
 	NothingToDo bool `json:"already" yaml:"already"`
@@ -166,6 +174,7 @@ type editor struct {
 	log     *raftlog.Log
 	read    string           // signature of the raft directory when the log was read
 	nodes   []globaldb.Node  // table nodes of the global database
+	needs   *needs           // of the global database
 	pending pendingPatch     // what was in patch.global.sql before
 	rows    []preflight.Node // table nodes as it is when that has run
 	lost    map[uint64]bool  // members that are lost, by id
@@ -179,7 +188,7 @@ type editor struct {
 func newEditReport() *EditReport {
 	return &EditReport{
 		Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, GivenUp: []Discarded{}, Untold: []string{},
-		Warnings: []string{},
+		Warnings: []string{}, Findings: []preflight.Finding{},
 	}
 }
 

@@ -35,6 +35,11 @@ func (ed *editor) examineMembers(ctx context.Context, db *globaldb.DB, what stri
 		ed.report.warn(dropped)
 	}
 
+	ed.needs, err = ed.dir.needsOf(ctx, db, namedServers(ed.log.Configuration, ed.node.Members), ed.node.Self.ID)
+	if err != nil {
+		return replayError(what, err)
+	}
+
 	ed.report.Carried = ed.pending.carried()
 	ed.rows, err = patchedRows(ctx, db, ed.pending, what)
 	if err != nil {

@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -72,6 +73,10 @@ type ExportReport struct {
 	Untold  []string    `json:"untold" yaml:"untold"`
 
 	Warnings []string `json:"warnings" yaml:"warnings"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the tarball's database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
 }
 
 // Export writes the recovery tarball of this member. It changes nothing in LXD's directory.
@@ -133,9 +138,10 @@ type exporter struct {
 	check    *exportCheck
 	log      *raftlog.Log
 	manifest *bundle.Manifest
-	pieces   []bundle.Piece // the files of the tarball
-	scratch  string         // a directory for files that are made for it
-	served   *serving       // nil with NoVerify
+	pieces   []bundle.Piece   // the files of the tarball
+	rows     []preflight.Node // table nodes as it is when what is pending has run
+	scratch  string           // a directory for files that are made for it
+	served   *serving         // nil with NoVerify
 }
 
 // open locks LXD's directory, and makes sure that nobody writes to the database. The returned function unlocks it.
@@ -237,7 +243,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 
 	ex.report = &ExportReport{
 		File: ex.opts.Output, Cluster: certificate, Last: end, Before: last, Edited: ex.log.Edited, Members: members,
-		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{},
+		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{}, Findings: []preflight.Finding{},
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
 	return ex.notePatch()
@@ -312,7 +318,7 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 		ex.opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	database := replayed{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.dir.global(), look: ex.checkMembers}
+	database := replayed{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.dir.global(), look: ex.lookAtNeeds}
 	verified := startVerification(ctx, database, ex.served)
 	err := ex.pack(verified)
 	verifyErr := verified.end()
@@ -321,6 +327,7 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 	}
 
 	ex.report.Database = verified.summary
+	ex.report.Warnings = append(ex.report.Warnings, warningsOf(ex.report.Findings)...)
 	return ex.report, err
 }
 

@@ -42,6 +42,7 @@ func (ex *exporter) checkMembers(ctx context.Context, db *globaldb.DB) error {
 		rows, err = nodeRows(ctx, db)
 	}
 
+	ex.rows = rows
 	if err != nil || ex.opts.UnknownMembers {
 		return err
 	}

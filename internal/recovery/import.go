@@ -3,6 +3,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,10 @@ type ImportOptions struct {
 	// BesideCluster goes on although a working cluster answers that does not come from this recovery.
 	BesideCluster bool
 
+	// AddressAbsent goes on although this machine does not have a new address of this member, NewerSchema although LXD here is older than
+	// the tarball: LXD does not start then.
+	AddressAbsent, NewerSchema bool
+
 	// Timeout bounds how long LXD may take to stop, and to answer once it is started.
 	Timeout time.Duration
 
@@ -67,11 +72,16 @@ type ImportReport struct {
 	Discarded []Discarded       `json:"discarded" yaml:"discarded"`                 // transactions that only this member has
 	Unchecked []string          `json:"unchecked" yaml:"unchecked"`                 // checks that this tarball does not allow
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
-	Kept      string            `json:"kept" yaml:"kept"`             // directory that holds, or will hold, the database that is replaced
-	Lacking   string            `json:"kept_lacks" yaml:"kept_lacks"` // why a rollback cannot put that one back; empty where it can
-	Size      int64             `json:"size" yaml:"size"`             // of the database that is replaced, in bytes
-	KeptSpace Space             `json:"backups" yaml:"backups"`       // all that is kept; once Done with the one that this import replaced
-	Daemon    string            `json:"daemon" yaml:"daemon"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the tarball's database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
+	Kept      string `json:"kept" yaml:"kept"`             // directory that holds, or will hold, the database that is replaced
+	Lacking   string `json:"kept_lacks" yaml:"kept_lacks"` // why a rollback cannot put that one back; empty where it can
+	Size      int64  `json:"size" yaml:"size"`             // of the database that is replaced, in bytes
+	KeptSpace Space  `json:"backups" yaml:"backups"`       // all that is kept; once Done with the one that this import replaced
+	Daemon    string `json:"daemon" yaml:"daemon"`
 
 	// NothingToDo is true when this member had exactly this database before: nothing was done.
 	NothingToDo bool `json:"already" yaml:"already"`
@@ -90,7 +100,7 @@ type ImportReport struct {
 // newImportReport returns a report whose lists are empty, not missing, in JSON.
 func newImportReport(tarball string) *ImportReport {
 	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Unchecked: []string{},
-		Warnings: []string{}}
+		Warnings: []string{}, Findings: []preflight.Finding{}}
 }
 
 // Import replaces this member's database by the one in a tarball, all or nothing, and keeps the replaced one. The steps are
@@ -118,7 +128,7 @@ func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 		return im.report, im.resumeDaemon(ctx)
 	}
 
-	err = im.checkLoss()
+	err = cmp.Or(im.checkNeeds(), im.checkLoss())
 	if opts.DryRun || err != nil {
 		return im.report, err
 	}
@@ -149,6 +159,7 @@ type importer struct {
 	nodes       []globaldb.Node  // table nodes of the tarball's database
 	pending     pendingPatch     // what is carried over of this member's patch.global.sql
 	rows        []preflight.Node // table nodes as it is when that has run
+	needs       *needs           // of the tarball's database
 	former      map[string]bool  // addresses that this member is known to have had
 
 	live       bool   // LXD runs while the local log is read: what is damaged may only be in the middle of being written

@@ -40,6 +40,11 @@ func (im *importer) checkMembers(ctx context.Context, db *globaldb.DB, what stri
 		return err
 	}
 
+	im.needs, err = im.dir.needsOf(ctx, db, im.tarball.Members, im.report.Member.ID)
+	if err != nil {
+		return replayError(what, err)
+	}
+
 	facts := preflight.Facts{Self: im.report.Member.ID, Members: im.tarball.Members, Nodes: im.rows}
 	if !im.opts.UnknownMembers {
 		err = checkKnown(facts, func(uint64) string {

@@ -57,6 +57,10 @@ func (im *importer) stage(ctx context.Context) error {
 	}
 
 	err = im.compareLocal(ctx, <-looked)
+	if err == nil {
+		err = im.describeNeeds(ctx)
+	}
+
 	if err != nil {
 		return err
 	}

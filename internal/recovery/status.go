@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
@@ -43,6 +44,11 @@ type StatusReport struct {
 	Pending   []string         `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
 	Kept      []KeptDatabase   `json:"backups" yaml:"backups"`
 	Problems  []string         `json:"problems" yaml:"problems"`
+	Warnings  []string         `json:"warnings" yaml:"warnings"` // what may become a problem
+
+	// LXD is the one that is installed. Findings are what it needs to start here, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
 }
 
 // AddressRow is a member's address in the three places where LXD keeps it: the node database, the raft log, and the table
@@ -65,7 +71,8 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		return nil, err
 	}
 
-	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{}}
+	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{},
+		Warnings: []string{}, Findings: []preflight.Finding{}}
 	running, err := daemon.Inspect(ctx, dir.path)
 	if err != nil {
 		return nil, err
@@ -184,7 +191,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 			return false, nil
 		}
 
-		nodes, nodesErr = readNodes(ctx, dir, log)
+		nodes, nodesErr = readNodes(ctx, dir, log, node)
 		return log.Healthy() && nodesErr == nil, nil
 	})
 	var none *noGlobalError
@@ -192,7 +199,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("%v", err)
 		r.member(dir, node, nodeErr, nil)
 		r.compare(node, nil, nil)
-		return nil
+		return r.needs(ctx, dir, node, tableNodes{})
 	}
 
 	if err != nil {
@@ -215,8 +222,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 
 	r.recognise(ctx, dir, log, nodes.now)
 	r.compare(node, log.Configuration, nodes.now)
-	r.members(ctx, node, log, nodes)
-	return ctx.Err()
+	return r.needs(ctx, dir, node, nodes)
 }
 
 // member tells which member this is, or that it is a standalone server, as far as that is known. node and nodeErr are what the node

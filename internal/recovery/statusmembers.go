@@ -18,10 +18,13 @@ type tableNodes struct {
 	now      []globaldb.Node  // as it is; nil where it cannot be read
 	after    []preflight.Node // as it is when the pending patch has run; nil where that cannot be told
 	patchErr error            // why it does not run
+	needs    *needs           // of LXD on this database; nil where it cannot be told
+	log      *raftlog.Log     // that it was read from; nil where none could be
 }
 
-// readNodes reads the table nodes out of the database that a log makes.
-func readNodes(ctx context.Context, dir directory, log *raftlog.Log) (tableNodes, error) {
+// readNodes reads the table nodes out of the database that a log makes, and what LXD needs to start on that. node is what the node database
+// says, nil where it says nothing.
+func readNodes(ctx context.Context, dir directory, log *raftlog.Log, node *nodedb.Node) (tableNodes, error) {
 	db, err := globaldb.Open(ctx, log, 0)
 	if err != nil {
 		return tableNodes{}, err
@@ -29,7 +32,7 @@ func readNodes(ctx context.Context, dir directory, log *raftlog.Log) (tableNodes
 
 	defer db.Close()
 
-	table := tableNodes{}
+	table := tableNodes{log: log}
 	table.now, err = db.Nodes(ctx)
 	if err != nil {
 		return table, err
@@ -38,6 +41,17 @@ func readNodes(ctx context.Context, dir directory, log *raftlog.Log) (tableNodes
 	if table.now == nil {
 		table.now = []globaldb.Node{}
 		return table, nil
+	}
+
+	var names member.List
+	self := uint64(0)
+	if node != nil {
+		names, self = node.Members, node.Self.ID
+	}
+
+	table.needs, err = dir.needsOf(ctx, db, namedServers(log.Configuration, names), self)
+	if err != nil {
+		return table, err
 	}
 
 	pending, err := readPatch(dir.database())
@@ -54,31 +68,6 @@ func readNodes(ctx context.Context, dir directory, log *raftlog.Log) (tableNodes
 	}
 
 	return table, err
-}
-
-// members says what LXD lacks in order to start with the members that it has.
-func (r *StatusReport) members(ctx context.Context, node *nodedb.Node, log *raftlog.Log, nodes tableNodes) {
-	if nodes.patchErr != nil {
-		r.problem("%v", nodes.patchErr)
-	}
-
-	var names member.List
-	if node != nil {
-		names = node.Members
-	}
-
-	facts := preflight.Facts{Members: namedServers(log.Configuration, names), Nodes: nodes.after}
-	if r.Member != nil {
-		facts.Self = r.Member.ID
-	}
-
-	for _, f := range preflight.Check(facts) {
-		if f.Code == preflight.NoRow && f.Fatal {
-			f.Advice = beforeDeletion(ctx, log, facts.Self)
-		}
-
-		r.problem("%s", f)
-	}
 }
 
 // patchText tells in brackets what is pending in patch.global.sql.
