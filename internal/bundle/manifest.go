@@ -56,7 +56,7 @@ type Manifest struct {
 	Raft    Raft        `yaml:"raft"`
 	Members member.List `yaml:"members"` // as `lxd cluster edit` took them
 	Patch   Patch       `yaml:"patch,omitempty"`
-	Files   []File      `yaml:"files"`   // every file but recovery.yaml itself, in the tarball's order
+	Files   []File      `yaml:"files"` // every file but recovery.yaml itself, in the tarball's order
 }
 
 // Source is the member whose database was exported.

@@ -27,13 +27,17 @@ const (
 	keyNoStart       = "no-start"
 	keyAddressAbsent = "address-absent"
 	keyNewerSchema   = "newer-schema"
+	keyDropPatch     = "drop-patch"
+	keyUnknown       = "unknown-members"
 
 	keyStatus = "status" // what came of it, in one line
 	keyReport = "report" // the same as the command's --format json
 )
 
 // requestKeys are those that are unset once the request is carried out.
-var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart, keyAddressAbsent, keyNewerSchema}
+var requestKeys = []string{
+	keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart, keyAddressAbsent, keyNewerSchema, keyDropPatch, keyUnknown,
+}
 
 // newHookCmd is what the hooks of the snap call.
 func newHookCmd() *cobra.Command {
@@ -50,8 +54,8 @@ func newHookCmd() *cobra.Command {
 		Long: `Do what a hook of the lxd-recover snap does; snapd calls this, and nobody else needs to.
 
   configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =NAME), with discard-local-entries=true,
-                beside-cluster=true, no-start=true, address-absent=true and newer-schema=true as the flags of these names;
-                "snap get lxd-recover status" tells what came of it
+                beside-cluster=true, no-start=true, address-absent=true, newer-schema=true, drop-patch=true and unknown-members=true
+                as the flags of these names; "snap get lxd-recover status" tells what came of it
   pre-refresh   refuse a refresh while an import, a rollback, an edit or a repair is under way
   post-refresh  finish what an interrupted run left, as "lxd-recover resume"
   install       note what is missing on this machine, in "snap get lxd-recover status"
@@ -106,7 +110,7 @@ type request struct {
 	rollback bool
 	kept     string // its name; empty: the newest
 
-	discardLocal, besideCluster, noStart, addressAbsent, newerSchema bool
+	discardLocal, besideCluster, noStart, addressAbsent, newerSchema, dropPatch, unknownMembers bool
 }
 
 // parseRequest returns nil if nothing is asked for, as when the snap is installed.
@@ -115,6 +119,7 @@ func parseRequest(values map[string]any) (*request, error) {
 	for key, flag := range map[string]*bool{
 		keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart,
 		keyAddressAbsent: &r.addressAbsent, keyNewerSchema: &r.newerSchema,
+		keyDropPatch: &r.dropPatch, keyUnknown: &r.unknownMembers,
 	} {
 		switch value := values[key].(type) {
 		case nil:
@@ -167,7 +172,8 @@ func (r *request) run(ctx context.Context) (string, any, error) {
 
 	report, err := recovery.Import(ctx, recovery.ImportOptions{
 		Tarball: r.tarball, Version: Version, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
-		AddressAbsent: r.addressAbsent, NewerSchema: r.newerSchema, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
+		AddressAbsent: r.addressAbsent, NewerSchema: r.newerSchema, DropPatch: r.dropPatch, UnknownMembers: r.unknownMembers,
+		Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
 	})
 	if err != nil {
 		return "", nil, err

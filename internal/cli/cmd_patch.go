@@ -32,8 +32,8 @@ func newPatchCmd() *cobra.Command {
 
 FILE.sql, or standard input where that is "-", is run on a copy as LXD would run it: all statements in one transaction, with foreign
 keys enforced. What it changes is shown, and whether LXD would start with it. Then it is added to database/patch.global.sql, after
-what is there already. LXD runs that file when it next starts, in a cluster once there is a leader, and deletes it. Transactions,
-PRAGMA, ATTACH and statements that return rows have no place in it: LXD would not start.
+what is there already. LXD runs that file when it next starts, in a cluster once there is a leader, and deletes it. A statement that
+returns rows is refused, as LXD would not start, and so are transactions, PRAGMA and ATTACH, which cannot be tried.
 
 Stop LXD first: it reads the file only when it starts. "lxd-recover cluster edit" and "lxd-recover global-db-import" keep what is
 pending, try it on the database that it will meet then, and refuse where it fails; one member of a cluster may have some. Without
@@ -234,7 +234,7 @@ func printPending(w io.Writer, r *recovery.PatchReport) {
 
 	switch {
 	case r.Fails != "":
-		fmt.Fprintf(w, "\nProblem: it does not run on this database, and LXD would not start: %s\n", r.Fails)
+		fmt.Fprintf(w, "\nProblem: it does not run on this database, and LXD may not start with it: %s\n", r.Fails)
 	case r.Pending != "" || len(r.Rows) > 0:
 		printPatchRows(w, r, "\nIt changes")
 	}

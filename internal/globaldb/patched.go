@@ -188,7 +188,8 @@ func runStatement(ctx context.Context, conn *sqlite3.SQLiteConn, statement strin
 func refusedByPatch(err error) error {
 	var e sqlite3.Error
 	if errors.As(err, &e) && e.Code == sqlite3.ErrAuth {
-		return errors.New("transactions, PRAGMA, ATTACH and load_extension have no place in a patch: LXD runs it inside one transaction of its own")
+		return errors.New("this cannot be tried: LXD runs a patch inside one transaction of its own, " +
+			"where transactions, PRAGMA, ATTACH and load_extension have no place")
 	}
 
 	return err

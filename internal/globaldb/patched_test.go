@@ -24,10 +24,11 @@ func TestPatched(t *testing.T) {
 		patch string
 		want  []string // rows of nodes and ops
 	}{
-		"nothing":           {" -- only a comment", []string{"a1", "b2"}},
-		"several":           {"UPDATE nodes SET address = 'x;y' WHERE id = 1;; -- a; b\nUPDATE nodes SET address='z' WHERE id = 2", []string{"x;y1", "z2"}},
-		"cascades":          {"DELETE FROM nodes WHERE id = 2;", []string{"a1"}},
-		"trades, postponed": {"PRAGMA defer_foreign_keys = 1; DELETE FROM ops; UPDATE nodes SET id = 3 WHERE id = 2; INSERT INTO ops VALUES (7, 3)", []string{"b7"}},
+		"nothing":  {" -- only a comment", []string{"a1", "b2"}},
+		"several":  {"UPDATE nodes SET address = 'x;y' WHERE id = 1;; -- a; b\nUPDATE nodes SET address='z' WHERE id = 2", []string{"x;y1", "z2"}},
+		"cascades": {"DELETE FROM nodes WHERE id = 2;", []string{"a1"}},
+		"trades, postponed": {"PRAGMA defer_foreign_keys = 1; DELETE FROM ops; UPDATE nodes SET id = 3 WHERE id = 2; INSERT INTO ops VALUES (7, 3)",
+			[]string{"b7"}},
 		"a trigger": {"CREATE TRIGGER tr AFTER DELETE ON ops BEGIN UPDATE nodes SET address = 'gone' WHERE id = old.node_id; SELECT 1; END;\n" +
 			"DELETE FROM ops WHERE id = 1; INSERT INTO ops VALUES (3, 1);", []string{"b2", "gone3"}},
 	} {
@@ -54,7 +55,7 @@ func TestPatched(t *testing.T) {
 
 // What LXD would not get past is told with the statement.
 func TestPatchedFails(t *testing.T) {
-	const noPlace = "have no place in a patch"
+	const noPlace = "this cannot be tried: LXD runs a patch inside one transaction"
 	for name, test := range map[string]struct {
 		patch  string
 		number int

@@ -96,10 +96,12 @@ func checkVersions(facts Facts) []Finding {
 	var found []Finding
 	for _, n := range unlike {
 		f := Finding{Code: VersionBehind, Member: n.Name}
-		waits := fmt.Sprintf("behind this member's %d and %d: LXD here waits until %s is upgraded, for ever if that is lost", own.Schema, own.APIExtensions, n.Name)
+		waits := fmt.Sprintf("behind this member's %d and %d: LXD here waits until %s is upgraded, for ever if that is lost",
+			own.Schema, own.APIExtensions, n.Name)
 		if !n.behind(own) {
 			f.Code = VersionAhead
-			waits = fmt.Sprintf("this member's are %d and %d: an LXD of that version does not start here before it is upgraded, too", own.Schema, own.APIExtensions)
+			waits = fmt.Sprintf("this member's are %d and %d: an LXD of that version does not start here before it is upgraded, too",
+				own.Schema, own.APIExtensions)
 		}
 
 		f.Text = fmt.Sprintf("the row of %s in the table nodes has schema %d and %d API extensions, %s", n.Name, n.Schema, n.APIExtensions, waits)

@@ -45,7 +45,8 @@ func TestMembers(t *testing.T) {
 			}
 		}, []want{{NoVoter, "", true, "none of the 3 members in the raft log's configuration is a voter"}}},
 		"no row here": {func(f *Facts) { f.Nodes = f.Nodes[1:] },
-			[]want{{NoRow, "node1", true, `node1 (id 1) is a member in the raft log, and has no row in the table nodes of the global database: LXD does not start here`}}},
+			[]want{{NoRow, "node1", true, "node1 (id 1) is a member in the raft log, " +
+				"and has no row in the table nodes of the global database: LXD does not start here"}}},
 		"no rows": {func(f *Facts) { f.Members, f.Nodes = f.Members[:1], []Node{} }, []want{{NoRow, "node1", true, "does not start here"}}},
 		"no row of another": {func(f *Facts) { f.Nodes = f.Nodes[:2] },
 			[]want{{NoRow, "node3", false, "`lxc cluster remove` cannot find it. If it is no member any more, `lxd-recover cluster edit` can leave it out"}}},
@@ -54,7 +55,8 @@ func TestMembers(t *testing.T) {
 		"behind": {func(f *Facts) { f.Nodes[1].Schema, f.Nodes[1].APIExtensions = 59, 300 }, []want{{VersionBehind, "node2", false, lost}}},
 		"behind, and no raft member": {func(f *Facts) { f.Members = f.Members[:1]; f.Nodes[1].Schema, f.Nodes[1].APIExtensions = 59, 300 },
 			[]want{{VersionBehind, "node2", false, lost}}},
-		"ahead":        {func(f *Facts) { f.Nodes[2].APIExtensions = 400 }, []want{{VersionAhead, "node3", false, "does not start here before it is upgraded"}}},
+		"ahead": {func(f *Facts) { f.Nodes[2].APIExtensions = 400 },
+			[]want{{VersionAhead, "node3", false, "does not start here before it is upgraded"}}},
 		"inconsistent": {func(f *Facts) { f.Nodes[2].Schema, f.Nodes[2].APIExtensions = 61, 300 }, []want{{VersionAhead, "node3", false, "node3"}}},
 		"not known who this is": {func(f *Facts) { f.Self = 0; f.Nodes[1].Schema = 1; f.Nodes = f.Nodes[:2] },
 			[]want{{NoRow, "node3", false, "its LXD does not start"}}},

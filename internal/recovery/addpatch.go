@@ -181,8 +181,8 @@ func (p *patcher) checkDown(ctx context.Context) (running bool, err error) {
 	}
 
 	return running, &Refusal{Code: "lxd-runs", Flag: whileRunningFlag,
-		Reason: fmt.Sprintf("LXD is %s, and reads %s only when it starts: until then it goes on writing, and the patch would meet another database than the one "+
-			"that it was tried on. Stop LXD first. `lxd sql global` changes the database of an LXD that works", status, patchName)}
+		Reason: fmt.Sprintf("LXD is %s, and reads %s only when it starts: until then it goes on writing, and the patch would meet another database "+
+			"than the one that it was tried on. Stop LXD first. `lxd sql global` changes the database of an LXD that works", status, patchName)}
 }
 
 // open replays the log. LXD may work on it.
@@ -232,7 +232,7 @@ func (p *patcher) pendingFails(failed *globaldb.StatementError) error {
 		return nil
 	}
 
-	return fmt.Errorf("%s, as it is already, does not run on the database: %w; LXD would not start. "+
+	return fmt.Errorf("%s, as it is already, does not run on the database: %w; LXD may not start with it. "+
 		"Correct it, or remove it with `lxd-recover global-db-patch --remove`", p.report.File, failed)
 }
 
@@ -291,7 +291,8 @@ func (p *patcher) preflight(ctx context.Context, before *globaldb.DB, after *glo
 
 	for _, f := range is {
 		p.report.Findings = append(p.report.Findings, f.String())
-		if p.opts.SQL != "" && f.Fatal && !p.opts.Force && !slices.ContainsFunc(was, func(w preflight.Finding) bool { return w.Code == f.Code && w.Member == f.Member }) {
+		known := slices.ContainsFunc(was, func(w preflight.Finding) bool { return w.Code == f.Code && w.Member == f.Member })
+		if p.opts.SQL != "" && f.Fatal && !known && !p.opts.Force {
 			return &Refusal{Code: "patch-stops-lxd", Member: f.Member, Flag: forceFlag, Reason: "with this patch LXD would not start: " + f.Text}
 		}
 	}

@@ -109,7 +109,8 @@ func TestAddPatchRefused(t *testing.T) {
 	l := newStateLab(t)
 	before := namesIn(t, l.dir.database())
 	for name, test := range map[string]struct{ sql, says string }{
-		"fails":      {describe + "; UPDATE nope SET x = 1", `on a copy of the database as it is: statement 2 fails, "UPDATE nope SET x = 1": no such table: nope; nothing was changed`},
+		"fails": {describe + "; UPDATE nope SET x = 1",
+			`on a copy of the database as it is: statement 2 fails, "UPDATE nope SET x = 1": no such table: nope; nothing was changed`},
 		"a select":   {"SELECT 1", "it returns rows: LXD would take that for an error, and not start"},
 		"no parent":  {"INSERT INTO nodes_cluster_groups VALUES (9, 9)", "statement 1 fails"},
 		"both there": {"UPDATE nodes SET address = '127.6.6.103:8443' WHERE id = 2", "UNIQUE constraint failed: nodes.address"},
@@ -122,7 +123,8 @@ func TestAddPatchRefused(t *testing.T) {
 
 	const deletes = "DELETE FROM nodes WHERE id = 2"
 	_, err := addSQL(t, l.dir.path, deletes, nil)
-	wantRefusal(t, err, Refusal{Code: "patch-stops-lxd", Member: "node2", Flag: "--force", Reason: "with this patch LXD would not start: node2 (id 2) is a member in the raft log"})
+	wantRefusal(t, err, Refusal{Code: "patch-stops-lxd", Member: "node2", Flag: "--force",
+		Reason: "with this patch LXD would not start: node2 (id 2) is a member in the raft log"})
 	if got := namesIn(t, l.dir.database()); !slices.Equal(got, before) {
 		t.Errorf("the refusals leave %q", got)
 	}

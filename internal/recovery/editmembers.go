@@ -177,7 +177,7 @@ func (ed *editor) tellLeftOut(current member.List) {
 	for _, m := range ed.ghosts(current) {
 		_, ok := ed.members.ByID(m.ID)
 		if !ok {
-			ed.report.warn(fmt.Sprintf("%s is left out of the member list: the global database does not know it, and it is no raft member any more", preflight.Named(m)))
+			ed.report.warn(preflight.Named(m) + " is left out of the member list: the global database does not know it, and it is no raft member any more")
 		}
 	}
 }
@@ -198,8 +198,8 @@ func (ed *editor) settleLost() {
 		}
 
 		ed.pending.versions += preflight.VersionSQL(n, own)
-		ed.report.warn(fmt.Sprintf("%s is lost, and has schema %d and %d API extensions in the table nodes: LXD would wait for it. %s gives its row this member's, %d and %d",
-			n.Name, n.Schema, n.APIExtensions, patchName, own.Schema, own.APIExtensions))
+		ed.report.warn(fmt.Sprintf("%s is lost, and has schema %d and %d API extensions in the table nodes: LXD would wait for it. "+
+			"%s gives its row this member's, %d and %d", n.Name, n.Schema, n.APIExtensions, patchName, own.Schema, own.APIExtensions))
 		for i := range ed.rows {
 			if ed.rows[i].ID == n.ID {
 				ed.rows[i].Schema, ed.rows[i].APIExtensions = own.Schema, own.APIExtensions

@@ -48,7 +48,8 @@ func (im *importer) checkMembers(ctx context.Context, db *globaldb.DB, what stri
 	facts := preflight.Facts{Self: im.report.Member.ID, Members: im.tarball.Members, Nodes: im.rows}
 	if !im.opts.UnknownMembers {
 		err = checkKnown(facts, func(uint64) string {
-			return "Where it was exported, `lxd-recover cluster export-db` says more now, and `lxd-recover cluster edit` can leave out what is no member any more"
+			return "Where it was exported, `lxd-recover cluster export-db` says more now, " +
+				"and `lxd-recover cluster edit` can leave out what is no member any more"
 		})
 	}
 
@@ -76,6 +77,6 @@ func (im *importer) onePatch() error {
 	}
 
 	return &Refusal{Code: "two-patches", Member: im.report.Member.Name, Flag: dropPatchFlag,
-		Reason: fmt.Sprintf("SQL is pending in %s here, and on %s, which the tarball was exported from: LXD would run both, in the order in which the members start. "+
-			"Leave it to one of them: `lxd-recover global-db-patch --list` shows what is pending, --remove removes it", patchName, manifest.Source.Name)}
+		Reason: fmt.Sprintf("SQL is pending in %s here, and on %s, which the tarball was exported from: LXD would run both, "+
+			"in the order in which the members start. Leave it to one of them: `lxd-recover global-db-patch --list` shows what is pending, --remove removes it", patchName, manifest.Source.Name)}
 }

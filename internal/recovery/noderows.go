@@ -70,22 +70,24 @@ const unknownMembersFlag = "--unknown-members"
 // checkKnown refuses a database that has no row for one of its members: LXD does not start there. wayOut says what can be done about the
 // one of that id, and may be empty.
 func checkKnown(facts preflight.Facts, wayOut func(id uint64) string) error {
-	for _, m := range preflight.Rowless(facts) {
-		where := "its LXD would not start"
-		if m.ID == facts.Self {
-			where = "LXD would not start here (\"updated 0 rows instead of 1\")"
-		}
-
-		reason := fmt.Sprintf("the table nodes of the global database has no row of %s, which is a member in the raft log: %s", preflight.Named(m), where)
-		advice := wayOut(m.ID)
-		if advice != "" {
-			reason += ". " + advice
-		}
-
-		return &Refusal{Code: preflight.NoRow, Member: m.Name, Reason: reason, Flag: unknownMembersFlag}
+	rowless := preflight.Rowless(facts)
+	if len(rowless) == 0 {
+		return nil
 	}
 
-	return nil
+	m := rowless[0]
+	where := "its LXD would not start"
+	if m.ID == facts.Self {
+		where = "LXD would not start here (\"updated 0 rows instead of 1\")"
+	}
+
+	reason := fmt.Sprintf("the table nodes of the global database has no row of %s, which is a member in the raft log: %s", preflight.Named(m), where)
+	advice := wayOut(m.ID)
+	if advice != "" {
+		reason += ". " + advice
+	}
+
+	return &Refusal{Code: preflight.NoRow, Member: m.Name, Reason: reason, Flag: unknownMembersFlag}
 }
 
 // rowDeleted finds the transaction that has deleted a member's row in the table nodes; 0 where none in the log has.
@@ -129,5 +131,6 @@ func beforeDeletion(ctx context.Context, log *raftlog.Log, id uint64) string {
 		return ""
 	}
 
-	return fmt.Sprintf("The transaction with index %d has deleted the row: `lxd-recover cluster export-db --at %d` exports the database as it was before", index, index-1)
+	return fmt.Sprintf("The transaction with index %d has deleted the row: `lxd-recover cluster export-db --at %d` exports the database as it was before",
+		index, index-1)
 }

@@ -48,7 +48,8 @@ func TestOwnPatchCarried(t *testing.T) {
 
 	exported, tarball, err := l.export(t, nil)
 	must(t, err)
-	wantWarning(t, exported.Warnings, "patch.global.sql here has SQL that was written to it", "it is not in the tarball. An import on this member carries it over")
+	wantWarning(t, exported.Warnings, "patch.global.sql here has SQL that was written to it",
+		"it is not in the tarball. An import on this member carries it over")
 	imported, err := l.importFrom(t, tarball, nil)
 	must(t, err)
 	if l.patch(t) != carried+movedSQL || imported.Patch != carried+movedSQL || imported.Carried != carried || !imported.Done {
@@ -95,8 +96,9 @@ func TestOwnPatchFails(t *testing.T) {
 		t.Errorf("problems %q", s.Problems)
 	}
 
-	refused := Refusal{Code: "patch-fails", Flag: "--drop-patch", Reason: fmt.Sprintf("patch.global.sql, which is pending here, does not run on the database in %s: "+
-		"statement 2 fails, \"INSERT INTO since VALUES (1)\": no such table: since. LXD would not start", without)}
+	refused := Refusal{Code: "patch-fails", Flag: "--drop-patch"}
+	refused.Reason = fmt.Sprintf("patch.global.sql, which is pending here, does not run on the database in %s: "+
+		"statement 2 fails, \"INSERT INTO since VALUES (1)\": no such table: since. LXD may not start with it", without)
 	_, err = l.importFrom(t, without, func(o *ImportOptions) { o.DiscardLocal = true })
 	wantRefusal(t, err, refused)
 	if l.patch(t) != ownSQL+";\nINSERT INTO since VALUES (1)" {
@@ -107,7 +109,7 @@ func TestOwnPatchFails(t *testing.T) {
 	_, err = l.edit(t, l.moved(), nil)
 	refused.Reason = "does not run on the global database in " + l.dir.global() + ": statement 1 fails, \"UPDATE nope SET x = 1\": no such table: nope"
 	wantRefusal(t, err, refused)
-	if s := l.status(t); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "no such table: nope. LXD would not start") {
+	if s := l.status(t); len(s.Problems) != 1 || !strings.Contains(s.Problems[0], "no such table: nope. LXD may not start with it") {
 		t.Errorf("problems %q", s.Problems)
 	}
 

@@ -180,7 +180,7 @@ func tryPatch(ctx context.Context, db *globaldb.DB, p pendingPatch, what string)
 	var failed *globaldb.StatementError
 	if errors.As(err, &failed) {
 		return nil, &Refusal{Code: "patch-fails", Flag: dropPatchFlag,
-			Reason: fmt.Sprintf("%s, which is pending here, does not run on %s: %v. LXD would not start. Correct it, or remove it with "+
+			Reason: fmt.Sprintf("%s, which is pending here, does not run on %s: %v. LXD may not start with it. Correct it, or remove it with "+
 				"`lxd-recover global-db-patch --remove`", patchName, what, failed)}
 	}
 

@@ -19,6 +19,7 @@ type tableNodes struct {
 	after    []preflight.Node // as it is when the pending patch has run; nil where that cannot be told
 	patchErr error            // why it does not run
 	needs    *needs           // of LXD on this database; nil where it cannot be told
+	log      *raftlog.Log     // that it was read from; nil where none could be
 }
 
 // readNodes reads the table nodes out of the database that a log makes, and what LXD needs to start on that. node is what the node database
@@ -31,7 +32,7 @@ func readNodes(ctx context.Context, dir directory, log *raftlog.Log, node *noded
 
 	defer db.Close()
 
-	table := tableNodes{}
+	table := tableNodes{log: log}
 	table.now, err = db.Nodes(ctx)
 	if err != nil {
 		return table, err

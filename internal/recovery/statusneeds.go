@@ -42,7 +42,12 @@ func (r *StatusReport) needs(ctx context.Context, dir directory, node *nodedb.No
 
 	found.withAddresses(ctx, nodedb.Update{})
 	r.Findings = preflight.Check(found.facts)
-	for _, f := range r.Findings {
+	for i, f := range r.Findings {
+		if f.Code == preflight.NoRow && f.Fatal && nodes.log != nil {
+			f.Advice = beforeDeletion(ctx, nodes.log, found.facts.Self)
+			r.Findings[i] = f
+		}
+
 		if f.Fatal || aboutMembers[f.Code] {
 			r.problem("%s", f)
 		} else {
