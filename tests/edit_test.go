@@ -444,8 +444,12 @@ func (l editRefusalLab) besideOwnDaemon(t *testing.T) {
 func (l editRefusalLab) spareMadeVoter(t *testing.T) {
 	mustEdit(t, l.one, setRoles(l.good, "voter", "voter", "spare"))
 	check := unchanged(t, l.one.Dir())
-	edit(t, l.one, l.good).want(t, 1, `"node3" is a spare`, "cannot become a voter")
+	edit(t, l.one, setRoles(l.good, "spare", "voter", "voter")).want(t, 3, "node1 is this member", "--any-role")
 	check()
+	r := mustEdit(t, l.one, l.good) // the log says that node3 has had a database
+	if !r.Done || r.Members[2].OldRole != "spare" || r.Members[2].NewRole != "voter" {
+		t.Errorf("%+v", r)
+	}
 }
 
 func (l editRefusalLab) damagedSnapshot(t *testing.T) {

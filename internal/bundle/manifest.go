@@ -60,7 +60,8 @@ type Manifest struct {
 	Cluster Cluster     `yaml:"cluster"`
 	Raft    Raft        `yaml:"raft"`
 	Members member.List `yaml:"members"` // as `lxd cluster edit` took them
-	Files   []File      `yaml:"files"`   // every file but recovery.yaml and recovery.sig, in the tarball's order
+	Patch   Patch       `yaml:"patch,omitempty"`
+	Files   []File      `yaml:"files"` // every file but recovery.yaml and recovery.sig, in the tarball's order
 }
 
 // Source is the member whose database was exported.
@@ -68,6 +69,12 @@ type Source struct {
 	ID      uint64 `yaml:"id"`
 	Name    string `yaml:"name"`
 	Address string `yaml:"address"`
+}
+
+// Patch is what was pending in patch.global.sql on the source: SQL that LXD runs when it starts there.
+type Patch struct {
+	Own      string `yaml:"own,omitempty"`      // SHA-256, lower-case hexadecimal, of the SQL that somebody has written to it; empty where there is none
+	Versions string `yaml:"versions,omitempty"` // statements for the rows of lost members, for which LXD would wait on any member
 }
 
 // Cluster identifies the cluster.

@@ -110,6 +110,7 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 	writeTable(w, []string{"member", "source", "role", "last entry", "snapshot", "edited since", "health"}, rows)
 	printSignatures(w, r)
 	printTimes(w, r)
+	printLXDs(w, r.Sources)
 	if r.Refusal == nil || r.Refusal.Verdict != survivor.Different && r.Refusal.Verdict != survivor.Nothing {
 		printLogs(w, r)
 	}
@@ -200,6 +201,40 @@ func printTimes(w io.Writer, r *recovery.CompareReport) {
 	if len(old) > 0 {
 		fmt.Fprintf(w, "\nA source counts as its member's last state: LXD must not have run there since. Not read just now: %s.\n", strings.Join(old, ", "))
 	}
+}
+
+// printLXDs says which LXD each source is of, where they differ, as far as that is known.
+func printLXDs(w io.Writer, sources []recovery.CompareSource) {
+	var all []string
+	different := false
+	for i, s := range sources {
+		text := s.Label + " has"
+		if s.Machine != nil && s.Machine.LXD.Program != "" {
+			text += " " + s.Machine.LXD.String() + " and"
+		}
+
+		if s.Schema > 0 {
+			all = append(all, fmt.Sprintf("%s a database with schema %d", text, s.Schema))
+		}
+
+		for _, other := range sources[:i] {
+			different = different || differ(s, other)
+		}
+	}
+
+	if different {
+		fmt.Fprintf(w, "\nAll members of a cluster need the same version of LXD, and these are not of one: %s.\n", strings.Join(all, "; "))
+	}
+}
+
+// differ tells whether two sources are of different LXDs for certain.
+func differ(a recovery.CompareSource, b recovery.CompareSource) bool {
+	if a.Schema > 0 && b.Schema > 0 && a.Schema != b.Schema {
+		return true
+	}
+
+	return a.Machine != nil && b.Machine != nil && a.Machine.LXD.Version != "" && b.Machine.LXD.Version != "" &&
+		a.Machine.LXD.Version != b.Machine.LXD.Version
 }
 
 // printLogs says where the logs agree and part.

@@ -26,8 +26,13 @@ type editOptions struct {
 func (o *editOptions) addFlags(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&o.AcceptDamage, "accept-damage", false, "go on with what is sound of a damaged database")
 	cmd.Flags().BoolVar(&o.BesideCluster, "beside-cluster", false, "go on although the LXD of another member answers")
+	if !o.Alone {
+		cmd.Flags().BoolVar(&o.AddressAbsent, "address-absent", false, "go on although this machine does not have the new address of this member")
+	}
+
 	cmd.Flags().BoolVar(&o.passthrough, "passthrough", false, "after all checks, and with a copy of the database kept, leave the change to LXD's own command")
 	addTermAboveFlag(cmd, &o.TermAbove)
+	addMemberFlags(cmd, &o.DropPatch, &o.UnknownMembers)
 	addReadingFlag(cmd, &o.Reading)
 	o.format.addFlag(cmd, reportFormats)
 }
@@ -43,14 +48,28 @@ Do this on one member only, the one whose database is the newest, with LXD stopp
 editor ($VISUAL, $EDITOR), or read from standard input if that is no terminal: the YAML of "lxd cluster show". The change
 is made on a copy of the database, which then takes the place of the live one in one step; that one is kept, and
 "lxd-recover global-db-rollback" puts it back.
+
+A member that has a database can become a voter again, whatever it was made by mistake. A raft member that the database does not know
+may be left out of the list, any other one not. LXD waits for members whose row in the database is of an older LXD: for those that are
+named with --lost it does not, as the patch that it runs at its start gives their rows this member's version.
 ` + exitStatuses,
 		Example: `  lxd cluster edit
-  lxd cluster show | sed s/10.0.0.1:8443/10.1.0.1:8443/ | lxd cluster edit`,
+  lxd cluster show | sed s/10.0.0.1:8443/10.1.0.1:8443/ | lxd cluster edit
+  lxd cluster edit --lost server2,server3`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return runEdit(cmd.Context(), opts, cmd.Root().Name()) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			err := opts.checkPassthrough(cmd)
+			if err != nil {
+				return err
+			}
+
+			return runEdit(cmd.Context(), opts, cmd.Root().Name())
+		},
 	}
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
+	cmd.Flags().StringSliceVar(&opts.Lost, "lost", nil, "`NAME`s of members that are lost: LXD is not to wait for them, and the list offers them as spares")
+	cmd.Flags().BoolVar(&opts.AnyRole, "any-role", false, "take a spare for this member, and a voter for one that may have no database")
 	opts.addFlags(cmd)
 	return cmd
 }
@@ -75,6 +94,17 @@ which then takes the place of the live one in one step; that one is kept.
 	cmd.Flags().BoolVarP(&opts.yes, "quiet", "q", false, "do not ask")
 	opts.addFlags(cmd)
 	return cmd
+}
+
+// checkPassthrough refuses what LXD's own command would not do.
+func (o *editOptions) checkPassthrough(cmd *cobra.Command) error {
+	for _, flag := range []string{"lost", "any-role", "drop-patch"} {
+		if o.passthrough && cmd.Flags().Changed(flag) {
+			return usageError{fmt.Errorf("--%s does nothing with --passthrough: LXD's own command makes the change", flag), cmd.CommandPath()}
+		}
+	}
+
+	return nil
 }
 
 // runEdit changes the member list. program is what we were called as, for what to type next.
@@ -165,6 +195,7 @@ func printEditPlan(w io.Writer, r *recovery.EditReport) {
 		fmt.Fprintln(w)
 	}
 
+	printPatch(w, r.Carried, r.Patch)
 	printList(w, "Damage", r.Damage)
 	(&toldOnce{}).printLost(w, "will be", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
@@ -188,6 +219,7 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 		fmt.Fprintf(w, "LXD's recovery tarball was moved to %s: LXD would not have started here as long as it was in its place.\n", r.Tarball)
 	}
 
+	printCarried(w, r.Carried)
 	printList(w, "Warning", r.Warnings)
 	if opts.Alone {
 		fmt.Fprintln(w, "\nNext: start LXD here. The lost members are then removed with `lxc cluster remove --force NAME`.")

@@ -83,6 +83,7 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 	cmd.Flags().BoolVar(&opts.AcceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
 	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask whether the transactions that --at leaves out may be given up")
+	cmd.Flags().BoolVar(&opts.UnknownMembers, "unknown-members", false, "go on although the database has no row of a member, whose LXD will not start")
 	cmd.Flags().BoolVar(&opts.NoVerify, "no-verify", false,
 		"do not let libdqlite open a scratch copy of what is exported; it takes as much memory as the database")
 	cmd.Flags().StringArrayVar(&opts.Survivors, "survivor", nil,

@@ -29,13 +29,20 @@ const (
 	keyNoStart       = "no-start"
 	keyUnsigned      = "unsigned"
 	keyCertificate   = "certificate" // a file
+	keyAddressAbsent = "address-absent"
+	keyNewerSchema   = "newer-schema"
+	keyDropPatch     = "drop-patch"
+	keyUnknown       = "unknown-members"
 
 	keyStatus = "status" // what came of it, in one line
 	keyReport = "report" // the same as the command's --format json
 )
 
 // requestKeys are those that are unset once the request is carried out.
-var requestKeys = []string{keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart, keyUnsigned, keyCertificate}
+var requestKeys = []string{
+	keyImport, keyRollback, keyDiscardLocal, keyBesideCluster, keyNoStart, keyUnsigned, keyCertificate,
+	keyAddressAbsent, keyNewerSchema, keyDropPatch, keyUnknown,
+}
 
 // answerKeys are those that the hook sets.
 var answerKeys = []string{keyStatus, keyReport}
@@ -57,8 +64,9 @@ func newHookCmd() *cobra.Command {
 else needs to.
 
   configure     carry out "snap set lxd-recover import=FILE" or "rollback=true" (or =NAME), with discard-local-entries=true,
-                beside-cluster=true, unsigned=true, certificate=FILE and no-start=true as the flags of these names;
-                "snap get lxd-recover status" tells what came of it
+                beside-cluster=true, unsigned=true, certificate=FILE, no-start=true, address-absent=true, newer-schema=true,
+                drop-patch=true and unknown-members=true as the flags of these names; "snap get lxd-recover status" tells what
+                came of it
   pre-refresh   refuse a refresh while an import, a rollback, an edit or a repair is under way
   post-refresh  finish what an interrupted run left, as "lxd-recover resume"
   install       note what is missing on this machine, in "snap get lxd-recover status"
@@ -138,7 +146,7 @@ type request struct {
 	rollback bool
 	kept     string // its name; empty: the newest
 
-	discardLocal, besideCluster, noStart, unsigned bool
+	discardLocal, besideCluster, noStart, unsigned, addressAbsent, newerSchema, dropPatch, unknownMembers bool
 
 	certificate string // a file; empty: none
 }
@@ -156,6 +164,7 @@ func parseRequest(values map[string]any) (*request, error) {
 	r := &request{}
 	flags := map[string]*bool{
 		keyDiscardLocal: &r.discardLocal, keyBesideCluster: &r.besideCluster, keyNoStart: &r.noStart, keyUnsigned: &r.unsigned,
+		keyAddressAbsent: &r.addressAbsent, keyNewerSchema: &r.newerSchema, keyDropPatch: &r.dropPatch, keyUnknown: &r.unknownMembers,
 	}
 	for key, flag := range flags {
 		switch value := values[key].(type) {
@@ -213,7 +222,8 @@ func (r *request) run(ctx context.Context) (string, any, error) {
 
 	report, err := recovery.Import(ctx, recovery.ImportOptions{
 		Tarball: r.tarball, Version: Version, DiscardLocal: r.discardLocal, BesideCluster: r.besideCluster, NoStart: r.noStart,
-		Unsigned: r.unsigned, Certificate: r.certificate, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
+		Unsigned: r.unsigned, Certificate: r.certificate, AddressAbsent: r.addressAbsent, NewerSchema: r.newerSchema,
+		DropPatch: r.dropPatch, UnknownMembers: r.unknownMembers, Timeout: defaultTimeout, Progress: newProgress(ctx, os.Stderr),
 	})
 	if err != nil {
 		return "", nil, err

@@ -63,9 +63,18 @@ the schema and the applied patches of that one, the members and addresses of the
 	cmd.Flags().BoolVar(&opts.BesideCluster, "beside-cluster", false, "go on although a working cluster answers that does not come from this recovery")
 	cmd.Flags().BoolVar(&opts.Unsigned, "unsigned", false, "take a tarball that is not signed, such as LXD's own, as you know who made it")
 	addCertificateFlag(cmd, &opts.Certificate)
+	cmd.Flags().BoolVar(&opts.AddressAbsent, "address-absent", false, "go on although this machine does not have a new address of this member: LXD does not start without")
+	cmd.Flags().BoolVar(&opts.NewerSchema, "newer-schema", false, "go on although the tarball is of a newer LXD: the one here does not start on it before it is upgraded")
+	addMemberFlags(cmd, &opts.DropPatch, &opts.UnknownMembers)
 	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
 	opts.format.addFlag(cmd, reportFormats)
 	return cmd
+}
+
+// addMemberFlags are the flags about what the database says of the members, and about what is pending for it.
+func addMemberFlags(cmd *cobra.Command, dropPatch *bool, unknownMembers *bool) {
+	cmd.Flags().BoolVar(dropPatch, "drop-patch", false, "leave out the SQL that is pending in patch.global.sql; it stays in the database that is kept")
+	cmd.Flags().BoolVar(unknownMembers, "unknown-members", false, "go on although the database has no row of a member, whose LXD will not start")
 }
 
 func addDaemonFlags(cmd *cobra.Command, noStart *bool, timeout *time.Duration) {
@@ -124,11 +133,7 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 
 	fmt.Fprintln(w)
 	writeTable(w, []string{"id", "name", "address", "role"}, rows)
-	if r.Patch != "" {
-		fmt.Fprintf(w, "\nWhen LXD next starts it brings the addresses in the global database up to date:\n    %s\n",
-			strings.ReplaceAll(strings.TrimSpace(r.Patch), "\n", "\n    "))
-	}
-
+	printPatch(w, r.Carried, r.Patch)
 	told.print(w, fmt.Sprintf("Transactions that only %s has, and that will be lost", r.Member.Name), r.Discarded)
 	printGained(w, r, told)
 	printList(w, "Not checked", r.Unchecked)
@@ -201,9 +206,17 @@ func printImportDone(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-kept list`.\n", keptCountText(r.KeptSpace.Count), keptSizeText(r.KeptSpace))
 	}
 
+	printCarried(w, r.Carried)
 	told.print(w, fmt.Sprintf("Transactions that only %s had, and that are lost", r.Member.Name), r.Discarded)
 	printList(w, "Warning", r.Warnings)
 	printDaemon(w, r.Started, r.Ready)
+}
+
+// printCarried says, once all is done, what is still pending.
+func printCarried(w io.Writer, carried string) {
+	if carried != "" {
+		fmt.Fprintf(w, "What was pending in patch.global.sql is pending still. LXD runs it when it next starts:\n%s", indented(carried))
+	}
 }
 
 // rollbackText says whether a rollback can put back what an import has replaced.

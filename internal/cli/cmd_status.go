@@ -21,8 +21,9 @@ func newStatusCmd() *cobra.Command {
 		Use:   "global-db-status",
 		Short: "Show how this member stands",
 		Long: `Show how this member stands: whether LXD runs, where its raft log ends, whether the three places that hold the members'
-addresses agree, the last import, what is pending, and the kept databases. It changes nothing. A standalone server, which is no
-member of a cluster, has no addresses to agree.
+addresses agree, the last import, what is pending, the kept databases, and what keeps LXD from starting here: addresses that this
+machine does not have, certificates that are out of date, a database that the installed LXD is too old for. It changes nothing.
+A standalone server, which is no member of a cluster, has no addresses to agree.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-status
   lxd-recover global-db-status --format json`,
@@ -58,7 +59,12 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		raft += ", DAMAGED"
 	}
 
-	rows := [][]string{{"directory", r.Directory}, {"member", name}, {"LXD", r.Daemon}, {"last raft entry", raft}}
+	rows := [][]string{{"directory", r.Directory}, {"member", name}, {"LXD", r.Daemon}}
+	if r.LXD.Program != "" {
+		rows = append(rows, []string{"installed", r.LXD.String()})
+	}
+
+	rows = append(rows, []string{"last raft entry", raft})
 	if r.Import != nil {
 		from := cmp.Or(r.Import.Source, "a tarball of LXD's own")
 		rows = append(rows, []string{"last import", fmt.Sprintf("%s, from %s, %s", r.Import.Made.Local().Format(time.DateTime), from, r.Import.Raft)})
@@ -76,6 +82,7 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 	printAddresses(w, r)
 	printList(w, "Pending", r.Pending)
 	printList(w, "Problem", r.Problems)
+	printList(w, "Warning", r.Warnings)
 	if r.Running {
 		fmt.Fprintln(w, "\nLXD runs: what was read of its database may not belong together.")
 	}

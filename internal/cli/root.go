@@ -125,7 +125,7 @@ func newRootCmd() *cobra.Command {
 	}
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.AddCommand(
-		newClusterCmd(), newImportCmd(), newRollbackCmd(), newRepairCmd(), newResumeCmd(),
+		newClusterCmd(), newImportCmd(), newRollbackCmd(), newRepairCmd(), newPatchCmd(), newResumeCmd(),
 		newStatusCmd(), newKeptCmd(), formerly("global-db-backups", newKeptCmd()), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
 		newFrontendCmd(), newHookCmd(), newVersionCmd(), newVerifyCmd(), newReconfigureCmd(),
 	)

@@ -62,7 +62,7 @@ type Node struct {
 	Address string
 }
 
-// Nodes returns the table nodes by id; none where a database that is not LXD's has no such table.
+// Nodes returns the table nodes by id; nil where a database that is not LXD's has no such table.
 func (db *DB) Nodes(ctx context.Context) ([]Node, error) {
 	tables, err := stringsOf(ctx, db.sql, "SELECT name FROM sqlite_master WHERE type = 'table' AND name = 'nodes'")
 	if err != nil {
@@ -80,7 +80,7 @@ func (db *DB) Nodes(ctx context.Context) ([]Node, error) {
 
 	defer rows.Close()
 
-	var nodes []Node
+	nodes := []Node{}
 	for rows.Next() {
 		var n Node
 		err = rows.Scan(&n.ID, &n.Name, &n.Address)

@@ -43,17 +43,26 @@ func (ed *editor) choose(ctx context.Context) error {
 		ed.warnOfLost()
 	default:
 		list := ed.current(current)
-		edited, err := ed.opts.Ask(ctx, list, ed.report.Before, func(l member.List) error { return checkEdit(list, l) })
+		edited, err := ed.opts.Ask(ctx, list, ed.report.Before, func(l member.List) error {
+			err := ed.checkList(list, l)
+			if err == nil {
+				err = ed.checkAddresses(ctx, l)
+			}
+
+			return err
+		})
 		if err != nil {
 			return err
 		}
 
 		ed.members = edited
+		ed.tellLeftOut(list)
 	}
 
 	self, _ := ed.members.ByID(ed.node.Self.ID)
 	ed.report.Member = self
-	for _, m := range ed.node.Members {
+	ed.settleLost()
+	for _, m := range ed.known() {
 		change := MemberChange{ID: m.ID, Name: m.Name, OldAddress: m.Address, OldRole: m.Role.String()}
 		edited, ok := ed.members.ByID(m.ID)
 		if ok {
@@ -64,16 +73,18 @@ func (ed *editor) choose(ctx context.Context) error {
 	}
 
 	ed.report.Settings = changedSettings(ed.node, ed.update())
-	ed.report.Patch = patchSQL(ed.nodes, ed.members)
+	ed.report.Patch = composed(ed.pending, ed.rows, ed.members)
 	record := ed.sameEdit()
 	if record != nil {
 		ed.report.NothingToDo, ed.report.Raft = true, record.Raft
 		if exists(ed.dir.join(record.Kept)) {
 			ed.report.Kept = ed.dir.join(record.Kept)
 		}
+
+		return nil
 	}
 
-	return nil
+	return ed.describeNeeds(ctx)
 }
 
 // sameEdit returns the record of the live database where an edit has made it just what this one would make it: one that was killed right
@@ -100,13 +111,17 @@ func (ed *editor) sameEdit() *Record {
 }
 
 // current is the list to be edited: LXD's own, which is the node database's. Where the raft log knows other roles, as it does
-// until the next heartbeat, the log's count.
+// until the next heartbeat, the log's count. Lost members are offered as spares.
 func (ed *editor) current(logged member.List) member.List {
-	list := slices.Clone(ed.node.Members)
+	list := ed.known()
 	for i, m := range list {
 		server, ok := logged.ByID(m.ID)
 		if ok {
 			list[i].Role = server.Role
+		}
+
+		if slices.Contains(ed.opts.Lost, m.Name) {
+			list[i].Role = raftlog.Spare
 		}
 	}
 
@@ -131,10 +146,6 @@ func checkEdit(old member.List, edited member.List) error {
 
 		if before.Name != "" && before.Name != m.Name {
 			return fmt.Errorf("member %d is named %q, not %q: names cannot be changed", m.ID, before.Name, m.Name)
-		}
-
-		if before.Role == raftlog.Spare && m.Role == raftlog.Voter {
-			return fmt.Errorf("member %q is a %s, which has no database, and cannot become a %s here", m.Name, raftlog.Spare, raftlog.Voter)
 		}
 	}
 

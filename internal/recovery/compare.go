@@ -47,20 +47,25 @@ type CompareReport struct {
 
 // CompareSource is one of the sources.
 type CompareSource struct {
-	Label         string    `json:"label" yaml:"label"` // the member's name where that is enough, else as it was given
-	Source        string    `json:"source" yaml:"source"`
-	Kind          string    `json:"kind" yaml:"kind"`
-	Time          time.Time `json:"time" yaml:"time"` // of which it is; UTC
-	Copy          bool      `json:"copy" yaml:"copy"` // it does not tell where the member's log ended
-	Signature     `yaml:",inline"`
-	Member        *InspectMember `json:"member" yaml:"member"`
-	Role          string         `json:"role,omitempty" yaml:"role,omitempty"` // in the configuration in force, of the preferred log
-	Raft          InspectRaft    `json:"raft" yaml:"raft"`
-	End           raftPosition   `json:"end" yaml:"end"` // the last entry without recovery entries added since
-	Healthy       bool           `json:"healthy" yaml:"healthy"`
-	Problems      []string       `json:"problems" yaml:"problems"` // the errors among them
-	Gap           bool           `json:"gap" yaml:"gap"`           // entries are missing in it, see CompareReport.Gaps
-	RunningDaemon string         `json:"torn,omitempty" yaml:"torn,omitempty"`
+	Label     string    `json:"label" yaml:"label"` // the member's name where that is enough, else as it was given
+	Source    string    `json:"source" yaml:"source"`
+	Kind      string    `json:"kind" yaml:"kind"`
+	Time      time.Time `json:"time" yaml:"time"` // of which it is; UTC
+	Copy      bool      `json:"copy" yaml:"copy"` // it does not tell where the member's log ended
+	Signature `yaml:",inline"`
+	Member    *InspectMember `json:"member" yaml:"member"`
+	Role      string         `json:"role,omitempty" yaml:"role,omitempty"` // in the configuration in force, of the preferred log
+	Raft      InspectRaft    `json:"raft" yaml:"raft"`
+	End       raftPosition   `json:"end" yaml:"end"` // the last entry without recovery entries added since
+	Healthy   bool           `json:"healthy" yaml:"healthy"`
+	Problems  []string       `json:"problems" yaml:"problems"` // the errors among them
+	Gap       bool           `json:"gap" yaml:"gap"`           // entries are missing in it, see CompareReport.Gaps
+
+	// Machine is the one that the source was read on, null where that is not known. Schema is that of the database, 0 where it is not.
+	Machine *InspectMachine `json:"machine" yaml:"machine"`
+	Schema  int             `json:"schema_version" yaml:"schema_version"`
+
+	RunningDaemon string `json:"torn,omitempty" yaml:"torn,omitempty"`
 
 	report bool // a saved one: there is no database
 	here   bool // this machine's LXD

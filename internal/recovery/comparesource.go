@@ -39,8 +39,12 @@ func (c *comparison) read(ctx context.Context, source string) error {
 
 	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Signature: report.Signature,
 		Member: report.Member, Raft: report.Raft,
-		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, report: saved,
+		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, Machine: report.Machine, report: saved,
 		here: report.Kind == kindLXD && !saved && isHere(source)}
+	if report.Data != nil {
+		s.Schema = report.Data.SchemaVersion
+	}
+
 	for _, p := range report.Problems {
 		if p.Severity == raftlog.Error {
 			s.Problems = append(s.Problems, p.String())

@@ -18,6 +18,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
@@ -45,6 +46,21 @@ type EditOptions struct {
 	// TermAbove is a term that the fence must lie above; 0: none. With it the clock of this machine is not asked.
 	TermAbove uint64
 
+	// AddressAbsent goes on although this machine does not have the new address of this member.
+	AddressAbsent bool
+
+	// Lost are the names of members that are lost: LXD is not to wait for them.
+	Lost []string
+
+	// AnyRole takes roles that make no sense as a rule: this member a spare, or a voter that may have no database.
+	AnyRole bool
+
+	// UnknownMembers goes on although the global database does not know a member.
+	UnknownMembers bool
+
+	// DropPatch leaves out what is pending in patch.global.sql.
+	DropPatch bool
+
 	// Timeout bounds how long what would start LXD on demand may take to stop.
 	Timeout time.Duration
 
@@ -68,15 +84,21 @@ type EditReport struct {
 	Before   bundle.Position   `json:"before" yaml:"before"` // last entry of the log
 	Raft     bundle.Position   `json:"raft" yaml:"raft"`     // the fenced recovery entry; zero until Done
 	Database *globaldb.Summary `json:"database" yaml:"database"`
-	Settings []Change          `json:"settings" yaml:"settings"` // of the node database
-	Patch    string            `json:"patch" yaml:"patch"`       // content of patch.global.sql, empty where none is needed
-	Damage   []string          `json:"damage" yaml:"damage"`     // accepted
-	GivenUp  []Discarded       `json:"given_up" yaml:"given_up"` // transactions that damage is before
-	Untold   []string          `json:"untold" yaml:"untold"`     // what cannot be read
+	Settings []Change          `json:"settings" yaml:"settings"`           // of the node database
+	Patch    string            `json:"patch" yaml:"patch"`                 // content of patch.global.sql, empty where none is needed
+	Carried  string            `json:"carried_patch" yaml:"carried_patch"` // what of it was there before
+	Damage   []string          `json:"damage" yaml:"damage"`               // accepted
+	GivenUp  []Discarded       `json:"given_up" yaml:"given_up"`           // transactions that damage is before
+	Untold   []string          `json:"untold" yaml:"untold"`               // what cannot be read
 	Warnings []string          `json:"warnings" yaml:"warnings"`
-	Kept     string            `json:"kept" yaml:"kept"` // directory that holds the database as it was
-	Tarball  string            `json:"tarball,omitempty" yaml:"tarball,omitempty"`
-	Daemon   string            `json:"daemon" yaml:"daemon"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the edited database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
+	Kept    string `json:"kept" yaml:"kept"` // directory that holds the database as it was
+	Tarball string `json:"tarball,omitempty" yaml:"tarball,omitempty"`
+	Daemon  string `json:"daemon" yaml:"daemon"`
 
 	// NothingToDo is true when an edit had given this member exactly this list before: nothing was done.
 	NothingToDo bool `json:"already" yaml:"already"`
@@ -154,19 +176,24 @@ type editor struct {
 
 	node    *nodedb.Node
 	log     *raftlog.Log
-	read    string          // signature of the raft directory when the log was read
-	nodes   []globaldb.Node // table nodes of the global database
-	members member.List     // the new list
-	last    uint64          // index of the last entry that is kept
-	seen    uint64          // highest raft term that is known on this member
-	status  *daemon.Status  // of LXD, right before it is stopped
+	read    string           // signature of the raft directory when the log was read
+	nodes   []globaldb.Node  // table nodes of the global database
+	needs   *needs           // of the global database
+	pending pendingPatch     // what was in patch.global.sql before
+	rows    []preflight.Node // table nodes as it is when that has run
+	lost    map[uint64]bool  // members that are lost, by id
+	had     map[uint64]bool  // members that have had a database, by id
+	members member.List      // the new list
+	last    uint64           // index of the last entry that is kept
+	seen    uint64           // highest raft term that is known on this member
+	status  *daemon.Status   // of LXD, right before it is stopped
 }
 
 // newEditReport returns a report whose lists are empty, not missing, in JSON.
 func newEditReport() *EditReport {
 	return &EditReport{
 		Members: []MemberChange{}, Others: []Other{}, Settings: []Change{}, Damage: []string{}, GivenUp: []Discarded{}, Untold: []string{},
-		Warnings: []string{},
+		Warnings: []string{}, Findings: []preflight.Finding{},
 	}
 }
 
@@ -227,9 +254,9 @@ func (ed *editor) examine(ctx context.Context) error {
 		return err
 	}
 
-	ed.nodes, err = db.Nodes(ctx)
+	err = ed.examineMembers(ctx, db, what)
 	if err != nil {
-		return replayError(what, err)
+		return err
 	}
 
 	return ed.examineTerms(ctx)
@@ -543,6 +570,11 @@ func (ed *editor) exchange(ctx context.Context) error {
 	}
 
 	defer unlock()
+
+	err = ed.dir.samePatch(ed.pending, ed.opts.DropPatch)
+	if err != nil {
+		return err
+	}
 
 	err = ed.dir.syncStaged()
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
@@ -42,6 +43,9 @@ type ExportOptions struct {
 
 	// Reading is the digest of the reading to take, where the files can be read as several logs.
 	Reading string
+
+	// UnknownMembers goes on although the database does not know a member.
+	UnknownMembers bool
 
 	// NoVerify skips the check that libdqlite gets the same rows out of what is exported.
 	NoVerify bool
@@ -86,6 +90,10 @@ type ExportReport struct {
 	SnapshotFence string `json:"snapshot_fence" yaml:"snapshot_fence"`
 
 	Warnings []string `json:"warnings" yaml:"warnings"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the tarball's database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
 }
 
 // Export writes the recovery tarball of this member. It changes nothing in LXD's directory but the high-water file.
@@ -148,10 +156,11 @@ type exporter struct {
 	check    *exportCheck
 	log      *raftlog.Log
 	manifest *bundle.Manifest
-	key      crypto.Signer  // the cluster's; nil where the tarball cannot be signed
-	pieces   []bundle.Piece // the files of the tarball
-	scratch  string         // a directory for files that are made for it
-	served   *serving       // nil with NoVerify
+	key      crypto.Signer    // the cluster's; nil where the tarball cannot be signed
+	pieces   []bundle.Piece   // the files of the tarball
+	rows     []preflight.Node // table nodes as it is when what is pending has run
+	scratch  string           // a directory for files that are made for it
+	served   *serving         // nil with NoVerify
 }
 
 // open locks LXD's directory, and makes sure that nobody writes to the database. The returned function unlocks it.
@@ -261,9 +270,14 @@ func (ex *exporter) examine(ctx context.Context) error {
 
 	ex.report = &ExportReport{
 		File: ex.opts.Output, Cluster: certificate, Last: end, Before: last, Edited: ex.log.Edited, Members: members,
-		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{},
+		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{}, Findings: []preflight.Finding{},
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
+	err = ex.notePatch()
+	if err != nil {
+		return err
+	}
+
 	return ex.readKey()
 }
 
@@ -273,7 +287,7 @@ func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 		return nil, &Refusal{
 			Code: "unedited",
 			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. "+
-				"Run `lxd cluster edit` here first", node.Self.Name),
+				"Run `lxd-recover cluster edit` here first", node.Self.Name),
 			Flag: "--unedited",
 		}
 	}
@@ -286,11 +300,11 @@ func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
 
 	err := members.Validate()
 	if err != nil {
-		return nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd cluster edit` again", node.Self.Name, err)
+		return nil, fmt.Errorf("the member list of %s cannot work: %w: run `lxd-recover cluster edit` again", node.Self.Name, err)
 	}
 
 	if !members.SameServers(ex.log.Configuration) {
-		return nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd cluster edit` again",
+		return nil, fmt.Errorf("the member lists in %s and in the raft log differ: an edit was cut short. Run `lxd-recover cluster edit` again",
 			filepath.Join(ex.dir.database(), nodedb.File))
 	}
 
@@ -389,7 +403,8 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 		ex.opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	verified := startVerification(ctx, ex.log, ex.report.Before.Index, "the global database in "+ex.dir.global(), ex.served)
+	database := replayed{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.dir.global(), look: ex.lookAtNeeds}
+	verified := startVerification(ctx, database, ex.served)
 	err := ex.pack(ctx, verified)
 	verifyErr := verified.end()
 	if verifyErr != nil {
@@ -401,6 +416,7 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 	}
 
 	ex.report.Database = verified.summary
+	ex.report.Warnings = append(ex.report.Warnings, warningsOf(ex.report.Findings)...)
 	return ex.report, nil
 }
 

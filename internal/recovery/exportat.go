@@ -106,7 +106,7 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 
 	for _, m := range members {
 		if !known[m.ID] {
-			return nil, fmt.Errorf("%s (id %d) joined the cluster after index %d, where the database does not know it: it could not start. "+
+			return warnings, fmt.Errorf("%s (id %d) joined the cluster after index %d, where the database does not know it: it could not start. "+
 				"Choose a later index", m.Name, m.ID, at)
 		}
 	}
@@ -137,7 +137,7 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 	}
 
 	odd, err := knowsMembers(ctx, log, at, r.Members)
-	if err != nil {
+	if err != nil && !ex.opts.UnknownMembers {
 		return err
 	}
 

@@ -49,6 +49,7 @@ func (ed *editor) handOver(ctx context.Context) error {
 	}
 
 	ed.report.Done = true
+	ed.warnOfOwn(ctx)
 	tarball := filepath.Join(ed.dir.database(), lxdTarball)
 	aside := ed.dir.join("lxd_recovery_db." + stamp(time.Now()) + ".tar.gz")
 	err = unix.Renameat2(unix.AT_FDCWD, tarball, unix.AT_FDCWD, aside, unix.RENAME_NOREPLACE)

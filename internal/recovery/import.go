@@ -3,6 +3,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -29,6 +31,12 @@ type ImportOptions struct {
 	// DiscardLocal goes on although this member has transactions that the tarball lacks, or cannot tell.
 	DiscardLocal bool
 
+	// DropPatch leaves out what is pending in this member's patch.global.sql.
+	DropPatch bool
+
+	// UnknownMembers goes on although the tarball's database does not know one of its members.
+	UnknownMembers bool
+
 	// NodeDB is the file of another member's node database, from which a new one is made where this member has lost its own.
 	NodeDB string
 
@@ -40,6 +48,10 @@ type ImportOptions struct {
 
 	// BesideCluster goes on although a working cluster answers that does not come from this recovery.
 	BesideCluster bool
+
+	// AddressAbsent goes on although this machine does not have a new address of this member, NewerSchema although LXD here is older than
+	// the tarball: LXD does not start then.
+	AddressAbsent, NewerSchema bool
 
 	// Timeout bounds how long LXD may take to stop, and to answer once it is started.
 	Timeout time.Duration
@@ -65,15 +77,21 @@ type ImportReport struct {
 	Settings  []Change          `json:"settings" yaml:"settings"`                   // of the node database
 	NodeDB    *NewNodeDatabase  `json:"new_node_database" yaml:"new_node_database"` // what takes the place of a lost one; null where it is not lost
 	Patch     string            `json:"patch" yaml:"patch"`                         // content of patch.global.sql, empty where none is needed
+	Carried   string            `json:"carried_patch" yaml:"carried_patch"`         // what of it was pending here before
 	Discarded []Discarded       `json:"discarded" yaml:"discarded"`                 // transactions that only this member has
 	Gained    []Discarded       `json:"gained" yaml:"gained"`                       // transactions that the tarball has and this member lacks
 	Unchecked []string          `json:"unchecked" yaml:"unchecked"`                 // checks that this tarball does not allow
 	Warnings  []string          `json:"warnings" yaml:"warnings"`
-	Kept      string            `json:"kept" yaml:"kept"`             // directory that holds, or will hold, the database that is replaced
-	Lacking   string            `json:"kept_lacks" yaml:"kept_lacks"` // why a rollback cannot put that one back; empty where it can
-	Size      int64             `json:"size" yaml:"size"`             // of the database that is replaced, in bytes
-	KeptSpace Space             `json:"backups" yaml:"backups"`       // all that is kept; once Done with the one that this import replaced
-	Daemon    string            `json:"daemon" yaml:"daemon"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the tarball's database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
+	Kept      string `json:"kept" yaml:"kept"`             // directory that holds, or will hold, the database that is replaced
+	Lacking   string `json:"kept_lacks" yaml:"kept_lacks"` // why a rollback cannot put that one back; empty where it can
+	Size      int64  `json:"size" yaml:"size"`             // of the database that is replaced, in bytes
+	KeptSpace Space  `json:"backups" yaml:"backups"`       // all that is kept; once Done with the one that this import replaced
+	Daemon    string `json:"daemon" yaml:"daemon"`
 
 	// GainedUntold says why what this member lacks is not, or not all, in Gained; empty where it is.
 	GainedUntold string `json:"gained_untold" yaml:"gained_untold"`
@@ -95,7 +113,7 @@ type ImportReport struct {
 // newImportReport returns a report whose lists are empty, not missing, in JSON.
 func newImportReport(tarball string) *ImportReport {
 	return &ImportReport{Tarball: tarball, Members: []MemberChange{}, Settings: []Change{}, Discarded: []Discarded{}, Gained: []Discarded{},
-		Unchecked: []string{}, Warnings: []string{}}
+		Unchecked: []string{}, Warnings: []string{}, Findings: []preflight.Finding{}}
 }
 
 // Import replaces this member's database by the one in a tarball, all or nothing, and keeps the replaced one. The steps are
@@ -123,7 +141,7 @@ func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 		return im.report, im.resumeDaemon(ctx)
 	}
 
-	err = im.checkLoss()
+	err = cmp.Or(im.checkNeeds(), im.checkLoss())
 	if opts.DryRun || err != nil {
 		return im.report, err
 	}
@@ -151,9 +169,12 @@ type importer struct {
 	lost        *lostNode            // nil where it is not lost
 	trusted     []nodedb.Certificate // the members' certificates, where the node database may not have them
 	tarball     *bundle.Extracted
-	log         *raftlog.Log    // the staged one
-	nodes       []globaldb.Node // table nodes of the tarball's database
-	former      map[string]bool // addresses that this member is known to have had
+	log         *raftlog.Log     // the staged one
+	nodes       []globaldb.Node  // table nodes of the tarball's database
+	pending     pendingPatch     // what is carried over of this member's patch.global.sql
+	rows        []preflight.Node // table nodes as it is when that has run
+	needs       *needs           // of the tarball's database
+	former      map[string]bool  // addresses that this member is known to have had
 
 	live       bool   // LXD runs while the local log is read: what is damaged may only be in the middle of being written
 	compared   string // signature of the local raft directory when it was compared
@@ -294,6 +315,11 @@ func (im *importer) exchange(ctx context.Context) error {
 	}
 
 	defer unlock()
+
+	err = im.dir.samePatch(im.pending, im.opts.DropPatch)
+	if err != nil {
+		return err
+	}
 
 	staged, err := im.replacement(ctx)
 	if err != nil {

@@ -59,6 +59,10 @@ func (im *importer) stage(ctx context.Context) error {
 	}
 
 	err = im.compareLocal(ctx, <-looked)
+	if err == nil {
+		err = im.describeNeeds(ctx)
+	}
+
 	if err != nil {
 		return err
 	}
@@ -314,9 +318,9 @@ func (im *importer) checkDatabase(ctx context.Context) error {
 		return wrongCluster("its database does not know this member's certificate %.12s… for %s", own, im.report.Member.Name)
 	}
 
-	im.nodes, err = db.Nodes(ctx)
+	err = im.checkMembers(ctx, db, what)
 	if err != nil {
-		return replayError(what, err)
+		return err
 	}
 
 	return im.fillNode(ctx, db)
@@ -392,7 +396,7 @@ func (im *importer) describe() {
 	r.Size, r.KeptSpace = treeSize(im.dir.database()), im.dir.space()
 	im.former = formerAddresses(node, im.nodes, r.Member.ID)
 	r.Settings = changedSettings(node, im.update(node))
-	r.Patch = patchSQL(im.nodes, im.tarball.Members)
+	r.Carried, r.Patch = im.pending.carried(), composed(im.pending, im.rows, im.tarball.Members)
 	for _, finding := range r.Database.ForeignKeys {
 		r.Warnings = append(r.Warnings, "the database has a row without its parent: "+finding)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -47,6 +48,11 @@ type InspectReport struct {
 
 	Problems []raftlog.Problem `json:"problems" yaml:"problems"`
 
+	// Machine is the one that an LXD's directory was read on, null for other sources. Findings are what LXD needs to start on the database,
+	// and lacks, or may lack; they are among the problems, too.
+	Machine  *InspectMachine     `json:"machine" yaml:"machine"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
 	// RunningDaemon is the daemon that runs on the database, empty if none does: what was read may never have been on disk together.
 	// Its key is the one of the first reports.
 	RunningDaemon string `json:"torn,omitempty" yaml:"torn,omitempty"`
@@ -64,6 +70,13 @@ type InspectMember struct {
 	ID      uint64 `json:"id" yaml:"id"`
 	Name    string `json:"name" yaml:"name"`
 	Address string `json:"address" yaml:"address"`
+}
+
+// InspectMachine is a machine with an LXD.
+type InspectMachine struct {
+	HostName string        `json:"host_name" yaml:"host_name"`
+	BootID   string        `json:"boot_id" yaml:"boot_id"` // of the kernel: another one after each boot, the same in all containers
+	LXD      preflight.LXD `json:"lxd" yaml:"lxd"`         // that is installed
 }
 
 // InspectRaft is where a log stands. Indexes and terms are 0 where there is none.
@@ -144,7 +157,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 			MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Recovery: log.Recovery(),
 			Whole: src.daemon == "" && log.Healthy() && !log.Changed && !log.EndGone && !setAside(log),
 		},
-		Entries: []InspectEntry{},
+		Entries: []InspectEntry{}, Findings: []preflight.Finding{},
 	}
 	if s := log.Snapshot(); s != nil {
 		r.Raft.SnapshotIndex, r.Raft.SnapshotTerm = s.Index, s.Term
@@ -166,7 +179,10 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		return nil, err
 	}
 
-	return r, r.member(ctx, src, log, found)
+	err = r.member(ctx, src, log, found)
+	r.machine(ctx, src, found)
+	r.needs(src, found)
+	return r, err
 }
 
 // entries sums the entries after the snapshot, and returns which of them are sound transactions.
@@ -202,7 +218,9 @@ func setAside(log *raftlog.Log) bool {
 
 // inDatabase is what the global database says about members.
 type inDatabase struct {
-	members member.List   // ids and names
+	members member.List // ids and names
+	needs   *needs      // of LXD on the database
+	rows    []preflight.Node
 	self    member.Member // the one whose certificate is in the source's LXD directory; zero where none is
 }
 
@@ -241,6 +259,16 @@ func (r *InspectReport) database(ctx context.Context, src *Source, log *raftlog.
 
 	for _, n := range nodes {
 		found.members = append(found.members, member.Member{ID: n.ID, Name: n.Name})
+	}
+
+	found.needs, err = directory{path: src.lxdDir()}.needsOf(ctx, db, namedServers(log.Configuration, found.members), 0)
+	if err != nil {
+		return found, r.damaged(err)
+	}
+
+	found.rows, err = nodeRows(ctx, db)
+	if err != nil {
+		return found, r.damaged(err)
 	}
 
 	own, err := directory{path: filepath.Dir(src.nodes)}.serverCertificate()

@@ -13,6 +13,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -59,10 +60,15 @@ type RepairReport struct {
 	Lost       Lost              `json:"lost" yaml:"lost"`             // how much of that the disk does not give back
 	Checked    []string          `json:"checked" yaml:"checked"`       // what was looked at where nothing is to be repaired
 	Warnings   []string          `json:"warnings" yaml:"warnings"`
-	Kept       string            `json:"kept" yaml:"kept"`       // directory that holds the database that was replaced
-	Size       int64             `json:"size" yaml:"size"`       // of the database that is replaced, in bytes
-	KeptSpace  Space             `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this repair replaced
-	Daemon     string            `json:"daemon" yaml:"daemon"`
+
+	// LXD is the one that is installed here. Findings are what it needs to start on the repaired database, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
+	Kept      string `json:"kept" yaml:"kept"`       // directory that holds the database that was replaced
+	Size      int64  `json:"size" yaml:"size"`       // of the database that is replaced, in bytes
+	KeptSpace Space  `json:"backups" yaml:"backups"` // all that is kept; once Done with the one that this repair replaced
+	Daemon    string `json:"daemon" yaml:"daemon"`
 
 	// Unsafe says why LXD is not to be started on the repaired database as things stand; empty unless RepairOptions.AcceptLoss was what
 	// let the repair go on.
@@ -98,7 +104,7 @@ type RepairedMetadata struct {
 // newRepairReport returns a report whose lists are empty, not missing, in JSON.
 func newRepairReport() *RepairReport {
 	return &RepairReport{Others: []Other{}, Libdqlite: Libdqlite{Actions: []string{}}, Problems: []string{}, GivenUp: []Discarded{},
-		Untold: []string{}, Checked: []string{}, Warnings: []string{}}
+		Untold: []string{}, Checked: []string{}, Warnings: []string{}, Findings: []preflight.Finding{}}
 }
 
 // Repair makes this member's own database one that LXD starts on, with all that its disk proves: a directory is written beside the

@@ -175,7 +175,8 @@ func (rp *repairer) verify(ctx context.Context) error {
 	})
 	defer served.end()
 
-	summary, print, err := summarize(ctx, rp.staged, rp.report.Raft.Index, "the global database in "+rp.dir.global(), true)
+	repaired := replayed{log: rp.staged, upTo: rp.report.Raft.Index, what: "the global database in " + rp.dir.global(), look: rp.lookAtNeeds}
+	summary, print, err := summarize(ctx, repaired, true)
 	if err != nil {
 		return withAdvice(err, rp.takeBack())
 	}

@@ -96,21 +96,6 @@ func (l signedLab) dryRun(t testing.TB, tarball string, with func(*ImportOptions
 
 func unsignedToo(o *ImportOptions) { o.Unsigned = true }
 
-// wantRefusal checks that an error is a refusal with a code.
-func wantRefusal(t testing.TB, err error, code string, says ...string) {
-	t.Helper()
-	var refusal *Refusal
-	if !errors.As(err, &refusal) || refusal.Code != code {
-		t.Fatalf("%v, want a refusal %s", err, code)
-	}
-
-	for _, text := range says {
-		if !strings.Contains(err.Error(), text) {
-			t.Errorf("%q does not say %q", err, text)
-		}
-	}
-}
-
 // What the cluster's key has signed is taken, on the member that lags and on the one that exported it; the former gains what it lacks.
 func TestImportSigned(t *testing.T) {
 	l := newSignedLab(t)
@@ -195,7 +180,7 @@ func TestIntruder(t *testing.T) {
 
 	l.onNode1(t)
 	_, err = l.dryRun(t, byMember, all)
-	wantRefusal(t, err, "not-what-was-exported", "node1", "1 change by a user", "stranger", "cluster export-db")
+	wantRefused(t, err, "not-what-was-exported", "node1", "1 change by a user", "stranger", "cluster export-db")
 }
 
 // Without manifest and signature it looks like one of LXD's own, and needs --unsigned; even then the stranger is named. In format 1 the
@@ -223,7 +208,7 @@ func TestIntruderUnsigned(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := l.dryRun(t, test.tarball, nil)
-			wantRefusal(t, err, "unsigned", "is not signed", test.says, "--unsigned")
+			wantRefused(t, err, "unsigned", "is not signed", test.says, "--unsigned")
 			r, err := l.dryRun(t, test.tarball, unsignedToo)
 			must(t, err)
 			wantGained(t, r, "index 127, ", "index 128, term 2\n    insert identity stranger")
@@ -238,7 +223,7 @@ func TestIntruderUnsigned(t *testing.T) {
 	must(t, err)
 	wantGained(t, r, "index 128, term 2\n    insert identity stranger")
 	_, err = l.dryRun(t, writeTarball(t, formatOne), unsignedToo)
-	wantRefusal(t, err, "not-what-was-exported", "stranger")
+	wantRefused(t, err, "not-what-was-exported", "stranger")
 }
 
 // The other place to put a stranger: the snapshot, of which a comparison of entries sees nothing.
@@ -345,7 +330,7 @@ func TestSigningKey(t *testing.T) {
 	} {
 		must(t, change())
 		_, err := export(false)
-		wantRefusal(t, err, "cannot-sign", says, "from another member", "--unsigned")
+		wantRefused(t, err, "cannot-sign", says, "from another member", "--unsigned")
 		r, err := export(true)
 		must(t, err)
 		if r.Signed {
@@ -354,7 +339,7 @@ func TestSigningKey(t *testing.T) {
 
 		wantWarning(t, r.Warnings, says)
 		_, err = l.dryRun(t, out, nil)
-		wantRefusal(t, err, "unsigned", "without the cluster's key")
+		wantRefused(t, err, "unsigned", "without the cluster's key")
 		imported, err := l.dryRun(t, out, unsignedToo)
 		must(t, err)
 		if imported.Source != "node1" || len(imported.Gained) > 0 {

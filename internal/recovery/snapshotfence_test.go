@@ -36,7 +36,7 @@ func TestSnapshotFence(t *testing.T) {
 	served := serve(t.Context(), pieces, fence)
 	defer served.end()
 
-	verified := startVerification(t.Context(), log, log.LastIndex, "the database", served)
+	verified := startVerification(t.Context(), replayed{log: log, upTo: log.LastIndex, what: "the database"}, served)
 	must(t, verified.wait())
 
 	dir := filepath.Join(t.TempDir(), "global")

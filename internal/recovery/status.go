@@ -16,6 +16,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
@@ -45,6 +46,11 @@ type StatusReport struct {
 	Pending   []string       `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
 	Kept      []KeptDatabase `json:"backups" yaml:"backups"`
 	Problems  []string       `json:"problems" yaml:"problems"`
+	Warnings  []string       `json:"warnings" yaml:"warnings"` // what may become a problem
+
+	// LXD is the one that is installed. Findings are what it needs to start here, and lacks, or may lack.
+	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
+	Findings []preflight.Finding `json:"findings" yaml:"findings"`
 }
 
 // AddressRow is a member's address in the three places where LXD keeps it: the node database, the raft log, and the table
@@ -67,7 +73,8 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		return nil, err
 	}
 
-	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{}}
+	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{},
+		Warnings: []string{}, Findings: []preflight.Finding{}}
 	err = report.inspectDaemon(ctx, dir)
 	if err != nil {
 		return nil, err
@@ -153,7 +160,7 @@ func (r *StatusReport) pending(dir directory) error {
 	for _, file := range []struct{ path, meaning string }{
 		{dir.join(stagingName), "what an interrupted run had prepared: the next one removes it, and so does `lxd-recover resume`"},
 		{dir.join(removingName), "a kept database that was to be deleted, and is half: `lxd-recover resume` finishes it"},
-		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts"},
+		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts" + patchText(dir)},
 		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},
 		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, " +
 			"and refuses to start on the member that it was made on"},
@@ -178,7 +185,7 @@ func (r *StatusReport) pending(dir directory) error {
 func (r *StatusReport) databases(ctx context.Context, dir directory, progress Progress) error {
 	node, nodeErr := dir.nodeForStatus(ctx, r.Running)
 	var log *raftlog.Log
-	var nodes []globaldb.Node
+	var nodes tableNodes
 	var nodesErr error
 	err := whileLive(ctx, r.Running, func(last bool) (bool, error) {
 		var err error
@@ -191,7 +198,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 			return false, nil
 		}
 
-		nodes, nodesErr = readNodes(ctx, log)
+		nodes, nodesErr = readNodes(ctx, dir, log, node)
 		return log.Healthy() && nodesErr == nil, nil
 	})
 	var none *noGlobalError
@@ -199,7 +206,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("%v", err)
 		r.member(dir, node, nodeErr, nil)
 		r.compare(node, nil, nil)
-		return nil
+		return r.needs(ctx, dir, node, tableNodes{})
 	}
 
 	if err != nil {
@@ -220,9 +227,9 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		r.problem("global database: %v", nodesErr)
 	}
 
-	r.recognise(ctx, dir, log, nodes)
-	r.compare(node, log.Configuration, nodes)
-	return ctx.Err()
+	r.recognise(ctx, dir, log, nodes.now)
+	r.compare(node, log.Configuration, nodes.now)
+	return r.needs(ctx, dir, node, nodes)
 }
 
 // member tells which member this is, or that it is a standalone server, as far as that is known. node and nodeErr are what the node
@@ -253,23 +260,6 @@ func (r *StatusReport) member(dir directory, node *nodedb.Node, nodeErr error, s
 	if clustered && !dir.certified() {
 		r.problem("%v", dir.errNoCertificate())
 	}
-}
-
-// readNodes reads the table nodes out of the database that a log makes. Without an error the list is not nil.
-func readNodes(ctx context.Context, log *raftlog.Log) ([]globaldb.Node, error) {
-	db, err := globaldb.Open(ctx, log, 0)
-	if err != nil {
-		return nil, err
-	}
-
-	defer db.Close()
-
-	nodes, err := db.Nodes(ctx)
-	if err == nil && nodes == nil {
-		nodes = []globaldb.Node{}
-	}
-
-	return nodes, err
 }
 
 // compare puts side by side what the three places say of the members' addresses. nodes is nil where that table cannot be read.

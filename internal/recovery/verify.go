@@ -31,15 +31,24 @@ type verification struct {
 	err     error
 }
 
-// startVerification begins the verification for a log, up to an index, with what libdqlite serves; without that where served is nil. what names
-// the database in an error. end must be called.
-func startVerification(ctx context.Context, log *raftlog.Log, upTo uint64, what string, served *serving) *verification {
+// replayed is the database that a log makes up to an index.
+type replayed struct {
+	log  *raftlog.Log
+	upTo uint64
+	what string // names it in an error
+
+	// look has a look at it when it is sound; nil where there is nothing else to be known.
+	look func(context.Context, *globaldb.DB) error
+}
+
+// startVerification begins the verification of a database, with what libdqlite serves; without that where served is nil. end must be called.
+func startVerification(ctx context.Context, database replayed, served *serving) *verification {
 	p := &verification{done: make(chan struct{})}
 	p.ctx, p.stop = context.WithCancel(ctx)
 	go func() {
 		defer close(p.done)
 
-		p.err = p.run(log, upTo, what, served)
+		p.err = p.run(database, served)
 		if p.err != nil {
 			p.stop()
 		}
@@ -66,8 +75,8 @@ func (p *verification) end() error {
 
 // run replays the log and compares what comes out with what libdqlite serves. Should both find something wrong, ours is said: it
 // names the file.
-func (p *verification) run(log *raftlog.Log, upTo uint64, what string, served *serving) error {
-	summary, print, err := summarize(p.ctx, log, upTo, what, served != nil)
+func (p *verification) run(database replayed, served *serving) error {
+	summary, print, err := summarize(p.ctx, database, served != nil)
 	if err != nil {
 		return err
 	}
@@ -98,22 +107,29 @@ func (p *verification) run(log *raftlog.Log, upTo uint64, what string, served *s
 		"please report this, --no-verify skips the check", err)
 }
 
-// summarize replays a log up to an index and checks the database that comes out. what names it in an error.
-func summarize(ctx context.Context, log *raftlog.Log, upTo uint64, what string, printed bool) (*globaldb.Summary, globaldb.Fingerprint, error) {
-	db, err := globaldb.Open(ctx, log, upTo)
+// summarize replays a log up to an index and checks the database that comes out.
+func summarize(ctx context.Context, database replayed, printed bool) (*globaldb.Summary, globaldb.Fingerprint, error) {
+	db, err := globaldb.Open(ctx, database.log, database.upTo)
 	if err != nil {
-		return nil, nil, replayError(what, err)
+		return nil, nil, replayError(database.what, err)
 	}
 
 	defer db.Close()
 
-	if !printed {
-		summary, err := sound(ctx, db, what)
-		return summary, nil, err
+	var summary *globaldb.Summary
+	var print globaldb.Fingerprint
+	if printed {
+		summary, print, err = db.SummaryAndFingerprint(ctx)
+	} else {
+		summary, err = db.Summary(ctx)
 	}
 
-	summary, print, err := db.SummaryAndFingerprint(ctx)
-	return summary, print, soundSummary(summary, err, what)
+	err = soundSummary(summary, err, database.what)
+	if err == nil && database.look != nil {
+		err = database.look(ctx, db)
+	}
+
+	return summary, print, err
 }
 
 // soleVoter is a segment after the fence's, as LXD's own recovery would append it: a configuration with a single voter, who

@@ -103,7 +103,7 @@ func TestVerification(t *testing.T) {
 			defer served.end()
 		}
 
-		p := startVerification(t.Context(), log, upTo, "the database", served)
+		p := startVerification(t.Context(), replayed{log: log, upTo: upTo, what: "the database"}, served)
 		err := writeOutput(out, false, func(w io.Writer) error {
 			_, err := io.WriteString(w, "tarball")
 			return err
@@ -171,7 +171,7 @@ func TestFencedSnapshotAtEnd(t *testing.T) {
 
 	served := serve(t.Context(), pieces, fence)
 	defer served.end()
-	p := startVerification(t.Context(), log, log.LastIndex, "the database", served)
+	p := startVerification(t.Context(), replayed{log: log, upTo: log.LastIndex, what: "the database"}, served)
 	must(t, p.wait())
 }
 
@@ -185,7 +185,7 @@ func TestVerificationFails(t *testing.T) {
 	} {
 		done := make(chan struct{})
 		close(done)
-		p := startVerification(t.Context(), log, log.LastIndex, "the database", &serving{done: done, err: failed})
+		p := startVerification(t.Context(), replayed{log: log, upTo: log.LastIndex, what: "the database"}, &serving{done: done, err: failed})
 		err := p.wait()
 		if !errors.Is(err, failed) || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), "--no-verify") {
 			t.Errorf("%v became %v", failed, err)

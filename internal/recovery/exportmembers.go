@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/preflight"
+)
+
+// notePatch has the manifest tell what is pending in this member's patch.global.sql.
+func (ex *exporter) notePatch() error {
+	pending, err := readPatch(ex.dir.database())
+	if err != nil {
+		return err
+	}
+
+	ex.manifest.Patch = bundle.Patch{Own: pending.digest(), Versions: pending.versions}
+	if pending.own != "" {
+		ex.report.Warnings = append(ex.report.Warnings, fmt.Sprintf("%s here has %s: it is not in the tarball. An import on this member carries it over, "+
+			"and LXD runs it when it next starts here", patchName, pendingPatch{own: pending.own}))
+	}
+
+	return nil
+}
+
+// checkMembers refuses a database on which the LXD of a member would not start.
+func (ex *exporter) checkMembers(ctx context.Context, db *globaldb.DB) error {
+	what := "the global database in " + ex.dir.global()
+	pending, err := readPatch(ex.dir.database())
+	if err != nil {
+		return err
+	}
+
+	rows, err := patchedRows(ctx, db, pending, what)
+	var failed *Refusal
+	if errors.As(err, &failed) { // the patch is not exported: an import says so here
+		rows, err = nodeRows(ctx, db)
+	}
+
+	ex.rows = rows
+	if err != nil || ex.opts.UnknownMembers {
+		return err
+	}
+
+	facts := preflight.Facts{Self: ex.report.Source.ID, Members: ex.report.Members, Nodes: rows}
+	return checkKnown(facts, func(id uint64) string {
+		advice := beforeDeletion(ctx, ex.log, id)
+		if advice == "" && id != ex.report.Source.ID {
+			advice = "If it is no member any more, `lxd-recover cluster edit` can leave it out of the list"
+		}
+
+		return advice
+	})
+}
