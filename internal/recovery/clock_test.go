@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
@@ -220,4 +221,30 @@ func validFrom(t testing.TB, path string, from time.Time) {
 	der, err := x509.CreateCertificate(rand.Reader, &made, &made, &key.PublicKey, key)
 	must(t, err)
 	must(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
+}
+
+// An edit makes a fence, too: by the same clock, and above the same terms.
+func TestEditClock(t *testing.T) {
+	dir := exportLab(t)
+	must(t, dir.noteTerms(t.Context(), 1<<43))
+	ed := &editor{run: &run{dir: dir}, report: newEditReport(), log: openDir(t, dir.global())}
+	ed.report.Database = &globaldb.Summary{Heartbeat: time.Now().Add(time.Hour)}
+	if text := wantRefused(t, ed.examineTerms(t.Context()), "clock"); !strings.Contains(text, "the newest heartbeat in the database") {
+		t.Error(text)
+	}
+
+	ed.opts.TermAbove = 5
+	must(t, ed.examineTerms(t.Context()))
+	if got := ed.fenceTerm(0); got < 1<<43+termStep || got >= 1<<43+termStep+termSpread {
+		t.Errorf("above what was noted: %d", got)
+	}
+
+	if got := ed.fenceTerm(1 << 44); got < 1<<44+termStep {
+		t.Errorf("above what is staged: %d", got)
+	}
+
+	ed.opts.TermAbove = 1 << 45
+	if got := ed.fenceTerm(0); got <= 1<<45 {
+		t.Errorf("above what was asked for: %d", got)
+	}
 }
