@@ -92,6 +92,9 @@ func signalled(t *testing.T, cmd *exec.Cmd, lets bool, signals ...unix.Signal) u
 
 	if lets {
 		_ = stdin.Close()
+	} else {
+		// Go makes one of two of a kind that come before it has looked: the last one comes again until it is heeded.
+		defer insist(cmd.Process, signals[len(signals)-1])()
 	}
 
 	_ = cmd.Wait()
@@ -105,6 +108,23 @@ func signalled(t *testing.T, cmd *exec.Cmd, lets bool, signals ...unix.Signal) u
 	}
 
 	return status.Signal()
+}
+
+// insist sends a signal again and again until stop is called.
+func insist(process *os.Process, sig unix.Signal) (stop func()) {
+	stopped := make(chan struct{})
+	go func() {
+		for {
+			select {
+			case <-stopped:
+				return
+			case <-time.After(20 * time.Millisecond):
+				_ = process.Signal(sig)
+			}
+		}
+	}()
+
+	return func() { close(stopped) }
 }
 
 // waitTaken waits until a process has no signal pending, or is gone: two of a kind are one while they are.
