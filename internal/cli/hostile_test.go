@@ -245,8 +245,9 @@ func captured(t *testing.T, print func(f *os.File)) string {
 // TestHostileQuestion asks about what is hostile, and tells of it while it works.
 func TestHostileQuestion(t *testing.T) {
 	report := &recovery.ImportReport{
-		Tarball: evil, Source: evil, Member: member.Member{Name: evil}, Database: &globaldb.Summary{}, Settings: []recovery.Change{{Key: evil, Old: evil, New: evil}},
-		Members: []recovery.MemberChange{{Name: evil, OldAddress: evil, NewAddress: evil}}, Patch: evil, Warnings: []string{evil}, Unchecked: []string{evil},
+		Tarball: evil, Source: evil, Member: member.Member{Name: evil}, Database: &globaldb.Summary{},
+		Settings: []recovery.Change{{Key: evil, Old: evil, New: evil}},
+		Members:  []recovery.MemberChange{{Name: evil, OldAddress: evil, NewAddress: evil}}, Patch: evil, Warnings: []string{evil}, Unchecked: []string{evil},
 		Discarded: []recovery.Discarded{{Index: 1, Unknown: evil}},
 	}
 	log := filepath.Join(t.TempDir(), "log")
@@ -283,7 +284,7 @@ func TestHostileQuestion(t *testing.T) {
 
 // TestTerminal has what is for programs go to a terminal as what it is, too, and not as it is.
 func TestTerminal(t *testing.T) {
-	terminal, master := openTerminal(t, 80)
+	terminal, master := openTerminal(t, 132)
 	old := os.Stdout
 	os.Stdout = terminal
 	defer func() { os.Stdout = old }()
