@@ -251,6 +251,10 @@ func (r *request) runRollback(ctx context.Context) (string, any, error) {
 	}
 
 	done := fmt.Sprintf("the database of %s is back in place; the one as it was before is kept in %s", report.Restored.Name, report.Kept)
+	if len(report.Discarded) > 0 {
+		done += "; given up: " + recovery.Count(report.Discarded).String()
+	}
+
 	if report.NothingToDo {
 		done = "the last change was a rollback already, nothing was changed"
 	}

@@ -103,7 +103,7 @@ func runRollback(ctx context.Context, opts rollbackOptions, kept string) error {
 			return
 		}
 
-		printRollbackDone(w, r)
+		printRollbackDone(w, r, told)
 	}, err)
 }
 
@@ -133,7 +133,7 @@ func printElsewhere(w io.Writer, r *recovery.RollbackReport) {
 	}
 }
 
-func printRollbackDone(w io.Writer, r *recovery.RollbackReport) {
+func printRollbackDone(w io.Writer, r *recovery.RollbackReport, told *toldOnce) {
 	if r.NothingToDo {
 		fmt.Fprintf(w, "The last change was a rollback already: nothing was changed. `lxd-recover global-db-rollback %s` undoes it.\n", r.Restored.Name)
 		printList(w, "Warning", r.Warnings)
@@ -146,6 +146,7 @@ func printRollbackDone(w io.Writer, r *recovery.RollbackReport) {
 
 	fmt.Fprintf(w, "The database of %s is back in place.\n", r.Restored.Name)
 	fmt.Fprintf(w, "The database as it was before is kept in %s; `lxd-recover global-db-rollback %s` undoes this.\n", r.Kept, filepath.Base(r.Kept))
+	told.print(w, fmt.Sprintf("Transactions of the database that was replaced, which %s lacks", r.Restored.Name), r.Discarded)
 	printElsewhere(w, r)
 	printList(w, "Warning", r.Warnings)
 	printDaemon(w, r.Started, r.Ready)

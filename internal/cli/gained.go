@@ -11,7 +11,7 @@ import (
 
 // printGained lists what an import brings that this member does not have. What LXD writes by itself is only counted.
 func printGained(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
-	told.print(w, fmt.Sprintf("Transactions that the tarball has and %s lacks", r.Member.Name), r.Gained)
+	told.others().print(w, fmt.Sprintf("Transactions that the tarball has and %s lacks", r.Member.Name), r.Gained)
 	if r.GainedUntold != "" {
 		fmt.Fprintf(w, "\nWhat the tarball has and %s lacks cannot all be told: %s.\n", r.Member.Name, r.GainedUntold)
 	}

@@ -15,6 +15,16 @@ import (
 type toldOnce struct {
 	listed map[place]bool
 	untold int // how many of what cannot be told were listed
+	other  *toldOnce
+}
+
+// others is for transactions of another log: one may have what the other has in the same place, and be another.
+func (o *toldOnce) others() *toldOnce {
+	if o.other == nil {
+		o.other = &toldOnce{}
+	}
+
+	return o.other
 }
 
 // place is where a transaction is.

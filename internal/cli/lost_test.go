@@ -56,6 +56,13 @@ Transactions that are given up: 2 changes by users, 1 that cannot be told, 1 by 
 		t.Errorf("one more: %s", again.String())
 	}
 
+	var others, othersAgain strings.Builder
+	told.others().printLost(&others, "are", lost[:1], nil) // of the same places
+	told.others().printLost(&othersAgain, "are", lost[:1], nil)
+	if !strings.Contains(others.String(), "profile precious") || strings.Contains(othersAgain.String(), "profile precious") {
+		t.Errorf("the other log: %s%s", others.String(), othersAgain.String())
+	}
+
 	var nothing strings.Builder
 	(&toldOnce{}).printLost(&nothing, "are", nil, nil)
 	if nothing.String() != "" {

@@ -87,6 +87,15 @@ func secretText(value []byte) string {
 // concealed tells whether a value is no SQL literal, but what conceal has put in place of one.
 func concealed(value string) bool { return strings.HasPrefix(value, "(") }
 
+// ShownSetting is the value of a setting as it may be shown: without secrets.
+func ShownSetting(key string, value string) string {
+	if secretName(key) && value != "" {
+		return secretText([]byte(value))
+	}
+
+	return concealText(value)
+}
+
 // conceal returns a row, whose values are SQL literals, without secrets, and with text in binary values made readable.
 func conceal(table string, row map[string]string) map[string]string {
 	if row == nil {

@@ -150,6 +150,11 @@ func (d directory) settingsLost(ctx context.Context) string {
 	settings := slices.DeleteFunc(nodedb.Settings(ctx, d.database()), func(s string) bool {
 		return strings.HasPrefix(s, "cluster.https_address=") || strings.HasPrefix(s, "core.https_address=")
 	})
+	for i, setting := range settings {
+		key, value, _ := strings.Cut(setting, "=")
+		settings[i] = key + "=" + globaldb.ShownSetting(key, value)
+	}
+
 	if len(settings) > 0 {
 		text += "; the damaged one says " + strings.Join(settings, ", ")
 	}

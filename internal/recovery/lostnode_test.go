@@ -188,10 +188,10 @@ func wantWarning(t testing.TB, warnings []string, says ...string) {
 // What can still be read of the settings in a damaged node database is told, and not taken over.
 func TestLostSettings(t *testing.T) {
 	l := newLostLab(t)
-	l.exec(t, "INSERT INTO config (key, value) VALUES ('storage.images_volume', 'pool/images'); DROP TABLE patches")
+	l.exec(t, "INSERT INTO config (key, value) VALUES ('storage.images_volume', 'pool/images'), ('x.password', 'hunter2'); DROP TABLE patches")
 	r, err := l.importDB(t.Context(), l.withNodeDB)
 	must(t, err)
-	wantWarning(t, r.Warnings, "the damaged one says storage.images_volume=pool/images")
+	wantWarning(t, r.Warnings, "the damaged one says storage.images_volume=pool/images, x.password=(secret, sha256 f52f…)")
 	l.wantWhole(t, newAddresses...)
 }
 
