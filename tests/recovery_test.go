@@ -401,4 +401,22 @@ func TestRollbackOfOneMember(t *testing.T) {
 	if dry.Done || !slices.Equal(dry.Elsewhere, []string{one.Name, two.Name}) {
 		t.Errorf("dry run: %+v", dry)
 	}
+
+	// What the message says: one kept database for all.
+	tarball := filepath.Join(t.TempDir(), "back.tar.gz")
+	kept := status(t, one).Kept
+	export := []string{"cluster", "export-db", "--source", kept[len(kept)-1].Name, tarball}
+	recoverTool(t, one, export...).want(t, 3, "insert profile since", "--yes")
+	mustRecover(t, one, append(export, "--yes")...)
+	for _, m := range c.Members() {
+		mustRecover(t, m, "global-db-import", "--yes", "--discard-local-entries", tarball)
+	}
+
+	must(t, c.StartAll(ctx))
+	wantRows(t, []string{"before"}, c.Members()...)
+	if slices.Contains(profiles(t, three), "since") {
+		t.Error("what was given up is there")
+	}
+
+	wantWorking(t, c, []string{one.IP() + ":9393", two.IP() + ":9393", three.IP() + ":9393"}, c.Members()...)
 }

@@ -82,6 +82,8 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 	cmd.Flags().BoolVar(&opts.Unedited, "unedited", false, `export although "lxd cluster edit" was not run since LXD last ran`)
 	cmd.Flags().BoolVar(&opts.AcceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
 	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
+	cmd.Flags().StringVar(&opts.Source, "source", "", "export the kept database with this `NAME` in place of the live one, to take all members back to it")
+	cmd.Flags().BoolVar(&opts.OldMembers, "old-members", false, "with --source: with the member list of that database in place of the one in force")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask whether the transactions that --at leaves out may be given up")
 	cmd.Flags().BoolVar(&opts.UnknownMembers, "unknown-members", false, "go on although the database has no row of a member, whose LXD will not start")
 	cmd.Flags().BoolVar(&opts.NoVerify, "no-verify", false,
@@ -169,7 +171,12 @@ func (o *exportOptions) setOutput(file string) error {
 }
 
 func printExportPlan(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
-	fmt.Fprintf(w, "Leave out what %s has after index %d.\n", r.Source.Name, r.Before.Index)
+	if r.Kept != "" {
+		fmt.Fprintf(w, "Take all members back to %s, which ends at %s.\n", r.Kept, r.Before)
+	} else {
+		fmt.Fprintf(w, "Leave out what %s has after index %d.\n", r.Source.Name, r.Before.Index)
+	}
+
 	told.printLost(w, "will be", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
 }
@@ -192,7 +199,7 @@ func printExport(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
 	told.printLost(w, "are", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
 	flags := ""
-	if len(r.GivenUp) > 0 {
+	if len(r.GivenUp) > 0 || r.Kept != "" {
 		flags = " --discard-local-entries"
 	}
 

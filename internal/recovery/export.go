@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -36,6 +37,11 @@ type ExportOptions struct {
 	// At leaves out the entries after this index; 0: none. Those that change rows must be confirmed.
 	At      uint64
 	Confirm func(*ExportReport) error
+
+	// Source is the name of a kept database that is exported in place of the live one, with the member list in force, or, with OldMembers,
+	// its own.
+	Source     string
+	OldMembers bool
 
 	// AcceptDamage goes on with what is sound of a damaged database. Announce is told before what is given up with the rest.
 	AcceptDamage bool
@@ -71,6 +77,7 @@ type ExportReport struct {
 	File     string            `json:"file" yaml:"file"`
 	Size     int64             `json:"size" yaml:"size"` // of the tarball, bytes
 	Files    int               `json:"files" yaml:"files"`
+	Kept     string            `json:"kept" yaml:"kept"` // name of the kept database that was exported; empty for the live one
 	Source   member.Member     `json:"source" yaml:"source"`
 	Cluster  string            `json:"cluster_certificate" yaml:"cluster_certificate"`
 	Last     bundle.Position   `json:"last" yaml:"last"`     // last entry of the member's log
@@ -114,7 +121,7 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 	defer remove()
 
-	ex.check = newExportCheck(ctx, ex.dir.global(), opts)
+	ex.check = newExportCheck(ctx, ex.global(), opts)
 	defer ex.check.end()
 
 	err = ex.examine(ctx)
@@ -153,6 +160,11 @@ type exporter struct {
 	opts   ExportOptions
 	report *ExportReport
 
+	source     string                // name of the kept database that is exported; empty for the live one
+	live       *raftlog.Log          // the live database's, with source; nil where that cannot be read
+	liveUnread string                // why it cannot
+	servers    raftlog.Configuration // of the tarball, with source
+
 	check    *exportCheck
 	log      *raftlog.Log
 	manifest *bundle.Manifest
@@ -172,6 +184,10 @@ func (ex *exporter) open(ctx context.Context) (func(), error) {
 	}
 
 	err = ex.dir.clusterOnly(ctx)
+	if err == nil {
+		err = ex.chooseSource()
+	}
+
 	if err != nil {
 		return nil, err
 	}
@@ -231,11 +247,15 @@ func (ex *exporter) examine(ctx context.Context) error {
 	}
 
 	ex.log, err = ex.check.outline()
+	if err == nil {
+		err = errors.Join(ex.emptySource(ctx), ex.readLive(ctx))
+	}
+
 	if err != nil {
 		return err
 	}
 
-	members, err := ex.memberList(node)
+	members, err := ex.memberList(ctx, node)
 	if err != nil {
 		return err
 	}
@@ -269,7 +289,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 	}
 
 	ex.report = &ExportReport{
-		File: ex.opts.Output, Cluster: certificate, Last: end, Before: last, Edited: ex.log.Edited, Members: members,
+		File: ex.opts.Output, Kept: ex.source, Cluster: certificate, Last: end, Before: last, Edited: ex.log.Edited, Members: members,
 		GivenUp: []Discarded{}, Untold: []string{}, Warnings: []string{}, Findings: []preflight.Finding{},
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
@@ -282,7 +302,11 @@ func (ex *exporter) examine(ctx context.Context) error {
 }
 
 // memberList is the list that the tarball gets. It must have been edited, be able to work, and be the one in the raft log.
-func (ex *exporter) memberList(node *nodedb.Node) (member.List, error) {
+func (ex *exporter) memberList(ctx context.Context, node *nodedb.Node) (member.List, error) {
+	if ex.source != "" {
+		return ex.sourceMembers(ctx, node)
+	}
+
 	if !ex.log.Edited && !ex.opts.Unedited {
 		return nil, &Refusal{
 			Code: "unedited",
@@ -326,10 +350,10 @@ func (ex *exporter) fence(ctx context.Context) error {
 
 	ex.report.SnapshotFence = ex.snapshotReason(bundle.Position{Index: entry.Index, Term: term}, reports)
 	if ex.report.SnapshotFence != "" {
-		place := snapshotPlace{term: term, above: highestIndex(reports), made: time.Now()}
+		place := ex.sourcePlace(snapshotPlace{term: term, above: highestIndex(reports), made: time.Now()})
 		ex.pieces, ex.report.Raft, err = snapshotFence(ctx, ex.log, last, place, ex.scratch)
 	} else {
-		ex.pieces, ex.report.Raft, err = fenced(ctx, ex.log, last, os.DirFS(ex.dir.global()), term)
+		ex.pieces, ex.report.Raft, err = fenced(ctx, ex.log, last, os.DirFS(ex.global()), term)
 	}
 
 	ex.manifest.Raft.After = ex.report.Raft
@@ -358,7 +382,12 @@ func (ex *exporter) fenceTerm(ctx context.Context) (uint64, []survivorReport, er
 		return 0, nil, err
 	}
 
-	highest, err := ex.dir.seenHere(ctx, ex.log)
+	live := ex.log
+	if ex.source != "" {
+		live = ex.live
+	}
+
+	highest, err := ex.dir.seenHere(ctx, live)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -403,7 +432,7 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 		ex.opts.Progress.step("Opening a scratch copy with libdqlite")
 	}
 
-	database := replayed{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.dir.global(), look: ex.lookAtNeeds}
+	database := replayed{log: ex.log, upTo: ex.report.Before.Index, what: "the global database in " + ex.global(), look: ex.lookAtNeeds}
 	verified := startVerification(ctx, database, ex.served)
 	err := ex.pack(ctx, verified)
 	verifyErr := verified.end()

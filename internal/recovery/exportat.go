@@ -128,6 +128,10 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 		return err
 	}
 
+	if ex.source != "" {
+		return ex.giveUpSource(ctx)
+	}
+
 	if at == 0 {
 		if len(r.GivenUp)+len(r.Untold) > 0 && ex.opts.Announce != nil {
 			ex.opts.Announce(r)
@@ -149,16 +153,7 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 	}
 
 	r.GivenUp = append(after, r.GivenUp...)
-	if len(r.GivenUp)+len(r.Untold) == 0 {
-		return nil
-	}
-
-	if ex.opts.Confirm == nil {
-		return &Refusal{Code: "transactions-given-up", Reason: fmt.Sprintf("transactions would be given up: %s", Count(r.GivenUp)), Entries: r.GivenUp,
-			Flag: "--yes"}
-	}
-
-	return ex.opts.Confirm(r)
+	return ex.confirmGivenUp()
 }
 
 var errNothingSound = errors.New("nothing in the global database of this member is sound: export from another one")

@@ -30,7 +30,7 @@ func (ex *exporter) notePatch() error {
 
 // checkMembers refuses a database on which the LXD of a member would not start.
 func (ex *exporter) checkMembers(ctx context.Context, db *globaldb.DB) error {
-	what := "the global database in " + ex.dir.global()
+	what := "the global database in " + ex.global()
 	pending, err := readPatch(ex.dir.database())
 	if err != nil {
 		return err

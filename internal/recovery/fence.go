@@ -43,7 +43,7 @@ func fenced(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS, term
 	}
 
 	segment := raftlog.AppendBatch(raftlog.SegmentHeader(), entry)
-	pieces = append(metadataPieces(log, metadataTerm(log, term)), pieces...)
+	pieces = append(metadataPieces(log, metadataTerm(log.Configuration, term)), pieces...)
 	pieces = append(pieces, bundle.BytesPiece(raftlog.SegmentName(entry.Index, entry.Index), segment))
 	return pieces, bundle.Position{Index: entry.Index, Term: term}, nil
 }
@@ -183,9 +183,9 @@ func recoveryEntry(ctx context.Context, log *raftlog.Log, last uint64) (raftlog.
 // metadataTerm is the term of the metadata beside a fence with that term. Several voters elect a leader in a later term. The only voter leads
 // at once, and its next entries take the term of its metadata: with the fence's own, they would be what another member could have from the
 // same fence, started before, with other content.
-func metadataTerm(log *raftlog.Log, fence uint64) uint64 {
+func metadataTerm(servers raftlog.Configuration, fence uint64) uint64 {
 	voters := 0
-	for _, s := range log.Configuration {
+	for _, s := range servers {
 		if s.Role == raftlog.Voter {
 			voters++
 		}

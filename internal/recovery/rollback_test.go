@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -268,5 +269,57 @@ func TestRollbackToBroken(t *testing.T) {
 				t.Errorf("%+v", r)
 			}
 		})
+	}
+}
+
+// All members go back to a kept database by one tarball of it: a snapshot fence above all that there was, with the list in force or with its own.
+func TestExportKept(t *testing.T) {
+	for name, test := range map[string]struct {
+		old  bool
+		want string // address of node2
+	}{"list in force": {false, "10.96.6.102:9393"}, "its own list": {true, "10.96.6.102:8443"}} {
+		t.Run(name, func(t *testing.T) {
+			l := newRollbackLab(t)
+			ran(t, l.dir.database())
+			live, kept := openDir(t, l.dir.global()), openDir(t, l.dir.join(l.kept[0], globalName))
+			before := namesAndContent(t, l.dir.database())
+			l.tarball = filepath.Join(t.TempDir(), "back.tar.gz")
+			opts := ExportOptions{LXDDir: l.dir.path, Output: l.tarball, NoVerify: true, Source: l.kept[0], OldMembers: test.old}
+			opts.Confirm = func(*ExportReport) error { return nil }
+			r, err := Export(t.Context(), opts)
+			must(t, err)
+			if r.Kept != l.kept[0] || r.Before.Index != kept.LastIndex || r.SnapshotFence == "" || r.Raft.Term < live.MaxTerm+termStep ||
+				r.Raft.Index < live.LastIndex+snapshotStep || namesAndContent(t, l.dir.database()) != before {
+				t.Errorf("%+v", r)
+			}
+
+			imported, err := l.importDB(t.Context(), l.discarding)
+			must(t, err)
+			log := openDir(t, l.dir.global())
+			if !imported.Done || imported.Member.Address != test.want || log.Configuration[1].Address != test.want || log.LastIndex != r.Raft.Index {
+				t.Errorf("imported %+v, %+v", imported, log.Configuration)
+			}
+
+			if got, want := fingerprintAt(t, log), fingerprintAt(t, kept); !reflect.DeepEqual(got, want) {
+				t.Errorf("rows %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// What the live database has and the kept one lacks is given up only if that is confirmed; a name that is none, and an empty one, are errors.
+func TestExportKeptRefused(t *testing.T) {
+	l := newRollbackLab(t)
+	opts := ExportOptions{LXDDir: l.dir.path, Output: filepath.Join(t.TempDir(), "x"), NoVerify: true, Source: "nonsense"}
+	_, err := Export(t.Context(), opts)
+	wantError(t, err, "no kept database")
+	must(t, os.RemoveAll(l.dir.database()))
+	must(t, os.CopyFS(l.dir.database(), os.DirFS(filepath.Join(raftlogtest.Fixtures(t), "forgotten", "n1-preedit", databaseName))))
+	must(t, os.CopyFS(l.dir.join(keptImport), os.DirFS(filepath.Join(raftlogtest.Fixtures(t), "forgotten", "n3-preedit", databaseName))))
+	opts.Source = keptImport
+	_, err = Export(t.Context(), opts)
+	wantRefused(t, err, "transactions-given-up", "lostrow", "--yes")
+	if !gone(opts.Output) {
+		t.Error("a tarball was written")
 	}
 }

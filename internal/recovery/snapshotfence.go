@@ -39,6 +39,10 @@ func beyond(snapshot bundle.Position, log *raftlog.Log, fence bundle.Position) b
 
 // snapshotReason says why an export is fenced by a snapshot; it is empty where it is fenced by an entry. fence is where that entry would be.
 func (ex *exporter) snapshotReason(fence bundle.Position, reports []survivorReport) string {
+	if ex.source != "" {
+		return fmt.Sprintf("it is of a kept database, and the members have gone on from others: %s", ex.source)
+	}
+
 	if unproven(ex.log, ex.report.Before.Index) {
 		return unprovenText(ex.log)
 	}
@@ -85,9 +89,10 @@ func unprovenText(log *raftlog.Log) string {
 // snapshotPlace is where a snapshot fence goes: its term, an index that is above that of every entry and snapshot, and the time that its
 // name has.
 type snapshotPlace struct {
-	term  uint64
-	above uint64 // the highest index that is known
-	made  time.Time
+	term    uint64
+	above   uint64                // the highest index that is known
+	servers raftlog.Configuration // nil: the log's
+	made    time.Time
 }
 
 // snapshotFence is a directory with no entries at all: a snapshot of the database after the entry with index last, at an index and a term
@@ -102,9 +107,14 @@ func snapshotFence(ctx context.Context, log *raftlog.Log, last uint64, place sna
 		return nil, at, err
 	}
 
+	servers := place.servers
+	if servers == nil {
+		servers = log.Configuration
+	}
+
 	fsys := os.DirFS(scratch)
-	pieces := append(metadataPieces(log, metadataTerm(log, place.term)),
-		bundle.BytesPiece(name+".meta", raftlog.EncodeSnapshotMeta(at.Index, log.Configuration)),
+	pieces := append(metadataPieces(log, metadataTerm(servers, place.term)),
+		bundle.BytesPiece(name+".meta", raftlog.EncodeSnapshotMeta(at.Index, servers)),
 		bundle.FilePiece(fsys, name, name, size, ""))
 	return pieces, at, nil
 }

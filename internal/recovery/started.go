@@ -103,7 +103,7 @@ func (im *importer) ranOn(ctx context.Context, database string, log *raftlog.Log
 
 	seen, _ := seenTerm(log)
 	if log.Edited {
-		return seen > metadataTerm(log, log.LastTerm), nil
+		return seen > metadataTerm(log.Configuration, log.LastTerm), nil
 	}
 
 	return seen > im.log.Term, nil

@@ -258,7 +258,7 @@ func TestMetadataTerm(t *testing.T) {
 		configuration raftlog.Configuration
 		want          uint64
 	}{{raftlog.Configuration{voter}, 6}, {raftlog.Configuration{voter, standBy}, 6}, {raftlog.Configuration{voter, {ID: 3, Role: raftlog.Voter}, standBy}, 5}} {
-		if got := metadataTerm(&raftlog.Log{Configuration: test.configuration}, 5); got != test.want {
+		if got := metadataTerm(test.configuration, 5); got != test.want {
 			t.Errorf("%v: %d, want %d", test.configuration, got, test.want)
 		}
 	}

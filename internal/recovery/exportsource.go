@@ -1,0 +1,172 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// An export of a kept database takes all members back to it: one log, fenced once. Their own logs may go on from another one, and have
+// snapshots that lie beyond, so it is always fenced by a snapshot.
+
+// chooseSource finds the kept database that is to be exported.
+func (ex *exporter) chooseSource() error {
+	if ex.opts.Source == "" {
+		return nil
+	}
+
+	kept, err := ex.dir.findKept(ex.opts.Source)
+	ex.source = kept.Name
+	return err
+}
+
+// database is the database directory that is exported.
+func (ex *exporter) database() string {
+	if ex.source != "" {
+		return ex.dir.join(ex.source)
+	}
+
+	return ex.dir.database()
+}
+
+func (ex *exporter) global() string { return filepath.Join(ex.database(), globalName) }
+
+// sourceMembers is the list that a tarball of a kept database gets: the one that is in force now, or that database's own.
+func (ex *exporter) sourceMembers(ctx context.Context, node *nodedb.Node) (member.List, error) {
+	from, log := node, ex.live
+	if ex.opts.OldMembers {
+		old, err := nodedb.Read(ctx, ex.database())
+		if err != nil {
+			return nil, err
+		}
+
+		from, log = old, ex.log
+	}
+
+	members := from.Members
+	if log != nil {
+		members = namedServers(log.Configuration, members)
+	}
+
+	err := members.Validate()
+	if err != nil {
+		return nil, fmt.Errorf("the member list cannot work: %w: `lxd-recover cluster edit` corrects the one in force", err)
+	}
+
+	_, ok := members.ByID(node.Self.ID)
+	if !ok {
+		return nil, fmt.Errorf("%s is not in the member list of %s", node.Self.Name, ex.database())
+	}
+
+	for _, m := range members {
+		ex.servers = append(ex.servers, raftlog.Server{ID: m.ID, Address: m.Address, Role: m.Role})
+	}
+
+	return members, nil
+}
+
+// readLive reads the log of the live database, which a kept one is exported in place of. One that cannot be read is no hindrance: that may be
+// why an older one is wanted.
+func (ex *exporter) readLive(ctx context.Context) error {
+	if ex.source == "" {
+		return nil
+	}
+
+	var err error
+	ex.live, err = readLog(ctx, ex.dir.global(), ex.opts.Progress)
+	if err != nil && ctx.Err() == nil {
+		ex.live, ex.liveUnread, err = nil, err.Error(), nil
+	}
+
+	return err
+}
+
+// sourcePlace is where the snapshot fence of a kept database goes: above all that the live one has, too.
+func (ex *exporter) sourcePlace(place snapshotPlace) snapshotPlace {
+	place.servers = ex.servers
+	if ex.live != nil {
+		place.above = max(place.above, ex.live.LastIndex)
+		for _, s := range ex.live.Snapshots {
+			place.above = max(place.above, s.Index)
+		}
+	}
+
+	return place
+}
+
+// giveUpSource lists what the live database has and the kept one lacks, and has it confirmed.
+func (ex *exporter) giveUpSource(ctx context.Context) error {
+	r := ex.report
+	odd, err := knowsMembers(ctx, ex.log, r.Before.Index, r.Members)
+	if err != nil && !ex.opts.UnknownMembers {
+		return err
+	}
+
+	r.Warnings = append(r.Warnings, odd...)
+	ex.opts.Progress.step("Working out the rows that are given up")
+	if ex.live == nil {
+		r.Untold = append(r.Untold, "the live database, which cannot be read: "+ex.liveUnread)
+		return ex.confirmGivenUp()
+	}
+
+	kept := counterpartOf(ex.log)
+	kept.last = min(kept.last, r.Before.Index)
+	different, err := otherHistory(ctx, ex.live, kept)
+	if err != nil {
+		return err
+	}
+
+	if different != "" {
+		r.Untold = append(r.Untold, "what is in the snapshot of the live database: "+different)
+	}
+
+	gone, err := discarded(ctx, ex.live, kept, nil)
+	if err != nil {
+		return err
+	}
+
+	r.GivenUp = append(slices.Clone(gone.found), r.GivenUp...)
+	return ex.confirmGivenUp()
+}
+
+// confirmGivenUp has it confirmed that transactions are given up.
+func (ex *exporter) confirmGivenUp() error {
+	r := ex.report
+	if len(r.GivenUp)+len(r.Untold) == 0 {
+		return nil
+	}
+
+	if ex.opts.Confirm == nil {
+		return &Refusal{Code: "transactions-given-up", Reason: fmt.Sprintf("transactions would be given up: %s", Count(r.GivenUp)), Entries: r.GivenUp,
+			Flag: "--yes"}
+	}
+
+	return ex.opts.Confirm(r)
+}
+
+// emptySource refuses a kept database without an entry.
+func (ex *exporter) emptySource(ctx context.Context) error {
+	if ex.source == "" {
+		return nil
+	}
+
+	_, err := globaldb.Base(ctx, ex.log, ex.log.LastIndex)
+	if err == nil && ex.log.LastIndex == 0 {
+		err = errors.New("its raft log has no entry")
+	}
+
+	if err != nil {
+		return fmt.Errorf("%s holds no database: %w; `lxd-recover global-db-kept list` has the others", ex.database(), err)
+	}
+
+	return nil
+}
