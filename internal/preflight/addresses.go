@@ -239,7 +239,10 @@ func checkOwnAddresses(facts Facts) []Finding {
 
 // absentAdvice says what to do about an address that LXD does not start without.
 func (facts Facts) absentAdvice(a OwnAddress) string {
-	if a.Key == KeyCluster {
+	switch {
+	case a.Key == KeyCluster && !a.New:
+		return "Give this machine the address before LXD is started. If it has another one now, `lxd-recover cluster edit` corrects the member list."
+	case a.Key == KeyCluster:
 		return "If it is mistyped, correct it with `lxd-recover cluster edit` and export again; else give this machine the address before LXD is started."
 	}
 

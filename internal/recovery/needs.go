@@ -60,7 +60,8 @@ func (d directory) needsOf(ctx context.Context, db *globaldb.DB, members member.
 	var hosts []string
 	for _, row := range nodes {
 		v := versions[row.ID]
-		n.facts.Nodes = append(n.facts.Nodes, preflight.Node{ID: row.ID, Name: row.Name, Address: row.Address, Schema: v.Schema, APIExtensions: v.APIExtensions})
+		n.facts.Nodes = append(n.facts.Nodes,
+			preflight.Node{ID: row.ID, Name: row.Name, Address: row.Address, Schema: v.Schema, APIExtensions: v.APIExtensions})
 		n.facts.InForce[row.ID] = row.Address
 		hosts = append(hosts, member.Host(row.Address), row.Address)
 		if row.ID == self {
@@ -206,7 +207,8 @@ func (n *needs) left(settings map[string]string) {
 				continue
 			}
 
-			n.facts.Left = append(n.facts.Left, preflight.Left{Where: "setting " + key + " of this member", Address: search, Member: m.Name, New: m.Address, Key: key})
+			n.facts.Left = append(n.facts.Left,
+				preflight.Left{Where: "setting " + key + " of this member", Address: search, Member: m.Name, New: m.Address, Key: key})
 		}
 
 		for _, mention := range n.mentions {

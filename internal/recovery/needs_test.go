@@ -173,7 +173,8 @@ func TestSettingsWithOldAddresses(t *testing.T) {
 		named = append(named, strings.TrimSuffix(f.Text, was))
 	}
 
-	want := []string{"setting core.bgp_routerid of this member", "config network.ovn.northbound_connection of the cluster", "config core.proxy_http of the cluster"}
+	want := []string{"setting core.bgp_routerid of this member",
+		"config network.ovn.northbound_connection of the cluster", "config core.proxy_http of the cluster"}
 	if !slices.Equal(named, want) {
 		t.Errorf("named are %q, want %q", named, want)
 	}
@@ -201,12 +202,14 @@ func TestSchemaNewer(t *testing.T) {
 	// Nothing tells what is installed: the member's own row does, in its own database or in the tarball's.
 	t.Setenv("PATH", t.TempDir())
 	l.transact(t, "UPDATE nodes SET schema = 60 WHERE id = 2")
-	refused.Reason = "the global database has schema 88, and the LXD that ran last on this member had schema 60: unless it was upgraded since, it does not start"
+	refused.Reason = "the global database has schema 88, and the LXD that ran last on this member had schema 60: " +
+		"unless it was upgraded since, it does not start"
 	_, err := l.importDB(t.Context(), nil)
 	wantRefusal(t, err, refused)
 
 	old := installedHere(t, "5.0.2", 60)
-	refused.Reason = fmt.Sprintf("the global database has schema 88, and the LXD 5.0.2 that is installed here (%s) knows schemas up to 60: it does not start", old.Program)
+	refused.Reason = fmt.Sprintf("the global database has schema 88, and the LXD 5.0.2 that is installed here (%s) knows schemas up to 60: "+
+		"it does not start", old.Program)
 	r, err := l.importDB(t.Context(), func(o *ImportOptions) { o.DryRun, o.DiscardLocal = true, true })
 	wantRefusal(t, err, refused)
 	if r.LXD != old {
