@@ -253,7 +253,8 @@ func TestHostileQuestion(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "log")
 	texts := map[string]string{
 		"question": captured(t, func(*os.File) {
-			err := confirmPlan(t.Context(), confirmation{question: evil}, func(w io.Writer, r *recovery.ImportReport) { printImportPlan(w, r, &toldOnce{}) })(report)
+			plan := func(w io.Writer, r *recovery.ImportReport) { printImportPlan(w, r, &toldOnce{}) }
+			err := confirmPlan(t.Context(), confirmation{question: evil}, plan)(report)
 			if err == nil {
 				t.Error("confirmed")
 			}

@@ -5,8 +5,11 @@ package cli
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -31,24 +34,39 @@ type refusals struct {
 // refusalsIn collects the refusals in an error and in those that it joins or wraps.
 func refusalsIn(err error) []refusal {
 	found := []refusal{}
-	switch e := err.(type) {
-	case *recovery.Refusal:
-		r := refusal{Code: e.Code, Flag: e.Flag, Member: e.Member, Reason: e.Reason, Entries: e.Entries}
-		if r.Entries == nil {
-			r.Entries = []recovery.Discarded{}
+	for e := range chain(err) {
+		r, ok := e.(*recovery.Refusal) //nolint:errorlint // chain unwraps
+		if ok {
+			found = append(found, refusal{Code: r.Code, Flag: r.Flag, Member: r.Member, Reason: r.Reason, Entries: append([]recovery.Discarded{}, r.Entries...)})
 		}
-
-		found = append(found, r)
-	case interface{ Unwrap() []error }:
-		for _, joined := range e.Unwrap() {
-			found = append(found, refusalsIn(joined)...)
-		}
-
-	case interface{ Unwrap() error }:
-		found = append(found, refusalsIn(e.Unwrap())...)
 	}
 
 	return found
+}
+
+// chain goes through an error and all that it joins or wraps.
+func chain(err error) iter.Seq[error] {
+	return func(yield func(error) bool) {
+		inside := []error{err}
+		for len(inside) > 0 {
+			e := inside[0]
+			inside = inside[1:]
+			if e == nil {
+				continue
+			}
+
+			if !yield(e) {
+				return
+			}
+
+			joined, ok := e.(interface{ Unwrap() []error })
+			if ok {
+				inside = slices.Concat(joined.Unwrap(), inside)
+			} else {
+				inside = slices.Concat([]error{errors.Unwrap(e)}, inside)
+			}
+		}
+	}
 }
 
 // printed is an error whose refusals were printed with a report.
@@ -116,7 +134,8 @@ func (w withRefusals[R]) MarshalYAML() (any, error) {
 func printRefusals(to io.Writer, cmd *cobra.Command, failed error) error {
 	found := refusalsIn(failed)
 	flag := cmd.Flags().Lookup("format")
-	if len(found) == 0 || hasPrinted(failed) || flag == nil {
+	var told printed
+	if len(found) == 0 || errors.As(failed, &told) || flag == nil {
 		return nil
 	}
 
@@ -131,22 +150,4 @@ func printRefusals(to io.Writer, cmd *cobra.Command, failed error) error {
 	}
 
 	return nil
-}
-
-func hasPrinted(err error) bool {
-	switch e := err.(type) {
-	case printed:
-		return true
-	case interface{ Unwrap() []error }:
-		for _, joined := range e.Unwrap() {
-			if hasPrinted(joined) {
-				return true
-			}
-		}
-
-	case interface{ Unwrap() error }:
-		return hasPrinted(e.Unwrap())
-	}
-
-	return false
 }

@@ -175,7 +175,8 @@ func TestProblems(t *testing.T) {
 func TestRollbackPlan(t *testing.T) {
 	for _, alone := range []bool{false, true} {
 		var got strings.Builder
-		printRollbackPlan(&got, &recovery.RollbackReport{Standalone: alone, Address: "a:1", Raft: &bundle.Position{Index: 8, Term: 3}, Daemon: "not running"}, &toldOnce{})
+		r := &recovery.RollbackReport{Standalone: alone, Address: "a:1", Raft: &bundle.Position{Index: 8, Term: 3}, Daemon: "not running"}
+		printRollbackPlan(&got, r, &toldOnce{})
 		if strings.Contains(got.String(), "address") == alone || !strings.Contains(got.String(), "index 8, term 3") {
 			t.Errorf("standalone %t: %s", alone, got.String())
 		}
