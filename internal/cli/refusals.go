@@ -37,7 +37,8 @@ func refusalsIn(err error) []refusal {
 	for e := range chain(err) {
 		r, ok := e.(*recovery.Refusal) //nolint:errorlint // chain unwraps
 		if ok {
-			found = append(found, refusal{Code: r.Code, Flag: r.Flag, Member: r.Member, Reason: r.Reason, Entries: append([]recovery.Discarded{}, r.Entries...)})
+			entries := append([]recovery.Discarded{}, r.Entries...)
+			found = append(found, refusal{Code: r.Code, Flag: r.Flag, Member: r.Member, Reason: r.Reason, Entries: entries})
 		}
 	}
 
