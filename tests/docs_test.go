@@ -112,8 +112,8 @@ func (l *docsLab) changeOfAddresses(t *testing.T, howto *page) {
 
 	// And back: the addresses are the old ones again.
 	l.each(t, func(g *guest.Guest) { l.kill(t, g) })
-	l.run(t, howto, []string{"Undo"})
 	l.network(t, "10.78")
+	l.run(t, howto, []string{"Undo"})
 	l.start(t, docsAll...)
 	for _, server := range docsAll {
 		l.wantMembers(t, server, docsAddresses...)

@@ -82,7 +82,7 @@ func newRecoverCmd() *cobra.Command {
 		Long: `Make this member, the only one that has survived, a cluster of its own: the only voter of its raft log. The lost members
 stay in "lxc cluster list" until "lxc cluster remove --force NAME" removes them.
 
-If more than one member has survived, use "lxd cluster edit". As there, the change is made on a copy of the database,
+If more than one member has survived, use "lxd-recover cluster edit". As there, the change is made on a copy of the database,
 which then takes the place of the live one in one step; that one is kept.
 ` + exitStatuses,
 		Example: `  lxd cluster recover-from-quorum-loss

@@ -47,7 +47,7 @@ func newExportCmd() *cobra.Command {
 		Short: "Write this member's global database to a recovery tarball",
 		Long: `Write this member's global database to a recovery tarball.
 
-Run it on the member that "lxd cluster edit" was run on, while LXD is stopped on all members. The database is checked
+Run it on the member that "lxd-recover cluster edit" was run on, while LXD is stopped on all members. The database is checked
 first; nothing in LXD's directory is changed. The tarball is signed with the cluster's private key, cluster.key. A standalone server,
 which is no member of a cluster, is refused. FILE is
 ./` + bundle.DefaultName + ` unless given, - is standard output.
@@ -79,7 +79,7 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 		},
 	}
 	cmd.Flags().BoolVar(&opts.Force, "force", false, "replace FILE if it exists")
-	cmd.Flags().BoolVar(&opts.Unedited, "unedited", false, `export although "lxd cluster edit" was not run since LXD last ran`)
+	cmd.Flags().BoolVar(&opts.Unedited, "unedited", false, `export although "lxd-recover cluster edit" was not run since LXD last ran`)
 	cmd.Flags().BoolVar(&opts.AcceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
 	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
 	cmd.Flags().StringVar(&opts.Source, "source", "", "export the kept database with this `NAME` in place of the live one, to take all members back to it")

@@ -65,10 +65,35 @@ func renameCommands(cmd *cobra.Command) {
 	}
 }
 
-// asLXD names the commands in a text as the front-end has them.
-func asLXD(text string) string {
-	return strings.NewReplacer("lxd-recover cluster ", "lxd cluster ", "lxd-recover global-db-", "lxd global-db-").Replace(text)
+// asLXD names the commands in a text as the front-end has them. Those that LXD has, too, keep our name: a shell that remembers where LXD's
+// own program is would run that one.
+var asLXD = strings.NewReplacer(
+	"lxd-recover cluster edit", "lxd-recover cluster edit", "lxd-recover cluster recover-from", "lxd-recover cluster recover-from",
+	"lxd-recover cluster ", "lxd cluster ", "lxd-recover global-db-", "lxd global-db-",
+).Replace
+
+// speaksAsLXD is true if this process was called as lxd: then what it says to people names its commands so.
+var speaksAsLXD bool
+
+// asCalled returns a writer for what is said to people, which names our commands as this program was called.
+func asCalled(to io.Writer) io.Writer {
+	if !speaksAsLXD {
+		return to
+	}
+
+	return lxdSpeaker{to}
 }
+
+// lxdSpeaker writes with asLXD. A name that is cut between two writes stays as it is.
+type lxdSpeaker struct{ to io.Writer }
+
+func (s lxdSpeaker) Write(text []byte) (int, error) {
+	_, err := io.WriteString(s.to, asLXD(string(text)))
+	return len(text), err
+}
+
+// Unwrap returns the writer that this one writes to.
+func (s lxdSpeaker) Unwrap() io.Writer { return s.to }
 
 // lxdCommand prepares LXD's own command, past the front-end, with its input from stdin.
 func lxdCommand(stdin io.Reader, args []string) (func(context.Context) error, error) {

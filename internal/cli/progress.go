@@ -24,7 +24,7 @@ const barDelay = time.Second
 // newProgress shows steps and bars on a terminal that can draw them; steps only if it is none. All steps go to the log.
 func newProgress(ctx context.Context, w *os.File) recovery.Progress {
 	log := logOf(ctx)
-	out := &steady{to: w}
+	out := &steady{to: asCalled(w)}
 	b := &delayedBar{w: w, out: out, hidden: !drawsBars(w)}
 	return recovery.Progress{
 		Step: func(what string) {

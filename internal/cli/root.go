@@ -63,7 +63,8 @@ func Main(argv []string) int {
 	cmd := newRootCmd()
 	out := &errorKeeper{to: os.Stdout} // cobra does not look whether its help could be written
 	cmd.SetOut(out)
-	if frontend.Called(name) {
+	speaksAsLXD = frontend.Called(name)
+	if speaksAsLXD {
 		speakAsLXD(cmd)
 	}
 
@@ -93,7 +94,7 @@ func Main(argv []string) int {
 	}
 
 	text := message(err)
-	if frontend.Called(name) && exitStatus(err) == exitUsage {
+	if frontend.Called(name) {
 		text = asLXD(text)
 	}
 
@@ -108,7 +109,7 @@ func newRootCmd() *cobra.Command {
 		Long: `Recover the global database of an LXD cluster that has lost its quorum or changed its addresses.
 
   1. Stop LXD on all members.
-  2. On the member with the newest data:   lxd cluster edit
+  2. On the member with the newest data:   lxd-recover cluster edit
                                            lxd-recover cluster export-db
   3. Copy lxd_recovery_db.tar.gz to every other surviving member.
   4. On every surviving member, that one included:

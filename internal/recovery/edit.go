@@ -362,7 +362,7 @@ func (ed *editor) checkOthers(ctx context.Context) error {
 		reason := fmt.Sprintf("LXD still runs on %s (%s): what it writes from now on would be lost. Stop LXD on all members first", m.Name, m.Address)
 		if ed.opts.Alone {
 			reason = fmt.Sprintf("LXD runs on %s (%s), which has survived, too: "+
-				"`lxd cluster edit` recovers with all survivors, and `lxd cluster export-db` and `lxd global-db-import` take them along. "+
+				"`lxd-recover cluster edit` recovers with all survivors, and `lxd cluster export-db` and `lxd global-db-import` take them along. "+
 				"If %s is to be left behind, stop LXD there first", m.Name, m.Address, m.Name)
 		}
 
