@@ -22,7 +22,7 @@ import (
 // that systemd ends gets SIGTERM, SIGHUP, and after 90 s SIGKILL. Any other command ends at once where it does not heed the first
 // signal, as it leaves nothing but scratch files.
 //
-// SIGPIPE ends nobody: it is an error of the write, see nobodyReads.
+// SIGPIPE ends nobody: it is an error of the write, see nobodyReads. All other signals that could be sent are dropped by Go itself.
 
 // runs are the names of the commands that change something.
 var runs = []string{
@@ -45,11 +45,6 @@ var (
 	// endings ask a command to end. A run heeds SIGQUIT, too, by which Go would end any other with a dump of all it is at.
 	endings    = []os.Signal{unix.SIGINT, unix.SIGTERM, unix.SIGHUP}
 	runEndings = append(slices.Clone(endings), unix.SIGQUIT)
-
-	// dropped are signals that would end a process, and that a run has no use for.
-	dropped = []os.Signal{
-		unix.SIGUSR1, unix.SIGUSR2, unix.SIGALRM, unix.SIGVTALRM, unix.SIGXCPU, unix.SIGXFSZ, unix.SIGIO, unix.SIGPWR, unix.SIGSTKFLT,
-	}
 )
 
 // listen returns a context that the first signal ends; stop puts everything back. What was ignored when this process was started stays
@@ -60,7 +55,6 @@ func listen(run bool) (ctx context.Context, stop func()) {
 	signal.Notify(unheard, unix.SIGPIPE)
 	heeded := endings
 	if run {
-		signal.Notify(unheard, dropped...)
 		heeded = runEndings
 	}
 
