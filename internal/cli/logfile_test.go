@@ -57,3 +57,20 @@ func TestLogFileImpossible(t *testing.T) {
 		t.Errorf("exit status %d", status)
 	}
 }
+
+// TestLogIntoDatabase refuses a log where it would go away with the database.
+func TestLogIntoDatabase(t *testing.T) {
+	lxd := t.TempDir()
+	t.Setenv("LXD_DIR", lxd)
+	database := filepath.Join(lxd, "database")
+	must(t, os.Mkdir(database, 0o700))
+	path := filepath.Join(database, "log")
+	if status := Main([]string{"lxd-recover", "version", "--log-file", path}); status != exitRefused {
+		t.Errorf("exit status %d, want %d", status, exitRefused)
+	}
+
+	entries, err := os.ReadDir(database)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
