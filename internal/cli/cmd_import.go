@@ -63,10 +63,8 @@ the schema and the applied patches of that one, the members and addresses of the
 	cmd.Flags().BoolVar(&opts.BesideCluster, "beside-cluster", false, "go on although a working cluster answers that does not come from this recovery")
 	cmd.Flags().BoolVar(&opts.Unsigned, "unsigned", false, "take a tarball that is not signed, such as LXD's own, as you know who made it")
 	addCertificateFlag(cmd, &opts.Certificate)
-	cmd.Flags().BoolVar(&opts.AddressAbsent, "address-absent", false,
-		"go on although this machine does not have a new address of this member: LXD does not start without")
-	cmd.Flags().BoolVar(&opts.NewerSchema, "newer-schema", false,
-		"go on although the tarball is of a newer LXD: the one here does not start on it before it is upgraded")
+	cmd.Flags().BoolVar(&opts.AddressAbsent, "address-absent", false, "go on although this machine does not have a new address of this member")
+	cmd.Flags().BoolVar(&opts.NewerSchema, "newer-schema", false, "go on although the tarball is of a newer LXD than the one here")
 	addMemberFlags(cmd, &opts.DropPatch, &opts.UnknownMembers)
 	addDaemonFlags(cmd, &opts.NoStart, &opts.Timeout)
 	opts.format.addFlag(cmd, reportFormats)
