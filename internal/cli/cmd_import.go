@@ -194,7 +194,7 @@ func printImportDone(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 		fmt.Fprintf(w, "%s has exactly this database already: nothing was changed. LXD is %s.\n", r.Member.Name, r.Daemon)
 		printList(w, "Warning", r.Warnings)
 		if r.Started {
-			printDaemon(w, r.Started, r.Ready)
+			printDaemon(w, r.Started, r.Ready, r.StartCommand)
 		}
 
 		return
@@ -209,7 +209,7 @@ func printImportDone(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 	printCarried(w, r.Carried)
 	told.print(w, fmt.Sprintf("Transactions that only %s had, and that are lost", r.Member.Name), r.Discarded)
 	printList(w, "Warning", r.Warnings)
-	printDaemon(w, r.Started, r.Ready)
+	printDaemon(w, r.Started, r.Ready, r.StartCommand)
 }
 
 // printCarried says, once all is done, what is still pending.
@@ -228,10 +228,14 @@ func rollbackText(lacking string) string {
 	return "`lxd-recover global-db-rollback` puts it back"
 }
 
-func printDaemon(w io.Writer, started bool, ready bool) {
+func printDaemon(w io.Writer, started bool, ready bool, command string) {
 	fmt.Fprintf(w, "%s.", daemonText(started, ready))
 	if !started && !ready {
 		fmt.Fprint(w, " Do that when all surviving members are done.")
+	}
+
+	if !started && !ready && command != "" {
+		fmt.Fprintf(w, "\n\n    %s\n    lxc cluster list", command)
 	}
 
 	fmt.Fprintln(w)

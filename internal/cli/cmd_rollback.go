@@ -138,7 +138,7 @@ func printRollbackDone(w io.Writer, r *recovery.RollbackReport, told *toldOnce) 
 		fmt.Fprintf(w, "The last change was a rollback already: nothing was changed. `lxd-recover global-db-rollback %s` undoes it.\n", r.Restored.Name)
 		printList(w, "Warning", r.Warnings)
 		if r.Started {
-			printDaemon(w, r.Started, r.Ready)
+			printDaemon(w, r.Started, r.Ready, r.StartCommand)
 		}
 
 		return
@@ -149,7 +149,7 @@ func printRollbackDone(w io.Writer, r *recovery.RollbackReport, told *toldOnce) 
 	told.print(w, fmt.Sprintf("Transactions of the database that was replaced, which %s lacks", r.Restored.Name), r.Discarded)
 	printElsewhere(w, r)
 	printList(w, "Warning", r.Warnings)
-	printDaemon(w, r.Started, r.Ready)
+	printDaemon(w, r.Started, r.Ready, r.StartCommand)
 }
 
 func positionText(p *bundle.Position) string {

@@ -80,10 +80,16 @@ func TestDaemonText(t *testing.T) {
 		{false, true, "LXD is up", "LXD is up.\n"},
 	} {
 		var line strings.Builder
-		printDaemon(&line, c.started, c.ready)
+		printDaemon(&line, c.started, c.ready, "")
 		if got := daemonText(c.started, c.ready); got != c.text || line.String() != c.line {
 			t.Errorf("started %v, ready %v: %q, %q", c.started, c.ready, got, line.String())
 		}
+	}
+
+	var next strings.Builder
+	printDaemon(&next, false, false, "snap start lxd")
+	if got := next.String(); got != "LXD was not started. Do that when all surviving members are done.\n\n    snap start lxd\n    lxc cluster list\n" {
+		t.Errorf("what comes next: %q", got)
 	}
 
 	if got := statusText("imported", "LXD is up", []string{"one", "two"}); got != "imported; LXD is up; warning: one; warning: two" {

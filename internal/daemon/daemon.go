@@ -27,6 +27,9 @@ type Service interface {
 	// Name is how the administrator knows it, for messages: `systemd unit lxd.service`, `snap lxd`.
 	Name() string
 
+	// ByHand are the commands with which a person stops and starts it, instances and all else left alone.
+	ByHand() (stop, start string)
+
 	// Activity tells whether the service is up, or what would start it at the next client's call.
 	Activity(ctx context.Context) (Activity, error)
 
@@ -88,6 +91,26 @@ func (s *Status) Wakeable() bool { return s.Up() || s.Activity == OnDemand }
 
 // Up tells whether a daemon runs, or is just being started.
 func (s *Status) Up() bool { return s.Running() || s.Activity == Up }
+
+// StopByHand is the command that stops LXD here; empty where none is known.
+func (s *Status) StopByHand() string {
+	if s.Service == nil {
+		return ""
+	}
+
+	stop, _ := s.Service.ByHand()
+	return stop
+}
+
+// StartByHand is the command that starts LXD here; empty where none is known.
+func (s *Status) StartByHand() string {
+	if s.Service == nil {
+		return ""
+	}
+
+	_, start := s.Service.ByHand()
+	return start
+}
 
 // String is the status in a few words.
 func (s *Status) String() string {

@@ -159,3 +159,22 @@ func TestDial(t *testing.T) {
 		t.Error("a socket that was closed answers")
 	}
 }
+
+// What is said to people works as it stands: with the sockets, which would start LXD again at once, and without what stops along with it.
+func TestByHand(t *testing.T) {
+	for want, s := range map[[2]string]Service{
+		{"snap stop lxd", "snap start lxd"}: &snapd{snap: "lxd"},
+		{"systemctl stop --job-mode=ignore-dependencies lxd.socket lxd.service", "systemctl start lxd.socket lxd.service"}: &systemd{
+			unit: "lxd.service", triggers: []string{"lxd.socket"}},
+	} {
+		status := Status{Service: s}
+		if got := [2]string{status.StopByHand(), status.StartByHand()}; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+
+	unknown := Status{}
+	if unknown.StopByHand() != "" || unknown.StartByHand() != "" {
+		t.Error("a command for what is not known")
+	}
+}

@@ -150,6 +150,9 @@ func listens(a *client.AppInfo) bool {
 // Name implements Service.
 func (s *snapd) Name() string { return "snap " + s.snap }
 
+// ByHand implements Service.
+func (s *snapd) ByHand() (stop, start string) { return "snap stop " + s.snap, "snap start " + s.snap }
+
 // Stoppable implements Service.
 func (s *snapd) Stoppable() error { return nil }
 

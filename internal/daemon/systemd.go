@@ -153,6 +153,13 @@ func unitOfProcess(ctx context.Context, conn *dbus.Conn, holders []Process) (str
 // Name implements Service.
 func (s *systemd) Name() string { return "systemd unit " + s.unit }
 
+// ByHand implements Service. What would wake the unit is stopped first; without the option, units that stop with it, such as the one that
+// shuts down all instances, would be stopped as well.
+func (s *systemd) ByHand() (stop, start string) {
+	units := strings.Join(append(slices.Clone(s.triggers), s.unit), " ")
+	return "systemctl stop --job-mode=ignore-dependencies " + units, "systemctl start " + units
+}
+
 // snap tells whether the unit is one of snapd's, which must not be stopped behind its back.
 func (s *systemd) snap() bool { return strings.HasPrefix(s.unit, "snap.") }
 

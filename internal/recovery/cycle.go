@@ -29,6 +29,15 @@ type daemonCycle struct {
 	warnings []string
 }
 
+// here adds a command to an advice that is about all members; empty where none is known.
+func here(command string) string {
+	if command == "" {
+		return ""
+	}
+
+	return ", here with `" + command + "`"
+}
+
 // stop makes sure that no daemon runs and none can be started unnoticed. Where nothing is known that could start LXD
 // again, a running one is refused, not killed.
 func (c *daemonCycle) stop(ctx context.Context) error {

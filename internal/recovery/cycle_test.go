@@ -39,6 +39,7 @@ func (f *fakeService) call(ctx context.Context, name string) error {
 }
 
 func (f *fakeService) Name() string                                      { return "fake" }
+func (f *fakeService) ByHand() (stop, start string)                      { return "fake stop", "fake start" }
 func (f *fakeService) Activity(context.Context) (daemon.Activity, error) { return daemon.Up, nil }
 func (f *fakeService) Stoppable() error                                  { return nil }
 func (f *fakeService) Failed(context.Context) error                      { return nil }

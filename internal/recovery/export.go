@@ -228,7 +228,7 @@ func (ex *exporter) lockDatabase(ctx context.Context) (func(), error) {
 	}
 
 	if status.Running() {
-		return nil, fmt.Errorf("LXD is %s: its database changes while it is read. Stop LXD on all members first", status)
+		return nil, fmt.Errorf("LXD is %s: its database changes while it is read. Stop LXD on all members first%s", status, here(status.StopByHand()))
 	}
 
 	return lockDqlite(ex.dir.global())

@@ -93,6 +93,9 @@ type ImportReport struct {
 	KeptSpace Space  `json:"backups" yaml:"backups"`       // all that is kept; once Done with the one that this import replaced
 	Daemon    string `json:"daemon" yaml:"daemon"`
 
+	// StartCommand starts LXD here; empty where none is known.
+	StartCommand string `json:"start_command" yaml:"start_command"`
+
 	// GainedUntold says why what this member lacks is not, or not all, in Gained; empty where it is.
 	GainedUntold string `json:"gained_untold" yaml:"gained_untold"`
 

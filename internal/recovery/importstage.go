@@ -89,6 +89,7 @@ func (im *importer) checkMember(ctx context.Context) error {
 	}
 
 	im.report.Daemon, im.live = status.String(), status.Running()
+	im.report.StartCommand = status.StartByHand()
 	if !im.opts.DryRun {
 		err = stoppable(status)
 		if err != nil {

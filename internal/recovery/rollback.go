@@ -45,21 +45,24 @@ type RollbackOptions struct {
 
 // RollbackReport is what a rollback will do, or did.
 type RollbackReport struct {
-	Restored    KeptDatabase     `json:"backup" yaml:"backup"`         // what is put back
-	Standalone  bool             `json:"standalone" yaml:"standalone"` // what is put back is the database of a standalone server
-	Address     string           `json:"address" yaml:"address"`       // of this member, after
-	Local       *bundle.Position `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
-	Raft        *bundle.Position `json:"raft" yaml:"raft"`             // last entry of the one that is put back
-	Discarded   []Discarded      `json:"discarded" yaml:"discarded"`   // transactions of the database that is replaced which the other lacks
-	Untold      string           `json:"untold" yaml:"untold"`         // why those cannot be told, or not all; empty if they can
-	Elsewhere   []string         `json:"elsewhere" yaml:"elsewhere"`   // names of the members that may have to be rolled back, too
-	Kept        string           `json:"kept" yaml:"kept"`             // directory that holds the database that was replaced
-	Warnings    []string         `json:"warnings" yaml:"warnings"`
-	Daemon      string           `json:"daemon" yaml:"daemon"`
-	NothingToDo bool             `json:"already" yaml:"already"` // the last change was a rollback: nothing was done
-	Done        bool             `json:"done" yaml:"done"`
-	Started     bool             `json:"started" yaml:"started"`
-	Ready       bool             `json:"ready" yaml:"ready"`
+	Restored   KeptDatabase     `json:"backup" yaml:"backup"`         // what is put back
+	Standalone bool             `json:"standalone" yaml:"standalone"` // what is put back is the database of a standalone server
+	Address    string           `json:"address" yaml:"address"`       // of this member, after
+	Local      *bundle.Position `json:"local_raft" yaml:"local_raft"` // last entry of the database that is replaced; null where it cannot be read
+	Raft       *bundle.Position `json:"raft" yaml:"raft"`             // last entry of the one that is put back
+	Discarded  []Discarded      `json:"discarded" yaml:"discarded"`   // transactions of the database that is replaced which the other lacks
+	Untold     string           `json:"untold" yaml:"untold"`         // why those cannot be told, or not all; empty if they can
+	Elsewhere  []string         `json:"elsewhere" yaml:"elsewhere"`   // names of the members that may have to be rolled back, too
+	Kept       string           `json:"kept" yaml:"kept"`             // directory that holds the database that was replaced
+	Warnings   []string         `json:"warnings" yaml:"warnings"`
+	Daemon     string           `json:"daemon" yaml:"daemon"`
+
+	// StartCommand starts LXD here; empty where none is known.
+	StartCommand string `json:"start_command" yaml:"start_command"`
+	NothingToDo  bool   `json:"already" yaml:"already"` // the last change was a rollback: nothing was done
+	Done         bool   `json:"done" yaml:"done"`
+	Started      bool   `json:"started" yaml:"started"`
+	Ready        bool   `json:"ready" yaml:"ready"`
 }
 
 // Rollback puts a kept database directory back, all or nothing, and keeps the one it replaces. A rollback that was

@@ -55,6 +55,7 @@ func (rb *rollback) examine(ctx context.Context) error {
 	}
 
 	rb.report.Daemon, rb.running = status.String(), status.Running()
+	rb.report.StartCommand = status.StartByHand()
 	err = stoppable(status)
 	if err == nil {
 		err = rb.checkAlone(ctx)
