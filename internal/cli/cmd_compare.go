@@ -103,11 +103,20 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 			edited = fmt.Sprintf("yes: index %d", s.Raft.LastIndex)
 		}
 
-		rows = append(rows, []string{s.Label, s.Kind, cmp.Or(s.Role, "?"), last, snapshotText(s.Raft), edited, sourceHealthText(s)})
+		label := s.Label
+		if r.Recommendation != nil && r.Recommendation.Source == s.Source {
+			label += " *"
+		}
+
+		rows = append(rows, []string{label, s.Kind, cmp.Or(s.Role, "?"), last, snapshotText(s.Raft), edited, sourceHealthText(s)})
 	}
 
 	printConclusion(w, r)
 	writeTable(w, []string{"member", "source", "role", "last entry", "snapshot", "edited since", "health"}, rows)
+	if r.Recommendation != nil {
+		fmt.Fprintln(w, "* recover from this one")
+	}
+
 	printSignatures(w, r)
 	printTimes(w, r)
 	printLXDs(w, r.Sources)

@@ -22,7 +22,8 @@ type Case struct {
 	Last uint64          // last index that libdqlite holds then; 0 when it does not load
 	// Healthy says that the damage is none, or one that nobody can see.
 	Healthy bool
-	// Older says that the verdict is worse than what 1.18.7 does, because an older or newer version of the family does worse.
+	// Older says that the verdict is worse than what 1.18.7 does, because an older or newer version of the family does worse, or it may
+	// do worse another time.
 	Older bool
 	// Start is the outcome of starting a member, when it is not that of Load.
 	Start raftlog.Outcome
@@ -469,7 +470,7 @@ func snapshotContentCases() []Case {
 	inner("format 2", set(0, 2), crashes)
 	inner("two databases", set(8, 2), crashes)
 	inner("many databases", set(8, 1<<40), crashes)
-	inner("one page short", func(p []byte) []byte { return p[:len(p)-4096] }, crashes)
+	inner("one page short", func(p []byte) []byte { return p[:len(p)-4096] }, crashes).Older = true // it reads beyond its memory
 	inner("one byte more", func(p []byte) []byte { return append(p, 0) }, crashes).Older = true
 	inner("size not a multiple of the page", func(p []byte) []byte {
 		return set(24, binary.LittleEndian.Uint64(p[24:])-100)(p[:len(p)-100])
