@@ -294,6 +294,10 @@ func (ex *exporter) examine(ctx context.Context) error {
 	}
 	ex.report.Source, _ = members.ByID(node.Self.ID)
 	err = ex.notePatch()
+	if err == nil {
+		err = ex.noteOwnEdit()
+	}
+
 	if err != nil {
 		return err
 	}

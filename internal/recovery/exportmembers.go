@@ -28,6 +28,23 @@ func (ex *exporter) notePatch() error {
 	return nil
 }
 
+// noteOwnEdit says that the member list was edited by LXD's own command, which keeps nothing: a shell that remembers LXD's own path runs
+// that one silently. Its entry has term 1; ours has that of a fence. With --passthrough a copy is kept.
+func (ex *exporter) noteOwnEdit() error {
+	if ex.source != "" || !ex.log.Edited || ex.log.LastTerm != 1 {
+		return nil
+	}
+
+	kept, err := ex.dir.kept()
+	if err != nil || len(kept) > 0 && kept[0].Purpose == purposeEdit {
+		return err
+	}
+
+	ex.report.Warnings = append(ex.report.Warnings, fmt.Sprintf("the last entry, index %d, is of LXD's own command, and not of "+
+		"`lxd-recover cluster edit`: no copy of the database from before it is kept, so that a rollback cannot lead back to that", ex.log.LastIndex))
+	return nil
+}
+
 // checkMembers refuses a database on which the LXD of a member would not start.
 func (ex *exporter) checkMembers(ctx context.Context, db *globaldb.DB) error {
 	what := "the global database in " + ex.global()
