@@ -92,7 +92,7 @@ func writeReport[R any](to io.Writer, f format, report R, people func(io.Writer,
 		return err
 	}
 
-	out := &errorKeeper{to: printable.NewWriter(asCalled(to))}
+	out := &errorKeeper{to: printable.NewWriter(asCalled(atWords(to)))}
 	people(out, report)
 	return out.err
 }

@@ -17,7 +17,7 @@ import (
 // or a name, gets to a terminal as it is.
 
 // stderr is standard error, for people.
-func stderr() io.Writer { return printable.NewWriter(asCalled(os.Stderr)) }
+func stderr() io.Writer { return printable.NewWriter(asCalled(atWords(os.Stderr))) }
 
 // stdoutFor is standard output for what is printed in a format. What is for programs goes out as it is, unless a terminal is there to show
 // it; JSON and YAML have nothing in them by then that a terminal obeys.

@@ -118,3 +118,41 @@ func wrapped(line string, indent string, width int) string {
 
 	return strings.Join(lines, "\n")
 }
+
+// atWords returns a writer for what is said to people: on a terminal, lines that are too long end after a word. What is indented by four
+// columns or more, as commands and SQL are, and tables, which fit, stay as they are.
+func atWords(to io.Writer) io.Writer {
+	width := widthOf(to)
+	if width == 0 {
+		return to
+	}
+
+	return wordWriter{to, width}
+}
+
+type wordWriter struct {
+	to    io.Writer
+	width int
+}
+
+// Write implements io.Writer. It is given whole lines, or the last one as far as it goes.
+func (w wordWriter) Write(text []byte) (int, error) {
+	var out strings.Builder
+	for line := range strings.Lines(string(text)) {
+		body, found := strings.CutSuffix(line, "\n")
+		if !strings.HasPrefix(body, fieldIndent) && !strings.HasPrefix(body, "+-") && !strings.HasPrefix(body, "| ") {
+			body = wrapped(body, body[:len(body)-len(strings.TrimLeft(body, " "))], w.width)
+		}
+
+		out.WriteString(body)
+		if found {
+			out.WriteString("\n")
+		}
+	}
+
+	_, err := io.WriteString(w.to, out.String())
+	return len(text), err
+}
+
+// Unwrap returns the writer that this one writes to.
+func (w wordWriter) Unwrap() io.Writer { return w.to }
