@@ -78,5 +78,6 @@ func (im *importer) onePatch() error {
 
 	return &Refusal{Code: "two-patches", Member: im.report.Member.Name, Flag: dropPatchFlag,
 		Reason: fmt.Sprintf("SQL is pending in %s here, and on %s, which the tarball was exported from: LXD would run both, "+
-			"in the order in which the members start. Leave it to one of them: `lxd-recover global-db-patch --list` shows what is pending, --remove removes it", patchName, manifest.Source.Name)}
+			"in the order in which the members start. Leave it to one of them: `lxd-recover global-db-patch --list` shows what is pending, "+
+			"--remove removes it", patchName, manifest.Source.Name)}
 }
