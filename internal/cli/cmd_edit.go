@@ -226,8 +226,8 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 		return
 	}
 
-	fmt.Fprintf(w, "\nNext, before LXD is started anywhere:\n  %s cluster export-db                           # here\n", program)
-	fmt.Fprintf(w, "  %s global-db-import lxd_recovery_db.tar.gz     # here, and on every other member that has survived%s\n", program, survivorsText(r))
+	fmt.Fprintf(w, "\nNext, before LXD is started anywhere, here:\n\n    %s cluster export-db\n\n", program)
+	fmt.Fprintf(w, "Then here, and on every other member that has survived%s:\n\n    %s global-db-import lxd_recovery_db.tar.gz\n", survivorsText(r), program)
 }
 
 // survivorsText names the other members that have a database in the new list.
@@ -243,5 +243,5 @@ func survivorsText(r *recovery.EditReport) string {
 		return ""
 	}
 
-	return ": " + strings.Join(names, ", ")
+	return " (" + strings.Join(names, ", ") + ")"
 }
