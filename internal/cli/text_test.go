@@ -213,7 +213,7 @@ func TestSurvivorsText(t *testing.T) {
 	r.Members = []recovery.MemberChange{{ID: 1, Name: "n1", NewRole: "voter"}, {ID: 2, Name: "n2", NewRole: "spare"}}
 	alone := survivorsText(r)
 	r.Members = append(r.Members, recovery.MemberChange{ID: 3, Name: "n3", NewRole: "stand-by"}, recovery.MemberChange{ID: 4, Name: "n4", NewRole: "voter"})
-	if alone != "" || survivorsText(r) != ": n3, n4" {
+	if alone != "" || survivorsText(r) != " (n3, n4)" {
 		t.Errorf("%q, %q", alone, survivorsText(r))
 	}
 }

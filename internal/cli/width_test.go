@@ -55,7 +55,8 @@ func TestFieldsWithoutHeader(t *testing.T) {
 // What is said to people breaks at words, but for commands and tables.
 func TestAtWords(t *testing.T) {
 	var out bytes.Buffer
-	_, err := wordWriter{&out, 20}.Write([]byte("Error: a message that is too long\n  index 7 of a long list\n    a command that is too long\n| a table is too long |\nyes or no: "))
+	text := "Error: a message that is too long\n  index 7 of a long list\n    a command that is too long\n| a table is too long |\nyes or no: "
+	_, err := wordWriter{&out, 20}.Write([]byte(text))
 	must(t, err)
 	want := "Error: a message\nthat is too long\n  index 7 of a long\n  list\n    a command that is too long\n| a table is too long |\nyes or no: "
 	if got := out.String(); got != want {
