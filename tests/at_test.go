@@ -96,7 +96,7 @@ func (l exportAtLab) mustExportAt(t testing.TB, index uint64, args ...string) re
 
 func (l exportAtLab) wantUneditedRefused(t testing.TB) {
 	t.Helper()
-	l.exportAt(t, l.deleted-1, l.file).want(t, 3, "lxd cluster edit", "--unedited")
+	l.exportAt(t, l.deleted-1, l.file).want(t, 3, "lxd-recover cluster edit", "--unedited")
 	l.exportAt(t, l.deleted-1, "--unedited", l.file).want(t, 3, "no terminal", "--yes", fmt.Sprintf("index %d, term %d", l.deleted, l.last.Term),
 		"delete profile precious in project default", "insert profile later in project default")
 	l.exportAt(t, l.last.Index+1, "--unedited", l.file).want(t, 1, fmt.Sprintf("ends at index %d", l.last.Index))
@@ -280,7 +280,7 @@ func TestExportAtDamage(t *testing.T) {
 	}
 
 	export := func(member string, args ...string) result {
-		cmd := exec.CommandContext(t.Context(), tool, append([]string{"cluster", "export-db"}, args...)...)
+		cmd := exec.CommandContext(t.Context(), tool, append([]string{"cluster", "export-db", "--unsigned"}, args...)...)
 		cmd.Env = append(os.Environ(), "LXD_DIR="+filepath.Join(dir, "forgotten", member))
 		return run(t, cmd)
 	}

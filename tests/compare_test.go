@@ -74,7 +74,7 @@ func changesOf(t testing.TB, r recovery.CompareReport, label string) []string {
 
 		var all []string
 		for _, row := range d.Rows {
-			if !row.ByLXD() {
+			if !row.EitherWayByLXD() {
 				all = append(all, row.String())
 			}
 		}

@@ -221,7 +221,7 @@ func (l editLab) besideOther(t *testing.T) {
 	check := unchanged(t, l.one.Dir())
 	waitRefused(t, l.one) // until it listens
 	edit(t, l.one, good).want(t, 3, "LXD still runs on node2", two.Address(), "--beside-cluster")
-	recoverTool(t, l.one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd cluster edit", "--beside-cluster")
+	recoverTool(t, l.one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd-recover cluster edit", "--beside-cluster")
 	edit(t, l.one, good, "--passthrough").want(t, 3, "LXD still runs on node2")
 
 	// One that hangs takes connections all the same: it is no less there.

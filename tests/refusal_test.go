@@ -66,7 +66,7 @@ func (l *refusalLab) exportBesideDaemon(t *testing.T) {
 func (l *refusalLab) exportUnedited(t *testing.T) {
 	check := unchanged(t, l.one.Dir())
 	output := filepath.Join(t.TempDir(), "out.tar.gz")
-	recoverTool(t, l.one, "cluster", "export-db", output).want(t, 3, "lxd cluster edit", "--unedited")
+	recoverTool(t, l.one, "cluster", "export-db", output).want(t, 3, "lxd-recover cluster edit", "--unedited")
 	check()
 	wantMissing(t, output)
 	mustRecover(t, l.one, "cluster", "export-db", "--unedited", output)

@@ -316,7 +316,7 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 	shown, housekeeping := 0, 0
 	for _, row := range rows {
 		switch {
-		case row.ByLXD():
+		case row.EitherWayByLXD():
 			housekeeping++
 			continue
 		case shown < maxShownRows:

@@ -59,6 +59,18 @@ func (c RowChange) ByLXD() bool {
 	return true
 }
 
+// EitherWayByLXD is ByLXD for a difference between two databases: what one has and the other lacks may have come in the one or gone in the
+// other.
+func (c RowChange) EitherWayByLXD() bool {
+	if c.Before != nil && c.After != nil {
+		return c.ByLXD()
+	}
+
+	back := c
+	back.Before, back.After = c.After, c.Before
+	return c.ByLXD() || back.ByLXD()
+}
+
 // ownWarning tells the warnings that LXD gives, counts, takes back and removes from those that a user acknowledges or deletes.
 func (c RowChange) ownWarning() bool {
 	if c.After == nil {

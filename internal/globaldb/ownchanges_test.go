@@ -56,3 +56,24 @@ func TestByLXD(t *testing.T) {
 		})
 	}
 }
+
+// A warning that only one of two databases has was given by LXD there, or was taken back in the other; what a user has made is the user's.
+func TestEitherWayByLXD(t *testing.T) {
+	type row = map[string]string
+	for name, c := range map[string]struct {
+		table         string
+		before, after row
+		own           bool
+	}{
+		"a warning lacking":         {"warnings", row{"status": "1"}, nil, true},
+		"a warning more":            {"warnings", nil, row{"status": "1"}, true},
+		"an acknowledged one":       {"warnings", row{"status": "2"}, nil, false},
+		"acknowledged in one":       {"warnings", row{"status": "2"}, row{"status": "1"}, true},
+		"acknowledged in the other": {"warnings", row{"status": "1"}, row{"status": "2"}, false},
+		"a profile lacking":         {"profiles", row{"id": "1"}, nil, false},
+	} {
+		if got := (RowChange{Table: c.table, Before: c.before, After: c.after}).EitherWayByLXD(); got != c.own {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

@@ -83,7 +83,7 @@ var groups = []struct {
 	{Other, nil, map[int]string{
 		unix.SYS_CHDIR: "chdir", unix.SYS_DUP: "dup", unix.SYS_DUP2: "dup2", unix.SYS_DUP3: "dup3", unix.SYS_FCHDIR: "fchdir", unix.SYS_FORK: "fork",
 		unix.SYS_GETPGRP: "getpgrp", unix.SYS_VFORK: "vfork", unix.SYS_WAIT4: "wait4",
-		unix.SYS_ARCH_PRCTL: "arch_prctl", unix.SYS_BRK: "brk", unix.SYS_CLOCK_GETTIME: "clock_gettime",
+		unix.SYS_ARCH_PRCTL: "arch_prctl", unix.SYS_BIND: "bind", unix.SYS_BRK: "brk", unix.SYS_CLOCK_GETTIME: "clock_gettime",
 		unix.SYS_CLOCK_NANOSLEEP: "clock_nanosleep", unix.SYS_CLONE: "clone", unix.SYS_CLONE3: "clone3", unix.SYS_CONNECT: "connect",
 		unix.SYS_EPOLL_CREATE1: "epoll_create1", unix.SYS_EPOLL_CTL: "epoll_ctl", unix.SYS_EPOLL_PWAIT: "epoll_pwait",
 		unix.SYS_EPOLL_WAIT: "epoll_wait", unix.SYS_EVENTFD2: "eventfd2", unix.SYS_EXECVE: "execve", unix.SYS_EXIT: "exit",
