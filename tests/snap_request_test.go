@@ -246,7 +246,7 @@ func testRefreshRepairs(t *testing.T, g *guest.Guest) {
 // elsewhere.
 func testHookTimeout(t *testing.T, g *guest.Guest) {
 	dropIn := "/etc/systemd/system/snapd.service.d/timeout.conf"
-	putText(t, g, dropIn, "[Service]\nEnvironment=SNAPD_CONFIGURE_HOOK_TIMEOUT=6s\n")
+	putText(t, g, dropIn, "[Service]\nEnvironment=SNAPD_CONFIGURE_HOOK_TIMEOUT=20s\n")
 	restart := "systemctl daemon-reload; systemctl restart snapd.service"
 	inGuest(t, g, "sh", "-c", restart)
 	thaw := freezeSnap(t, g)
