@@ -176,12 +176,17 @@ func (l editorLab) yes(t *testing.T) {
 
 func (l editorLab) no(t *testing.T) {
 	check := unchanged(t, l.m.Dir())
-	for _, answer := range []string{"no\n", "\n", "yess\n", "\x04"} {
+	for _, answer := range []string{"no\n", "\n", "yess\n"} {
 		term, _ := withEditor(t, l.m, changePorts)
 		term.expect(changeQuestion)
 		term.types(answer)
 		term.end().want(t, 1, "not confirmed: nothing was changed")
 	}
+
+	term, _ := withEditor(t, l.m, changePorts)
+	term.expect(changeQuestion)
+	term.types("\x04") // ctrl+d: the end of the input is no answer
+	term.end().want(t, 3, "nobody is there to answer any more, nothing was changed")
 
 	check()
 }

@@ -27,7 +27,7 @@ func TestExportDamagedSnapshot(t *testing.T) {
 	output := filepath.Join(t.TempDir(), "tarball")
 	scratch := t.TempDir()
 	export := func(args ...string) result {
-		cmd := exec.CommandContext(t.Context(), tool, append([]string{"cluster", "export-db", output}, args...)...)
+		cmd := exec.CommandContext(t.Context(), tool, append([]string{"cluster", "export-db", "--unsigned", output}, args...)...)
 		cmd.Env = append(os.Environ(), "LXD_DIR="+member, "TMPDIR="+scratch)
 		return run(t, cmd)
 	}
@@ -60,7 +60,7 @@ func TestExportVerifyKilled(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(member, "cluster.crt"), anyCertificate(t), 0o600))
 	output, scratch := filepath.Join(t.TempDir(), "tarball"), t.TempDir()
 	var screen bytes.Buffer
-	cmd := exec.CommandContext(t.Context(), tool, "cluster", "export-db", output)
+	cmd := exec.CommandContext(t.Context(), tool, "cluster", "export-db", "--unsigned", output)
 	cmd.Env = append(os.Environ(), "LXD_DIR="+member, "TMPDIR="+scratch)
 	cmd.Stderr = &screen
 	must(t, cmd.Start())
@@ -80,7 +80,7 @@ func TestExportKilled(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(member, "cluster.crt"), anyCertificate(t), 0o600))
 	output, scratch := filepath.Join(t.TempDir(), "tarball"), t.TempDir()
 	export := func() *exec.Cmd {
-		cmd := exec.CommandContext(t.Context(), tool, "cluster", "export-db", output)
+		cmd := exec.CommandContext(t.Context(), tool, "cluster", "export-db", "--unsigned", output)
 		cmd.Env = append(os.Environ(), "LXD_DIR="+member, "TMPDIR="+scratch)
 		return cmd
 	}
