@@ -17,6 +17,15 @@ const chunk = 8 << 20
 // copySparse copies what src has up to a size, in bytes, to dst, which is empty, and leaves out its holes (lseek(2), SEEK_DATA). On a file
 // system that knows of no holes all is data. A file that grows meanwhile is copied to the size that it had, one that shrinks to its end.
 func copySparse(ctx context.Context, dst *os.File, src *os.File, size int64) error {
+	if !mayHaveHoles(src, size) {
+		err := copyAll(ctx, dst, src, size)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+
+		return err
+	}
+
 	for end := int64(0); end < size; {
 		data, err := src.Seek(end, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) {
@@ -48,6 +57,13 @@ func copySparse(ctx context.Context, dst *os.File, src *os.File, size int64) err
 	return dst.Truncate(size)
 }
 
+// mayHaveHoles tells whether a file may have holes: it has fewer blocks than it is long. What cannot be told may.
+func mayHaveHoles(f *os.File, size int64) bool {
+	var stat unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &stat)
+	return err != nil || stat.Blocks*512 < size // stat(2) counts in blocks of 512 bytes, whatever the file system's are
+}
+
 // copyRange copies the bytes from one offset to another. The error is io.EOF if there are fewer.
 func copyRange(ctx context.Context, dst *os.File, src *os.File, from int64, to int64) error {
 	for _, f := range []*os.File{dst, src} {
@@ -57,14 +73,19 @@ func copyRange(ctx context.Context, dst *os.File, src *os.File, from int64, to i
 		}
 	}
 
-	for from < to {
+	return copyAll(ctx, dst, src, to-from)
+}
+
+// copyAll copies so many bytes from where the files stand. The error is io.EOF if there are fewer.
+func copyAll(ctx context.Context, dst *os.File, src *os.File, left int64) error {
+	for left > 0 {
 		err := ctx.Err()
 		if err != nil {
 			return err
 		}
 
-		n, err := io.CopyN(dst, src, min(chunk, to-from))
-		from += n
+		n, err := io.CopyN(dst, src, min(chunk, left))
+		left -= n
 		if err != nil {
 			return err
 		}

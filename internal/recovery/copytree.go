@@ -213,8 +213,12 @@ func standInForGlobal(live string, staged string, info fs.FileInfo) error {
 	}
 
 	old, err := os.Lstat(live)
-	if err != nil || !old.IsDir() {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !old.IsDir() {
 		return nil // see noglobal.go
+	}
+
+	if err != nil {
+		return err
 	}
 
 	err = standIn(live, old, staged)
@@ -231,8 +235,12 @@ func standInForGlobal(live string, staged string, info fs.FileInfo) error {
 		for _, name := range []string{e.Name(), "metadata1", "metadata2"} {
 			model := filepath.Join(live, name)
 			old, err = os.Lstat(model)
-			if err != nil || !old.Mode().IsRegular() {
+			if errors.Is(err, fs.ErrNotExist) || err == nil && !old.Mode().IsRegular() {
 				continue
+			}
+
+			if err != nil {
+				return err
 			}
 
 			err = standIn(model, old, filepath.Join(staged, e.Name()))
@@ -251,8 +259,12 @@ func standInForGlobal(live string, staged string, info fs.FileInfo) error {
 // the label, so that LXD may read what it may read now.
 func (d directory) standInForNode(staging string, made []string) error {
 	old, err := os.Lstat(d.local())
-	if err != nil || !old.Mode().IsRegular() {
+	if errors.Is(err, fs.ErrNotExist) || err == nil && !old.Mode().IsRegular() {
 		return nil // it is lost
+	}
+
+	if err != nil {
+		return err
 	}
 
 	for _, name := range made {
