@@ -96,7 +96,7 @@ func TestPatchLostMember(t *testing.T) {
 	}
 
 	report := decode[recovery.EditReport](t, mustRecover(t, one, "cluster", "recover-from-quorum-loss", "--quiet", "--format", "json"))
-	if report.Carried != sql || !strings.HasPrefix(report.Patch, sql) || !strings.Contains(report.Patch, " WHERE id = 2 AND schema = ") {
+	if report.Carried != sql || !strings.HasPrefix(string(report.Patch), sql) || !strings.Contains(string(report.Patch), " WHERE id = 2 AND schema = ") {
 		t.Errorf("carried %q, patch %q", report.Carried, report.Patch)
 	}
 

@@ -97,7 +97,7 @@ func printCompare(w io.Writer, r *recovery.CompareReport) {
 		last := fmt.Sprintf("index %d, term %d", s.End.Index, s.End.Term)
 		edited := "no"
 		switch {
-		case s.Raft.Recovery == raftlog.FenceRecovery:
+		case s.Raft.Recovery == raftlog.FenceRecovery && s.Raft.LastTerm > 1: // LXD's own edit has no higher one, and fences nothing
 			edited = fmt.Sprintf("fenced only: index %d", s.Raft.LastIndex)
 		case s.Raft.Edited:
 			edited = fmt.Sprintf("yes: index %d", s.Raft.LastIndex)
@@ -208,7 +208,7 @@ func printTimes(w io.Writer, r *recovery.CompareReport) {
 	}
 
 	if len(old) > 0 {
-		fmt.Fprintf(w, "\nA source counts as its member's last state: LXD must not have run there since. Not read just now: %s.\n", strings.Join(old, ", "))
+		fmt.Fprintf(w, "\nA source counts as its member's last state: LXD must not have run there since. Taken earlier: %s.\n", strings.Join(old, ", "))
 	}
 }
 
@@ -301,7 +301,7 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 	if d.Unknown != "" {
 		printTransactions(w, "lose", d.Lacks, d.LacksFrom)
 		printTransactions(w, "bring", d.Has, d.HasFrom)
-		fmt.Fprintf(w, "  (all rows were not compared: %s)\n", d.Unknown)
+		fmt.Fprintf(w, "  (not all rows were compared: %s)\n", d.Unknown)
 		return
 	}
 
@@ -332,6 +332,11 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 
 	if len(d.More) > 0 {
 		fmt.Fprintf(w, "  and change more than the first %d rows of: %s\n", globaldb.MaxDiff, strings.Join(d.More, ", "))
+	}
+
+	if housekeeping > 0 && shown == 0 {
+		fmt.Fprintf(w, "  change nothing but %d rows that LXD writes by itself: operations, warnings, heartbeats\n", housekeeping)
+		return
 	}
 
 	if housekeeping > 0 {

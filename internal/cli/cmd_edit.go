@@ -53,9 +53,9 @@ A member that has a database can become a voter again, whatever it was made by m
 may be left out of the list, any other one not. LXD waits for members whose row in the database is of an older LXD: for those that are
 named with --lost it does not, as the patch that it runs at its start gives their rows this member's version.
 ` + exitStatuses,
-		Example: `  lxd cluster edit
-  lxd cluster show | sed s/10.0.0.1:8443/10.1.0.1:8443/ | lxd cluster edit
-  lxd cluster edit --lost server2,server3`,
+		Example: `  lxd-recover cluster edit
+  lxd cluster show | sed s/10.0.0.1:8443/10.1.0.1:8443/ | lxd-recover cluster edit
+  lxd-recover cluster edit --lost server2,server3`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -85,8 +85,8 @@ stay in "lxc cluster list" until "lxc cluster remove --force NAME" removes them.
 If more than one member has survived, use "lxd-recover cluster edit". As there, the change is made on a copy of the database,
 which then takes the place of the live one in one step; that one is kept.
 ` + exitStatuses,
-		Example: `  lxd cluster recover-from-quorum-loss
-  lxd cluster recover-from-quorum-loss --quiet`,
+		Example: `  lxd-recover cluster recover-from-quorum-loss
+  lxd-recover cluster recover-from-quorum-loss --quiet`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return runEdit(cmd.Context(), opts, cmd.Root().Name()) },
@@ -195,7 +195,7 @@ func printEditPlan(w io.Writer, r *recovery.EditReport) {
 		fmt.Fprintln(w)
 	}
 
-	printPatch(w, r.Carried, r.Patch)
+	printPatch(w, r.Carried.Shown(), r.Patch.Shown())
 	printList(w, "Damage", r.Damage)
 	(&toldOnce{}).printLost(w, "will be", r.GivenUp, r.Untold)
 	printList(w, "Warning", r.Warnings)
@@ -219,7 +219,7 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 		fmt.Fprintf(w, "LXD's recovery tarball was moved to %s: LXD would not have started here as long as it was in its place.\n", r.Tarball)
 	}
 
-	printCarried(w, r.Carried)
+	printCarried(w, r.Carried.Shown())
 	printList(w, "Warning", r.Warnings)
 	if opts.Alone {
 		fmt.Fprintln(w, "\nNext: start LXD here. The lost members are then removed with `lxc cluster remove --force NAME`.")
@@ -227,7 +227,7 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 	}
 
 	fmt.Fprintf(w, "\nNext, before LXD is started anywhere, here:\n\n    %s cluster export-db\n\n", program)
-	fmt.Fprintf(w, "Then here, and on every other member that has survived%s:\n\n    %s global-db-import lxd_recovery_db.tar.gz\n", survivorsText(r), program)
+	fmt.Fprintf(w, "Then here, and on every other member that is to have the database%s:\n\n    %s global-db-import lxd_recovery_db.tar.gz\n", survivorsText(r), program)
 }
 
 // survivorsText names the other members that have a database in the new list.

@@ -133,7 +133,7 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 
 	fmt.Fprintln(w)
 	writeTable(w, []string{"id", "name", "address", "role"}, rows)
-	printPatch(w, r.Carried, r.Patch)
+	printPatch(w, r.Carried.Shown(), r.Patch.Shown())
 	told.print(w, fmt.Sprintf("Transactions that only %s has, and that will be lost", r.Member.Name), r.Discarded)
 	printGained(w, r, told)
 	printList(w, "Not checked", r.Unchecked)
@@ -206,7 +206,7 @@ func printImportDone(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 		fmt.Fprintf(w, "%s here %s; see `lxd-recover global-db-kept list`.\n", keptCountText(r.KeptSpace.Count), keptSizeText(r.KeptSpace))
 	}
 
-	printCarried(w, r.Carried)
+	printCarried(w, r.Carried.Shown())
 	told.print(w, fmt.Sprintf("Transactions that only %s had, and that are lost", r.Member.Name), r.Discarded)
 	printList(w, "Warning", r.Warnings)
 	printDaemon(w, r.Started, r.Ready, r.StartCommand)

@@ -96,7 +96,7 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 		rows = append(rows, []string{"installed", r.Machine.LXD.String()})
 	}
 
-	last := fmt.Sprintf("index %d, term %d", r.Raft.LastIndex, r.Raft.LastTerm) + recoveryText(r.Raft.Recovery)
+	last := fmt.Sprintf("index %d, term %d", r.Raft.LastIndex, r.Raft.LastTerm) + recoveryText(r.Raft.Recovery, r.Raft.LastTerm)
 
 	rows = append(rows,
 		[]string{"last raft entry", last},
@@ -131,13 +131,15 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 }
 
 // recoveryText says what a recovery's entry at the end of a log did.
-func recoveryText(entry raftlog.RecoveryEntry) string {
-	switch entry {
-	case raftlog.NoRecovery:
+func recoveryText(entry raftlog.RecoveryEntry, term uint64) string {
+	switch {
+	case entry == raftlog.NoRecovery:
 		return ""
-	case raftlog.MembersRecovery:
+	case entry == raftlog.MembersRecovery:
 		return ", an edited member list"
-	case raftlog.FenceRecovery:
+	case entry == raftlog.FenceRecovery && term == 1: // LXD's own has no higher one
+		return ", an edit that left the member list as it was"
+	case entry == raftlog.FenceRecovery:
 		return ", a fence: the member list is as it was"
 	}
 

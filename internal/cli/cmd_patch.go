@@ -30,13 +30,13 @@ func newPatchCmd() *cobra.Command {
 		Short: "Try SQL on a copy of the global database, and hand it to LXD's next start",
 		Long: `Try SQL on a copy of the global database, show the rows that it changes, and hand it to LXD's next start.
 
-FILE.sql, or standard input where that is "-", is run on a copy as LXD would run it: all statements in one transaction, with foreign
+FILE.sql, or standard input if that is "-", is run on a copy as LXD would run it: all statements in one transaction, with foreign
 keys enforced. What it changes is shown, and whether LXD would start with it. Then it is added to database/patch.global.sql, after
 what is there already. LXD runs that file when it next starts, in a cluster once there is a leader, and deletes it. A statement that
 returns rows is refused, as LXD would not start, and so are transactions, PRAGMA and ATTACH, which cannot be tried.
 
 Stop LXD first: it reads the file only when it starts. "lxd-recover cluster edit" and "lxd-recover global-db-import" keep what is
-pending, try it on the database that it will meet then, and refuse where it fails; one member of a cluster may have some. Without
+pending, try it on the database that it will meet then, and refuse if it fails; one member of a cluster may have some. Without
 FILE.sql, or with --list, what is pending is shown and tried. It works on a standalone server, too.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-patch --dry-run fix.sql
@@ -151,7 +151,7 @@ func patchFromStdin(ctx context.Context) (string, error) {
 // printPatchPlan shows what is about to be written or removed.
 func printPatchPlan(w io.Writer, r *recovery.PatchReport) {
 	if r.Removed != "" {
-		fmt.Fprintf(w, "Remove from %s:\n%s", r.File, indented(r.Removed))
+		fmt.Fprintf(w, "Remove from %s:\n%s", r.File, indented(r.Removed.Shown()))
 		return
 	}
 
@@ -194,7 +194,7 @@ func printPatchRows(w io.Writer, r *recovery.PatchReport, verb string) {
 func printPatchReport(w io.Writer, r *recovery.PatchReport) {
 	switch {
 	case r.Removed != "" && r.Done:
-		fmt.Fprintf(w, "This was removed from %s:\n%s", r.File, indented(r.Removed))
+		fmt.Fprintf(w, "This was removed from %s:\n%s", r.File, indented(r.Removed.Shown()))
 	case r.Removed != "":
 		printPatchPlan(w, r)
 	case r.Added != "":
@@ -210,7 +210,7 @@ func printPatchReport(w io.Writer, r *recovery.PatchReport) {
 	}
 
 	if r.Pending != "" {
-		fmt.Fprintf(w, "This stays:\n%s", indented(r.Pending))
+		fmt.Fprintf(w, "This stays:\n%s", indented(r.Pending.Shown()))
 	}
 }
 
@@ -219,7 +219,7 @@ func printPending(w io.Writer, r *recovery.PatchReport) {
 	if r.Pending == "" {
 		fmt.Fprintf(w, "Nothing is pending: there is no %s.\n", r.File)
 	} else {
-		fmt.Fprintf(w, "Pending in %s:\n%s%s\n", r.File, indented(r.Pending), whenRead(r))
+		fmt.Fprintf(w, "Pending in %s:\n%s%s\n", r.File, indented(r.Pending.Shown()), whenRead(r))
 	}
 
 	switch {

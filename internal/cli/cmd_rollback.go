@@ -129,7 +129,7 @@ func printRollbackPlan(w io.Writer, r *recovery.RollbackReport, told *toldOnce) 
 // printElsewhere says where else the same is to be done.
 func printElsewhere(w io.Writer, r *recovery.RollbackReport) {
 	if len(r.Elsewhere) > 0 {
-		fmt.Fprintf(w, "Roll back every other member on which the run was carried out, before LXD is started on any: of %s.\n", strings.Join(r.Elsewhere, ", "))
+		fmt.Fprintf(w, "If %s went along, roll it back, too, before LXD is started on any member.\n", strings.Join(r.Elsewhere, " or "))
 	}
 }
 

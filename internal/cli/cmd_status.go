@@ -53,7 +53,10 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		name = fmt.Sprintf("%s (id %d, %s, %s)", r.Member.Name, r.Member.ID, r.Member.Address, r.Member.Role)
 	}
 
-	raft := positionText(r.Raft) + recoveryText(r.Recovery)
+	raft := positionText(r.Raft)
+	if r.Raft != nil {
+		raft += recoveryText(r.Recovery, r.Raft.Term)
+	}
 
 	if r.Raft != nil && !r.Healthy {
 		raft += ", DAMAGED"

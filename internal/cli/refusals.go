@@ -79,23 +79,15 @@ func (p printed) Unwrap() error { return p.error }
 // refusals, too.
 func printReportAnd[R any](f format, report R, people func(io.Writer, R), failed error) error {
 	if f.name != formatJSON && f.name != formatYAML {
-		err := printReport(f, report, people)
-		if err != nil {
-			return err
-		}
-
-		return withoutEntries(failed)
+		return errors.Join(printReport(f, report, people), withoutEntries(failed))
 	}
 
 	err := printReport(f, withRefusals[R]{report, refusals{refusalsIn(failed)}}, nil)
-	switch {
-	case err != nil:
+	if failed == nil {
 		return err
-	case failed == nil:
-		return nil
 	}
 
-	return printed{failed}
+	return errors.Join(err, printed{failed})
 }
 
 // withRefusals is a report with one more field.

@@ -7,6 +7,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"testing"
 
@@ -79,6 +81,23 @@ func TestRefusalsInReport(t *testing.T) {
 			if got["name"] != "two" || !ok || len(list) != len(refusalsIn(failed)) || !slices.Equal(got["list"].([]any), []any{"}"}) {
 				t.Errorf("%s: %+v from\n%s", name, got, out.String())
 			}
+		}
+	}
+}
+
+// A refusal stays one if nobody reads the report of the dry run.
+func TestRefusalUnread(t *testing.T) {
+	r, w, err := os.Pipe()
+	must(t, err)
+	must(t, r.Close())
+	old := os.Stdout
+	os.Stdout = w
+	defer func() { os.Stdout = old }()
+
+	for _, name := range []string{formatTable, formatJSON} {
+		got := printReportAnd(format{name: name}, &recovery.ImportReport{}, func(w io.Writer, _ *recovery.ImportReport) { fmt.Fprintln(w, "plan") }, oneRefusal)
+		if nobodyReads(got) || exitStatus(got) != exitRefused {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

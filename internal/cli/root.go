@@ -109,11 +109,12 @@ func newRootCmd() *cobra.Command {
 		Long: `Recover the global database of an LXD cluster that has lost its quorum or changed its addresses.
 
   1. Stop LXD on all members.
-  2. On the member with the newest data:   lxd-recover cluster edit
-                                           lxd-recover cluster export-db
+  2. On the member with the newest data:
+       lxd-recover cluster edit
+       lxd-recover cluster export-db
   3. Copy lxd_recovery_db.tar.gz to every other surviving member.
   4. On every surviving member, that one included:
-                                           lxd-recover global-db-import lxd_recovery_db.tar.gz
+       lxd-recover global-db-import lxd_recovery_db.tar.gz
   5. Start LXD on all of them.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-status

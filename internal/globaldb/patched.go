@@ -34,7 +34,7 @@ func (e *StatementError) Error() string {
 		return "the end of the transaction fails: " + e.Err.Error()
 	}
 
-	return fmt.Sprintf("statement %d fails, %q: %v", e.Number, shorten(strings.Join(strings.Fields(e.Statement), " ")), e.Err)
+	return fmt.Sprintf("statement %d fails, %q: %v", e.Number, shorten(strings.Join(strings.Fields(ConcealSQL(e.Statement)), " ")), e.Err)
 }
 
 func (e *StatementError) Unwrap() error { return e.Err }

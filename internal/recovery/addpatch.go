@@ -44,9 +44,9 @@ type PatchReport struct {
 	File       string               `json:"file" yaml:"file"`       // patch.global.sql
 	Member     string               `json:"member" yaml:"member"`   // name of this member; empty where it is not known, and on a standalone server
 	Raft       *bundle.Position     `json:"raft" yaml:"raft"`       // last entry of the database that it was tried on; null where it was not tried
-	Pending    string               `json:"pending" yaml:"pending"` // content of the file: as it will be, or is
-	Added      string               `json:"added" yaml:"added"`
-	Removed    string               `json:"removed" yaml:"removed"`
+	Pending    SQL                  `json:"pending" yaml:"pending"` // content of the file: as it will be, or is
+	Added      SQL                  `json:"added" yaml:"added"`
+	Removed    SQL                  `json:"removed" yaml:"removed"`
 	Rows       []globaldb.RowChange `json:"rows" yaml:"rows"`         // that what was added changes, or, where nothing was, all that is pending
 	MoreIn     []string             `json:"more_in" yaml:"more_in"`   // tables in which more rows than those change
 	Fails      string               `json:"fails" yaml:"fails"`       // why what is pending already does not run; empty if it does
@@ -92,7 +92,7 @@ func AddPatch(ctx context.Context, opts PatchOptions) (*PatchReport, error) {
 		return nil, err
 	}
 
-	p.report.Pending = p.text
+	p.report.Pending = SQL(p.text)
 	if opts.Remove {
 		return p.report, p.remove()
 	}
@@ -345,13 +345,13 @@ func (p *patcher) add(ctx context.Context) error {
 		return err
 	}
 
-	p.report.Added = ended(p.opts.SQL)
+	p.report.Added = SQL(ended(p.opts.SQL))
 	p.report.Pending = p.report.Added
 	if p.text != "" {
-		p.report.Pending = ended(p.text) + p.report.Added
+		p.report.Pending = SQL(ended(p.text)) + p.report.Added
 	}
 
-	return p.write(p.report.Pending)
+	return p.write(string(p.report.Pending))
 }
 
 // remove leaves only what we, or LXD's own edit, have written: the members' addresses are needed all the same.
@@ -361,7 +361,7 @@ func (p *patcher) remove() error {
 		return fmt.Errorf("nobody has written SQL to %s: there is nothing to remove", p.report.File)
 	}
 
-	p.report.Removed, p.report.Pending = pending.own, pending.versions+pending.addresses
+	p.report.Removed, p.report.Pending = SQL(pending.own), SQL(pending.versions+pending.addresses)
 	if p.opts.DryRun {
 		return nil
 	}
@@ -378,7 +378,7 @@ func (p *patcher) remove() error {
 		return err
 	}
 
-	return p.write(p.report.Pending)
+	return p.write(string(p.report.Pending))
 }
 
 // read returns what is in the file; nothing where it does not exist.

@@ -45,6 +45,11 @@ func (im *importer) counterpart() counterpart {
 // otherHistory says why the transactions that only this member has cannot all be named: some are in its snapshot, where they
 // cannot be told apart any more. It is empty where the local snapshot is, as far as terms tell, part of the tarball's log.
 func otherHistory(ctx context.Context, local *raftlog.Log, tarball counterpart) (string, error) {
+	hidden := recoveredSince(local, tarball)
+	if hidden != "" {
+		return hidden, nil
+	}
+
 	ours := local.Snapshot()
 	if ours == nil {
 		return "", nil
@@ -78,6 +83,20 @@ func otherHistory(ctx context.Context, local *raftlog.Log, tarball counterpart) 
 	}
 
 	return "", nil
+}
+
+// recoveredSince says that the tarball's snapshot is of a later recovery than anything in the local log: its term lies a fence's step above.
+// A recovery gives entries up, and two histories have other entries under one index; so the snapshot does not tell which of the local
+// ones are in it. It is empty if it does, or if the tarball has those entries itself.
+func recoveredSince(local *raftlog.Log, tarball counterpart) string {
+	theirs := tarball.snapshot
+	compared := tarball.FirstIndex > 0 && tarball.FirstIndex <= local.FirstIndex
+	if theirs.Index == 0 || local.FirstIndex == 0 || compared || local.EntryTerm+termStep > theirs.Term {
+		return ""
+	}
+
+	return fmt.Sprintf("the tarball's cluster was recovered after this member's last entry, which has term %d, and its snapshot at index %d, term %d "+
+		"does not tell which of this member's transactions are in it", local.EntryTerm, theirs.Index, theirs.Term)
 }
 
 // discarded compares this member's log with the tarball's and returns the transactions that only this member has, oldest

@@ -73,7 +73,7 @@ func (ed *editor) choose(ctx context.Context) error {
 	}
 
 	ed.report.Settings = changedSettings(ed.node, ed.update())
-	ed.report.Patch = composed(ed.pending, ed.rows, ed.members)
+	ed.report.Patch = SQL(composed(ed.pending, ed.rows, ed.members))
 	record := ed.sameEdit()
 	if record != nil {
 		ed.report.NothingToDo, ed.report.Raft = true, record.Raft
@@ -101,7 +101,7 @@ func (ed *editor) sameEdit() *Record {
 		return nil
 	}
 
-	same := ed.members.SameServers(ed.log.Configuration) && ed.members.Same(ed.node.Members) && string(patch) == ed.report.Patch &&
+	same := ed.members.SameServers(ed.log.Configuration) && ed.members.Same(ed.node.Members) && SQL(patch) == ed.report.Patch &&
 		len(ed.report.Settings) == 0 && len(ed.report.Damage) == 0
 	if !same {
 		return nil

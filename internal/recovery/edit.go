@@ -85,8 +85,8 @@ type EditReport struct {
 	Raft     bundle.Position   `json:"raft" yaml:"raft"`     // the fenced recovery entry; zero until Done
 	Database *globaldb.Summary `json:"database" yaml:"database"`
 	Settings []Change          `json:"settings" yaml:"settings"`           // of the node database
-	Patch    string            `json:"patch" yaml:"patch"`                 // content of patch.global.sql, empty where none is needed
-	Carried  string            `json:"carried_patch" yaml:"carried_patch"` // what of it was there before
+	Patch    SQL               `json:"patch" yaml:"patch"`                 // content of patch.global.sql, empty where none is needed
+	Carried  SQL               `json:"carried_patch" yaml:"carried_patch"` // what of it was there before
 	Damage   []string          `json:"damage" yaml:"damage"`               // accepted
 	GivenUp  []Discarded       `json:"given_up" yaml:"given_up"`           // transactions that damage is before
 	Untold   []string          `json:"untold" yaml:"untold"`               // what cannot be read
@@ -571,6 +571,10 @@ func (ed *editor) exchange(ctx context.Context) error {
 
 	defer unlock()
 
+	if signature(ed.dir.global()) != ed.read { // what woke LXD before its socket was closed
+		return fmt.Errorf("%w, or has run, since this edit began: nothing was changed, run the command again", daemon.ErrStillRunning)
+	}
+
 	err = ed.dir.samePatch(ed.pending, ed.opts.DropPatch)
 	if err != nil {
 		return err
@@ -582,7 +586,7 @@ func (ed *editor) exchange(ctx context.Context) error {
 	}
 
 	staged := &replacement{
-		dir: ed.dir, update: ed.update(), patch: ed.report.Patch,
+		dir: ed.dir, update: ed.update(), patch: string(ed.report.Patch),
 		record:   Record{Purpose: purposeEdit, Run: bundle.NewRun(), Version: ed.opts.Version, Source: ed.report.Member.Name, Raft: ed.report.Raft},
 		reporter: ed.reporter,
 		report: func(kept string) any {

@@ -40,7 +40,7 @@ func (ed *editor) examineMembers(ctx context.Context, db *globaldb.DB, what stri
 		return replayError(what, err)
 	}
 
-	ed.report.Carried = ed.pending.carried()
+	ed.report.Carried = SQL(ed.pending.carried())
 	ed.rows, err = patchedRows(ctx, db, ed.pending, what)
 	if err != nil {
 		return err

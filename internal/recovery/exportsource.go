@@ -134,8 +134,42 @@ func (ex *exporter) giveUpSource(ctx context.Context) error {
 		return err
 	}
 
-	r.GivenUp = append(slices.Clone(gone.found), r.GivenUp...)
+	beside, err := ex.besideLive(ctx)
+	if err != nil {
+		return err
+	}
+
+	var after []Discarded // of the kept one itself
+	if ex.opts.At > 0 {
+		after, err = givenUp(ctx, ex.log, ex.opts.At)
+		if err != nil {
+			return err
+		}
+	}
+
+	r.GivenUp = slices.Concat(after, gone.found, beside, r.GivenUp)
 	return ex.confirmGivenUp()
+}
+
+// besideLive finds what lies on the disk of a damaged live database and is not in its log, and notes what cannot be told of it.
+func (ex *exporter) besideLive(ctx context.Context) ([]Discarded, error) {
+	found, untold, err := leftOut(ctx, ex.live)
+	if err != nil {
+		return nil, err
+	}
+
+	for _, text := range untold {
+		ex.report.Untold = append(ex.report.Untold, "of the live database: "+text)
+	}
+
+	switch {
+	case ex.live.Undecided():
+		ex.report.Untold = append(ex.report.Untold, "the live database, whose files can be read as several logs")
+	case ex.live.SoundIndex == 0 && ex.live.LastIndex > 0:
+		ex.report.Untold = append(ex.report.Untold, "the live database, whose log has no beginning")
+	}
+
+	return without(ctx, found, ex.log)
 }
 
 // confirmGivenUp has it confirmed that transactions are given up.

@@ -50,6 +50,10 @@ func (im *importer) compareGained(ctx context.Context, local *raftlog.Log) error
 			"where one transaction cannot be told from another", local.LastIndex, snapshot.Index)
 	}
 
+	if r.GainedUntold == "" && im.log.FirstIndex == 0 && snapshot.Index > 0 {
+		r.GainedUntold = "the tarball has its database as a snapshot, without the transactions that led to it"
+	}
+
 	return nil
 }
 

@@ -76,8 +76,8 @@ type ImportReport struct {
 	Database  *globaldb.Summary `json:"database" yaml:"database"`                   // the tarball's
 	Settings  []Change          `json:"settings" yaml:"settings"`                   // of the node database
 	NodeDB    *NewNodeDatabase  `json:"new_node_database" yaml:"new_node_database"` // what takes the place of a lost one; null where it is not lost
-	Patch     string            `json:"patch" yaml:"patch"`                         // content of patch.global.sql, empty where none is needed
-	Carried   string            `json:"carried_patch" yaml:"carried_patch"`         // what of it was pending here before
+	Patch     SQL               `json:"patch" yaml:"patch"`                         // content of patch.global.sql, empty where none is needed
+	Carried   SQL               `json:"carried_patch" yaml:"carried_patch"`         // what of it was pending here before
 	Discarded []Discarded       `json:"discarded" yaml:"discarded"`                 // transactions that only this member has
 	Gained    []Discarded       `json:"gained" yaml:"gained"`                       // transactions that the tarball has and this member lacks
 	Unchecked []string          `json:"unchecked" yaml:"unchecked"`                 // checks that this tarball does not allow
@@ -361,7 +361,7 @@ func (im *importer) replacement(ctx context.Context) (*replacement, error) {
 	}
 
 	return &replacement{
-		dir: im.dir, update: im.update(node), lost: im.lost, patch: im.report.Patch, others: im.others,
+		dir: im.dir, update: im.update(node), lost: im.lost, patch: string(im.report.Patch), others: im.others,
 		record: Record{
 			Purpose: purposeImport, Version: im.opts.Version, Run: im.tarball.Run(), Tarball: tarball, Digest: im.tarball.Digest, Source: im.report.Source,
 			Raft: im.report.Raft,

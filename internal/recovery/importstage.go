@@ -397,7 +397,7 @@ func (im *importer) describe() {
 	r.Size, r.KeptSpace = treeSize(im.dir.database()), im.dir.space()
 	im.former = formerAddresses(node, im.nodes, r.Member.ID)
 	r.Settings = changedSettings(node, im.update(node))
-	r.Carried, r.Patch = im.pending.carried(), composed(im.pending, im.rows, im.tarball.Members)
+	r.Carried, r.Patch = SQL(im.pending.carried()), SQL(composed(im.pending, im.rows, im.tarball.Members))
 	for _, finding := range r.Database.ForeignKeys {
 		r.Warnings = append(r.Warnings, "the database has a row without its parent: "+finding)
 	}
@@ -439,7 +439,7 @@ func (im *importer) sameAsLive() (bool, error) {
 		}
 	}
 
-	if string(patch) != im.report.Patch {
+	if SQL(patch) != im.report.Patch {
 		return false, nil
 	}
 

@@ -47,33 +47,42 @@ func (im *importer) askPeers(ctx context.Context) ([]daemon.Peer, error) {
 	}
 
 	im.opts.Progress.step("Asking the other members whether a cluster works without this recovery")
-	peers, mute, err := im.dir.askPeers(ctx, addresses)
+	answers, err := im.dir.askPeers(ctx, addresses)
 	if err == nil {
-		im.peers = append([]daemon.Peer{}, peers...)
+		im.peers = append([]daemon.Peer{}, answers.working...)
 	}
 
-	im.report.warn(mute...)
-	return peers, err
+	im.report.warn(answers.mute...)
+	return answers.working, err
 }
 
-// askPeers asks the daemons at these addresses whether they serve a working cluster. mute has a sentence for each that takes connections and
-// says nothing.
-func (d directory) askPeers(ctx context.Context, addresses []string) (peers []daemon.Peer, mute []string, err error) {
+// others is what the members at some addresses answered.
+type others struct {
+	working []daemon.Peer // those that serve a working cluster
+	up      []string      // addresses at which an LXD of this cluster runs, whether the cluster works or not
+	mute    []string      // a sentence for each that takes connections and says nothing
+}
+
+// askPeers asks the daemons at these addresses.
+func (d directory) askPeers(ctx context.Context, addresses []string) (others, error) {
 	reached := make(chan []daemon.Reach, 1)
 	go func() {
 		found, _ := daemon.Reachable(ctx, d.path, addresses) // its errors are AskPeers' as well
 		reached <- found
 	}()
 
-	peers, err = daemon.AskPeers(ctx, d.path, addresses, nodedb.MarkQuery)
-	found := <-reached
-	for i, address := range addresses {
-		if i < len(found) && found[i] == daemon.Mute {
-			mute = append(mute, fmt.Sprintf("%s: %s: whether a cluster works there cannot be told", address, muteText))
+	working, err := daemon.AskPeers(ctx, d.path, addresses, nodedb.MarkQuery)
+	o := others{working: working}
+	for i, reach := range <-reached {
+		switch reach {
+		case daemon.Answers:
+			o.up = append(o.up, addresses[i])
+		case daemon.Mute:
+			o.mute = append(o.mute, fmt.Sprintf("%s: %s: whether a cluster works there cannot be told", addresses[i], muteText))
 		}
 	}
 
-	return peers, mute, err
+	return o, err
 }
 
 // isMark tells whether a row of a peer's node database is the mark of this recovery. JSON has turned its numbers to floats.

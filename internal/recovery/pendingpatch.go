@@ -163,7 +163,7 @@ const maxWords = 100
 
 // firstWords is the beginning of a statement, on one line.
 func firstWords(statement string) string {
-	runes := []rune(strings.Join(strings.Fields(statement), " "))
+	runes := []rune(strings.Join(strings.Fields(globaldb.ConcealSQL(statement)), " "))
 	if len(runes) > maxWords {
 		return string(runes[:maxWords-1]) + "…"
 	}

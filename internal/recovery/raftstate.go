@@ -12,9 +12,9 @@ import (
 	"strings"
 )
 
-// raftState sums up what a raft directory holds: the names and sizes of raft's files, and the metadata with their content. Whatever a
-// daemon has written, acknowledged or voted since has changed it (raft writes no closed segment again, and makes an open one for each
-// new entry); a daemon that has only looked has not. The result is lower-case hexadecimal.
+// raftState sums up what a raft directory holds: the names and sizes of raft's files, and the content of metadata and open segments.
+// Whatever a daemon has written, acknowledged or voted since has changed it (raft writes no closed segment again); a daemon that has only
+// looked has not. The result is lower-case hexadecimal.
 func raftState(global string) (string, error) {
 	names, err := raftFiles(global)
 	if err != nil {
@@ -29,13 +29,13 @@ func raftState(global string) (string, error) {
 		}
 
 		fmt.Fprintln(sum, name, info.Size())
-		if strings.HasPrefix(name, "metadata") {
+		if strings.HasPrefix(name, "metadata") || strings.HasPrefix(name, "open-") { // an open segment has its size before anything is in it
 			data, err := os.ReadFile(filepath.Join(global, name))
 			if err != nil {
 				return "", err
 			}
 
-			fmt.Fprintf(sum, "%x\n", data)
+			fmt.Fprintf(sum, "%x\n", sha256.Sum256(data))
 		}
 	}
 
@@ -59,46 +59,37 @@ func (d directory) reportOf(kept string) *RunReport {
 	return run
 }
 
-// ranSince tells whether LXD may have run since a kept database was replaced: on the database that took its place, or on any that
-// came after that, the live one included. all are the kept databases, the newest first, and i is the place of that one among them.
-// What cannot be told counts as a run; why says which database it is about.
+// ranSince tells whether LXD may have run since a kept database was replaced: on the live one, or on any that was in place in between. all
+// are the kept databases, the newest first, and i is the place of that one among them. A database on which LXD has not run is as a run of
+// ours has made it, or as a rollback has put it back. What cannot be told counts as a run; why says which database it is about.
 func (d directory) ranSince(all []KeptDatabase, i int) (ran bool, why string) {
-	for j := i; j >= 0; j-- {
-		next := databaseName // what took the place of all[j], as it was when it was replaced itself
-		if j > 0 {
-			next = all[j-1].Name
+	placed := map[string]bool{}
+	for _, k := range all {
+		run := d.reportOf(k.Name)
+		if run != nil && run.State != "" {
+			placed[run.State] = true
 		}
+	}
 
-		placed := d.placedState(all[j].Name, next)
-		now, err := raftState(d.join(next, globalName))
+	names := []string{databaseName}
+	for _, k := range all[:i] {
+		names = append(names, k.Name)
+	}
+
+	for _, name := range names {
+		now, err := raftState(d.join(name, globalName))
 		switch {
 		case err != nil:
-			return true, fmt.Sprintf("it cannot be told whether LXD has run on the database in %s: %v", d.join(next), err)
-		case placed == "":
-			return true, fmt.Sprintf("it is not known whether LXD has run on the database in %s: the report of the %s that put it in place is missing",
-				d.join(next), all[j].Purpose)
-		case placed != now:
-			return true, fmt.Sprintf("LXD has run on the database in %s since the %s that put it in place", d.join(next), all[j].Purpose)
+			return true, fmt.Sprintf("it cannot be told whether LXD has run on the database in %s: %v", d.join(name), err)
+		case placed[now] || d.asMade(name):
+		case len(placed) == 0:
+			return true, fmt.Sprintf("it is not known whether LXD has run on the database in %s: the report of the run that put it in place is missing", d.join(name))
+		default:
+			return true, fmt.Sprintf("LXD has run on the database in %s since a run of lxd-recover has put it in place", d.join(name))
 		}
 	}
 
 	return false, ""
-}
-
-// placedState is the state of the raft directory that took the place of a kept one, as it was then; next is where that is now. The
-// result is empty if it is not known.
-func (d directory) placedState(kept string, next string) string {
-	run := d.reportOf(kept)
-	if run != nil && run.State != "" {
-		return run.State
-	}
-
-	record, err := readRecord(d.join(next))
-	if err != nil || record == nil || record.Kept != kept {
-		return ""
-	}
-
-	return record.State
 }
 
 // asMade tells whether a database was made by a run of ours, and LXD has not run on it.
@@ -110,4 +101,21 @@ func (d directory) asMade(name string) bool {
 
 	state, err := raftState(d.join(name, globalName))
 	return err == nil && state == record.State
+}
+
+// putBack tells whether the live database is one that a rollback has put back, and LXD has not run on it.
+func (d directory) putBack(all []KeptDatabase) bool {
+	now, err := raftState(d.global())
+	if err != nil {
+		return false
+	}
+
+	for _, k := range all {
+		run := d.reportOf(k.Name)
+		if run != nil && run.Run == purposeRollback && run.State == now {
+			return true
+		}
+	}
+
+	return false
 }

@@ -151,7 +151,7 @@ func (r *RollbackReport) daemonIs(result startResult) {
 // finishedThis tells whether the interrupted run that was finished just now was this very rollback.
 func (rb *rollback) finishedThis() bool {
 	plan := rb.finished
-	if plan == nil || plan.Purpose != purposeRollback || rb.opts.Kept != "" && filepath.Base(rb.opts.Kept) != plan.Staged || rb.opts.Before != "" {
+	if plan == nil || plan.Purpose != purposeRollback || rb.opts.Kept != "" && filepath.Base(rb.opts.Kept) != plan.Staged || rb.opts.Before != "" || rb.opts.Original {
 		return false
 	}
 

@@ -3,7 +3,13 @@
 package recovery
 
 import (
+	"bytes"
+	"crypto/tls"
 	"errors"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -322,4 +328,151 @@ func TestExportKeptRefused(t *testing.T) {
 	if !gone(opts.Output) {
 		t.Error("a tarball was written")
 	}
+}
+
+// withKept has the live database be one of the fixtures', and another one be kept.
+func (l rollbackLab) withKept(t testing.TB, live string, kept string) {
+	t.Helper()
+	fixtures := filepath.Join(raftlogtest.Fixtures(t), "forgotten")
+	must(t, os.RemoveAll(l.dir.database()))
+	must(t, os.CopyFS(l.dir.database(), os.DirFS(filepath.Join(fixtures, live, databaseName))))
+	must(t, os.CopyFS(l.dir.join(keptImport), os.DirFS(filepath.Join(fixtures, kept, databaseName))))
+}
+
+// With --at, what the kept database itself has after that is given up as well.
+func TestExportKeptAt(t *testing.T) {
+	l := newRollbackLab(t)
+	l.withKept(t, "n1-preedit", "n1-preedit")
+	asked := 0
+	r, err := Export(t.Context(), ExportOptions{
+		LXDDir: l.dir.path, Output: filepath.Join(t.TempDir(), "x"), NoVerify: true, Source: keptImport, At: 186, UnknownMembers: true,
+		Confirm: func(*ExportReport) error { asked++; return nil },
+	})
+	must(t, err)
+	if asked != 1 || len(r.GivenUp) != 2 || !strings.Contains(strings.Join(Lines(r.GivenUp), ""), "lostrow") {
+		t.Errorf("asked %d times, given up %v", asked, Lines(r.GivenUp))
+	}
+}
+
+// A damaged live database may hold more than can be read: that is said, and asked about.
+func TestExportKeptBesideDamage(t *testing.T) {
+	l := newRollbackLab(t)
+	l.withKept(t, "n1-preedit", "n3-preedit")
+	open := filepath.Join(l.dir.global(), "open-1")
+	data, err := os.ReadFile(open)
+	must(t, err)
+	end := len(bytes.TrimRight(data, "\x00"))
+	for at := end - 1; at > max(0, end-40000); at -= 997 {
+		data[at] ^= 0x5a
+	}
+
+	must(t, os.WriteFile(open, data, 0o600))
+	asked := 0
+	r, err := Export(t.Context(), ExportOptions{
+		LXDDir: l.dir.path, Output: filepath.Join(t.TempDir(), "x"), NoVerify: true, Source: keptImport, UnknownMembers: true,
+		Confirm: func(*ExportReport) error { asked++; return nil },
+	})
+	must(t, err)
+	if asked != 1 || len(r.Untold) == 0 {
+		t.Errorf("asked %d times, given up %v, untold %v", asked, Lines(r.GivenUp), r.Untold)
+	}
+}
+
+// Two fences by a snapshot have different indexes: raft takes none where it has one.
+func TestSnapshotFencesDiffer(t *testing.T) {
+	l := newRollbackLab(t)
+	var at [2]uint64
+	for i := range at {
+		r, err := Export(t.Context(), ExportOptions{
+			LXDDir: l.dir.path, Output: filepath.Join(t.TempDir(), "x"), NoVerify: true, Source: l.kept[i],
+			Confirm: func(*ExportReport) error { return nil },
+		})
+		must(t, err)
+		at[i] = r.Raft.Index
+	}
+
+	if at[0] == at[1] {
+		t.Errorf("both at index %d", at[0])
+	}
+}
+
+// A rollback by one run leaves the way to the original open, by whatever it is asked for.
+func TestRollbackStepByStep(t *testing.T) {
+	for name, with := range map[string]func(*rollbackLab, *RollbackOptions){
+		"original": func(_ *rollbackLab, o *RollbackOptions) { o.Original = true },
+		"name":     func(l *rollbackLab, o *RollbackOptions) { o.Kept = l.kept[0] },
+		"before":   func(l *rollbackLab, o *RollbackOptions) { o.Before = l.runs[0] },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := newRollbackLab(t)
+			_, err := l.rollback(t, nil)
+			must(t, err)
+			_, err = l.rollback(t, func(o *RollbackOptions) { with(&l, o) })
+			must(t, err)
+			if namesAndContent(t, l.dir.database()) != l.original {
+				t.Error("this is not the original")
+			}
+		})
+	}
+}
+
+// An open segment has its size before anything is in it.
+func TestRaftStateOfOpenSegment(t *testing.T) {
+	dir := t.TempDir()
+	open := filepath.Join(dir, "open-1")
+	must(t, os.WriteFile(open, make([]byte, 8<<20), 0o600))
+	before, err := raftState(dir)
+	must(t, err)
+	f, err := os.OpenFile(open, os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.WriteString("acknowledged")
+	must(t, errors.Join(err, f.Close()))
+	after, err := raftState(dir)
+	must(t, err)
+	if before == after {
+		t.Error("an entry was written, and the state is the same")
+	}
+}
+
+// The snapshot of a later recovery does not tell what of a member's own log is in it: two histories have other entries under one index.
+func TestSnapshotOfLaterRecovery(t *testing.T) {
+	fixtures := filepath.Join(raftlogtest.Fixtures(t), "forgotten")
+	other := openDir(t, filepath.Join(fixtures, "n3-preedit", databaseName, globalName))
+	local := openDir(t, filepath.Join(fixtures, "n1-preedit", databaseName, globalName)) // has 187 and 188, which the other one lacks
+	pieces, _, err := snapshotFence(t.Context(), other, other.LastIndex, snapshotPlace{term: 1795000000000}, t.TempDir())
+	must(t, err)
+	dir := filepath.Join(t.TempDir(), "global")
+	must(t, writePieces(dir, pieces))
+	different, err := otherHistory(t.Context(), local, counterpartOf(openDir(t, dir)))
+	must(t, err)
+	if !strings.Contains(different, "does not tell which of this member's transactions are in it") {
+		t.Errorf("%q", different)
+	}
+
+	same, err := otherHistory(t.Context(), local, counterpartOf(local))
+	must(t, err)
+	if same != "" {
+		t.Errorf("the very same log: %q", same)
+	}
+}
+
+// LXD of another member is up, without a cluster that works: it could take the rollback back.
+func TestRollbackBesideMember(t *testing.T) {
+	l := newRollbackLab(t)
+	pair, err := tls.LoadX509KeyPair(l.dir.join("cluster.crt"), l.dir.join("cluster.key"))
+	must(t, err)
+	for _, kind := range []string{"crt", "key"} {
+		data, err := os.ReadFile(l.dir.join("cluster." + kind))
+		must(t, err)
+		must(t, os.WriteFile(l.dir.join("server."+kind), data, 0o600))
+	}
+
+	fake := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusServiceUnavailable) }))
+	fake.TLS = &tls.Config{Certificates: []tls.Certificate{pair}}
+	fake.Config.ErrorLog = log.New(io.Discard, "", 0)
+	fake.StartTLS()
+	defer fake.Close()
+	l.exec(t, "UPDATE raft_nodes SET address = '"+fake.Listener.Addr().String()+"' WHERE id = 3")
+	_, err = l.rollback(t, func(o *RollbackOptions) { o.BesideCluster = false })
+	wantRefused(t, err, "member-up", "LXD runs at "+fake.Listener.Addr().String())
 }

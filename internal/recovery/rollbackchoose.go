@@ -55,29 +55,24 @@ func before(all []KeptDatabase, run string) (KeptDatabase, error) {
 	return *found, nil
 }
 
-// original finds what was in place before the first of all runs since LXD last ran. A run makes a new database of it, but for a rollback:
-// what that puts back may be the very one, which is then in the list no more, or there is nothing to do. If LXD has run since all
-// of them were replaced it is the newest, which is refused later, with the reason.
+// original finds what was in place before the first of all runs since LXD last ran. A run makes a new database of it, but for a rollback,
+// which may have put back the very one: then there is nothing to do. If LXD has run since all of them were replaced it is the newest,
+// which is refused later, with the reason.
 func (rb *rollback) original() (k KeptDatabase, nothingToDo bool) {
-	oldest := rb.kept[0]
+	oldest, found := rb.kept[0], false
 	for i, k := range rb.kept {
 		ran, _ := rb.dir.ranSince(rb.kept, i)
 		if ran {
 			break
 		}
 
-		oldest = k
-		next := databaseName // what took the place of k
-		if i > 0 {
-			next = rb.kept[i-1].Name
+		if rb.dir.putBack(rb.kept) && !rb.dir.asMade(databaseName) {
+			return k, true
 		}
 
-		switch {
-		case k.Purpose != purposeRollback || rb.dir.asMade(next):
-		case i == 0:
-			return k, true
-		default:
-			return rb.kept[i-1], false
+		made := rb.dir.asMade(k.Name)
+		if !made || !found {
+			oldest, found = k, found || !made
 		}
 	}
 

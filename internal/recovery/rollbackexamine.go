@@ -181,6 +181,11 @@ func (rb *rollback) checkRan() error {
 	place := slices.IndexFunc(rb.kept, func(k KeptDatabase) bool { return k.Name == rb.report.Restored.Name })
 	ran, why := rb.dir.ranSince(rb.kept, place)
 	rb.ran = ran
+	edits := func(k KeptDatabase) bool { return k.Purpose == purposeEdit || k.Purpose == purposeRepair }
+	if !slices.ContainsFunc(rb.kept[:place+1], func(k KeptDatabase) bool { return !edits(k) }) {
+		rb.report.Elsewhere = []string{} // an edit is of one member, and none has it from there yet
+	}
+
 	if !ran || rb.alone {
 		return nil
 	}
@@ -248,17 +253,18 @@ func (rb *rollback) compareWith(ctx context.Context, local *raftlog.Log) error {
 
 // lookAgain compares again what LXD may have written to since, now that it is down.
 func (rb *rollback) lookAgain(ctx context.Context) error {
+	err := rb.checkRan()
+	if err != nil {
+		return err
+	}
+
 	now := signature(rb.dir.global())
 	if now == rb.compared && now != "" {
 		return nil
 	}
 
 	rb.running = false
-	err := rb.checkRan()
-	if err == nil {
-		err = rb.compare(ctx)
-	}
-
+	err = rb.compare(ctx)
 	if err != nil {
 		return err
 	}
@@ -292,17 +298,26 @@ func (rb *rollback) checkPeers(ctx context.Context) error {
 	addresses := addressesBut(rb.self, slices.Concat(rb.members, rb.live))
 	slices.Sort(addresses)
 	rb.opts.Progress.step("Asking the other members whether a cluster works without this rollback")
-	peers, mute, err := rb.dir.askPeers(ctx, slices.Compact(addresses))
-	rb.report.warn(mute...)
-	if err != nil || len(peers) == 0 {
+	answers, err := rb.dir.askPeers(ctx, slices.Compact(addresses))
+	if err != nil {
 		return err
 	}
 
-	names := make([]string, len(peers))
-	for i, p := range peers {
+	names := make([]string, len(answers.working))
+	for i, p := range answers.working {
 		names[i] = p.String()
 	}
 
-	return &Refusal{Code: "working-cluster", Reason: fmt.Sprintf("%s serves a working cluster: this member's old database beside it would stall it, "+
-		"or be replaced by its. Stop LXD on all members first", strings.Join(names, ", ")), Flag: "--beside-cluster"}
+	switch {
+	case len(names) > 0:
+		return &Refusal{Code: "working-cluster", Reason: fmt.Sprintf("%s serves a working cluster: this member's old database beside it would stall it, "+
+			"or be replaced by its. Stop LXD on all members first", strings.Join(names, ", ")), Flag: "--beside-cluster"}
+	case len(answers.up) > 0:
+		return &Refusal{Code: "member-up", Reason: fmt.Sprintf("LXD runs at %s: with the votes of members that are rolled back it would take the rollback "+
+			"back. Stop LXD on all members first", strings.Join(answers.up, ", ")), Flag: "--beside-cluster"}
+	case len(answers.mute) > 0:
+		return &Refusal{Code: "silent-member", Reason: strings.Join(answers.mute, "; ") + ". Stop LXD on all members first", Flag: "--beside-cluster"}
+	}
+
+	return nil
 }

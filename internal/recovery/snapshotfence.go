@@ -100,7 +100,8 @@ type snapshotPlace struct {
 // no pair of index and term that another member could have with other content; so entries whose indexes are not proven never leave
 // a member as segments. The directory scratch is for the snapshot's file, which must stay until the pieces are read.
 func snapshotFence(ctx context.Context, log *raftlog.Log, last uint64, place snapshotPlace, scratch string) ([]bundle.Piece, bundle.Position, error) {
-	at := bundle.Position{Index: max(last, log.LastIndex, place.above) + snapshotStep, Term: place.term}
+	// The term is another one for every attempt, and so is the index: a member that has taken one fence by a snapshot takes another one.
+	at := bundle.Position{Index: max(max(last, log.LastIndex, place.above)+snapshotStep, place.term), Term: place.term}
 	name := fmt.Sprintf("snapshot-%d-%d-%d", at.Term, at.Index, max(place.made.UnixMilli(), 1))
 	size, err := writeSnapshot(ctx, log, last, filepath.Join(scratch, name))
 	if err != nil {

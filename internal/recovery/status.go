@@ -217,7 +217,7 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 	r.Edited, r.Recovery, r.Healthy = log.Edited, log.Recovery(), log.Healthy()
 	for _, p := range log.Problems {
 		if p.Severity == raftlog.Error {
-			r.problem("%s", p.Text)
+			r.problem("%s; see `lxd-recover global-db-inspect`", p)
 		}
 	}
 
