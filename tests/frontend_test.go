@@ -361,7 +361,7 @@ func TestFrontEndOfDebiansLXD(t *testing.T) {
 	cmd := m.Command(t.Context(), lxd, "cluster", "edit")
 	cmd.Stdin = bytes.NewReader(list)
 	r = run(t, cmd)
-	if r.status != 0 || !strings.Contains(r.stdout, "  lxd cluster export-db ") {
+	if r.status != 0 || !strings.Contains(r.stdout, "\n    lxd cluster export-db\n") {
 		t.Errorf("lxd cluster edit: %+v", r)
 	}
 

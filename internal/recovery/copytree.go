@@ -204,7 +204,7 @@ func readXattr(call func([]byte) (int, error)) ([]byte, error) {
 }
 
 // standInForGlobal gives the staged raft directory and its files what the live ones have: owner, mode, access lists, labels. A file that is
-// new takes those of one that raft has always had. info is that of the live database directory, whose owner has all where there is no
+// new takes those of one that raft has always had. info is that of the live database directory, whose owner and mode count if there is no
 // live raft directory.
 func standInForGlobal(live string, staged string, info fs.FileInfo) error {
 	err := chownTree(staged, info)
@@ -214,7 +214,7 @@ func standInForGlobal(live string, staged string, info fs.FileInfo) error {
 
 	old, err := os.Lstat(live)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !old.IsDir() {
-		return nil // see noglobal.go
+		return os.Chmod(staged, info.Mode().Perm()) // see noglobal.go; LXD makes both directories with the same mode
 	}
 
 	if err != nil {
