@@ -203,9 +203,12 @@ func readXattr(call func([]byte) (int, error)) ([]byte, error) {
 	}
 }
 
+// globalMode is the mode that LXD makes its raft directory with.
+const globalMode = 0o750
+
 // standInForGlobal gives the staged raft directory and its files what the live ones have: owner, mode, access lists, labels. A file that is
-// new takes those of one that raft has always had. info is that of the live database directory, whose owner and mode count if there is no
-// live raft directory.
+// new takes those of one that raft has always had. info is that of the live database directory, whose owner counts if there is no live
+// raft directory.
 func standInForGlobal(live string, staged string, info fs.FileInfo) error {
 	err := chownTree(staged, info)
 	if err != nil {
@@ -214,7 +217,7 @@ func standInForGlobal(live string, staged string, info fs.FileInfo) error {
 
 	old, err := os.Lstat(live)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && !old.IsDir() {
-		return os.Chmod(staged, info.Mode().Perm()) // see noglobal.go; LXD makes both directories with the same mode
+		return os.Chmod(staged, globalMode) // see noglobal.go
 	}
 
 	if err != nil {
