@@ -203,7 +203,7 @@ func readXattr(call func([]byte) (int, error)) ([]byte, error) {
 	}
 }
 
-// globalMode is the mode that LXD makes its raft directory with: it gets no wider one.
+// globalMode is the mode that LXD makes its raft directory with.
 const globalMode = 0o750
 
 // standInForGlobal gives the staged raft directory and its files what the live ones have: owner, mode, access lists, labels. A file that is
@@ -225,10 +225,6 @@ func standInForGlobal(live string, staged string, info fs.FileInfo) error {
 	}
 
 	err = standIn(live, old, staged)
-	if err == nil && old.Mode().Perm()&^globalMode != 0 { // LXD's own loader leaves one that all may read
-		err = os.Chmod(staged, old.Mode().Perm()&globalMode)
-	}
-
 	if err != nil {
 		return err
 	}
