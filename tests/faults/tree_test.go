@@ -196,3 +196,14 @@ func (t tree) without(name string) tree {
 
 	return rest
 }
+
+// ofOneMode returns the tree as if all its files and directories had the same permissions.
+func (t tree) ofOneMode() tree {
+	same := tree{}
+	for name, n := range t {
+		n.mode = n.mode.Type()
+		same[name] = n
+	}
+
+	return same
+}

@@ -280,7 +280,8 @@ func (l *lab) putRight(t *testing.T, ctx context.Context, wedged *cluster.Member
 		t.Logf("%s: %s", m.Name, out)
 		all, err := readTree(m.Dir())
 		must(t, err)
-		now := all.sub("database").without(recordName).without("local.db")
+		// LXD's own loader gives what it unpacks other modes, and what stands in for it has those.
+		now := all.sub("database").without(recordName).without("local.db").ofOneMode()
 		if other != nil && m == wedged {
 			if diff := now.differ(other, false); diff != "" {
 				t.Errorf("the database is not what it is on %s, which was never wedged: %s", l.cluster.Member(3).Name, diff)
