@@ -227,7 +227,8 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 	}
 
 	fmt.Fprintf(w, "\nNext, before LXD is started anywhere, here:\n\n    %s cluster export-db\n\n", program)
-	fmt.Fprintf(w, "Then here, and on every other member that is to have the database%s:\n\n    %s global-db-import lxd_recovery_db.tar.gz\n", survivorsText(r), program)
+	fmt.Fprintf(w, "Then here, and on every other member that is to have the database%s:\n\n    %s global-db-import lxd_recovery_db.tar.gz\n",
+		survivorsText(r), program)
 }
 
 // survivorsText names the other members that have a database in the new list.

@@ -243,7 +243,8 @@ func (facts Facts) absentAdvice(a OwnAddress) string {
 	case a.Key == KeyCluster && !a.New:
 		return "Give this machine the address before LXD is started. If it has another one now, `lxd-recover cluster edit` corrects the member list."
 	case a.Key == KeyCluster:
-		return "If it is mistyped, correct it, after an edit with another `lxd-recover cluster edit` and a new export; else give this machine the address before LXD is started."
+		return "If it is mistyped, correct it, after an edit with another `lxd-recover cluster edit` and a new export; " +
+			"else give this machine the address before LXD is started."
 	}
 
 	self, _ := facts.Members.ByID(facts.Self)

@@ -41,7 +41,8 @@ func (ex *exporter) noteOwnEdit() error {
 	}
 
 	ex.report.Warnings = append(ex.report.Warnings, fmt.Sprintf("the last entry, index %d, is of LXD's own command, and not of "+
-		"`lxd-recover cluster edit`: lxd-recover has kept no database from before it, so `lxd-recover global-db-rollback` cannot go back to that", ex.log.LastIndex))
+		"`lxd-recover cluster edit`: lxd-recover has kept no database from before it, so `lxd-recover global-db-rollback` cannot go back to that",
+		ex.log.LastIndex))
 	return nil
 }
 

@@ -83,7 +83,8 @@ func (d directory) ranSince(all []KeptDatabase, i int) (ran bool, why string) {
 			return true, fmt.Sprintf("it cannot be told whether LXD has run on the database in %s: %v", d.join(name), err)
 		case placed[now] || d.asMade(name):
 		case len(placed) == 0:
-			return true, fmt.Sprintf("it is not known whether LXD has run on the database in %s: the report of the run that put it in place is missing", d.join(name))
+			return true, fmt.Sprintf("it is not known whether LXD has run on the database in %s: the report of the run that put it in place is missing",
+				d.join(name))
 		default:
 			return true, fmt.Sprintf("LXD has run on the database in %s since a run of lxd-recover has put it in place", d.join(name))
 		}

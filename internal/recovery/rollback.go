@@ -151,12 +151,22 @@ func (r *RollbackReport) daemonIs(result startResult) {
 // finishedThis tells whether the interrupted run that was finished just now was this very rollback.
 func (rb *rollback) finishedThis() bool {
 	plan := rb.finished
-	if plan == nil || plan.Purpose != purposeRollback || rb.opts.Kept != "" && filepath.Base(rb.opts.Kept) != plan.Staged || rb.opts.Before != "" || rb.opts.Original {
+	other := rb.opts.Before != "" || rb.opts.Original || rb.opts.Kept != "" && filepath.Base(rb.opts.Kept) != rb.stagedName()
+	if plan == nil || plan.Purpose != purposeRollback || other {
 		return false
 	}
 
 	rb.report.Restored.Name, rb.report.Kept, rb.report.Done = plan.Staged, rb.dir.join(plan.Keep), true
 	return true
+}
+
+// stagedName is the name that an interrupted run's database had before it was put in place; empty if there was none.
+func (rb *rollback) stagedName() string {
+	if rb.finished == nil {
+		return ""
+	}
+
+	return rb.finished.Staged
 }
 
 // replace stops LXD, exchanges the kept database with the live one, and starts LXD again. There is no report as long as LXD could not
