@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/schollz/progressbar/v3"
-	"golang.org/x/term"
 
 	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
@@ -106,12 +105,8 @@ func shorten(text string, width int) string {
 }
 
 func terminalWidth(w *os.File) int {
-	width, _, err := term.GetSize(int(w.Fd()))
-	if err != nil || width == 0 {
-		width, _ = strconv.Atoi(os.Getenv("COLUMNS"))
-	}
-
-	return cmp.Or(width, 80)
+	columns, _ := strconv.Atoi(os.Getenv("COLUMNS"))
+	return cmp.Or(widthOf(w), columns, 80)
 }
 
 func (b *delayedBar) done() {

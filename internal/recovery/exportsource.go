@@ -12,7 +12,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
-	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 // An export of a kept database takes all members back to it: one log, fenced once. Their own logs may go on from another one, and have
@@ -67,10 +66,7 @@ func (ex *exporter) sourceMembers(ctx context.Context, node *nodedb.Node) (membe
 		return nil, fmt.Errorf("%s is not in the member list of %s", node.Self.Name, ex.database())
 	}
 
-	for _, m := range members {
-		ex.servers = append(ex.servers, raftlog.Server{ID: m.ID, Address: m.Address, Role: m.Role})
-	}
-
+	ex.servers = servers(members)
 	return members, nil
 }
 

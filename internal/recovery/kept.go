@@ -22,6 +22,8 @@ type KeptDatabase struct {
 	Run     string    `json:"run" yaml:"run"`         // id of that run; empty if it is not known
 	Time    time.Time `json:"time" yaml:"time"`       // when
 	Size    int64     `json:"size" yaml:"size"`       // bytes of all files in it
+
+	report *RunReport // of that run; nil if it is not known
 }
 
 var keptName = regexp.MustCompile(`^database\.before-([a-z]+)-([0-9]{8}T[0-9]{6}Z)(-[0-9]+)?$`)
@@ -49,10 +51,9 @@ func (d directory) kept() ([]KeptDatabase, error) {
 			continue
 		}
 
-		k := KeptDatabase{Name: e.Name(), Purpose: parts[1], Time: when, Size: treeSize(d.join(e.Name()))}
-		run := d.reportOf(k.Name)
-		if run != nil {
-			k.Run = run.ID
+		k := KeptDatabase{Name: e.Name(), Purpose: parts[1], Time: when, Size: treeSize(d.join(e.Name())), report: d.runOf(e.Name())}
+		if k.report != nil {
+			k.Run = k.report.ID
 		}
 
 		all = append(all, k)

@@ -42,9 +42,9 @@ func raftState(global string) (string, error) {
 	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
-// reportOf reads the report of the run that replaced a kept database. It is nil where there is none, or none that can be read: then
+// runOf reads the report of the run that replaced a kept database. It is nil where there is none, or none that can be read: then
 // nothing is known of that run but its name.
-func (d directory) reportOf(kept string) *RunReport {
+func (d directory) runOf(kept string) *RunReport {
 	data, err := os.ReadFile(d.join(kept + reportSuffix))
 	if err != nil {
 		return nil
@@ -59,64 +59,69 @@ func (d directory) reportOf(kept string) *RunReport {
 	return run
 }
 
-// ranSince tells whether LXD may have run since a kept database was replaced: on the live one, or on any that was in place in between. all
-// are the kept databases, the newest first, and i is the place of that one among them. A database on which LXD has not run is as a run of
-// ours has made it, or as a rollback has put it back. What cannot be told counts as a run; why says which database it is about.
-func (d directory) ranSince(all []KeptDatabase, i int) (ran bool, why string) {
-	placed := map[string]bool{}
+// origin is what a database directory is, as its raft files are now.
+type origin int
+
+const (
+	used     origin = iota // LXD may have run on it: what cannot be told counts as a run
+	made                   // as a run of ours made it
+	restored               // as a rollback put it back
+	placed                 // as another run of ours put it in place
+)
+
+// originOf tells what the live database or a kept one is. all are the kept databases; why says of a used one why it counts as used.
+func (d directory) originOf(name string, all []KeptDatabase) (o origin, why string) {
+	now, err := raftState(d.join(name, globalName))
+	if err != nil {
+		return used, fmt.Sprintf("it cannot be told whether LXD has run on the database in %s: %v", d.join(name), err)
+	}
+
+	record, err := readRecord(d.join(name))
+	if err == nil && record != nil && record.State == now {
+		return made, ""
+	}
+
+	known := false
 	for _, k := range all {
-		run := d.reportOf(k.Name)
-		if run != nil && run.State != "" {
-			placed[run.State] = true
+		if k.report == nil || k.report.State == "" {
+			continue
+		}
+
+		known = true
+		switch {
+		case k.report.State != now:
+		case k.report.Run == purposeRollback:
+			return restored, ""
+		default:
+			o = placed
 		}
 	}
 
+	switch {
+	case o == placed:
+		return placed, ""
+	case !known:
+		return used, fmt.Sprintf("it is not known whether LXD has run on the database in %s: the report of the run that put it in place is missing",
+			d.join(name))
+	default:
+		return used, fmt.Sprintf("LXD has run on the database in %s since a run of lxd-recover has put it in place", d.join(name))
+	}
+}
+
+// ranSince tells whether LXD may have run since a kept database was replaced: on the live one, or on any that was in place in between. all
+// are the kept databases, the newest first, and i is the place of that one among them. why says which database it is about.
+func (d directory) ranSince(all []KeptDatabase, i int) (ran bool, why string) {
 	names := []string{databaseName}
 	for _, k := range all[:i] {
 		names = append(names, k.Name)
 	}
 
 	for _, name := range names {
-		now, err := raftState(d.join(name, globalName))
-		switch {
-		case err != nil:
-			return true, fmt.Sprintf("it cannot be told whether LXD has run on the database in %s: %v", d.join(name), err)
-		case placed[now] || d.asMade(name):
-		case len(placed) == 0:
-			return true, fmt.Sprintf("it is not known whether LXD has run on the database in %s: the report of the run that put it in place is missing",
-				d.join(name))
-		default:
-			return true, fmt.Sprintf("LXD has run on the database in %s since a run of lxd-recover has put it in place", d.join(name))
+		o, why := d.originOf(name, all)
+		if o == used {
+			return true, why
 		}
 	}
 
 	return false, ""
-}
-
-// asMade tells whether a database was made by a run of ours, and LXD has not run on it.
-func (d directory) asMade(name string) bool {
-	record, err := readRecord(d.join(name))
-	if err != nil || record == nil || record.State == "" {
-		return false
-	}
-
-	state, err := raftState(d.join(name, globalName))
-	return err == nil && state == record.State
-}
-
-// putBack tells whether the live database is one that a rollback has put back, and LXD has not run on it.
-func (d directory) putBack(all []KeptDatabase) bool {
-	now, err := raftState(d.global())
-	if err != nil {
-		return false
-	}
-
-	for _, k := range all {
-		run := d.reportOf(k.Name)
-		if run != nil && run.Run == purposeRollback && run.State == now {
-			return true
-		}
-	}
-
-	return false
 }

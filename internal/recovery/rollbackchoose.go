@@ -58,21 +58,22 @@ func before(all []KeptDatabase, run string) (KeptDatabase, error) {
 // original finds what was in place before the first of all runs since LXD last ran. A run makes a new database of it, but for a rollback,
 // which may have put back the very one: then there is nothing to do. If LXD has run since all of them were replaced it is the newest,
 // which is refused later, with the reason.
-func (rb *rollback) original() (k KeptDatabase, nothingToDo bool) {
-	oldest, found := rb.kept[0], false
-	for i, k := range rb.kept {
-		ran, _ := rb.dir.ranSince(rb.kept, i)
-		if ran {
-			break
+func (rb *rollback) original() (oldest KeptDatabase, nothingToDo bool) {
+	oldest = rb.kept[0]
+	live, _ := rb.dir.originOf(databaseName, rb.kept)
+	if live == used || live == restored {
+		return oldest, live == restored
+	}
+
+	found := false // one that no run of ours made
+	for _, k := range rb.kept {
+		o, _ := rb.dir.originOf(k.Name, rb.kept)
+		if o != made || !found {
+			oldest, found = k, found || o != made
 		}
 
-		if rb.dir.putBack(rb.kept) && !rb.dir.asMade(databaseName) {
-			return k, true
-		}
-
-		made := rb.dir.asMade(k.Name)
-		if !made || !found {
-			oldest, found = k, found || !made
+		if o == used {
+			break // what is older was replaced before LXD ran
 		}
 	}
 
