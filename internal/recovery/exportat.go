@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -114,25 +115,21 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 	return warnings, nil
 }
 
-// giveUp lists what is left out of the export, and has it confirmed where it was asked for.
+// giveUp lists what the export leaves out. An older state is exported only if that is confirmed: an earlier index, or a kept database. What damage
+// has taken away is only announced.
 func (ex *exporter) giveUp(ctx context.Context) error {
 	r, log, at := ex.report, ex.log, ex.opts.At
+	var damaged, after, live []Discarded // in the log's own files, in it after the index, and in the live database
 	var err error
 	if len(log.LeftOut) > 0 {
-		var damaged []Discarded
 		damaged, r.Untold, err = leftOut(ctx, log)
+		if err != nil {
+			return err
+		}
+	}
+
+	if at == 0 && ex.source == "" {
 		r.GivenUp = append(r.GivenUp, damaged...)
-	}
-
-	if err != nil {
-		return err
-	}
-
-	if ex.source != "" {
-		return ex.giveUpSource(ctx)
-	}
-
-	if at == 0 {
 		if len(r.GivenUp)+len(r.Untold) > 0 && ex.opts.Announce != nil {
 			ex.opts.Announce(r)
 		}
@@ -140,19 +137,28 @@ func (ex *exporter) giveUp(ctx context.Context) error {
 		return nil
 	}
 
-	odd, err := knowsMembers(ctx, log, at, r.Members)
+	odd, err := knowsMembers(ctx, log, r.Before.Index, r.Members)
 	if err != nil && !ex.opts.UnknownMembers {
 		return err
 	}
 
 	r.Warnings = append(r.Warnings, odd...)
 	ex.opts.Progress.step("Working out the rows that are given up")
-	after, err := givenUp(ctx, log, at)
-	if err != nil {
-		return err
+	if at > 0 {
+		after, err = givenUp(ctx, log, at)
+		if err != nil {
+			return err
+		}
 	}
 
-	r.GivenUp = append(after, r.GivenUp...)
+	if ex.source != "" {
+		live, err = ex.giveUpLive(ctx)
+		if err != nil {
+			return err
+		}
+	}
+
+	r.GivenUp = slices.Concat(r.GivenUp, after, live, damaged)
 	return ex.confirmGivenUp()
 }
 

@@ -99,26 +99,19 @@ func (ex *exporter) sourcePlace(place snapshotPlace) snapshotPlace {
 	return place
 }
 
-// giveUpSource lists what the live database has and the kept one lacks, and has it confirmed.
-func (ex *exporter) giveUpSource(ctx context.Context) error {
+// giveUpLive lists what the live database has and the kept one, up to the index that is exported, lacks.
+func (ex *exporter) giveUpLive(ctx context.Context) ([]Discarded, error) {
 	r := ex.report
-	odd, err := knowsMembers(ctx, ex.log, r.Before.Index, r.Members)
-	if err != nil && !ex.opts.UnknownMembers {
-		return err
-	}
-
-	r.Warnings = append(r.Warnings, odd...)
-	ex.opts.Progress.step("Working out the rows that are given up")
 	if ex.live == nil {
 		r.Untold = append(r.Untold, "the live database, which cannot be read: "+ex.liveUnread)
-		return ex.confirmGivenUp()
+		return nil, nil
 	}
 
 	kept := counterpartOf(ex.log)
 	kept.last = min(kept.last, r.Before.Index)
 	different, err := otherHistory(ctx, ex.live, kept)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	if different != "" {
@@ -127,24 +120,15 @@ func (ex *exporter) giveUpSource(ctx context.Context) error {
 
 	gone, err := discarded(ctx, ex.live, kept, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
 	beside, err := ex.besideLive(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 
-	var after []Discarded // of the kept one itself
-	if ex.opts.At > 0 {
-		after, err = givenUp(ctx, ex.log, ex.opts.At)
-		if err != nil {
-			return err
-		}
-	}
-
-	r.GivenUp = slices.Concat(after, gone.found, beside, r.GivenUp)
-	return ex.confirmGivenUp()
+	return slices.Concat(gone.found, beside), nil
 }
 
 // besideLive finds what lies on the disk of a damaged live database and is not in its log, and notes what cannot be told of it.
