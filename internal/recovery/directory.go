@@ -268,26 +268,9 @@ func namedServers(servers raftlog.Configuration, names member.List) member.List 
 }
 
 // stamp is a time as it stands in the names of kept directories: UTC, to the second, without characters that need quoting.
-func stamp(t time.Time) string { return t.UTC().Format("20060102T150405Z") }
+func stamp(t time.Time) string { return t.UTC().Format(stampLayout) }
 
-// freeName returns a name in LXD's directory that nothing has yet, no report either: the given one, or that with a number.
-func (d directory) freeName(name string) (string, error) {
-	for i := 1; ; i++ {
-		candidate := name
-		if i > 1 {
-			candidate = fmt.Sprintf("%s-%d", name, i)
-		}
-
-		_, err := os.Lstat(d.join(candidate))
-		if errors.Is(err, os.ErrNotExist) && !exists(d.join(candidate+reportSuffix)) {
-			return candidate, nil
-		}
-
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return "", err
-		}
-	}
-}
+const stampLayout = "20060102T150405Z"
 
 // withCertificate finds the one of these members that a database knows by a certificate.
 func withCertificate(ctx context.Context, db *globaldb.DB, members member.List, certificate string) (m member.Member, ok bool, err error) {

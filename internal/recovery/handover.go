@@ -21,7 +21,7 @@ import (
 // LXD 5.21.3 and 6.2 write a recovery tarball into the database directory, and then refuse to start on this very member as
 // long as it is there: it is moved out of the way.
 func (ed *editor) handOver(ctx context.Context) error {
-	keep, err := ed.dir.freeName("database.before-" + purposeEdit + "-" + stamp(time.Now()))
+	keep, err := ed.dir.keepName(purposeEdit, time.Now())
 	if err != nil {
 		return err
 	}

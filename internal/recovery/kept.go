@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
@@ -23,10 +25,56 @@ type KeptDatabase struct {
 	Time    time.Time `json:"time" yaml:"time"`       // when
 	Size    int64     `json:"size" yaml:"size"`       // bytes of all files in it
 
+	number int        // of several in one second, the later ones have the higher numbers
 	report *RunReport // of that run; nil if it is not known
 }
 
-var keptName = regexp.MustCompile(`^database\.before-([a-z]+)-([0-9]{8}T[0-9]{6}Z)(-[0-9]+)?$`)
+var keptName = regexp.MustCompile(`^database\.before-([a-z]+)-([0-9]{8}T[0-9]{6}Z)(?:-([0-9]+))?$`)
+
+// parseKept reads the name of a kept database.
+func parseKept(name string) (k KeptDatabase, ok bool) {
+	parts := keptName.FindStringSubmatch(name)
+	if parts == nil {
+		return KeptDatabase{}, false
+	}
+
+	when, err := time.Parse(stampLayout, parts[2])
+	if err != nil {
+		return KeptDatabase{}, false
+	}
+
+	number, err := strconv.Atoi(cmp.Or(parts[3], "1"))
+	return KeptDatabase{Name: name, Purpose: parts[1], Time: when, number: number}, err == nil
+}
+
+// compareKept is negative if a was replaced before b.
+func compareKept(a KeptDatabase, b KeptDatabase) int {
+	return cmp.Or(a.Time.Compare(b.Time), cmp.Compare(a.number, b.number), cmp.Compare(a.Name, b.Name))
+}
+
+// keepName is the name under which a run keeps the database that it replaces now. Neither a database nor a report has it yet. Within a
+// second the numbers grow, whatever the runs are for.
+func (d directory) keepName(purpose string, now time.Time) (string, error) {
+	entries, err := os.ReadDir(d.path)
+	if err != nil {
+		return "", err
+	}
+
+	last := 0
+	for _, e := range entries {
+		k, ok := parseKept(strings.TrimSuffix(e.Name(), reportSuffix))
+		if ok && stamp(k.Time) == stamp(now) {
+			last = max(last, k.number)
+		}
+	}
+
+	name := "database.before-" + purpose + "-" + stamp(now)
+	if last == 0 {
+		return name, nil
+	}
+
+	return fmt.Sprintf("%s-%d", name, last+1), nil
+}
 
 // kept lists the kept database directories, newest first.
 func (d directory) kept() ([]KeptDatabase, error) {
@@ -37,21 +85,12 @@ func (d directory) kept() ([]KeptDatabase, error) {
 
 	all := []KeptDatabase{}
 	for _, e := range entries {
-		parts := keptName.FindStringSubmatch(e.Name())
-		if parts == nil || !e.IsDir() {
+		k, ok := parseKept(e.Name())
+		if !ok || !e.IsDir() || !isDatabase(d.join(k.Name)) {
 			continue
 		}
 
-		if !isDatabase(d.join(e.Name())) {
-			continue
-		}
-
-		when, err := time.Parse("20060102T150405Z", parts[2])
-		if err != nil {
-			continue
-		}
-
-		k := KeptDatabase{Name: e.Name(), Purpose: parts[1], Time: when, Size: treeSize(d.join(e.Name())), report: d.runOf(e.Name())}
+		k.Size, k.report = treeSize(d.join(k.Name)), d.runOf(k.Name)
 		if k.report != nil {
 			k.Run = k.report.ID
 		}
@@ -59,10 +98,7 @@ func (d directory) kept() ([]KeptDatabase, error) {
 		all = append(all, k)
 	}
 
-	slices.SortFunc(all, func(a, b KeptDatabase) int {
-		return cmp.Or(b.Time.Compare(a.Time), len(b.Name)-len(a.Name), cmp.Compare(b.Name, a.Name))
-	})
-
+	slices.SortFunc(all, func(a, b KeptDatabase) int { return compareKept(b, a) })
 	return all, nil
 }
 

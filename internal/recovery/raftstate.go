@@ -65,8 +65,7 @@ type origin int
 const (
 	used     origin = iota // LXD may have run on it: what cannot be told counts as a run
 	made                   // as a run of ours made it
-	restored               // as a rollback put it back
-	placed                 // as another run of ours put it in place
+	restored               // LXD has run on it earlier; it is as a rollback put it back
 )
 
 // originOf tells what the live database or a kept one is. all are the kept databases; why says of a used one why it counts as used.
@@ -91,15 +90,15 @@ func (d directory) originOf(name string, all []KeptDatabase) (o origin, why stri
 		switch {
 		case k.report.State != now:
 		case k.report.Run == purposeRollback:
-			return restored, ""
+			o = restored
 		default:
-			o = placed
+			return made, ""
 		}
 	}
 
 	switch {
-	case o == placed:
-		return placed, ""
+	case o == restored:
+		return restored, ""
 	case !known:
 		return used, fmt.Sprintf("it is not known whether LXD has run on the database in %s: the report of the run that put it in place is missing",
 			d.join(name))
@@ -118,10 +117,42 @@ func (d directory) ranSince(all []KeptDatabase, i int) (ran bool, why string) {
 
 	for _, name := range names {
 		o, why := d.originOf(name, all)
-		if o == used {
+		switch {
+		case o == used:
 			return true, why
+		case o == restored && d.usedAfter(name, all, all[i]):
+			return true, fmt.Sprintf("LXD has run on the database in %s before it was replaced and put back", d.join(name))
 		}
 	}
 
 	return false, ""
+}
+
+// usedAfter tells whether LXD may have run on a database after another one was replaced, and before a run replaced it and a rollback put
+// it back.
+func (d directory) usedAfter(name string, all []KeptDatabase, other KeptDatabase) bool {
+	first := d.firstReplaced(name, all)
+	return first.Name == "" || compareKept(other, first) < 0
+}
+
+// firstReplaced is what a database that a rollback has put back was called when a run replaced it for the first time, as far as reports of
+// rollbacks tell. Until then LXD may have run on it. It has no name if nothing is known.
+func (d directory) firstReplaced(name string, all []KeptDatabase) (first KeptDatabase) {
+	now, err := raftState(d.join(name, globalName))
+	if err != nil {
+		return KeptDatabase{}
+	}
+
+	for _, k := range all {
+		if k.report == nil || k.report.Run != purposeRollback || k.report.State != now {
+			continue
+		}
+
+		was, ok := parseKept(k.report.PutBack)
+		if ok && (first.Name == "" || compareKept(was, first) < 0) {
+			first = was
+		}
+	}
+
+	return first
 }

@@ -49,7 +49,7 @@ type replacement struct {
 // tells which of the two is in place afterwards. The caller holds libdqlite's lock.
 func (r *replacement) takePlace(ctx context.Context) (kept string, done bool, err error) {
 	now := time.Now()
-	keep, err := r.dir.freeName("database.before-" + r.record.Purpose + "-" + stamp(now))
+	keep, err := r.dir.keepName(r.record.Purpose, now)
 	if err != nil {
 		return "", false, err
 	}

@@ -27,12 +27,13 @@ const reportFormat = 1
 // RunReport is the report of a run that replaced a database.
 type RunReport struct {
 	Format  int       `json:"format"`
-	Run     string    `json:"run"`     // import, rollback, edit, repair
-	Version string    `json:"version"` // of lxd-recover
-	ID      string    `json:"id"`      // of the run: that of its tarball, or its own
-	State   string    `json:"state"`   // of the raft directory that it put in place, see raftState
-	Kept    string    `json:"kept"`    // name of the kept database
-	Time    time.Time `json:"time"`    // of the exchange
+	Run     string    `json:"run"`                // import, rollback, edit, repair
+	Version string    `json:"version"`            // of lxd-recover
+	ID      string    `json:"id"`                 // of the run: that of its tarball, or its own
+	State   string    `json:"state"`              // of the raft directory that it put in place, see raftState
+	Kept    string    `json:"kept"`               // name of the kept database
+	PutBack string    `json:"put_back,omitempty"` // name that the database had which a rollback put in place
+	Time    time.Time `json:"time"`               // of the exchange
 
 	// Finished is when the run ended; null where it was cut short after the exchange, and could not tell what came after.
 	Finished *time.Time `json:"finished"`

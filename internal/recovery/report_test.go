@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 )
 
 // What an interrupted run has left of its report goes beside the database that it replaced, if it came so far.
@@ -84,13 +85,16 @@ func TestReporter(t *testing.T) {
 		t.Errorf("at the end: %+v", got)
 	}
 
-	name, err := dir.freeName("database.before-edit-20261122T213600Z")
+	when := time.Date(2026, 11, 22, 21, 36, 0, 0, time.UTC)
+	name, err := dir.keepName(purposeEdit, when)
 	must(t, err)
 	must(t, os.WriteFile(dir.join(name+reportSuffix), nil, 0o600))
-	other, err := dir.freeName(name)
-	must(t, err)
-	if other == name {
-		t.Error("the report of another run would be replaced")
+	for _, purpose := range []string{purposeEdit, purposeImport} {
+		other, err := dir.keepName(purpose, when)
+		must(t, err)
+		if name != "database.before-edit-20261122T213600Z" || other != "database.before-"+purpose+"-20261122T213600Z-2" {
+			t.Errorf("after %s comes %s", name, other)
+		}
 	}
 
 	r.prepare(keptEdit, ImportReport{})

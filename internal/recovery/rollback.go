@@ -216,7 +216,7 @@ func (rb *rollback) exchange(ctx context.Context) error {
 
 	defer unlock()
 
-	keep, err := rb.dir.freeName("database.before-rollback-" + stamp(time.Now()))
+	keep, err := rb.dir.keepName(purposeRollback, time.Now())
 	if err != nil {
 		return err
 	}
@@ -227,7 +227,7 @@ func (rb *rollback) exchange(ctx context.Context) error {
 		return err
 	}
 
-	rb.reporter.run.ID = bundle.NewRun()
+	rb.reporter.run.ID, rb.reporter.run.PutBack = bundle.NewRun(), rb.report.Restored.Name
 	rb.reporter.run.State, err = raftState(rb.dir.join(rb.report.Restored.Name, globalName))
 	if err != nil {
 		return err

@@ -34,12 +34,17 @@ func newRollbackLab(t testing.TB) rollbackLab {
 	l := rollbackLab{lostLab: newSignedLab(t).lostLab}
 	l.original = namesAndContent(t, l.dir.database())
 	l.importAgain(t, 0)
-	second := filepath.Join(t.TempDir(), "second.tar.gz")
-	_, err := Export(t.Context(), ExportOptions{LXDDir: l.dir.path, Output: second, NoVerify: true})
-	must(t, err)
-	l.tarball = second
-	l.importAgain(t, 1)
+	l.exportAndImport(t, 1)
 	return l
+}
+
+// exportAndImport carries out the run with this number, with a tarball of the live database.
+func (l *rollbackLab) exportAndImport(t testing.TB, number int) {
+	t.Helper()
+	l.tarball = filepath.Join(t.TempDir(), "again.tar.gz")
+	_, err := Export(t.Context(), ExportOptions{LXDDir: l.dir.path, Output: l.tarball, NoVerify: true})
+	must(t, err)
+	l.importAgain(t, number)
 }
 
 // importAgain carries out the run with this number.
@@ -137,6 +142,34 @@ func TestRollbackToOriginal(t *testing.T) {
 	must(t, err)
 	if !r.Done || namesAndContent(t, l.dir.database()) != l.original {
 		t.Errorf("after the rollback was undone: %+v", r)
+	}
+}
+
+// LXD has run on a database, which was replaced, put back and replaced again: that is the original one. One member does not go back beyond it.
+func TestRollbackBeyondRestored(t *testing.T) {
+	l := newRollbackLab(t)
+	ran(t, l.dir.database())
+	want, oldest, second := namesAndContent(t, l.dir.database()), l.kept[0], l.runs[1]
+	l.exportAndImport(t, 0)
+	_, err := l.rollback(t, nil)
+	must(t, err)
+	l.exportAndImport(t, 1)
+	for name, with := range map[string]func(*RollbackOptions){
+		"the oldest": func(o *RollbackOptions) { o.Kept = oldest },
+		"before":     func(o *RollbackOptions) { o.Before = second },
+	} {
+		_, err := l.rollback(t, func(o *RollbackOptions) {
+			with(o)
+			o.DiscardLocal, o.AcceptDamage = true, true
+		})
+		t.Log(name, err)
+		wantRefused(t, err, "lxd-has-run", "LXD has run on the database in "+l.dir.join(l.kept[1]))
+	}
+
+	r, err := l.rollback(t, func(o *RollbackOptions) { o.Original = true })
+	must(t, err)
+	if !r.Done || r.Restored.Name != l.kept[1] || namesAndContent(t, l.dir.database()) != want {
+		t.Errorf("this is not the original: %+v", r)
 	}
 }
 
@@ -351,6 +384,23 @@ func TestExportKeptAt(t *testing.T) {
 	must(t, err)
 	if asked != 1 || len(r.GivenUp) != 2 || !strings.Contains(strings.Join(Lines(r.GivenUp), ""), "lostrow") {
 		t.Errorf("asked %d times, given up %v", asked, Lines(r.GivenUp))
+	}
+}
+
+// A live database that cannot be read is told as such, beside what the kept one itself has after the index.
+func TestExportKeptAtBesideUnread(t *testing.T) {
+	l := newRollbackLab(t)
+	l.withKept(t, "n1-preedit", "n1-preedit")
+	must(t, os.RemoveAll(l.dir.global()))
+	asked := 0
+	r, err := Export(t.Context(), ExportOptions{
+		LXDDir: l.dir.path, Output: filepath.Join(t.TempDir(), "x"), NoVerify: true, Source: keptImport, At: 186, UnknownMembers: true,
+		Confirm: func(*ExportReport) error { asked++; return nil },
+	})
+	must(t, err)
+	if asked != 1 || len(r.GivenUp) != 2 || !strings.Contains(strings.Join(Lines(r.GivenUp), ""), "lostrow") ||
+		len(r.Untold) != 1 || !strings.Contains(r.Untold[0], "cannot be read") {
+		t.Errorf("asked %d times, given up %v, untold %v", asked, Lines(r.GivenUp), r.Untold)
 	}
 }
 

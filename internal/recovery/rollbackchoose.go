@@ -65,14 +65,10 @@ func (rb *rollback) original() (oldest KeptDatabase, nothingToDo bool) {
 		return oldest, live == restored
 	}
 
-	found := false // one that no run of ours made
 	for _, k := range rb.kept {
+		oldest = k
 		o, _ := rb.dir.originOf(k.Name, rb.kept)
-		if o != made || !found {
-			oldest, found = k, found || o != made
-		}
-
-		if o == used {
+		if o == used || o == restored {
 			break // what is older was replaced before LXD ran
 		}
 	}
