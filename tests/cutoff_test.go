@@ -3,6 +3,7 @@
 package tests
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -206,7 +207,9 @@ func softReboot(t testing.TB, g *guest.Guest) {
 	inGuest(t, g, "systemctl", "soft-reboot")
 	ctx := within(t, time.Minute)
 	for {
-		now := run(t, g.Command(ctx, "systemctl", "show", "--property=UserspaceTimestampMonotonic"))
+		probe, cancel := context.WithTimeout(ctx, 5*time.Second) // one that is asked just before it goes away never answers
+		now := run(t, g.Command(probe, "systemctl", "show", "--property=UserspaceTimestampMonotonic"))
+		cancel()
 		if now.status == 0 && now.stdout != before {
 			break
 		}

@@ -167,7 +167,7 @@ func importBesideFrozen(t testing.TB, g *guest.Guest) (b *background, thaw func(
 	thaw = freezeSnap(t, g)
 	b = inBackground(t, g, "global-db-import", "--yes", "--discard-local-entries", guestTarball)
 	b.until("Stopping LXD (snap lxd)")
-	waitUnit(t, g, snapService, "deactivating")
+	waitUnit(t, g, snapSocket, "inactive") // then LXD itself is told
 	return b, thaw
 }
 

@@ -29,6 +29,10 @@ import (
 var tool string
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == serviceHelper {
+		os.Exit(helpService(os.Args[2:]))
+	}
+
 	err := findTool()
 	if err == nil && os.Geteuid() != 0 {
 		err = errors.New("these tests must run as root")

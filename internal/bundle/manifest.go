@@ -121,6 +121,9 @@ func (m *Manifest) signed() bool { return m.Format > unsignedFormat }
 
 var runID = regexp.MustCompile(`^[0-9a-f]{32}$`)
 
+// IsRun tells whether an id can be one that NewRun has made.
+func IsRun(id string) bool { return runID.MatchString(id) }
+
 // NewRun returns the id of a run: 16 random bytes as lower-case hexadecimal.
 func NewRun() string {
 	id := make([]byte, 16)

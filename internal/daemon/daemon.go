@@ -15,8 +15,6 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
-
-	lxd "github.com/canonical/lxd/client"
 )
 
 // socketName is LXD's API socket inside its directory.
@@ -42,10 +40,19 @@ type Service interface {
 	// Hold keeps the service from being updated until Release, where prior says so.
 	Hold(ctx context.Context, prior *PriorState) error
 
-	// Stop stops the service and everything that could wake it, and returns when they are down.
+	// Gate keeps the service, and all that would start it, from being started as long as file exists, also after a reboot: by hand, on
+	// demand, by another unit. It notes in prior what Ungate has to undo; call it before Stop, with prior written down after. After an
+	// error call Ungate.
+	Gate(ctx context.Context, prior *PriorState, file string) error
+
+	// Ungate takes the gate away. It may be called again, and where there is none.
+	Ungate(ctx context.Context, prior *PriorState) error
+
+	// Stop stops the service and everything that could wake it, and returns when they are down. Instances go on running.
 	Stop(ctx context.Context) error
 
-	// Start starts what was up before. It does not wait for LXD to answer. What runs already is left alone.
+	// Start starts what was up before. It does not wait for LXD to answer. What runs already is left alone. The error is ErrGated
+	// where a gate is closed.
 	Start(ctx context.Context, prior *PriorState) error
 
 	// StartLater is Start for a machine that is just starting: it only has to be begun when this returns.
@@ -266,24 +273,14 @@ func waitFailed(ctx context.Context, service Service) error {
 }
 
 func memberAddresses(ctx context.Context, socket string) (map[string]string, error) {
-	server, err := lxd.ConnectLXDUnixWithContext(ctx, socket, nil)
-	if err != nil {
-		return nil, err
-	}
-
-	// A standalone server has no list of members to be asked for. It, too, answers only when it has its global database open.
-	if !server.IsClustered() {
-		return nil, nil
-	}
-
-	members, err := server.GetClusterMembers()
-	if err != nil {
+	members, err := listMembers(ctx, socket)
+	if err != nil || members == nil {
 		return nil, err
 	}
 
 	addresses := map[string]string{}
 	for _, m := range members {
-		addresses[m.ServerName] = strings.TrimPrefix(m.URL, "https://")
+		addresses[m.Name] = m.Address
 	}
 
 	return addresses, nil

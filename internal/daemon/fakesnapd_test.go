@@ -3,6 +3,7 @@
 package daemon
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -18,8 +19,12 @@ type fakeSnapd struct {
 	way  string // "silent", "broken" before the answer, "cut" in the middle of it
 	left int    // requests that are still to be spoiled
 
+	systemd *fakeSystemd // which starts the service; nil for none
+
 	mu      sync.Mutex
 	active  bool     // the service lxd.daemon
+	enabled bool     // the same
+	actions []string // what was asked of it
 	changes []string // the actions asked for
 }
 
@@ -33,7 +38,7 @@ func startFakeSnapd(t *testing.T, way string, spoiled int) *fakeSnapd {
 		t.Fatal(err)
 	}
 
-	f := &fakeSnapd{way: way, left: spoiled, active: true}
+	f := &fakeSnapd{way: way, left: spoiled, active: true, enabled: true}
 	server := &http.Server{Handler: f}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(listener) }()
@@ -81,10 +86,11 @@ func (f *fakeSnapd) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 func (f *fakeSnapd) result(r *http.Request) string {
 	switch {
 	case r.URL.Path == "/v2/apps" && r.Method == http.MethodGet:
-		return fmt.Sprintf(`[{"snap": "lxd", "name": "daemon", "daemon": "simple", "active": %v}]`, f.active)
+		return fmt.Sprintf(`[{"snap": "lxd", "name": "daemon", "daemon": "simple", "active": %v, "enabled": %v, "activators": [`+
+			`{"Name": "unix", "Type": "socket"}]}, {"snap": "lxd", "name": "activate", "daemon": "oneshot"}]`, f.active, f.enabled)
 	case r.Method == http.MethodPost && f.left == 0:
-		f.active = !f.active // what runs is stopped, and what is stopped is started
 		f.changes = append(f.changes, r.URL.Path)
+		f.act(r)
 	case r.URL.Path == "/v2/changes/"+fmt.Sprint(len(f.changes)):
 		return `{"id": "1", "ready": true}`
 	case r.URL.Path == "/v2/snaps/lxd":
@@ -92,6 +98,19 @@ func (f *fakeSnapd) result(r *http.Request) string {
 	}
 
 	return "[]"
+}
+
+// act starts or stops the service, by whatever conditions its unit has.
+func (f *fakeSnapd) act(r *http.Request) {
+	var action struct {
+		Action          string
+		Names           []string
+		Enable, Disable bool
+	}
+	_ = json.NewDecoder(r.Body).Decode(&action)
+	f.actions = append(f.actions, fmt.Sprintf("%s %s enable=%v disable=%v", action.Action, action.Names, action.Enable, action.Disable))
+	f.enabled = f.enabled && !action.Disable || action.Enable
+	f.active = f.active && action.Action != "stop" || action.Action == "start" && (f.systemd == nil || f.systemd.lets("snap.lxd.daemon.service"))
 }
 
 // asked are the changes so far.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -41,7 +42,19 @@ type fakeSystemd struct {
 	mu    sync.Mutex
 	units map[string]string // name: ActiveState
 	jobs  []string          // "StopUnit lxd.service"
-	conns []*fakeConn
+	loads int               // how often it has read its units
+
+	properties map[string]map[string]any  // by unit and name: what else they say
+	conditions map[string][]fakeCondition // by unit: of the drop-ins, as they were when it read its units
+	conns      []*fakeConn
+}
+
+// fakeCondition is an element of a unit's property Conditions.
+type fakeCondition struct {
+	Name            string
+	Trigger, Negate bool
+	Parameter       string
+	State           int32
 }
 
 type fakeConn struct {
@@ -179,6 +192,8 @@ func (f *fakeSystemd) answer(c *fakeConn, call *dbus.Message) bool {
 		}
 
 		return c.send(&dbus.Message{Type: dbus.TypeMethodReply, Headers: replyTo(call, ""), Body: []any{dbus.MakeVariant(value)}})
+	case "Reload":
+		f.load()
 	case "StopUnit", "StartUnit":
 		return f.job(c, call, member, call.Body[0].(string))
 	}
@@ -195,10 +210,24 @@ func (f *fakeSystemd) property(path string, name string) (any, string) {
 			continue
 		}
 
+		if value, ok := f.properties[unit][name]; ok {
+			return value, ""
+		}
+
 		switch {
 		case name == "ActiveState":
 			return state, ""
-		case unit == "lxd.service":
+		case name == "LoadState":
+			return "loaded", ""
+		case name == "NeedDaemonReload":
+			return false, ""
+		case name == "MainPID":
+			return uint32(0), ""
+		case name == "ExecStart":
+			return [][]string{}, ""
+		case name == "Conditions":
+			return append([]fakeCondition{}, f.conditions[unit]...), ""
+		case name == "TriggeredBy" && unit == "lxd.service":
 			return []string{"lxd.socket"}, ""
 		}
 
@@ -208,13 +237,19 @@ func (f *fakeSystemd) property(path string, name string) (any, string) {
 	return nil, "org.freedesktop.systemd1.NoSuchUnit"
 }
 
-func pathName(unit string) string { return strings.ReplaceAll(unit, ".", "_2e") }
+func pathName(unit string) string { return strings.NewReplacer(".", "_2e", "-", "_2d").Replace(unit) }
 
 // job does what a job does, and tells everybody when it has ended.
 func (f *fakeSystemd) job(c *fakeConn, call *dbus.Message, member string, unit string) bool {
 	f.mu.Lock()
 	f.jobs = append(f.jobs, member+" "+unit)
-	f.units[unit] = map[string]string{"StopUnit": "inactive", "StartUnit": "active"}[member]
+	outcome := "done"
+	if member == "StartUnit" && !f.met(unit) {
+		outcome = "skipped"
+	} else {
+		f.units[unit] = map[string]string{"StopUnit": "inactive", "StartUnit": "active"}[member]
+	}
+
 	id := uint32(len(f.jobs))
 	conns := slices.Clone(f.conns)
 	f.mu.Unlock()
@@ -241,10 +276,38 @@ func (f *fakeSystemd) job(c *fakeConn, call *dbus.Message, member string, unit s
 			dbus.FieldPath:      dbus.MakeVariant(dbus.ObjectPath("/org/freedesktop/systemd1")),
 			dbus.FieldInterface: dbus.MakeVariant("org.freedesktop.systemd1.Manager"),
 			dbus.FieldMember:    dbus.MakeVariant("JobRemoved"),
-		}, Body: []any{id, path, unit, "done"}})
+		}, Body: []any{id, path, unit, outcome}})
 	}
 
 	return true
+}
+
+// load reads the conditions of all drop-ins, those with % as they are.
+func (f *fakeSystemd) load() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.loads++
+	f.conditions = map[string][]fakeCondition{}
+	for _, dir := range []string{unitDir, runtimeDir} {
+		paths, _ := filepath.Glob(filepath.Join(dir, "*.d", "*.conf"))
+		for _, path := range paths {
+			text, _ := os.ReadFile(path)
+			for line := range strings.Lines(string(text)) {
+				unit := strings.TrimSuffix(filepath.Base(filepath.Dir(path)), ".d")
+				if file, ok := strings.CutPrefix(strings.TrimSpace(line), "ConditionPathExists=!"); ok {
+					f.conditions[unit] = append(f.conditions[unit], fakeCondition{Name: "ConditionPathExists", Negate: true, Parameter: file})
+				}
+			}
+		}
+	}
+}
+
+// met tells whether a unit's conditions hold.
+func (f *fakeSystemd) met(unit string) bool {
+	return !slices.ContainsFunc(f.conditions[unit], func(c fakeCondition) bool {
+		_, err := os.Stat(c.Parameter)
+		return err == nil
+	})
 }
 
 // replyTo are the headers of an answer to a call: with a name it is an error.
@@ -272,4 +335,11 @@ func (f *fakeSystemd) begun() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return slices.Clone(f.jobs)
+}
+
+// lets tells whether a unit would be started.
+func (f *fakeSystemd) lets(unit string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.met(unit)
 }

@@ -22,6 +22,14 @@ type PriorState struct {
 	// administrator had set before, in RFC 3339; empty for none.
 	Held      bool   `json:"held,omitempty" yaml:"held,omitempty"`
 	HeldUntil string `json:"held_until,omitempty" yaml:"held_until,omitempty"`
+
+	// Gated are the units that Gate keeps from being started. Enabled are the services of the snap that were enabled before: to stop them
+	// disables them.
+	Gated   []string `json:"gated,omitempty" yaml:"gated,omitempty"`
+	Enabled []string `json:"enabled,omitempty" yaml:"enabled,omitempty"`
+
+	// Companions are units that were up, that Stop leaves alone, and that the gate keeps from being started: after a reboot Start has to.
+	Companions []string `json:"companions,omitempty" yaml:"companions,omitempty"`
 }
 
 const (
@@ -72,14 +80,9 @@ func (p *PriorState) Join(earlier *PriorState) {
 		return
 	}
 
-	up := slices.Clone(earlier.Up)
-	for _, name := range p.Up {
-		if !slices.Contains(up, name) {
-			up = append(up, name)
-		}
-	}
-
-	p.Up, p.Daemon = up, p.Daemon || earlier.Daemon
+	p.Up, p.Daemon = union(earlier.Up, p.Up), p.Daemon || earlier.Daemon
+	p.Gated, p.Enabled = union(earlier.Gated, p.Gated), union(earlier.Enabled, p.Enabled)
+	p.Companions = union(earlier.Companions, p.Companions)
 	if earlier.Held {
 		p.Held, p.HeldUntil = true, earlier.HeldUntil
 	}

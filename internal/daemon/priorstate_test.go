@@ -48,6 +48,12 @@ func TestJoin(t *testing.T) {
 			PriorState{Kind: kindSnapd, Name: "lxd", Up: []string{"lxd.daemon"}, Held: true},
 		},
 		{
+			"what a gate noted",
+			PriorState{Kind: kindSnapd, Name: "lxd", Gated: []string{"a", "b"}},
+			&PriorState{Kind: kindSnapd, Name: "lxd", Gated: []string{"b"}, Enabled: []string{"lxd.daemon"}, Companions: []string{"c"}},
+			PriorState{Kind: kindSnapd, Name: "lxd", Gated: []string{"b", "a"}, Enabled: []string{"lxd.daemon"}, Companions: []string{"c"}},
+		},
+		{
 			"the earlier one held nothing",
 			own,
 			&PriorState{Kind: kindSnapd, Name: "lxd", HeldUntil: "2027-01-01T00:00:00Z"},
@@ -120,14 +126,21 @@ func TestPriorActivity(t *testing.T) {
 
 // The names are those in files that an earlier version wrote.
 func TestPriorStateKeys(t *testing.T) {
-	full := PriorState{Kind: "k", Name: "n", Up: []string{"u"}, Daemon: true, Held: true, HeldUntil: "h"}
+	full := PriorState{
+		Kind: "k", Name: "n", Up: []string{"u"}, Daemon: true, Held: true, HeldUntil: "h",
+		Gated: []string{"g"}, Enabled: []string{"e"}, Companions: []string{"c"},
+	}
 	asJSON, err := json.Marshal(full)
-	if want := `{"kind":"k","name":"n","up":["u"],"daemon":true,"held":true,"held_until":"h"}`; err != nil || string(asJSON) != want {
+	want := `{"kind":"k","name":"n","up":["u"],"daemon":true,"held":true,"held_until":"h",` +
+		`"gated":["g"],"enabled":["e"],"companions":["c"]}`
+	if err != nil || string(asJSON) != want {
 		t.Errorf("JSON %s, want %s: %v", asJSON, want, err)
 	}
 
 	asYAML, err := yaml.Marshal(full)
-	if want := "kind: k\nname: \"n\"\nup:\n    - u\ndaemon: true\nheld: true\nheld_until: h\n"; err != nil || string(asYAML) != want {
+	want = "kind: k\nname: \"n\"\nup:\n    - u\ndaemon: true\nheld: true\nheld_until: h\n" +
+		"gated:\n    - g\nenabled:\n    - e\ncompanions:\n    - c\n"
+	if err != nil || string(asYAML) != want {
 		t.Errorf("YAML %s, want %s: %v", asYAML, want, err)
 	}
 }

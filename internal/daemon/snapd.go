@@ -17,11 +17,16 @@ import (
 	"slices"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/dbus"
 	"github.com/snapcore/snapd/client"
+	"golang.org/x/sys/unix"
 )
 
 // snapdSocket is where snapd listens; where it is missing, snapd is not installed. Tests put another one there.
 var snapdSocket = "/run/snapd.socket"
+
+// snapData is where snaps have their data. Tests put another directory there.
+var snapData = "/var/snap"
 
 // holdTime is for how long refreshes are held. It ends by itself, should this process be killed and never be run again.
 const holdTime = time.Hour
@@ -234,9 +239,107 @@ func (s *snapd) Release(ctx context.Context, prior *PriorState) error {
 	return s.change(ctx, "allow refreshes again of", func(c *client.Client) (string, error) { return c.UnholdRefreshesMany([]string{s.snap}, nil) })
 }
 
-// Stop implements Service: all services of the snap, and the sockets that start them.
+// Stop implements Service: all services of the snap, and the sockets that start them; where they are gated it disables them, too.
 func (s *snapd) Stop(ctx context.Context) error {
-	return s.change(ctx, "stop", func(c *client.Client) (string, error) { return c.Stop([]string{s.snap}, client.StopOptions{}) })
+	err := s.letDown(ctx)
+	if err != nil {
+		return fmt.Errorf("stop the snap %s: %w", s.snap, err)
+	}
+
+	gates, err := s.gates()
+	if err != nil {
+		return err
+	}
+
+	options := client.StopOptions{Disable: len(gates) > 0}
+	return s.change(ctx, "stop", func(c *client.Client) (string, error) { return c.Stop([]string{s.snap}, options) })
+}
+
+// letDown ends LXD by SIGTERM, after which instances go on running, before snapd stops the service: its own way of that is to have LXD
+// shut down all instances, and to end what they need (LXCFS). Where LXD has ended by then it leaves them alone. The sockets go first, so that
+// nobody wakes LXD in between.
+func (s *snapd) letDown(ctx context.Context) error {
+	processes, err := s.processes(ctx)
+	if err != nil || len(processes) == 0 {
+		return err
+	}
+
+	sockets, err := s.sockets(ctx)
+	if err != nil {
+		return err
+	}
+
+	for _, socket := range sockets {
+		err = (&systemd{unit: socket}).Stop(ctx)
+		if err != nil {
+			return err
+		}
+	}
+
+	for _, p := range processes {
+		_, err = signalHolder(p, s.database(), unix.SIGTERM)
+		if err != nil {
+			return err
+		}
+	}
+
+	return s.waitEnded(ctx, processes)
+}
+
+// waitEnded waits until processes no longer use the database.
+func (s *snapd) waitEnded(ctx context.Context, processes []Process) error {
+	for {
+		holders, err := Holders(s.database())
+		if err != nil {
+			return err
+		}
+
+		still := slices.DeleteFunc(holders, func(h Process) bool {
+			return !slices.ContainsFunc(processes, func(p Process) bool { return p.PID == h.PID })
+		})
+		if len(still) == 0 {
+			return nil
+		}
+
+		err = pause(ctx)
+		if err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrStillRunning, still[0], err)
+		}
+	}
+}
+
+// processes are LXD's own that use the database.
+func (s *snapd) processes(ctx context.Context) ([]Process, error) {
+	holders, err := Holders(s.database())
+	if err != nil || len(holders) == 0 {
+		return nil, err
+	}
+
+	mains, err := s.mains(ctx)
+	return ownProcesses(holders, mains), err
+}
+
+// database is LXD's in its snap.
+func (s *snapd) database() string { return filepath.Join(snapData, s.snap, "common/lxd/database") }
+
+// daemonUnit is the unit that snapd makes of LXD's service.
+func (s *snapd) daemonUnit() string { return "snap." + s.snap + "." + mainService + ".service" }
+
+// sockets are the units that start LXD on demand.
+func (s *snapd) sockets(ctx context.Context) ([]string, error) {
+	services, err := s.services(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	var sockets []string
+	for _, a := range services {
+		if a.Name == mainService {
+			sockets = append(sockets, s.units(a)[1:]...)
+		}
+	}
+
+	return sockets, nil
 }
 
 // Start implements Service. snapd starts the sockets of a service that has some, and leaves the service to the first client:
@@ -246,12 +349,52 @@ func (s *snapd) Start(ctx context.Context, prior *PriorState) error {
 		return nil
 	}
 
-	err := s.change(ctx, "start", func(c *client.Client) (string, error) { return c.Start(prior.Up, client.StartOptions{}) })
+	err := checkOpen([]string{s.daemonUnit()})
+	if err == nil {
+		err = s.waitDown(ctx)
+	}
+
+	if err != nil {
+		return err
+	}
+
+	err = s.change(ctx, "start", func(c *client.Client) (string, error) { return c.Start(prior.Up, client.StartOptions{}) })
 	if err == nil && prior.Daemon {
-		_ = dial(ctx, filepath.Join("/var/snap", s.snap, "common/lxd", socketName)) // whether it answers is for WaitReady
+		_ = dial(ctx, filepath.Join(snapData, s.snap, "common/lxd", socketName)) // whether it answers is for WaitReady
 	}
 
 	return err
+}
+
+// waitDown waits for an LXD to end that letDown was not waited for to the end with: it runs, and its sockets are down. As long as its unit is
+// up systemd refuses to start these.
+func (s *snapd) waitDown(ctx context.Context) error {
+	_, err := os.Stat(systemdSocket)
+	if err != nil {
+		return nil // no systemd to ask: snapd has its own ways there
+	}
+
+	sockets, err := s.sockets(ctx)
+	if err != nil || len(sockets) == 0 {
+		return err
+	}
+
+	return withSystemd(ctx, func(ctx context.Context, conn *dbus.Conn) error {
+		names, err := (&systemd{unit: sockets[0], triggers: sockets[1:]}).active(ctx, conn)
+		for err == nil && len(names) == 0 {
+			var state string
+			state, err = stringProperty(ctx, conn, s.daemonUnit(), "ActiveState")
+			if err == nil && !up(state) {
+				return nil
+			}
+
+			if err == nil {
+				err = pause(ctx)
+			}
+		}
+
+		return err
+	})
 }
 
 // StartLater implements Service: snapd waits for the sockets of a service only.
@@ -259,7 +402,7 @@ func (s *snapd) StartLater(ctx context.Context, prior *PriorState) error { retur
 
 // Failed implements Service: what systemd says of the daemon's unit, which snapd does not tell.
 func (s *snapd) Failed(ctx context.Context) error {
-	unit, err := systemdUnit(ctx, "snap."+s.snap+"."+mainService+".service")
+	unit, err := systemdUnit(ctx, s.daemonUnit())
 	if err != nil {
 		return nil // no systemd to ask: snapd has its own ways there
 	}

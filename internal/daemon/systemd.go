@@ -249,11 +249,13 @@ func (s *systemd) StartLater(ctx context.Context, prior *PriorState) error {
 
 // start begins to start what was up before, and waits for what is up at once, if it is to.
 func (s *systemd) start(ctx context.Context, conn *dbus.Conn, prior *PriorState, waits bool) error {
-	for _, name := range prior.Up {
-		_, err := inTime(ctx, func(ctx context.Context) (any, error) { return nil, conn.ResetFailedUnitContext(ctx, name) })
-		if broken(err) { // any other error only means that there is nothing to forget
-			return fmt.Errorf("forget failures of %s: %w", name, err)
-		}
+	err := checkOpen(prior.Up)
+	if err == nil {
+		err = resetFailed(ctx, conn, prior.Up)
+	}
+
+	if err != nil {
+		return err
 	}
 
 	for _, name := range prior.Up {
@@ -274,6 +276,25 @@ func (s *systemd) start(ctx context.Context, conn *dbus.Conn, prior *PriorState,
 		err = wait(ctx, conn, result)
 		if err != nil {
 			return fmt.Errorf("start %s: %w; see `systemctl status %[1]s`", name, err)
+		}
+	}
+
+	for _, name := range prior.Companions { // nothing happens to those that are still up; the others wait for LXD
+		_, err := inTime(ctx, func(ctx context.Context) (int, error) { return conn.StartUnitContext(ctx, name, "replace", nil) })
+		if err != nil {
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+	}
+
+	return nil
+}
+
+// resetFailed has systemd forget failures of units, and how often they were started of late.
+func resetFailed(ctx context.Context, conn *dbus.Conn, units []string) error {
+	for _, name := range units {
+		_, err := inTime(ctx, func(ctx context.Context) (any, error) { return nil, conn.ResetFailedUnitContext(ctx, name) })
+		if broken(err) { // any other error only means that there is nothing to forget
+			return fmt.Errorf("forget failures of %s: %w", name, err)
 		}
 	}
 
@@ -299,16 +320,22 @@ func (s *systemd) waitStopped(ctx context.Context, conn *dbus.Conn) error {
 // stopPause is how often waitStopped looks.
 const stopPause = 50 * time.Millisecond
 
+// errCanceled says that a job of ours has given way to another one, such as that of somebody who starts what we stop.
+var errCanceled = errors.New("another job took its place")
+
 // wait waits for the end of a job that starts or stops a unit. Where the connection breaks meanwhile, nobody would tell.
 func wait(ctx context.Context, conn *dbus.Conn, result <-chan string) error {
 	for {
 		select {
 		case r := <-result:
-			if r != "done" {
-				return fmt.Errorf("systemd says %q", r)
+			switch r {
+			case "done":
+				return nil
+			case "canceled":
+				return fmt.Errorf("systemd says %q: %w", r, errCanceled)
 			}
 
-			return nil
+			return fmt.Errorf("systemd says %q", r)
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(pollInterval):

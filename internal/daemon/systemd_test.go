@@ -20,7 +20,18 @@ import (
 
 func TestMain(m *testing.M) {
 	firstPause, longestPause = time.Millisecond, time.Millisecond
-	os.Exit(m.Run())
+	dir, err := os.MkdirTemp("", "daemon-test")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+
+	// Nothing of this machine's own is ever asked, or changed.
+	systemdSocket, snapdSocket, snapData = filepath.Join(dir, "systemd"), filepath.Join(dir, "snapd"), filepath.Join(dir, "snap")
+	unitDir, runtimeDir = filepath.Join(dir, "etc"), filepath.Join(dir, "run")
+	status := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(status)
 }
 
 func lxdUnits() map[string]string {

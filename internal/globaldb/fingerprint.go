@@ -16,8 +16,8 @@ type Fingerprint map[string]TablePrint
 
 // TablePrint is one table's part of a fingerprint.
 type TablePrint struct {
-	Rows int    `json:"rows"`
-	Sum  uint64 `json:"sum"` // of each row's XXH64, whatever the order of the rows
+	Rows int    `json:"rows" yaml:"rows"`
+	Sum  uint64 `json:"sum" yaml:"sum"` // of each row's XXH64, whatever the order of the rows
 }
 
 // Fingerprint computes the database's fingerprint.

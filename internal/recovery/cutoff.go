@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -13,22 +14,12 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
-// openRunName is the file in LXD's directory that says that this member is part of a run over the whole cluster, which is under way or
-// was cut off. What such a run has left is finished or taken back on all members together: nothing here starts LXD, or removes anything,
-// as long as it is there. No run over the whole cluster exists yet.
-const openRunName = "database.run.yaml"
-
 // cutOffNames are what is in LXD's directory when a run was cut off, each whatever it is cut off by.
 var cutOffNames = []string{stoppedName, swapdir.PlanFile, stagingName}
 
 // cutOff tells whether a run was cut off in this directory, and nobody is at work there now.
 func (d directory) cutOff() bool {
-	found := false
-	for _, name := range cutOffNames {
-		found = found || exists(d.join(name))
-	}
-
-	if !found || exists(d.join(openRunName)) {
+	if !d.cutOffHere() || exists(d.join(openRunName)) {
 		return false
 	}
 
@@ -38,13 +29,12 @@ func (d directory) cutOff() bool {
 	}
 
 	unlock()
-	for _, name := range cutOffNames { // it may have ended in between
-		if exists(d.join(name)) {
-			return true
-		}
-	}
+	return d.cutOffHere() // it may have ended in between
+}
 
-	return false
+// cutOffHere tells whether there is anything that a run leaves which was cut off, or which is at work.
+func (d directory) cutOffHere() bool {
+	return slices.ContainsFunc(cutOffNames, func(name string) bool { return exists(d.join(name)) })
 }
 
 // CutOff says in one sentence that a run was cut off in an LXD directory and what to do; empty where none was. It changes nothing, and who
@@ -60,6 +50,10 @@ func CutOff(path string) string {
 	}
 
 	d := directory{path: path}
+	if exists(d.join(openRunName)) {
+		return d.openRunLeft()
+	}
+
 	if !d.cutOff() {
 		return ""
 	}
@@ -79,6 +73,25 @@ func CutOff(path string) string {
 	}
 
 	return what + ": `lxd-recover resume` finishes what is left, and starts LXD again if that run had stopped it"
+}
+
+// openRunLeft says which run over the whole cluster was cut off here; empty if it is at work.
+func (d directory) openRunLeft() string {
+	unlock, err := d.lock(unix.LOCK_SH)
+	if err != nil {
+		return ""
+	}
+
+	unlock()
+	open, err := d.readOpenRun()
+	switch {
+	case err != nil:
+		return err.Error()
+	case open == nil: // it has ended in between
+		return ""
+	}
+
+	return OpenRunText(open)
 }
 
 // ResumeAtBoot is Resume when the machine starts, for each LXD directory in which a run was cut off: by the power, in most cases. A run that

@@ -46,6 +46,12 @@ func (f *fakeService) Failed(context.Context) error                      { retur
 func (f *fakeService) Hold(ctx context.Context, _ *daemon.PriorState) error {
 	return f.call(ctx, "hold")
 }
+func (f *fakeService) Gate(ctx context.Context, _ *daemon.PriorState, _ string) error {
+	return f.call(ctx, "gate")
+}
+func (f *fakeService) Ungate(ctx context.Context, _ *daemon.PriorState) error {
+	return f.call(ctx, "ungate")
+}
 func (f *fakeService) Stop(ctx context.Context) error { return f.call(ctx, "stop") }
 func (f *fakeService) Start(ctx context.Context, _ *daemon.PriorState) error {
 	return f.call(ctx, "start")
@@ -228,14 +234,14 @@ func TestResumeAtBoot(t *testing.T) {
 		})
 	}
 
-	err := errors.Join(boot(), os.Mkdir(d.join(stagingName), 0o700), os.WriteFile(d.join(openRunName), nil, 0o600))
+	err := errors.Join(boot(), os.Mkdir(d.join(stagingName), 0o700), d.writeOpenRun(&OpenRun{Run: "4f2a", Phase: PhaseArmed}))
 	if err != nil || told != 0 {
 		t.Fatalf("nothing is left: %v, told %d times", err, told)
 	}
 
 	err = boot()
-	if err != nil || told != 0 || !exists(d.join(stagingName)) || CutOff("") != "" {
-		t.Errorf("a run over the whole cluster: %v, told %d times", err, told)
+	if err != nil || told != 0 || !exists(d.join(stagingName)) || !strings.Contains(CutOff(""), "`lxd-recover cluster recover resume`") {
+		t.Errorf("a run over the whole cluster: %v, told %d times, %s", err, told, CutOff(""))
 	}
 
 	err = os.Remove(d.join(openRunName))

@@ -104,8 +104,24 @@ func openDirectory(path string) (directory, error) {
 }
 
 // openToChange opens a directory that is about to be changed and keeps other lxd-recover processes away from it until the
-// returned function is called.
+// returned function is called. A member that is part of a run over the whole cluster is changed by that run alone.
 func openToChange(path string) (directory, func(), error) {
+	d, unlock, err := openAlone(path)
+	if err != nil {
+		return d, nil, err
+	}
+
+	err = d.refuseOpenRun()
+	if err != nil {
+		unlock()
+		return d, nil, err
+	}
+
+	return d, unlock, nil
+}
+
+// openAlone is openToChange for the run over the whole cluster itself.
+func openAlone(path string) (directory, func(), error) {
 	d, err := openDirectory(path)
 	if err != nil {
 		return d, nil, err

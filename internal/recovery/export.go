@@ -70,6 +70,8 @@ type ExportOptions struct {
 	TermAbove uint64
 
 	Progress Progress
+
+	part *Part // of a run over the whole cluster that this export belongs to
 }
 
 // ExportReport is what an export did.
@@ -207,7 +209,11 @@ func (ex *exporter) open(ctx context.Context) (func(), error) {
 		}
 	}
 
-	unlock, err := ex.dir.lock(unix.LOCK_SH)
+	unlock := func() {} // the run over the whole cluster has it locked, its own copy as well
+	if ex.opts.part == nil {
+		unlock, err = ex.dir.lock(unix.LOCK_SH)
+	}
+
 	if err != nil {
 		return nil, err
 	}
@@ -269,7 +275,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 	ex.manifest = &bundle.Manifest{
 		Version: ex.opts.Version,
 		Created: time.Now().UTC().Truncate(time.Second),
-		Run:     bundle.NewRun(),
+		Run:     ex.runID(),
 		Source:  bundle.Source{ID: node.Self.ID, Name: node.Self.Name, Address: node.Self.Address},
 		Cluster: bundle.Cluster{Certificate: certificate},
 		Raft:    bundle.Raft{Before: last}, // After is set when the fence is known
@@ -303,6 +309,15 @@ func (ex *exporter) examine(ctx context.Context) error {
 	}
 
 	return ex.readKey()
+}
+
+// runID is the id of the run that the tarball begins, or belongs to.
+func (ex *exporter) runID() string {
+	if ex.opts.part != nil {
+		return ex.opts.part.run.Run
+	}
+
+	return bundle.NewRun()
 }
 
 // memberList is the list that the tarball gets. It must have been edited, be able to work, and be the one in the raft log.

@@ -34,6 +34,9 @@ type ImportOptions struct {
 	// DropPatch leaves out what is pending in this member's patch.global.sql.
 	DropPatch bool
 
+	// SQL runs on the database when LXD next starts here, after what is pending. It must do no harm if other members run it, too.
+	SQL string
+
 	// UnknownMembers goes on although the tarball's database does not know one of its members.
 	UnknownMembers bool
 
@@ -61,6 +64,8 @@ type ImportOptions struct {
 	Confirm func(*ImportReport) error
 
 	Progress Progress
+
+	part *Part // of a run over the whole cluster that this import belongs to
 }
 
 // ImportReport is what an import will do, or did.
@@ -124,6 +129,7 @@ func newImportReport(tarball string) *ImportReport {
 func Import(ctx context.Context, opts ImportOptions) (*ImportReport, error) {
 	run, end, err := beginRun(opts.LXDDir, runOptions{
 		purpose: purposeImport, version: opts.Version, dryRun: opts.DryRun, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress,
+		part: opts.part,
 	})
 	if err != nil {
 		return nil, err

@@ -22,6 +22,7 @@ func (im *importer) checkMembers(ctx context.Context, db *globaldb.DB, what stri
 
 	var dropped string
 	im.pending, dropped, err = im.dir.takePatch(im.opts.DropPatch)
+	im.pending.added = ended(im.opts.SQL)
 	if err != nil {
 		return err
 	}

@@ -28,14 +28,19 @@ func (r *InspectReport) machine(ctx context.Context, src *Source, found inDataba
 	}
 
 	r.Machine = &InspectMachine{}
-	r.Machine.HostName, _ = os.Hostname()
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	r.Machine.BootID = strings.TrimSpace(string(id))
+	r.Machine.HostName, r.Machine.BootID = machineNames()
 	if found.needs != nil {
 		r.Machine.LXD = found.needs.facts.Installed
 	} else {
 		r.Machine.LXD = preflight.Installed(ctx, src.lxdDir())
 	}
+}
+
+// machineNames are the host's name and the id of its boot; empty where they cannot be told.
+func machineNames() (host string, boot string) {
+	host, _ = os.Hostname()
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return host, strings.TrimSpace(string(id))
 }
 
 // needs says what LXD lacks in order to start on this database with the members that it has. The database itself is no worse for it.

@@ -39,10 +39,16 @@ func addressOf(id uint64) string {
 // append adds an entry to the log, in the term of the last one.
 func (l stateLab) append(t testing.TB, kind raftlog.EntryType, data []byte) {
 	t.Helper()
+	l.appendIn(t, openDir(t, l.dir.global()).LastTerm, kind, data)
+}
+
+// appendIn adds an entry of a term to the log.
+func (l stateLab) appendIn(t testing.TB, term uint64, kind raftlog.EntryType, data []byte) {
+	t.Helper()
 	log := openDir(t, l.dir.global())
 	pieces, err := plain(t.Context(), log, log.LastIndex, os.DirFS(l.dir.global()))
 	must(t, err)
-	entry := raftlog.Entry{Index: log.LastIndex + 1, Term: log.LastTerm, Type: kind, Data: data}
+	entry := raftlog.Entry{Index: log.LastIndex + 1, Term: term, Type: kind, Data: data}
 	pieces = append(pieces, metadataPieces(log, log.Term)...)
 	pieces = append(pieces, bundle.BytesPiece(raftlog.SegmentName(entry.Index, entry.Index), raftlog.AppendBatch(raftlog.SegmentHeader(), entry)))
 	next := l.dir.join("next")

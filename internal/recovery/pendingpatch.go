@@ -23,6 +23,7 @@ import (
 // and has found a leader, and deletes it.
 type pendingPatch struct {
 	own       string // SQL that somebody has written, as it stands there
+	added     string // SQL that this run adds
 	versions  string // of ours, for the rows of lost members (preflight.VersionSQL)
 	addresses string // of ours or of LXD's own edit, for the addresses of the members
 }
@@ -122,7 +123,7 @@ func ended(sql string) string {
 
 // carried is what stays when the addresses are written anew: somebody's own SQL first. It was written for the database as it is, and
 // what we add is worked out for the one that it leaves.
-func (p pendingPatch) carried() string { return p.own + p.versions }
+func (p pendingPatch) carried() string { return p.own + p.added + p.versions }
 
 // digest names somebody's own SQL; it is empty where there is none.
 func (p pendingPatch) digest() string {

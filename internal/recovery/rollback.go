@@ -41,6 +41,8 @@ type RollbackOptions struct {
 	Confirm func(*RollbackReport) error
 
 	Progress Progress
+
+	part *Part // of a run over the whole cluster that this rollback belongs to
 }
 
 // RollbackReport is what a rollback will do, or did.
@@ -71,6 +73,7 @@ type RollbackReport struct {
 func Rollback(ctx context.Context, opts RollbackOptions) (*RollbackReport, error) {
 	run, end, err := beginRun(opts.LXDDir, runOptions{
 		purpose: purposeRollback, version: opts.Version, dryRun: opts.DryRun, noStart: opts.NoStart, timeout: opts.Timeout, progress: opts.Progress,
+		part: opts.part,
 	})
 	if err != nil {
 		return nil, err

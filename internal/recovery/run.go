@@ -22,6 +22,8 @@ type runOptions struct {
 
 	// dryRun changes nothing: what an interrupted run left to be finished is an error then.
 	dryRun bool
+
+	part *Part // of a run over the whole cluster that this one belongs to; nil if there is none
 }
 
 // run is a run under way that replaces this member's database: nobody else works on LXD's directory meanwhile, and nothing that
@@ -47,7 +49,12 @@ type runReport interface {
 // beginRun opens LXD's directory to change it, finishes what an interrupted run left, and makes sure that an exchange is possible.
 // The returned function ends the run.
 func beginRun(lxdDir string, opts runOptions) (*run, func(), error) {
-	dir, unlock, err := openToChange(lxdDir)
+	open := openToChange
+	if opts.part != nil {
+		open = opts.part.open
+	}
+
+	dir, unlock, err := open(lxdDir)
 	if err != nil {
 		return nil, nil, err
 	}

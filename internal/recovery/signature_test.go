@@ -50,12 +50,18 @@ func (l signedLab) newCertificate(t testing.TB, dir string, key crypto.Signer, f
 // export is a tarball of node1 as it was after its edit, signed with a key.
 func (l signedLab) export(t testing.TB, key crypto.Signer) string {
 	t.Helper()
+	return l.exportFenced(t, key, 1<<33)
+}
+
+// exportFenced is export with the term of the fence.
+func (l signedLab) exportFenced(t testing.TB, key crypto.Signer, term uint64) string {
+	t.Helper()
 	database := filepath.Join(raftlogtest.Fixtures(t), "small", "n1-afteredit", databaseName)
 	node, err := nodedb.Read(t.Context(), database)
 	must(t, err)
 	global := filepath.Join(database, globalName)
 	log := openDir(t, global)
-	pieces, after, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(global), 1<<33)
+	pieces, after, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(global), term)
 	must(t, err)
 	tarball := filepath.Join(t.TempDir(), bundle.DefaultName)
 	f, err := os.Create(tarball)

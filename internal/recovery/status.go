@@ -129,6 +129,11 @@ func (r *StatusReport) pending(dir directory) error {
 	}
 
 	unlock()
+	return r.pendingFiles(dir)
+}
+
+// pendingFiles is pending, whoever has the directory locked.
+func (r *StatusReport) pendingFiles(dir directory) error {
 	stopped, err := dir.readStopped()
 	if err != nil {
 		r.problem("%v", err)
