@@ -86,7 +86,7 @@ func (l *docsLab) reset(t *testing.T) {
 	l.real = map[string]string{}
 	l.each(t, func(g *guest.Guest) {
 		l.kill(t, g)
-		inGuest(t, g, "sh", "-c", "rm -rf "+l.lxdDir+"/database* /root/*.tar.gz /root/*.json; rm -f /usr/local/sbin/lxd; "+
+		inGuest(t, g, "sh", "-c", "rm -rf "+l.lxdDir+"/database* /root/*.tar.gz /root/*.json /root/*.yaml /var/log/lxd-recover; rm -f /usr/local/sbin/lxd; "+
 			"snap remove lxd-recover 2> /dev/null; rm -f /usr/local/bin/lxd-recover; cp --archive /root/saved "+l.lxdDir+"/database")
 	})
 	l.network(t, "10.78")
@@ -396,7 +396,7 @@ func letIn(t *testing.T, nodes []*guest.Guest) {
 	for _, g := range nodes {
 		inGuest(t, g, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
 		keys += inGuest(t, g, "cat", "/root/.ssh/id_ed25519.pub")
-		known += g.Name + " " + inGuest(t, g, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
+		known += g.Name + "," + g.IP() + "," + strings.Replace(g.IP(), "10.78.", "10.79.", 1) + " " + inGuest(t, g, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
 	}
 
 	for _, g := range nodes {

@@ -30,7 +30,7 @@ func newClusterCmd() *cobra.Command {
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              groupRun,
 	}
-	cmd.AddCommand(newEditCmd(), newExportCmd(), newRecoverCmd())
+	cmd.AddCommand(newEditCmd(), newExportCmd(), newRecoverCmd(), newClusterRecoverCmd())
 	return cmd
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -127,9 +128,9 @@ func newRootCmd() *cobra.Command {
 	}
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.AddCommand(
-		newClusterCmd(), newImportCmd(), newRollbackCmd(), newRepairCmd(), newPatchCmd(), newResumeCmd(),
+		newClusterCmd(), newImportCmd(), newRollbackCmd(), newRepairCmd(), newPatchCmd(), newResumeCmd(), newSupportCmd(),
 		newStatusCmd(), newKeptCmd(), formerly("global-db-backups", newKeptCmd()), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
-		newFrontendCmd(), newHookCmd(), newVersionCmd(), newVerifyCmd(), newReconfigureCmd(),
+		newFrontendCmd(), newHookCmd(), newVersionCmd(), newVerifyCmd(), newReconfigureCmd(), newAgentCmd(),
 	)
 	addLogFlags(cmd)
 	setHelp(cmd)
@@ -223,7 +224,9 @@ func unknownCommand(cmd *cobra.Command, name string) error {
 
 // message is what is said of an error.
 func message(err error) string {
-	if errors.Is(err, context.Canceled) {
+	var partly *clusterrun.Partly
+	var back *clusterrun.TakenBack
+	if errors.Is(err, context.Canceled) && !errors.As(err, &partly) && !errors.As(err, &back) { // these say themselves what is in place
 		return "interrupted, the old database is in place: " + err.Error()
 	}
 
@@ -234,9 +237,14 @@ func exitStatus(err error) int {
 	var wrong usageError
 	var refusal *recovery.Refusal
 	var damage *recovery.DamageError
+	var partly *clusterrun.Partly
 	switch {
 	case errors.As(err, &wrong):
 		return exitUsage
+	case errors.As(err, &partly) && partly.Works:
+		return exitPartWorks
+	case partly != nil, errors.Is(err, errNotOne):
+		return exitPartDown
 	case errors.As(err, &refusal), errors.Is(err, errNoRecommendation):
 		return exitRefused
 	case errors.As(err, &damage), errors.Is(err, bundle.ErrDamaged), errors.Is(err, bundle.ErrSignature),

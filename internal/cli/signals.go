@@ -27,6 +27,7 @@ import (
 // runs are the names of the commands that change something.
 var runs = []string{
 	"global-db-import", "global-db-rollback", "global-db-repair", "global-db-patch", "resume", "edit", "recover-from-quorum-loss", "hook", "install", "remove",
+	"recover", "apply", "undo",
 }
 
 // isRun tells whether a command line is that of a run.

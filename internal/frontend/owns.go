@@ -28,7 +28,7 @@ var Flags = []Flag{
 
 // Commands of LXD's group "cluster" that are ours, and how our commands outside of it begin.
 var (
-	clusterCommands = []string{"edit", "export-db", "recover-from-quorum-loss"}
+	clusterCommands = []string{"edit", "export-db", "recover", "recover-from-quorum-loss"}
 	commandPrefix   = "global-db-"
 )
 

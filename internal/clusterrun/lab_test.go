@@ -1,0 +1,225 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package clusterrun_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/agent"
+	"github.com/lxd-recover/lxd-recover/internal/bundle/bundletest"
+	"github.com/lxd-recover/lxd-recover/internal/cli"
+	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
+)
+
+// TestMain is the program itself if it was started as a child.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+		os.Exit(cli.Main(os.Args))
+	}
+
+	status := m.Run()
+	raftlogtest.Cleanup()
+	os.Exit(status)
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// lab is a cluster of three that were stopped; node3 lacks what the others have committed. Nothing starts an LXD there.
+type lab struct {
+	t      testing.TB
+	dirs   map[string]string // LXD's directories, by the members' names
+	mu     sync.Mutex
+	events []clusterrun.Event
+	asked  []clusterrun.Question
+	no     string // code of a question that is answered with no
+	down   string // a member that is not reached
+}
+
+func newLab(t testing.TB) *lab {
+	t.Helper()
+	l := &lab{t: t, dirs: map[string]string{}}
+	key := bundletest.Key(t)
+	der := bundletest.Certificate(t, key, time.Now().Add(-time.Hour))
+	fixtures := filepath.Join(raftlogtest.Fixtures(t), "forgotten")
+	log, err := raftlog.Open(t.Context(), os.DirFS(filepath.Join(fixtures, "n1-preedit/database/global")), raftlog.Options{})
+	must(t, err)
+	db, err := globaldb.Open(t.Context(), log, log.LastIndex)
+	must(t, err)
+	defer db.Close()
+
+	certificates, err := db.Certificates(t.Context())
+	must(t, err)
+	for i := range 3 {
+		name := fmt.Sprintf("node%d", i+1)
+		dir := t.TempDir()
+		l.dirs[name] = dir
+		must(t, os.CopyFS(filepath.Join(dir, "database"), os.DirFS(filepath.Join(fixtures, fmt.Sprintf("n%d-preedit/database", i+1)))))
+		bundletest.WritePair(t, dir, "cluster", der, key)
+		own := slices.IndexFunc(certificates, func(c globaldb.Certificate) bool { return c.Name == name })
+		must(t, os.WriteFile(filepath.Join(dir, "server.crt"), []byte(certificates[own].PEM), 0o600))
+	}
+
+	return l
+}
+
+// options are those of a run from node1.
+func (l *lab) options() clusterrun.Options {
+	return clusterrun.Options{
+		Version: "test", Giver: "here", Here: true, NoStart: true, StartTime: time.Second,
+		Connect: func(_ context.Context, m clusterrun.Member) (agent.Agent, error) { return l.connect(m) },
+		Ask: func(_ context.Context, q clusterrun.Question) error {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+
+			l.asked = append(l.asked, q)
+			if q.Code == l.no {
+				return errNo
+			}
+
+			return nil
+		},
+		Event: func(e clusterrun.Event) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+
+			l.events = append(l.events, e)
+		},
+	}
+}
+
+var errNo = errors.New("no")
+
+func (l *lab) connect(m clusterrun.Member) (agent.Agent, error) {
+	name := m.Name
+	if name == "" {
+		name = "node1"
+	}
+
+	if name == l.down {
+		return nil, errors.New("no route to host")
+	}
+
+	return agent.NewLocal(agent.Options{LXDDir: l.dirs[name], Version: "test", Timeout: time.Minute}), nil
+}
+
+// contents are digests of the members' databases, by their names.
+func (l *lab) contents() map[string]string {
+	l.t.Helper()
+	all := map[string]string{}
+	for name, dir := range l.dirs {
+		sum := sha256.New()
+		root := os.DirFS(filepath.Join(dir, "database"))
+		entries := []string{}
+		must(l.t, filepath.WalkDir(filepath.Join(dir, "database"), func(path string, e os.DirEntry, err error) error {
+			if err == nil && e.Type().IsRegular() {
+				entries = append(entries, path)
+			}
+
+			return err
+		}))
+		_ = root
+		for _, path := range entries {
+			data, err := os.ReadFile(path)
+			must(l.t, err)
+			fmt.Fprintf(sum, "%s %d\n", strings.TrimPrefix(path, dir), len(data))
+			sum.Write(data)
+		}
+
+		all[name] = fmt.Sprintf("%x", sum.Sum(nil))
+	}
+
+	return all
+}
+
+// ends are the last index and term of the members' logs, by their names.
+func (l *lab) ends() map[string]string {
+	l.t.Helper()
+	all := map[string]string{}
+	for name, dir := range l.dirs {
+		log, err := raftlog.Open(l.t.Context(), os.DirFS(filepath.Join(dir, "database/global")), raftlog.Options{})
+		must(l.t, err)
+		all[name] = fmt.Sprintf("%d/%d", log.LastIndex, log.LastTerm)
+	}
+
+	return all
+}
+
+// wantOne wants all of these members to have one new database, whole, and nothing to be left of the run.
+func (l *lab) wantNew(names ...string) {
+	l.t.Helper()
+	ends := l.ends()
+	rows := map[string]bool{}
+	for _, name := range names {
+		if ends[name] != ends[names[0]] {
+			l.t.Errorf("not one database: %v", ends)
+		}
+
+		log, err := raftlog.Open(l.t.Context(), os.DirFS(filepath.Join(l.dirs[name], "database/global")), raftlog.Options{})
+		must(l.t, err)
+		db, err := globaldb.Open(l.t.Context(), log, log.LastIndex)
+		must(l.t, err)
+		found := 0
+		must(l.t, db.Query(l.t.Context(), "SELECT name FROM profiles WHERE name = 'lostrow'", globaldb.Receiver{
+			Columns: func([]string) error { return nil },
+			Row:     func([]any) error { found++; return nil },
+		}))
+		must(l.t, db.Close())
+		rows[name] = found == 1
+		if found != 1 {
+			l.t.Errorf("%s lacks a committed row", name)
+		}
+	}
+
+	l.wantClean()
+}
+
+// wantClean wants nothing of a run to be left but kept databases.
+func (l *lab) wantClean() {
+	l.t.Helper()
+	for _, dir := range l.dirs {
+		left, err := filepath.Glob(filepath.Join(dir, "database.*"))
+		must(l.t, err)
+		left = slices.DeleteFunc(left, func(path string) bool {
+			return strings.Contains(path, ".before-") || strings.HasSuffix(path, "high-water.yaml")
+		})
+		if len(left) > 0 {
+			l.t.Errorf("left: %v", left)
+		}
+	}
+}
+
+func (l *lab) wantOld(before map[string]string) {
+	l.t.Helper()
+	if now := l.contents(); !maps.Equal(now, before) {
+		l.t.Errorf("not all have what they had: %v, before %v", now, before)
+	}
+
+	l.wantClean()
+}
+
+func (l *lab) codes() (codes []string) {
+	for _, q := range l.asked {
+		codes = append(codes, q.Code)
+	}
+
+	return codes
+}
