@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/cli"
+	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
 )
 
 const root = ".."
@@ -202,6 +203,7 @@ func TestNames(t *testing.T) {
 	found := map[string]int{}
 	for _, name := range []string{
 		"CONTRIBUTING.md", "SECURITY.md", "docs/guarantees.md", "docs/raft-directory.md", "docs/architecture.md", "docs/security.md",
+		"docs/cluster-recover.md",
 	} {
 		for _, m := range quoted.FindAllStringSubmatch(page(t, name), -1) {
 			word := m[1]
@@ -330,5 +332,57 @@ func TestReferences(t *testing.T) {
 
 	if found < 2 {
 		t.Errorf("only %d references", found)
+	}
+}
+
+// TestBreaks holds the table of what becomes of a run that is cut off against the one in the code.
+func TestBreaks(t *testing.T) {
+	_, section, _ := strings.Cut(page(t, "docs/cluster-recover.md"), "\n## When it breaks\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var rows []string
+	for line := range strings.Lines(section) {
+		if strings.HasPrefix(line, "| `") {
+			rows = append(rows, strings.TrimSpace(line))
+		}
+	}
+
+	var want []string
+	for _, b := range clusterrun.Breaks() {
+		var phases []string
+		for _, p := range b.Phases {
+			phases = append(phases, "`"+string(p)+"`")
+		}
+
+		cells := []string{strings.Join(phases, ", "), string(b.Cut), b.Alone, string(b.Resume), string(b.Undo)}
+		want = append(want, "| "+strings.Join(cells, " | ")+" |")
+	}
+
+	if len(want) < 8 || !slices.Equal(rows, want) {
+		t.Errorf("the page has\n%s\nand the code\n%s", strings.Join(rows, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// runCommand is a call of `cluster recover` in a page, with what follows its words.
+var runCommand = regexp.MustCompile(`lxd-recover (cluster recover\b[^|>\n]*)`)
+
+// TestRunCommands looks up the commands and flags in the blocks of the page about runs over the cluster.
+func TestRunCommands(t *testing.T) {
+	found := 0
+	for _, block := range console.FindAllString(page(t, "docs/cluster-recover.md"), -1) {
+		for _, m := range runCommand.FindAllStringSubmatch(block, -1) {
+			found++
+			cmd, args, err := cli.Commands().Find(strings.Fields(m[1]))
+			must(t, err)
+			for _, arg := range args {
+				name, isFlag := strings.CutPrefix(arg, "--")
+				if isFlag && cmd.Flags().Lookup(name) == nil {
+					t.Errorf("%s has no flag %s", cmd.CommandPath(), arg)
+				}
+			}
+		}
+	}
+
+	if found < 6 {
+		t.Errorf("only %d commands", found)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,8 @@ var (
 )
 
 const deletedSection = "Take back an accidental delete"
+
+const howtoOne = "With one command"
 
 const howtoImport = "6. Import it on every surviving member"
 
@@ -64,6 +67,11 @@ var (
 
 // scenarios runs the pages for one reader after the other, each with a cluster that has just been formed.
 func (l *docsLab) scenarios(t *testing.T, howto, trouble *page) {
+	t.Run("one command", func(t *testing.T) { l.oneCommand(t, howto) })
+	if l.variant == "package" { // nothing differs
+		t.Run("one command at new addresses", func(t *testing.T) { l.oneCommandMoved(t, howto) })
+	}
+
 	t.Run("quorum loss", func(t *testing.T) { l.quorumLoss(t, howto, trouble) })
 	t.Run("change of addresses", func(t *testing.T) { l.changeOfAddresses(t, howto) })
 	t.Run("accidental delete", func(t *testing.T) { l.accidentalDelete(t, howto) })
@@ -71,6 +79,41 @@ func (l *docsLab) scenarios(t *testing.T, howto, trouble *page) {
 	if l.variant == "snap" {
 		t.Run("quorum loss, imported through snapd", func(t *testing.T) { l.importThroughSnapd(t, howto) })
 	}
+}
+
+// oneCommand recovers the survivors of a quorum loss with one command, and takes that back.
+func (l *docsLab) oneCommand(t *testing.T, howto *page) {
+	l.reset(t)
+	l.start(t, docsAll...)
+	l.wantMembers(t, "server1", docsAddresses...)
+	l.lost(t, "server2", "server3")
+	l.awaitLoss(t, "server1")
+	l.run(t, howto, []string{howtoOne, "Members are lost", "Look again", "It was cut off", "Take it all back"}, "lost")
+	for _, server := range []string{"server1", "server4"} {
+		if slices.Contains(profileNames(t, l.guests[server]), "later") {
+			t.Errorf("%s has not gone back", server)
+		}
+	}
+
+	l.wantPrecious(t, "server1", "server4")
+}
+
+// awaitLoss waits until LXD on a survivor has noticed that the quorum is lost: its leader answers for a few seconds more.
+func (l *docsLab) awaitLoss(t *testing.T, server string) {
+	t.Helper()
+	watch := progress.Watch{What: "LXD to notice the loss", Every: 500 * time.Millisecond, Seen: func() string { return l.waiting(t, server) }}
+	must(t, watch.Until(t.Context(), func(ctx context.Context) (bool, error) {
+		_, err := l.guests[server].Exec(ctx, "timeout", "--signal=KILL", "5", "lxc", "cluster", "list")
+		return err != nil, nil
+	}))
+}
+
+// oneCommandMoved recovers a cluster all of whose members are in another network.
+func (l *docsLab) oneCommandMoved(t *testing.T, howto *page) {
+	l.reset(t)
+	l.network(t, "10.79")
+	l.run(t, howto, []string{howtoOne, "The addresses have changed"}, "moved")
+	l.wantPrecious(t, docsAll...)
 }
 
 // takeAfterQuorumLoss is the way from a quorum loss to the tarball on every member. Two of the three voters end while all is well:
@@ -177,20 +220,13 @@ func (l *docsLab) importThroughSnapd(t *testing.T, howto *page) {
 	l.wantPrecious(t, "server1", "server4")
 }
 
-// readme runs what the README shows, on members that are installed, edited and checked as in the howto.
+// readme runs what the README shows, where the howto has installed the program.
 func (l *docsLab) readme(t *testing.T, howto, readme *page) {
 	t.Run("README", func(t *testing.T) {
 		l.reset(t)
 		l.lost(t, "server2", "server3")
-		l.run(t, howto, howtoBegin[:1])
-		for _, b := range howto.section(t, "After a quorum loss", "quorum") {
-			if b.language == "yaml" {
-				l.runBlock(t, b)
-			}
-		}
-
+		l.run(t, howto, []string{howtoOne})
 		l.run(t, readme, []string{"lxd-recover"})
-		l.run(t, howto, howtoEnd, "quorum")
 		l.wantPrecious(t, "server1", "server4")
 
 		// What the page says of a lost member that is just started.
