@@ -425,5 +425,14 @@ func (o *recoverOptions) ask(ctx context.Context, q clusterrun.Question) error {
 		return &recovery.Refusal{Code: "changed", Reason: "not all is as the plan has seen it: make another plan"}
 	}
 
-	return confirmation{what: "recovery", question: q.Text}.ask(ctx)
+	err := confirmation{what: "recovery", question: q.Text}.ask(ctx)
+	var refusal *recovery.Refusal
+	if err != nil && ctx.Err() == nil && !errors.As(err, &refusal) {
+		return errNotConfirmed // what has become of the run then is said with it
+	}
+
+	return err
 }
+
+// errNotConfirmed is a "no" while a run is under way.
+var errNotConfirmed = errors.New("that was not confirmed")

@@ -276,7 +276,8 @@ func (s *Session) resume(ctx context.Context, p *Plan, r *Result) error {
 		return ErrNoRun
 	case len(st.started) > 0 && len(st.apart) > 0:
 		return &Partly{Works: p.majority(st.started), Left: st.open, Err: fmt.Errorf("%s: the database from before the run is in place, and LXD has been "+
-			"started on the new one on %s: import the run's tarball there, or undo the run", strings.Join(st.apart, ", "), strings.Join(st.started, ", "))}
+			"started on the new one on %s: start LXD there, and look with `lxd-recover cluster recover verify`; or undo the run",
+			strings.Join(st.apart, ", "), strings.Join(st.started, ", "))}
 	}
 
 	all := len(st.ahead) == len(p.reachable())
