@@ -14,9 +14,11 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -43,6 +45,8 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 
+	// Under nohup a hangup is ignored, by children too; one that this process listens to is not.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	restore := guest.FairProcessors()
 	status := m.Run()
 	restore()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -45,6 +46,8 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 
+	// Under nohup a hangup is ignored, by children too; one that this process listens to is not.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
 	code := m.Run()
 	raftlogtest.Cleanup()
 	os.Exit(code)

@@ -104,6 +104,14 @@ func startFakeSystemd(t *testing.T, at moment, breaks int, units map[string]stri
 	return f
 }
 
+// change changes something about the fake.
+func (f *fakeSystemd) change(what func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+
+	what()
+}
+
 // breaks tells whether a connection is to be broken at this moment.
 func (f *fakeSystemd) breaks(now moment) bool {
 	f.mu.Lock()
@@ -143,7 +151,10 @@ func (f *fakeSystemd) serve(c *fakeConn) {
 
 // end is what becomes of a connection that is to be broken: a silent one ends when the other side hangs up.
 func (f *fakeSystemd) end(c net.Conn) {
-	if f.silent {
+	f.mu.Lock()
+	silent := f.silent
+	f.mu.Unlock()
+	if silent {
 		_, _ = io.Copy(io.Discard, c)
 	}
 }

@@ -173,9 +173,11 @@ func TestGateWithoutFile(t *testing.T) {
 		err = errors.Join(unit.Stop(t.Context()), unit.Start(t.Context(), prior))
 	}
 
-	if err != nil || fake.units["lxd.service"] != "active" {
-		t.Errorf("%v; units %v", err, fake.units)
-	}
+	fake.change(func() {
+		if err != nil || fake.units["lxd.service"] != "active" {
+			t.Errorf("%v; units %v", err, fake.units)
+		}
+	})
 }
 
 // A condition that systemd does not have, whatever the reason, is no gate.
@@ -189,7 +191,7 @@ func TestGateNotHeeded(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 
-	fake.properties["lxd.socket"]["LoadState"] = "masked"
+	fake.change(func() { fake.properties["lxd.socket"]["LoadState"] = "masked" })
 	err = unit.Gate(t.Context(), &PriorState{}, "/var/lib/lxd/database.run.yaml")
 	if err != nil {
 		t.Errorf("a socket that is masked: %v", err)

@@ -105,7 +105,7 @@ func TestSystemdSilent(t *testing.T) {
 	for _, at := range []moment{onConnect, afterAuth, onProperty} {
 		t.Run(string(at), func(t *testing.T) {
 			fake := startFakeSystemd(t, at, 1, lxdUnits())
-			fake.silent = true
+			fake.change(func() { fake.silent = true })
 			unit, err := systemdUnit(t.Context(), "lxd.service")
 			if err != nil || !slices.Equal(unit.triggers, []string{"lxd.socket"}) {
 				t.Errorf("silent once: %+v, %v", unit, err)
@@ -125,7 +125,7 @@ func TestSystemdSilent(t *testing.T) {
 // Somebody who does not want to wait for a silent one any longer need not.
 func TestSystemdSilentInterrupted(t *testing.T) {
 	fake := startFakeSystemd(t, onConnect, 1000, lxdUnits())
-	fake.silent = true
+	fake.change(func() { fake.silent = true })
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, errors.New("enough"))
 	defer cancel()
 
