@@ -182,7 +182,12 @@ func TestClusterRecover(t *testing.T) {
 	l.wantNothingLeft(survivors...)
 	wantRunning(t, l.server(1), instance)
 	inGuest(t, l.server(4), "lxc", "profile", "create", "after")
+	pid := property(t, l.server(1), "lxd.service", "MainPID")
 	l.run(1, 3, []string{"insert profile after"}, "undo", "--yes")
+	if now := property(t, l.server(1), "lxd.service", "MainPID"); now != pid {
+		t.Errorf("LXD was stopped before the undo was refused: process %s, then %s", pid, now)
+	}
+
 	l.run(1, 0, []string{"One cluster of 2 members"}, "undo", "--yes", "--discard-local-entries")
 	l.wantRows(survivors, "kept")
 	for _, n := range survivors {

@@ -30,6 +30,9 @@ type Agent interface {
 	// State reads what the member's directory says after a run.
 	State(ctx context.Context, opts StateOptions) (*recovery.MemberState, error)
 
+	// KeptLoss tells what would be given up if a kept database took the place of the live one.
+	KeptLoss(ctx context.Context, kept string) (*recovery.KeptLossReport, error)
+
 	// Support writes what somebody who helps needs to know of the member, as a tar file.
 	Support(ctx context.Context, w io.Writer) error
 
@@ -204,6 +207,11 @@ func (l *Local) State(ctx context.Context, opts StateOptions) (*recovery.MemberS
 	return recovery.ReadMemberState(ctx, recovery.MemberStateOptions{
 		LXDDir: l.opts.LXDDir, Fence: opts.Fence, At: opts.At, Outline: opts.Outline, Progress: l.opts.Progress,
 	})
+}
+
+// KeptLoss implements Agent.
+func (l *Local) KeptLoss(ctx context.Context, kept string) (*recovery.KeptLossReport, error) {
+	return recovery.KeptLoss(ctx, l.opts.LXDDir, kept, l.opts.Progress)
 }
 
 // Support implements Agent.

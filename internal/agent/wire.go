@@ -19,6 +19,7 @@ const (
 	callLook     = "look"
 	callProbe    = "probe"
 	callState    = "state"
+	callLoss     = "kept-loss"
 	callSupport  = "support"
 	callJoin     = "join"
 	callGate     = "gate"
@@ -46,6 +47,10 @@ const (
 // digestArgs are the arguments of calls about a tarball.
 type digestArgs struct {
 	Digest string `json:"digest"`
+}
+
+type keptArgs struct {
+	Kept string `json:"kept"`
 }
 
 type readyArgs struct {
@@ -112,6 +117,8 @@ func (l *Local) handle(ctx context.Context, call remote.Call) (any, error) {
 		return with(call, func(opts ProbeOptions) (any, error) { return l.Probe(ctx, opts) })
 	case callState:
 		return with(call, func(opts StateOptions) (any, error) { return l.State(ctx, opts) })
+	case callLoss:
+		return with(call, func(args keptArgs) (any, error) { return l.KeptLoss(ctx, args.Kept) })
 	case callSupport:
 		return nil, l.Support(ctx, call.To)
 	case callJoin:
@@ -231,6 +238,11 @@ func (r *Remote) Probe(ctx context.Context, opts ProbeOptions) (*ProbeReport, er
 // State implements Agent.
 func (r *Remote) State(ctx context.Context, opts StateOptions) (*recovery.MemberState, error) {
 	return wanted[recovery.MemberState](ctx, r, callState, opts)
+}
+
+// KeptLoss implements Agent.
+func (r *Remote) KeptLoss(ctx context.Context, kept string) (*recovery.KeptLossReport, error) {
+	return wanted[recovery.KeptLossReport](ctx, r, callLoss, keptArgs{Kept: kept})
 }
 
 // Support implements Agent.

@@ -364,7 +364,7 @@ func (s *Session) stage(ctx context.Context, p *Plan, r *Result) error {
 			r.Warnings = append(r.Warnings, name+": "+w)
 		}
 
-		if len(report.Discarded) == 0 || p.told(name) {
+		if len(report.Discarded) == 0 || p.told(name, report.Discarded) {
 			continue
 		}
 
@@ -388,9 +388,16 @@ func (s *Session) stage(ctx context.Context, p *Plan, r *Result) error {
 	return s.ask(ctx, Question{Code: "losses", Lines: lines, Text: "Members have changes that the new database lacks. They would be lost. Go on?"})
 }
 
-// told tells whether the plan has named what a member loses.
-func (p *Plan) told(name string) bool {
-	return slices.ContainsFunc(p.Losses, func(l Loss) bool { return slices.Contains(strings.Split(l.Member, ", "), name) })
+// told tells whether the plan has named what a member loses. An undo names every change of a user: LXD has gone on since.
+func (p *Plan) told(name string, lost []recovery.Discarded) bool {
+	of := func(l Loss) bool { return slices.Contains(strings.Split(l.Member, ", "), name) }
+	if p.Undoes == "" {
+		return slices.ContainsFunc(p.Losses, of)
+	}
+
+	return !slices.ContainsFunc(recovery.Lines(lost), func(line string) bool {
+		return !slices.ContainsFunc(p.Losses, func(l Loss) bool { return of(l) && slices.Contains(l.Lines, line) })
+	})
 }
 
 // takeBack ends a run that LXD has not run on anywhere. Members that are not reached take themselves back, unless they are armed.

@@ -328,6 +328,10 @@ func Undo(ctx context.Context, opts Options, p *Plan) (*Result, *Plan, *Session,
 	}
 
 	undo, err := s.undoPlan(p, st)
+	if err == nil {
+		err = s.undoLosses(ctx, undo)
+	}
+
 	if err != nil {
 		return nil, nil, nil, errors.Join(err, s.Close())
 	}
@@ -385,6 +389,25 @@ func (s *Session) undoPlan(p *Plan, st standing) (*Plan, error) {
 	s.run = undo.ID
 	s.leave = func(ctx context.Context) error { return s.leaveRun(ctx, p, st) }
 	return undo, nil
+}
+
+// undoLosses names what users have changed since the run that is undone, before anything is stopped.
+func (s *Session) undoLosses(ctx context.Context, undo *Plan) error {
+	loss, err := s.agent(undo.From).KeptLoss(ctx, undo.Source)
+	if err != nil {
+		return fmt.Errorf("%s: what would be lost: %w", undo.From, err)
+	}
+
+	lines := recovery.Lines(loss.Found)
+	for _, text := range loss.Untold {
+		lines = append(lines, "what cannot be told: "+text)
+	}
+
+	if len(lines) > 0 {
+		undo.Losses = append(undo.Losses, Loss{Member: strings.Join(s.names(), ", "), Count: recovery.Count(loss.Found).String(), Lines: lines})
+	}
+
+	return nil
 }
 
 // cameFrom is the member whose database all got, as they have noted it: that may have been another one than a plan says which was written before LXD
