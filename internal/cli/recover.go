@@ -393,7 +393,12 @@ func printRecoverPlan(w io.Writer, p *clusterrun.Plan) {
 	}
 
 	for _, loss := range p.Losses {
-		fmt.Fprintf(w, "\n%s has what the new database lacks, %s:\n", loss.Member, loss.Count)
+		verb := "has"
+		if strings.Contains(loss.Member, ", ") {
+			verb = "have"
+		}
+
+		fmt.Fprintf(w, "\n%s %s what the new database lacks, %s:\n", loss.Member, verb, loss.Count)
 		for _, line := range loss.Lines {
 			fmt.Fprintln(w, "  "+line)
 		}
