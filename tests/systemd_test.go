@@ -325,13 +325,14 @@ func exportInGuest(t testing.TB, g *guest.Guest) {
 	keepExported(t, g, guestLXD)
 }
 
-// exportedLXD is a copy of LXD's directory as it was when it was exported from.
+// exportedLXD is a copy of LXD's directory as it was when it was exported from, with the high-water file: without it the next fence could lie
+// below that of an export in the same second.
 const exportedLXD = "/root/exported"
 
 func keepExported(t testing.TB, g *guest.Guest, lxdDir string) {
 	t.Helper()
-	inGuest(t, g, "sh", "-c", fmt.Sprintf("rm -rf %[1]s; mkdir %[1]s; cd %[2]s; cp --archive database server.crt server.key cluster.crt cluster.key %[1]s",
-		exportedLXD, lxdDir))
+	inGuest(t, g, "sh", "-c", fmt.Sprintf("rm -rf %[1]s; mkdir %[1]s; cd %[2]s; "+
+		"cp --archive database database.high-water.yaml server.crt server.key cluster.crt cluster.key %[1]s", exportedLXD, lxdDir))
 }
 
 // newFence makes the tarball anew from that copy, if there is one: a cluster is started only once from the same fence.
