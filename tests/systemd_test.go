@@ -196,7 +196,7 @@ func testRollback(t *testing.T, g *guest.Guest) {
 	wantProfiles(t, g, "default", "exported", "replaced")
 
 	inGuest(t, g, "sh", "-c", "lxd-recover global-db-rollback --yes --discard-local-entries --no-start "+
-		"$(basename $(ls -d "+guestLXD+"/database.before-rollback-*Z | tail -n 1))")
+		"$(basename $(ls -d "+guestLXD+"/database.before-rollback-*/ | tail -n 1))")
 	wantState(t, g, "inactive", "lxd.service", "lxd.socket")
 	startLXD(t, g)
 	wantProfiles(t, g, "default", "exported")

@@ -86,7 +86,7 @@ func copyTree(ctx context.Context, from string, to string) error {
 
 // putBack undoes an import or an edit by the copy that it has kept.
 func putBack(m *cluster.Member) error {
-	kept, err := filepath.Glob(filepath.Join(m.Dir(), "database.before-*Z"))
+	kept, err := filepath.Glob(filepath.Join(m.Dir(), "database.before-*[0-9Z]"))
 	if err != nil || len(kept) == 0 {
 		return err
 	}
