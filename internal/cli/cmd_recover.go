@@ -239,16 +239,16 @@ func runRecover(ctx context.Context, o *recoverOptions) error {
 		return err
 	}
 
-	err = o.confirmPlan(ctx, plan)
+	return o.apply(ctx, session, plan)
+}
+
+// apply shows a plan and asks, carries it out, and says what has become of it. It closes the session.
+func (o *recoverOptions) apply(ctx context.Context, session *clusterrun.Session, plan *clusterrun.Plan) error {
+	err := o.confirmPlan(ctx, plan)
 	if err != nil {
 		return errors.Join(err, session.Close())
 	}
 
-	return o.apply(ctx, session, plan)
-}
-
-// apply carries out a plan and says what has become of it.
-func (o *recoverOptions) apply(ctx context.Context, session *clusterrun.Session, plan *clusterrun.Plan) error {
 	forget := keepPlan(plan)
 	result, err := session.Apply(ctx, plan)
 	var back *clusterrun.TakenBack
@@ -315,11 +315,6 @@ func runRecoverApply(ctx context.Context, o *recoverOptions, file string) error 
 		return err
 	}
 
-	err = o.confirmPlan(ctx, plan)
-	if err != nil {
-		return errors.Join(err, session.Close())
-	}
-
 	return o.apply(ctx, session, plan)
 }
 
@@ -342,11 +337,6 @@ func runRecoverUndo(ctx context.Context, o *recoverOptions, file string) error {
 	}
 
 	undo.NoStart = o.noStart
-	err = o.confirmPlan(ctx, undo)
-	if err != nil {
-		return errors.Join(err, session.Close())
-	}
-
 	return o.apply(ctx, session, undo)
 }
 

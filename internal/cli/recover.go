@@ -227,15 +227,22 @@ func stateDir() (string, error) {
 	return filepath.Join(home, ".local", "state", "lxd-recover"), err
 }
 
+// makeStateDir is stateDir, made if it is missing.
+func makeStateDir() (string, error) {
+	dir, err := stateDir()
+	if err == nil {
+		err = os.MkdirAll(dir, 0o700)
+	}
+
+	return dir, err
+}
+
 const planSuffix = ".plan.yaml"
 
 // keepPlan keeps the plan of a run on this machine, so that it can be undone later, until forget is called. That it cannot be kept is no reason not to
 // recover.
 func keepPlan(p *clusterrun.Plan) (forget func()) {
-	dir, err := stateDir()
-	if err == nil {
-		err = os.MkdirAll(dir, 0o700)
-	}
+	dir, err := makeStateDir()
 
 	file := filepath.Join(dir, p.ID+planSuffix)
 	if err == nil {
@@ -303,10 +310,7 @@ func (l *eventFile) write(e clusterrun.Event) {
 		_, err = l.file.Write(append(printable.JSON(data), '\n'))
 	}
 
-	if err != nil && !l.said {
-		l.said = true
-		fmt.Fprintf(stderr(), "Warning: the log of the run is not kept: %v\n", err)
-	}
+	l.warn(err)
 }
 
 func (l *eventFile) open(run string) {
@@ -315,15 +319,17 @@ func (l *eventFile) open(run string) {
 	}
 
 	l.file, l.run = nil, run
-	dir, err := stateDir()
-	if err == nil {
-		err = os.MkdirAll(dir, 0o700)
-	}
+	dir, err := makeStateDir()
 
 	if err == nil {
 		l.file, err = os.OpenFile(filepath.Join(dir, run+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	}
 
+	l.warn(err)
+}
+
+// warn says once that the log is not kept.
+func (l *eventFile) warn(err error) {
 	if err != nil && !l.said {
 		l.said = true
 		fmt.Fprintf(stderr(), "Warning: the log of the run is not kept: %v\n", err)

@@ -80,7 +80,7 @@ func (s *Session) phase(ctx context.Context, phase recovery.Phase, do func(name 
 	failed := s.each(s.names(), func(name string, a agent.Agent) error {
 		err := do(name, a)
 		if err == nil {
-			s.tell(name, string(phase), "%s", phaseText[phase])
+			s.tellPhase(name, phase)
 		}
 
 		return err
@@ -99,11 +99,16 @@ var phaseText = map[recovery.Phase]string{
 	recovery.PhaseStarted:   "LXD is being started",
 }
 
+// tellPhase tells that a member has come to a phase.
+func (s *Session) tellPhase(name string, phase recovery.Phase) {
+	s.tell(name, string(phase), "%s", phaseText[phase])
+}
+
 // Apply carries out a plan on the members of the session. After an error that is a *TakenBack all members are as they were; a *Partly says what is
 // left.
 func (s *Session) Apply(ctx context.Context, p *Plan) (*Result, error) {
 	s.run = p.ID
-	r := &Result{Run: p.ID, Exchanged: []string{}, Old: []string{}, Started: []string{}, Ready: []string{}, Left: []string{}, Warnings: []string{}}
+	r := newResult(p)
 	began := time.Now()
 	defer func() { r.Seconds = time.Since(began).Seconds() }()
 
@@ -139,7 +144,7 @@ func (s *Session) join(ctx context.Context, p *Plan) error {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 
-		s.tell(name, string(recovery.PhaseReached), "%s", phaseText[recovery.PhaseReached])
+		s.tellPhase(name, recovery.PhaseReached)
 	}
 
 	return nil
@@ -446,20 +451,23 @@ func (s *Session) takeBack(ctx context.Context, p *Plan, r *Result, why error) e
 	return &Partly{Err: fmt.Errorf("%w; taking it back failed: %w", why, failed.join()), Left: r.Left}
 }
 
+// ended tells whether an agent can be called no more.
+func ended(a agent.Agent) bool {
+	select {
+	case <-a.Done():
+		return true
+	default:
+		return false
+	}
+}
+
 // cutOff are the members of a plan that are not reached any more.
 func (s *Session) cutOff(p *Plan) failures {
 	gone := failures{}
 	for _, name := range p.reachable() {
 		a := s.agent(name)
-		if a == nil {
+		if a == nil || ended(a) {
 			gone[name] = errNotReached
-			continue
-		}
-
-		select {
-		case <-a.Done():
-			gone[name] = errNotReached
-		default:
 		}
 	}
 
@@ -533,7 +541,6 @@ func (s *Session) askLost(ctx context.Context, p *Plan) error {
 	for i, found := range r.Others {
 		if found == daemon.Answers || found == daemon.Mute {
 			return &recovery.Refusal{Code: "lost-member-answers", Member: lost[i],
-
 				Reason: fmt.Sprintf("LXD answers at %s, the address of %s, which was said to be lost. Stop LXD there, or take %s into the run",
 					opts.Others[i], lost[i], lost[i])}
 		}
@@ -576,7 +583,7 @@ func (s *Session) exchangeOne(ctx context.Context, name string) error {
 		return err
 	})
 	if err == nil {
-		s.tell(name, string(recovery.PhaseExchanged), "%s", phaseText[recovery.PhaseExchanged])
+		s.tellPhase(name, recovery.PhaseExchanged)
 	}
 
 	return err
@@ -586,13 +593,7 @@ func (s *Session) exchangeOne(ctx context.Context, name string) error {
 func (s *Session) persist(ctx context.Context, name string, do func(a agent.Agent) error) error {
 	a := s.agent(name)
 	err := do(a)
-	if err == nil {
-		return nil
-	}
-
-	select {
-	case <-a.Done():
-	default:
+	if err == nil || !ended(a) {
 		return err
 	}
 
@@ -688,31 +689,19 @@ func (s *Session) finish(ctx context.Context, p *Plan, r *Result, x exchanging) 
 	r.Left = s.left(p, r, x.ended)
 	err = errors.Join(failed.join(), err)
 	if err != nil || len(r.Left) > 0 {
-		return &Partly{Err: cmpError(err), Works: len(r.Ready) > 0, Left: r.Left}
+		return &Partly{Err: cmp.Or(err, errNotAll), Works: len(r.Ready) > 0, Left: r.Left}
 	}
 
 	return nil
 }
 
-func cmpError(err error) error {
-	if err == nil {
-		return errors.New("not all members are part of the new cluster yet")
-	}
-
-	return err
-}
+var errNotAll = errors.New("not all members are part of the new cluster yet")
 
 // left are the members of the plan on which the run is not ended.
 func (s *Session) left(p *Plan, r *Result, done []string) []string {
-	left := []string{}
-	for _, m := range p.Members {
-		ended := slices.Contains(done, m.Name) || slices.Contains(r.Started, m.Name) || p.NoStart && slices.Contains(r.Exchanged, m.Name)
-		if !m.Lost && !ended {
-			left = append(left, m.Name)
-		}
-	}
-
-	return left
+	return slices.DeleteFunc(p.reachable(), func(name string) bool {
+		return slices.Contains(done, name) || slices.Contains(r.Started, name) || p.NoStart && slices.Contains(r.Exchanged, name)
+	})
 }
 
 // majority tells whether raft can elect a leader among these members.
@@ -737,7 +726,7 @@ func (s *Session) start(ctx context.Context, r *Result) error {
 	failed := s.each(r.Exchanged, func(name string, a agent.Agent) error {
 		err := a.Start(ctx)
 		if err == nil {
-			s.tell(name, string(recovery.PhaseStarted), "%s", phaseText[recovery.PhaseStarted])
+			s.tellPhase(name, recovery.PhaseStarted)
 		}
 
 		return err

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
@@ -134,26 +133,15 @@ func (s *Session) reachMembers(ctx context.Context, p *Plan) (failures, error) {
 		}
 	}
 
-	failed := failures{}
-	var mu sync.Mutex
-	var wait sync.WaitGroup
+	var others []Member
 	for _, m := range p.Members {
-		if m.Lost || m.Name == here {
-			continue
-		}
-
-		wait.Go(func() {
+		if !m.Lost && m.Name != here {
 			m.Host = s.hostAgain(m, p)
-			_, err := s.connect(ctx, m)
-			if err != nil {
-				mu.Lock()
-				failed[m.Name] = err
-				mu.Unlock()
-			}
-		})
+			others = append(others, m)
+		}
 	}
 
-	wait.Wait()
+	failed := s.connectAll(ctx, others)
 	if len(s.names()) == 0 {
 		return failed, fmt.Errorf("no member was reached: %w", failed.join())
 	}

@@ -56,7 +56,7 @@ type Options struct {
 
 // Question is something that a person decides.
 type Question struct {
-	Code  string   // go-on, changed, losses, lost-members
+	Code  string   // changed or losses
 	Text  string   // one or more sentences
 	Lines []string // what it is about, one a line
 }
@@ -310,16 +310,24 @@ func (s *Session) reach(ctx context.Context) error {
 
 // reachOthers connects to the other members that one knows, all but the lost ones. It returns those that were not reached.
 func (s *Session) reachOthers(ctx context.Context, first string) failures {
+	var others []Member
+	for _, m := range s.members(first) {
+		if m.Name != first && !slices.Contains(s.opts.Lost, m.Name) {
+			others = append(others, Member{ID: m.ID, Name: m.Name, Host: s.hostOf(m)})
+		}
+	}
+
+	return s.connectAll(ctx, others)
+}
+
+// connectAll connects to members at the same time. It returns those that were not reached.
+func (s *Session) connectAll(ctx context.Context, members []Member) failures {
 	failed := failures{}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	for _, m := range s.members(first) {
-		if m.Name == first || slices.Contains(s.opts.Lost, m.Name) {
-			continue
-		}
-
+	for _, m := range members {
 		wait.Go(func() {
-			_, err := s.connect(ctx, Member{ID: m.ID, Name: m.Name, Host: s.hostOf(m)})
+			_, err := s.connect(ctx, m)
 			if err != nil {
 				mu.Lock()
 				failed[m.Name] = err

@@ -12,8 +12,6 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
-
-	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // highWaterName is the file in LXD's directory with the highest raft term that any run has seen on this member. It lies beside database/, so
@@ -113,11 +111,7 @@ func (d directory) raiseHighWater(ctx context.Context, term uint64, now time.Tim
 		return fmt.Errorf("raft term %d leaves no room for a fence above it: nothing was changed", h.Term)
 	}
 
-	data, err := yaml.Marshal(h)
-	if err == nil {
-		err = swapdir.WriteFile(d.join(highWaterName), data)
-	}
-
+	err = d.writeNote(highWaterName, h)
 	if err != nil {
 		return fmt.Errorf("write %s: %w; nothing was changed", d.join(highWaterName), err)
 	}

@@ -12,7 +12,6 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
-	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // openRunName is the file in LXD's directory that says that this member is part of a run over the whole cluster, which is under way or
@@ -113,12 +112,7 @@ func (d directory) readOpenRun() (*OpenRun, error) {
 
 func (d directory) writeOpenRun(o *OpenRun) error {
 	o.Format = openRunFormat
-	data, err := yaml.Marshal(o)
-	if err != nil {
-		return err
-	}
-
-	return swapdir.WriteFile(d.join(openRunName), data)
+	return d.writeNote(openRunName, o)
 }
 
 // refuseOpenRun refuses to change anything beside a run over the whole cluster.

@@ -31,10 +31,6 @@ type MakeOptions struct {
 	Source string `json:"source,omitempty"`
 
 	AddressAbsent bool `json:"address_absent,omitempty"` // this machine gets its new address later
-
-	AcceptDamage bool   `json:"accept_damage,omitempty"`
-	Reading      string `json:"reading,omitempty"`
-	TermAbove    uint64 `json:"term_above,omitempty"`
 }
 
 // MakeReport says what was made.
@@ -78,7 +74,7 @@ func (p *Part) MakeTarball(ctx context.Context, opts MakeOptions) (*MakeReport, 
 	}
 
 	export := ExportOptions{
-		LXDDir: from.path, Output: p.TarballPath(), Force: true, Version: p.opts.Version, Survivors: reports, TermAbove: opts.TermAbove,
+		LXDDir: from.path, Output: p.TarballPath(), Force: true, Version: p.opts.Version, Survivors: reports,
 		Source: opts.Source, Confirm: func(*ExportReport) error { return nil }, Progress: p.opts.Progress, part: p,
 	}
 	made.Export, err = Export(ctx, export)
@@ -152,7 +148,7 @@ func (p *Part) copyHere(ctx context.Context) (directory, error) {
 // editCopy gives the copy the new member list.
 func (p *Part) editCopy(ctx context.Context, c directory, opts MakeOptions) (*EditReport, error) {
 	r, err := Edit(ctx, EditOptions{
-		LXDDir: c.path, Version: p.opts.Version, AcceptDamage: opts.AcceptDamage, Reading: opts.Reading, BesideCluster: true, TermAbove: opts.TermAbove,
+		LXDDir: c.path, Version: p.opts.Version, BesideCluster: true,
 		Lost: opts.Lost, AnyRole: true, AddressAbsent: opts.AddressAbsent, Timeout: p.opts.Timeout, Progress: p.opts.Progress,
 		Ask: func(_ context.Context, _ member.List, _ bundle.Position, check func(member.List) error) (member.List, error) {
 			return opts.Members, check(opts.Members)

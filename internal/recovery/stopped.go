@@ -68,12 +68,17 @@ func (d directory) readStopped() (*Stopped, error) {
 
 func (d directory) writeStopped(s Stopped) error {
 	s.Format = stoppedFormat
-	data, err := yaml.Marshal(s)
+	return d.writeNote(stoppedName, s)
+}
+
+// writeNote writes a file of YAML into LXD's directory, all or nothing.
+func (d directory) writeNote(name string, v any) error {
+	data, err := yaml.Marshal(v)
 	if err != nil {
 		return err
 	}
 
-	return swapdir.WriteFile(d.join(stoppedName), data)
+	return swapdir.WriteFile(d.join(name), data)
 }
 
 func (d directory) removeStopped() error {
