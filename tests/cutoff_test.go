@@ -30,14 +30,14 @@ func TestCutOff(t *testing.T) {
 	inGuest(t, g, "systemctl", "add-wants", "multi-user.target", resumeUnit)
 	letIn(t, []*guest.Guest{g})
 	must(t, guest.FormCluster(t.Context(), g))
-	inGuest(t, g, "lxc", "profile", "create", "exported")
+	lxcInGuest(t, g, "profile", "create", "exported")
 	exportInGuest(t, g)
 	putText(t, g, "/etc/systemd/system/lxd.service.d/slow.conf", "[Service]\nExecStop=/bin/sh -c 'while [ -e "+slowStop+" ]; do sleep 0.05; done'\n")
 	inGuest(t, g, "systemctl", "daemon-reload")
 	start := func(t testing.TB, g *guest.Guest) {
 		startLXD(t, g)
 		if !slices.Contains(profileNames(t, g), "local") {
-			inGuest(t, g, "lxc", "profile", "create", "local")
+			lxcInGuest(t, g, "profile", "create", "local")
 		}
 	}
 	runParts(t, g, start, []guestPart{

@@ -64,7 +64,7 @@ func newDocsLab(t *testing.T, variant string) *docsLab {
 
 	must(t, guest.FormCluster(ctx, nodes...))
 	waitThreeVoters(t, nodes[0])
-	inGuest(t, nodes[0], "lxc", "profile", "create", "precious")
+	lxcInGuest(t, nodes[0], "profile", "create", "precious")
 	waitDatabase(t, nodes[3])
 	letIn(t, nodes)
 	for _, g := range nodes {
@@ -326,9 +326,10 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 	}
 
 	ctx := within(t, progress.Far)
+	again := c.block.has(eventually) || strings.HasPrefix(c.text, "lxc ") // see lxcInGuest
 	for {
 		limit := commandTimeout
-		if c.block.has(eventually) {
+		if again {
 			limit = callTimeout
 		}
 
@@ -337,7 +338,8 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 			"bash", "-c", "export EDITOR=/usr/local/bin/test-editor; "+text)
 		screen, status := (&typist{answers: c.answers()}).run(ctx, t, cmd)
 		right := c.bind(screen, l.real) && (status == 0) == !c.fails()
-		if !right && c.block.has(eventually) {
+		if !right && again {
+			t.Logf("%s: exit status %d: %s", c, status, screen)
 			l.startStaleAgain(t, c.machine, screen, nil)
 			select {
 			case <-ctx.Done():
@@ -359,13 +361,18 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 func (l *docsLab) wantPrecious(t *testing.T, servers ...string) {
 	t.Helper()
 	for _, server := range servers {
-		g := l.guests[server]
-		if list := inGuest(t, g, "lxc", "profile", "list", "--format", "csv"); !strings.Contains(list, "precious") {
+		if list := l.lxc(t, server, "profile", "list", "--format", "csv"); !strings.Contains(list, "precious") {
 			t.Errorf("%s has the profiles %s", server, list)
 		}
 
-		inGuest(t, g, "lxc", "profile", "create", fmt.Sprintf("after-%d", time.Now().UnixNano()))
+		l.lxc(t, server, "profile", "create", fmt.Sprintf("after-%d", time.Now().UnixNano()))
 	}
+}
+
+// lxc is lxcInGuest on a machine of the lab, where LXD may have to be started again: see startStaleAgain.
+func (l *docsLab) lxc(t *testing.T, server string, args ...string) string {
+	t.Helper()
+	return askLXC(t, l.guests[server], func(said string, err error) { l.startStaleAgain(t, server, said, err) }, args...)
 }
 
 // waitReplicated waits until a member that is no voter has got the database from the leader.

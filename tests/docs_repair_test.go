@@ -27,7 +27,7 @@ func newStandaloneLab(t *testing.T, variant string) *docsLab {
 	}
 
 	must(t, g.StartStandalone(ctx))
-	inGuest(t, g, "lxc", "profile", "create", "precious")
+	lxcInGuest(t, g, "profile", "create", "precious")
 	return l
 }
 

@@ -112,7 +112,7 @@ func wantDaemonStarts(t *testing.T, g *guest.Guest) {
 	t.Helper()
 	startLXD(t, g)
 	inGuest(t, g, "systemctl", "restart", "lxd.service")
-	inGuest(t, g, "lxc", "list")
+	lxcInGuest(t, g, "list")
 	typed(t, g, "su", "lxd waitready --timeout 30")
 }
 

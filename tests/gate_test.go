@@ -69,7 +69,7 @@ func testGate(t *testing.T, g *guest.Guest, lxd gatedLXD) {
 	// systemd expands %, and splits at spaces and quotes elsewhere.
 	file := lxd.dir + `/run 100%u "q" 'r' \s.yaml`
 	putServiceHelper(t, g)
-	inGuest(t, g, "lxc", "profile", "create", "kept")
+	lxcInGuest(t, g, "profile", "create", "kept")
 	container := startContainer(t, g)
 	wantGates(t, g)
 	before := strings.TrimSpace(run(t, g.Command(within(t, time.Minute), "systemctl", "is-system-running", "--wait")).stdout)

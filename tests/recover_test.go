@@ -35,7 +35,7 @@ func newRecoverLab(t *testing.T, members int) *recoverLab {
 	must(t, l.guests[0].Put(ctx, tool, "/usr/bin/lxd-recover", 0o755))
 	must(t, guest.FormCluster(ctx, l.guests...))
 	letIn(t, l.guests)
-	inGuest(t, l.guests[0], "lxc", "profile", "create", "kept")
+	lxcInGuest(t, l.guests[0], "profile", "create", "kept")
 	return l
 }
 
@@ -181,7 +181,7 @@ func TestClusterRecover(t *testing.T) {
 	l.wantRows(survivors, "kept")
 	l.wantNothingLeft(survivors...)
 	wantRunning(t, l.server(1), instance)
-	inGuest(t, l.server(4), "lxc", "profile", "create", "after")
+	lxcInGuest(t, l.server(4), "profile", "create", "after")
 	pid := property(t, l.server(1), "lxd.service", "MainPID")
 	l.run(1, 3, []string{"insert profile after"}, "undo", "--yes")
 	if now := property(t, l.server(1), "lxd.service", "MainPID"); now != pid {
@@ -199,7 +199,7 @@ func TestClusterRecover(t *testing.T) {
 	l.run(1, 3, []string{"does not have the new address 10.79.0.2:8443"}, absent...)
 	l.run(1, 0, []string{"One cluster of 2 members"}, moved...)
 	for _, n := range survivors {
-		list := inGuest(t, l.server(n), "lxc", "cluster", "list", "--format", "csv")
+		list := lxcInGuest(t, l.server(n), "cluster", "list", "--format", "csv")
 		if !strings.Contains(list, "https://10.79.0.1:8443") || !strings.Contains(list, "https://10.79.0.4:8443") {
 			t.Errorf("server%d lists %s", n, list)
 		}

@@ -31,7 +31,7 @@ func TestSnapCluster(t *testing.T) {
 		wantFrontEnd(t, g)
 	}
 
-	inGuest(t, one, "lxc", "profile", "create", "before-the-move")
+	lxcInGuest(t, one, "profile", "create", "before-the-move")
 
 	t.Run("addresses change", func(t *testing.T) {
 		stopSnaps(t, nodes)
@@ -53,7 +53,7 @@ func TestSnapCluster(t *testing.T) {
 		}
 
 		wantCluster(t, nodes, "10.79.0.1:8443", "10.79.0.2:8443", "10.79.0.3:8443")
-		inGuest(t, three, "lxc", "profile", "create", "after-the-move")
+		lxcInGuest(t, three, "profile", "create", "after-the-move")
 		for _, g := range nodes {
 			wantProfiles(t, g, "after-the-move", "before-the-move", "default")
 		}
@@ -73,10 +73,10 @@ func TestSnapCluster(t *testing.T) {
 		inGuest(t, two, "lxd", "global-db-import", "--yes", "--discard-local-entries", guestTarball)
 		wantCluster(t, nodes[:2], "10.79.0.1:8443", "10.79.0.2:8443")
 		wantProfiles(t, two, "after-the-move", "before-the-move", "default")
-		inGuest(t, two, "lxc", "profile", "create", "after-the-loss")
+		lxcInGuest(t, two, "profile", "create", "after-the-loss")
 		wantProfiles(t, one, "after-the-loss", "after-the-move", "before-the-move", "default")
 		inGuest(t, two, "sh", "-c", "echo yes | lxc cluster remove --force node3")
-		if list := inGuest(t, one, "lxc", "cluster", "list", "--format", "csv"); strings.Contains(list, "node3") {
+		if list := lxcInGuest(t, one, "cluster", "list", "--format", "csv"); strings.Contains(list, "node3") {
 			t.Errorf("node3 is still there: %s", list)
 		}
 	})

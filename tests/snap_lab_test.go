@@ -93,7 +93,7 @@ func startSnap(t testing.TB, g *guest.Guest) {
 	t.Helper()
 	inGuest(t, g, "systemctl", "reset-failed")
 	inGuest(t, g, "snap", "start", "lxd")
-	inGuest(t, g, "lxc", "cluster", "list")
+	lxcInGuest(t, g, "cluster", "list")
 }
 
 // freezeSnap keeps LXD from doing anything, so that neither its database changes nor whoever stops it gets any further.

@@ -24,7 +24,7 @@ func TestSnapRequest(t *testing.T) {
 	inGuest(t, g, "snap", "start", "lxd")
 
 	must(t, guest.FormCluster(t.Context(), g))
-	inGuest(t, g, "lxc", "profile", "create", "exported")
+	lxcInGuest(t, g, "profile", "create", "exported")
 	exportFromSnap(t, g, guestTarball)
 	runParts(t, g, startSnap, []guestPart{
 		{"refused", testRefusedRequests},
@@ -61,7 +61,7 @@ var refusedRequests = []struct {
 
 // testRefusedRequests asks for what cannot be done: it is told, the request is gone, and neither LXD nor its database notices.
 func testRefusedRequests(t *testing.T, g *guest.Guest) {
-	inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
+	lxcInGuest(t, g, "profile", "create", "written-since") // the tarball lacks it
 	inGuest(t, g, "sh", "-c", "head --bytes=-1000 "+guestTarball+" > /root/short.tar.gz")
 	inGuest(t, g, "sh", "-c", "mkdir /root/files && cd /root/files && tar -xzf "+guestTarball+" && rm recovery.* && tar -czf "+strippedTarball+" *")
 	begin := len(snapStarts(t, g))

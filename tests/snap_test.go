@@ -17,7 +17,7 @@ func TestSnap(t *testing.T) {
 	t.Parallel()
 	g := snapGuests(t, packSnap(t, "1"), guest.Options{Name: "node1", Address: "10.78.0.1/16"})[0]
 	must(t, guest.FormCluster(t.Context(), g))
-	inGuest(t, g, "lxc", "profile", "create", "exported")
+	lxcInGuest(t, g, "profile", "create", "exported")
 	exportFromSnap(t, g, guestTarball)
 	runParts(t, g, startSnap, []guestPart{
 		{"import beside a running LXD", testSnapImportBeside},
@@ -38,7 +38,7 @@ func TestSnap(t *testing.T) {
 
 // testSnapImportBeside imports while LXD runs: it is stopped, started once, and ready.
 func testSnapImportBeside(t *testing.T, g *guest.Guest) {
-	inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
+	lxcInGuest(t, g, "profile", "create", "written-since") // the tarball lacks it
 	begin := len(snapStarts(t, g))
 	r := importInGuest(t, g, "--format", "json")
 	report := decode[recovery.ImportReport](t, r)
@@ -131,7 +131,7 @@ func testSnapCallingClients(t *testing.T, g *guest.Guest) {
 
 // testSnapRollback goes back to before an import.
 func testSnapRollback(t *testing.T, g *guest.Guest) {
-	inGuest(t, g, "lxc", "profile", "create", "replaced")
+	lxcInGuest(t, g, "profile", "create", "replaced")
 	importInGuest(t, g)
 	wantProfiles(t, g, "default", "exported")
 	inGuest(t, g, "lxd-recover", "global-db-rollback", "--yes", "--discard-local-entries")
@@ -152,7 +152,7 @@ func onlySocket(t testing.TB, g *guest.Guest) {
 func testHold(t *testing.T, g *guest.Guest) {
 	for _, theirs := range []string{"", "30m", "48h"} {
 		inGuest(t, g, "snap", "start", "lxd")
-		inGuest(t, g, "lxc", "list")
+		lxcInGuest(t, g, "list")
 		before := ""
 		if theirs != "" {
 			inGuest(t, g, "snap", "refresh", "--hold="+theirs, "lxd")
@@ -199,7 +199,7 @@ func sameTime(a, b string) bool {
 
 // testSignal interrupts an import while LXD is being stopped.
 func testSignal(t *testing.T, g *guest.Guest, signal string) {
-	inGuest(t, g, "lxc", "profile", "create", "kept-"+strings.ToLower(signal))
+	lxcInGuest(t, g, "profile", "create", "kept-"+strings.ToLower(signal))
 	want := profileNames(t, g)
 	backups := len(snapBackups(t, g))
 	b, thaw := importBesideFrozen(t, g)

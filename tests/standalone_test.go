@@ -190,11 +190,11 @@ func TestSystemdStandalone(t *testing.T) {
 	g := guest.ForTest(t, guest.Options{Name: "server1", Address: "10.78.0.1/16"})
 	must(t, g.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
 	must(t, g.StartStandalone(t.Context()))
-	inGuest(t, g, "lxc", "profile", "create", "kept")
+	lxcInGuest(t, g, "profile", "create", "kept")
 	inGuest(t, g, "systemctl", "stop", "lxd.socket", "lxd.service")
 	inGuest(t, g, "cp", "-a", guestLXD+"/database", guestLXD+"/"+keptByHand)
 	startLXD(t, g)
-	inGuest(t, g, "lxc", "profile", "create", "since")
+	lxcInGuest(t, g, "profile", "create", "since")
 	begin := len(lxdStarts(t, g))
 
 	r := toolInGuest(t, g, "global-db-rollback", "--yes", "--discard-local-entries", "--format", "json")

@@ -18,7 +18,7 @@ func TestSystemdRepair(t *testing.T) {
 	g := guest.ForTest(t, guest.Options{Name: "server1", Address: "10.78.0.1/16"})
 	must(t, g.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
 	must(t, g.StartStandalone(t.Context()))
-	inGuest(t, g, "lxc", "profile", "create", "kept")
+	lxcInGuest(t, g, "profile", "create", "kept")
 	runParts(t, g, startLXD, []guestPart{
 		{"does not start", testRepairFailing},
 		{"stopped", testRepairStopped},
@@ -112,7 +112,7 @@ func testRepairNoStart(t *testing.T, g *guest.Guest) {
 // testRepairRunning takes back what was done since, beside a running LXD, which is stopped for it.
 func testRepairRunning(t *testing.T, g *guest.Guest) {
 	before := statusInGuest(t, g).Raft
-	inGuest(t, g, "lxc", "profile", "create", "since")
+	lxcInGuest(t, g, "profile", "create", "since")
 	begin := len(lxdStarts(t, g))
 	r := repairInGuest(t, g, "--at", strconv.FormatUint(before.Index, 10))
 	wantOrder(t, r.stderr, "Stopping LXD (systemd unit lxd.service)", "The database was written to meanwhile: beginning anew",

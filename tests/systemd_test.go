@@ -3,6 +3,7 @@
 package tests
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/tests/guest"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // guestLXD is LXD's directory in a guest, whose LXD is Debian's package.
@@ -31,7 +33,7 @@ func TestSystemd(t *testing.T) {
 	g := guest.ForTest(t, guest.Options{Name: "node1", Address: "10.78.0.1/16"})
 	must(t, g.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
 	must(t, guest.FormCluster(t.Context(), g))
-	inGuest(t, g, "lxc", "profile", "create", "exported")
+	lxcInGuest(t, g, "profile", "create", "exported")
 	exportInGuest(t, g)
 	runParts(t, g, startLXD, []guestPart{
 		{"import beside a running LXD", testImportBeside},
@@ -48,7 +50,7 @@ func TestSystemd(t *testing.T) {
 
 // testImportBeside imports while LXD runs: it is stopped, started once, and ready.
 func testImportBeside(t *testing.T, g *guest.Guest) {
-	inGuest(t, g, "lxc", "profile", "create", "written-since") // the tarball lacks it
+	lxcInGuest(t, g, "profile", "create", "written-since") // the tarball lacks it
 	pid := property(t, g, "lxd.service", "MainPID")
 	containers := property(t, g, "lxd-containers.service", "InactiveExitTimestampMonotonic")
 	begin := len(lxdStarts(t, g))
@@ -182,7 +184,7 @@ func testRefusedImports(t *testing.T, g *guest.Guest) {
 
 // testRollback goes back to before an import, and then to before that rollback.
 func testRollback(t *testing.T, g *guest.Guest) {
-	inGuest(t, g, "lxc", "profile", "create", "replaced")
+	lxcInGuest(t, g, "profile", "create", "replaced")
 	importInGuest(t, g)
 	wantProfiles(t, g, "default", "exported")
 	begin := len(lxdStarts(t, g))
@@ -204,7 +206,7 @@ func testRollback(t *testing.T, g *guest.Guest) {
 
 // testFailingUnit has an LXD that ends at once: the database is in place all the same.
 func testFailingUnit(t *testing.T, g *guest.Guest) {
-	inGuest(t, g, "lxc", "profile", "create", "written-since")
+	lxcInGuest(t, g, "profile", "create", "written-since")
 	dropIn := "/etc/systemd/system/lxd.service.d/fail.conf"
 	putText(t, g, dropIn, "[Service]\nExecStart=\nExecStart=/bin/false\n")
 	inGuest(t, g, "systemctl", "daemon-reload")
@@ -233,7 +235,7 @@ func TestSystemdQuorumLoss(t *testing.T) {
 	must(t, guest.FormCluster(ctx, nodes...))
 	one, two, three := nodes[0], nodes[1], nodes[2]
 	waitThreeVoters(t, one)
-	inGuest(t, one, "lxc", "profile", "create", "exported")
+	lxcInGuest(t, one, "profile", "create", "exported")
 
 	inGuest(t, three, "systemctl", "stop", "lxd.service", "lxd.socket")
 	inGuest(t, one, "systemctl", "stop", "lxd.service", "lxd.socket")
@@ -258,7 +260,7 @@ func TestSystemdQuorumLoss(t *testing.T) {
 	for _, g := range []*guest.Guest{one, two} {
 		wantState(t, g, "active", "lxd.service", "lxd.socket")
 		wantProfiles(t, g, "default", "exported")
-		list := inGuest(t, g, "lxc", "cluster", "list", "--format", "csv")
+		list := lxcInGuest(t, g, "cluster", "list", "--format", "csv")
 		for _, address := range []string{"https://10.78.0.1:9393", "https://10.78.0.2:9393"} {
 			if !strings.Contains(list, address) {
 				t.Errorf("%s does not list %s:\n%s", g.Name, address, list)
@@ -266,7 +268,7 @@ func TestSystemdQuorumLoss(t *testing.T) {
 		}
 	}
 
-	inGuest(t, two, "lxc", "profile", "create", "written-since")
+	lxcInGuest(t, two, "profile", "create", "written-since")
 	wantProfiles(t, one, "default", "exported", "written-since")
 }
 
@@ -363,6 +365,36 @@ func inGuest(t testing.TB, g *guest.Guest, name string, args ...string) string {
 	t.Helper()
 	out, err := g.Exec(within(t, 2*time.Minute), name, args...)
 	must(t, err)
+	return out
+}
+
+// lxcInGuest asks the guest's LXD something, and asks again if that fails: soon after a start of all members LXD moves the roles, and what it is asked while
+// one leader hands over to another is an error. What it said goes to the test's log.
+func lxcInGuest(t testing.TB, g *guest.Guest, args ...string) string {
+	t.Helper()
+	return askLXC(t, g, func(string, error) {}, args...)
+}
+
+// askLXC is lxcInGuest. It calls failed with what `lxc` has printed before it asks again.
+func askLXC(t testing.TB, g *guest.Guest, failed func(said string, err error), args ...string) (out string) {
+	t.Helper()
+	tries := 0
+	watch := progress.Watch{What: fmt.Sprintf("LXD on %s to do %v", g.Name, args), Every: time.Second}
+	must(t, watch.Until(t.Context(), func(ctx context.Context) (bool, error) {
+		ctx, cancel := progress.Within(ctx, 2*time.Minute)
+		defer cancel()
+
+		tries++
+		var err error
+		out, err = g.Exec(ctx, "lxc", args...)
+		if err == nil || tries > 1 && strings.Contains(err.Error(), "already exists") { // made by a try that had no answer
+			return true, nil
+		}
+
+		t.Logf("%s: lxc %v: %v", g.Name, args, err)
+		failed(out, err)
+		return false, err
+	}))
 	return out
 }
 
@@ -471,7 +503,7 @@ func wantProfiles(t testing.TB, g *guest.Guest, want ...string) {
 func profileNames(t testing.TB, g *guest.Guest) []string {
 	t.Helper()
 	var names []string
-	for line := range strings.Lines(inGuest(t, g, "lxc", "profile", "list", "--format", "csv")) {
+	for line := range strings.Lines(lxcInGuest(t, g, "profile", "list", "--format", "csv")) {
 		name, _, _ := strings.Cut(line, ",")
 		names = append(names, name)
 	}

@@ -25,9 +25,10 @@ type event struct {
 // group is what became of one group of tests. Tests within tests count, as in gotestsum's own closing line.
 type group struct {
 	name    string
-	ran     bool     // whether there were any events
-	tests   int      // that were begun
-	failed  []string // tests and packages, by package and name
+	ran     bool                // whether there were any events
+	tests   int                 // that were begun
+	failed  []string            // tests and packages, by package and name
+	last    map[string][]string // the last lines of the logs of those that failed and have no test inside that did
 	skipped []string
 	samples []string // without the word "sample"
 	took    time.Duration
@@ -40,13 +41,14 @@ var sampleLine = regexp.MustCompile(`^\s*(?:[^\s:]+\.go:[0-9]+: )?sample: (.+)$`
 type reader struct {
 	group       *group
 	first, last time.Time
-	open        map[string]bool // tests that were begun and have not ended yet
-	broken      map[string]bool // packages in which a test has failed
+	open        map[string]bool  // tests that were begun and have not ended yet
+	broken      map[string]bool  // packages in which a test has failed
+	logs        map[string]*tail // of tests that have not ended yet
 }
 
 // readGroup reads the events of a group up to the end. A group that was killed may have left half a line.
 func readGroup(name string, events io.Reader) (*group, error) {
-	r := reader{group: &group{name: name}, open: map[string]bool{}, broken: map[string]bool{}}
+	r := reader{group: &group{name: name, last: map[string][]string{}}, open: map[string]bool{}, broken: map[string]bool{}, logs: map[string]*tail{}}
 	decoder := json.NewDecoder(events)
 	for {
 		var e event
@@ -89,6 +91,7 @@ func (r *reader) take(e event) {
 		r.open[name] = true
 	case "pass":
 		delete(r.open, name)
+		delete(r.logs, name)
 	case "skip":
 		// A package without tests is skipped, too.
 		if e.Test != "" {
@@ -99,6 +102,11 @@ func (r *reader) take(e event) {
 		r.fail(e, name)
 	case "output":
 		r.output(e.Output)
+		if r.logs[name] == nil {
+			r.logs[name] = &tail{}
+		}
+
+		r.logs[name].add(strings.TrimRight(e.Output, "\n"))
 	}
 }
 
@@ -110,6 +118,12 @@ func (r *reader) fail(e event, name string) {
 
 	delete(r.open, name)
 	r.broken[e.Package] = true
+	inside := slices.ContainsFunc(r.group.failed, func(other string) bool { return strings.HasPrefix(other, name+"/") })
+	if !inside {
+		r.group.last[name] = r.logs[name].lines()
+	}
+
+	delete(r.logs, name)
 	r.group.failed = append(r.group.failed, name)
 }
 

@@ -16,7 +16,13 @@ func printTable(w io.Writer, groups []*group) error {
 	var out bytes.Buffer
 	rows(&out, groups)
 	for _, g := range groups {
-		list(&out, g.name+": failed", g.failed)
+		for _, name := range g.failed {
+			list(&out, g.name+": failed", []string{name})
+			for _, line := range g.last[name] {
+				fmt.Fprintln(&out, line)
+			}
+		}
+
 		list(&out, g.name+": skipped", g.skipped)
 	}
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +39,11 @@ func TestTable(t *testing.T) {
 		{"success", passing, []string{"unit 3 0 1 1m4s", "all 3 0 1", "unit: skipped: one.TestB", "sample: damage: 301 of 301, seed 1"}, ""},
 		{"a test failed", passing + started + `{"Action":"fail","Package":"x/two","Test":"TestC"}` + "\n" + `{"Action":"fail","Package":"x/two"}`,
 			[]string{"unit 4 1 1 1m4s", "all 4 1 1", "unit: failed: two.TestC"}, "group unit: 1 failed"},
+		{"what a test said last", passing + started + said("    c_test.go:1: early", "    c_test.go:2: exit status 1", "        the screen",
+			"    c_test.go:3: why", "    c_test.go:4: wrong", "    c_test.go:5: end of the journal of server1", "        Nov 26", "--- FAIL: TestC (1.00s)") +
+			`{"Action":"fail","Package":"x/two","Test":"TestC"}`,
+			[]string{"unit: failed: two.TestC\nc_test.go:2: exit status 1\nthe screen\nc_test.go:3: why\nc_test.go:4: wrong\nunit: skipped: one.TestB"},
+			"group unit: 1 failed"},
 		{"a package failed", passing + `{"Action":"fail","Package":"x/two"}`, []string{"unit 3 1 1 1m4s", "unit: failed: package two"}, "group unit: 1 failed"},
 		{"a test did not end", passing + started, []string{"unit 4 1 1 1m4s", "unit: failed: two.TestC (did not end)"}, "group unit: 1 failed"},
 		{"killed", passing + `{"Action":"ru`, []string{"unit: failed: the events end in the middle of one"}, "group unit: 1 failed"},
@@ -70,6 +76,16 @@ func TestTable(t *testing.T) {
 			}
 		})
 	}
+}
+
+// said are events of the test's log.
+func said(lines ...string) string {
+	var events strings.Builder
+	for _, line := range lines {
+		fmt.Fprintf(&events, `{"Action":"output","Package":"x/two","Test":"TestC","Output":"%s\n"}`+"\n", line)
+	}
+
+	return events.String()
 }
 
 func TestSamples(t *testing.T) {
