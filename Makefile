@@ -28,7 +28,7 @@ TESTED  := fuzz unit damage real faults
 SAMPLED := damage faults
 export CAMPAIGN
 
-.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults campaign test-race fuzz bench lint clean FORCE
+.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-sizes campaign test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -116,11 +116,15 @@ test-faults: build test-deps test-peers
 # Everything that `make test` takes a sample of; docs/reliability.md is written from what was counted.
 campaign: build test-deps test-peers
 	rm -rf $(RESULTS)
-	@failed=0; $(MAKE) --keep-going $(addprefix test-,$(SAMPLED)) CAMPAIGN=1 || failed=1; \
+	@failed=0; $(MAKE) --keep-going $(addprefix test-,$(SAMPLED)) test-sizes CAMPAIGN=1 || failed=1; \
 	go run ./tests/table $(RESULTS) $(SAMPLED) && exit $$failed
 	go run ./tests/table -campaign $(RESULTS) $(SAMPLED) > $(RESULTS)/samples.md
 	tests/reliability.sh $(RESULTS)/faults.md $(RESULTS)/samples.md > $(RESULTS)/reliability.md
 	mv $(RESULTS)/reliability.md docs/reliability.md
+
+# Clusters of all sizes, from all states: what `make test` takes a part of (tests/sizes_test.go).
+test-sizes: build man test-deps test-peers
+	CAMPAIGN=1 $(call group,sizes) -tags $(TAGS) -count 1 -timeout 50m -run 'TestClusterRecover(Sizes|AllSizes|Many)$$' ./tests
 
 # A short run of every fuzz target; `make fuzz FUZZTIME=10m` for a long one. The short run is a number of inputs, not a time:
 # with a time Go reports "context deadline exceeded" as a failure when the end comes at the wrong moment.

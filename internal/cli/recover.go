@@ -378,10 +378,7 @@ func printRecoverPlan(w io.Writer, p *clusterrun.Plan) {
 	for _, m := range p.Members {
 		log, now := "lost", "lost"
 		if m.Seen != nil {
-			log, now = fmt.Sprintf("index %d, term %d", m.Seen.Index, m.Seen.Term), upText(m.Seen.Up)
-			if !m.Seen.Healthy {
-				log += ", damaged"
-			}
+			log, now = logText(m.Seen), upText(m.Seen.Up)
 		}
 
 		name := m.Name
@@ -416,6 +413,20 @@ func printRecoverPlan(w io.Writer, p *clusterrun.Plan) {
 			"and no run can reach them there.\n",
 			strings.Join(p.Lost(), ", "))
 	}
+}
+
+// logText is how far a member's log goes.
+func logText(seen *clusterrun.Seen) string {
+	switch {
+	case seen.Index == 0 && seen.Healthy:
+		return "none"
+	case seen.Index == 0:
+		return "damaged"
+	case !seen.Healthy:
+		return fmt.Sprintf("index %d, term %d, damaged", seen.Index, seen.Term)
+	}
+
+	return fmt.Sprintf("index %d, term %d", seen.Index, seen.Term)
 }
 
 func printRecovered(w io.Writer, r *clusterrun.Result, p *clusterrun.Plan) {

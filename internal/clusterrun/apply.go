@@ -99,9 +99,29 @@ var phaseText = map[recovery.Phase]string{
 	recovery.PhaseStarted:   "LXD is being started",
 }
 
+// byHandText says what a member has done on which nothing is known that starts LXD.
+var byHandText = map[recovery.Phase]string{
+	recovery.PhaseGated:   "nothing is known here that starts LXD: do not start it yet",
+	recovery.PhaseStarted: "start LXD here: nothing is known that does it",
+}
+
 // tellPhase tells that a member has come to a phase.
 func (s *Session) tellPhase(name string, phase recovery.Phase) {
-	s.tell(name, string(phase), "%s", phaseText[phase])
+	text := phaseText[phase]
+	if s.byHand(name) {
+		text = cmp.Or(byHandText[phase], text)
+	}
+
+	s.tell(name, string(phase), "%s", text)
+}
+
+// byHand tells whether nothing is known that starts LXD on a member that was looked at.
+func (s *Session) byHand(name string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	look := s.looks[name]
+	return look != nil && look.Service == ""
 }
 
 // Apply carries out a plan on the members of the session. After an error that is a *TakenBack all members are as they were; a *Partly says what is

@@ -63,7 +63,24 @@ func (s *Session) plan(ctx context.Context) (*Plan, error) {
 		return nil, err
 	}
 
+	s.warnByHand(p)
 	return p, s.probe(ctx, p)
+}
+
+// warnByHand warns of members on which somebody has to start LXD, and could do so too early.
+func (s *Session) warnByHand(p *Plan) {
+	names := slices.DeleteFunc(s.names(), func(name string) bool { return !s.byHand(name) })
+	if len(names) == 0 {
+		return
+	}
+
+	when := "when the run says so"
+	if p.NoStart {
+		when = "when the run is over"
+	}
+
+	p.Warnings = append(p.Warnings, fmt.Sprintf("nothing is known that starts LXD on %s: nothing keeps it from being started there while the run is at work. "+
+		"Start it yourself, %s", strings.Join(names, ", "), when))
 }
 
 // check refuses what no run can go on with, before anything is stopped.
@@ -258,7 +275,11 @@ func (s *Session) decide(p *Plan, report *recovery.CompareReport, name func(labe
 
 // chooseOfWorking takes the member with the longest log: of a cluster that works, and is stopped cleanly, all have the same in the end.
 func (s *Session) chooseOfWorking(p *Plan) error {
-	names := s.names()
+	names := slices.DeleteFunc(s.names(), func(name string) bool { return lacksLog(s.looks[name]) })
+	if len(names) == 0 {
+		return errors.New("no member has a log")
+	}
+
 	for _, name := range names {
 		if s.looks[name].Inspect == nil {
 			return &recovery.Refusal{Code: "damaged", Member: name, Reason: fmt.Sprintf("the database of %s cannot be read: %s", name, s.looks[name].Unread)}
@@ -270,6 +291,11 @@ func (s *Session) chooseOfWorking(p *Plan) error {
 	})
 	p.Reason, p.Certain = "the cluster works; once all members are stopped their logs are compared", true
 	return nil
+}
+
+// lacksLog tells whether a member has never got a log, as spares do not.
+func lacksLog(look *recovery.MemberLook) bool {
+	return look.Inspect == nil && look.Status.Healthy && look.Status.Raft != nil && look.Status.Raft.Index == 0
 }
 
 // later tells whether the machines get their new addresses when the run is over.
@@ -357,6 +383,7 @@ func (s *Session) checkList(old member.List, list member.List) error {
 func seen(look *recovery.MemberLook) *Seen {
 	v := &Seen{Cluster: look.Status.Cluster, LXD: look.Status.LXD.Version, Daemon: look.Status.Daemon, Up: look.Status.Running, Service: look.Service}
 	if look.Inspect == nil {
+		v.Healthy = lacksLog(look)
 		return v
 	}
 

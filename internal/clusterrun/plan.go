@@ -86,7 +86,7 @@ type Seen struct {
 	Machine   string `json:"machine" yaml:"machine"`         // host name
 	Boot      string `json:"boot_id" yaml:"boot_id"`         // of the kernel
 	Cluster   string `json:"certificate" yaml:"certificate"` // SHA-256 of the cluster certificate
-	Index     uint64 `json:"index" yaml:"index"`             // last entry of its log
+	Index     uint64 `json:"index" yaml:"index"`             // last entry of its log; 0 on a spare that has none
 	Term      uint64 `json:"term" yaml:"term"`               // of that entry
 	Checksum  string `json:"checksum" yaml:"checksum"`       // of that entry
 	Healthy   bool   `json:"healthy" yaml:"healthy"`

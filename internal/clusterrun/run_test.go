@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
@@ -149,5 +150,36 @@ func TestPlanFile(t *testing.T) {
 	must(t, err)
 	if string(a) != string(b) {
 		t.Errorf("%s\n---\n%s", a, b)
+	}
+}
+
+// Where nothing is known that starts LXD, a run says so, and not that it keeps LXD down or starts it.
+func TestNothingStartsLXD(t *testing.T) {
+	l := newLab(t)
+	p, s, err := clusterrun.MakePlan(t.Context(), l.options())
+	must(t, err)
+	const warning = "nothing is known that starts LXD on node1, node2, node3: "
+	if !slices.ContainsFunc(p.Warnings, func(w string) bool {
+		return strings.HasPrefix(w, warning) && strings.HasSuffix(w, "when the run is over")
+	}) {
+		t.Errorf("no warning %q in %q", warning, p.Warnings)
+	}
+
+	_, err = s.Apply(t.Context(), p)
+	must(t, errors.Join(err, s.Close()))
+	gated := 0
+	for _, e := range l.events {
+		if e.Phase != "gated" {
+			continue
+		}
+
+		gated++
+		if e.Text != "nothing is known here that starts LXD: do not start it yet" {
+			t.Errorf("%s: %s", e.Member, e.Text)
+		}
+	}
+
+	if gated != 3 {
+		t.Errorf("%d members are gated, want 3", gated)
 	}
 }

@@ -3,9 +3,13 @@
 package clusterrun
 
 import (
+	"errors"
 	"testing"
 
+	"github.com/lxd-recover/lxd-recover/internal/agent"
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
 // Where ssh goes: what was said counts most, then the new address, unless the machine is to get that yet.
@@ -36,5 +40,35 @@ func TestHostOf(t *testing.T) {
 				t.Errorf("%s, again %s; want %s, %s", got, again, c.want, c.again)
 			}
 		})
+	}
+}
+
+// A working cluster with spares, which have no log, can be moved; one with a member whose log cannot be read cannot.
+func TestChooseOfWorking(t *testing.T) {
+	look := func(id uint64, index uint64, healthy bool) *recovery.MemberLook {
+		l := &recovery.MemberLook{Status: &recovery.StatusReport{Healthy: healthy, Raft: &bundle.Position{Index: index}, Member: &member.Member{ID: id}}}
+		if index > 0 {
+			l.Inspect = &recovery.InspectReport{}
+			l.Inspect.Raft.LastIndex = index
+		}
+
+		return l
+	}
+	s := newSession(Options{})
+	for name, l := range map[string]*recovery.MemberLook{"a": look(1, 6, true), "b": look(2, 7, true), "spare": look(3, 0, true)} {
+		s.agents[name], s.looks[name] = agent.NewLocal(agent.Options{}), l
+	}
+
+	p := &Plan{}
+	err := s.chooseOfWorking(p)
+	if err != nil || p.From != "b" {
+		t.Errorf("%v, from %q, want b", err, p.From)
+	}
+
+	s.looks["spare"] = look(3, 0, false)
+	err = s.chooseOfWorking(p)
+	var refusal *recovery.Refusal
+	if !errors.As(err, &refusal) || refusal.Member != "spare" {
+		t.Errorf("%v, want a refusal because of the spare", err)
 	}
 }

@@ -25,6 +25,7 @@ func main() {
 	flag.Func("sizes", "sizes of the second curve, MiB, with commas between", opts.setSizes)
 	flag.IntVar(&opts.runs, "runs", 3, "runs of each; the fastest counts")
 	flag.StringVar(&opts.page, "page", "", "write the page to this file, too")
+	flag.BoolVar(&opts.whole, "whole", false, "measure whole clusters only")
 	child := flag.String("child", "", "internal: what a child process does")
 	flag.Parse()
 	err := run(context.Background(), opts, *child, flag.Args())
@@ -39,6 +40,7 @@ type options struct {
 	sizes []int64
 	runs  int
 	page  string
+	whole bool
 }
 
 func (o *options) setSizes(list string) error {
@@ -97,7 +99,16 @@ func bench(ctx context.Context, opts options) error {
 		return err
 	}
 
+	if opts.whole {
+		return benchWhole(ctx, p, opts, tool)
+	}
+
 	err = benchRecovery(ctx, p, opts, tool, dir)
+	if err != nil {
+		return err
+	}
+
+	err = benchWhole(ctx, p, opts, tool)
 	if err != nil {
 		return err
 	}

@@ -51,6 +51,9 @@ type Options struct {
 	Dir        string            // where the cluster's own directory is made; "" means the system's temporary directory
 	Log        io.Writer         // told what happens; nil means nobody
 	Debug      bool              // daemons log everything
+
+	// Place makes a machine for a member, before its daemon is started the first time; nil: they all run on this one.
+	Place func(ctx context.Context, c *Cluster, m *Member) (*Place, error)
 }
 
 // Cluster is a running LXD cluster. Its methods may be used by several goroutines, but one member should not be started and

@@ -35,6 +35,7 @@ type Member struct {
 
 	mu     sync.Mutex
 	daemon *daemon // the last one started, nil before the first
+	place  *Place  // where the next one is started; nil: on this machine, but for the network
 }
 
 // daemon is one run of lxd.
@@ -74,6 +75,13 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 	m.ns, err = c.sw.Plug(ctx, m.IP()+"/16")
 	if err != nil {
 		return nil, err
+	}
+
+	if c.opts.Place != nil {
+		m.place, err = c.opts.Place(ctx, c, m)
+		if err != nil {
+			return nil, errors.Join(err, m.ns.Close())
+		}
 	}
 
 	c.mu.Lock()
@@ -140,7 +148,12 @@ func (m *Member) Spawn() error {
 	cmd := m.DaemonCommand()
 	cmd.Stdout, cmd.Stderr = output, output
 	d := &daemon{cmd: cmd, begun: time.Now(), said: before.Size(), gone: make(chan struct{})}
-	err = tied.Start(cmd)
+	if m.place != nil {
+		err = tied.StartIn(cmd, m.place.PIDs)
+	} else {
+		err = tied.Start(cmd)
+	}
+
 	if err != nil {
 		return fmt.Errorf("start %s: %w", m.Name, err)
 	}
@@ -161,8 +174,12 @@ func (m *Member) DaemonCommand() *exec.Cmd {
 		level = "--debug"
 	}
 
-	cmd := exec.Command("nsenter", "--net="+m.ns.Path(),
-		"unshare", "--mount", "--propagation", "private", "lxd", level)
+	enter := []string{"nsenter", "--net=" + m.ns.Path()}
+	if m.place != nil {
+		enter = m.place.Enter
+	}
+
+	cmd := exec.Command(enter[0], append(enter[1:len(enter):len(enter)], "unshare", "--mount", "--propagation", "private", "lxd", level)...)
 	cmd.Dir = m.cluster.dir
 	cmd.Env = m.environ()
 	return cmd

@@ -6,6 +6,7 @@ package tied
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,6 +41,36 @@ func Start(cmd *exec.Cmd) error {
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	result := make(chan error)
 	starter() <- func() { result <- cmd.Start() }
+	return <-result
+}
+
+// StartIn is Start in a PID namespace whose first process was started by Start: it ends with that one. The child is this process's own all the
+// same, no other process stands between them.
+func StartIn(cmd *exec.Cmd, pids *os.File) error {
+	own, err := os.Open("/proc/self/ns/pid")
+	if err != nil {
+		return err
+	}
+
+	defer own.Close()
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+
+	cmd.SysProcAttr.Setsid = true // and no Pdeathsig: the child does not see its parent there, and would take it for dead
+	result := make(chan error)
+	starter() <- func() {
+		err := unix.Setns(int(pids.Fd()), unix.CLONE_NEWPID) // of the children of this thread
+		if err == nil {
+			err = cmd.Start()
+			back := unix.Setns(int(own.Fd()), unix.CLONE_NEWPID)
+			if back != nil {
+				panic(fmt.Sprintf("tied: thread cannot return to its PID namespace: %v", back))
+			}
+		}
+
+		result <- err
+	}
 	return <-result
 }
 
