@@ -25,10 +25,10 @@ group    = $(GOTESTSUM) --format standard-quiet --jsonfile $(RESULTS)/$(1).json 
 TESTED  := fuzz unit damage real faults
 
 # Groups of which `make test` takes a sample with fixed seeds, and `make campaign`, by CAMPAIGN=1, everything.
-SAMPLED := damage faults
+SAMPLED := damage faults cluster
 export CAMPAIGN
 
-.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-sizes campaign test-race fuzz bench lint clean FORCE
+.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-cluster test-sizes campaign test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -113,13 +113,18 @@ test-faults: build test-deps test-peers
 	mkdir -p $(RESULTS)
 	$(if $(CAMPAIGN),FAULTS_REPORT=$(CURDIR)/$(RESULTS)/faults.md) nice -n 10 $(call group,faults) -tags $(TAGS) -count 1 -timeout 50m ./tests/faults/...
 
+# Kills, signals, frozen connections, full disks, reboots and power cuts at the events of a run over the whole cluster. test-unit has a sample of them.
+test-cluster: deps
+	mkdir -p $(RESULTS)
+	$(if $(CAMPAIGN),CLUSTER_FAULTS_REPORT=$(CURDIR)/$(RESULTS)/cluster.md) nice -n 10 $(call group,cluster) -tags $(TAGS) -count 1 -timeout 120m ./internal/clusterrun
+
 # Everything that `make test` takes a sample of; docs/reliability.md is written from what was counted.
 campaign: build test-deps test-peers
 	rm -rf $(RESULTS)
 	@failed=0; $(MAKE) --keep-going $(addprefix test-,$(SAMPLED)) test-sizes CAMPAIGN=1 || failed=1; \
 	go run ./tests/table $(RESULTS) $(SAMPLED) && exit $$failed
 	go run ./tests/table -campaign $(RESULTS) $(SAMPLED) > $(RESULTS)/samples.md
-	tests/reliability.sh $(RESULTS)/faults.md $(RESULTS)/samples.md > $(RESULTS)/reliability.md
+	tests/reliability.sh $(RESULTS)/faults.md $(RESULTS)/cluster.md $(RESULTS)/samples.md > $(RESULTS)/reliability.md
 	mv $(RESULTS)/reliability.md docs/reliability.md
 
 # Clusters of all sizes, from all states: what `make test` takes a part of (tests/sizes_test.go).

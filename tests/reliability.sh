@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: AGPL-3.0-only
-# reliability.sh TABLE SAMPLES: docs/reliability.md on standard output, around the table of faults and the list of what was tried
-# that `make campaign` counted.
+# reliability.sh TABLE CLUSTER SAMPLES: docs/reliability.md on standard output, around the tables of faults, of one member's runs and of runs over the whole
+# cluster, and the list of what was tried that `make campaign` counted.
 set -euo pipefail
 cat <<'T'
 # Faults injected, and what became of them
@@ -22,12 +22,25 @@ cat <<'T'
 * **second run succeeded**: the same command, run again without a fault, did its work and left nothing behind but the kept copy.
   Of the killed imports on which real LXDs were started, some are started as they are, without a second run.
 * **wedged**: it did not. **lost**: neither database was whole, or the replaced one was gone.
+
+## Runs over the whole cluster
+
+Three members, one of which lacks rows that the others have committed; `lxd-recover cluster recover` meets a fault at one of its events.
+
 T
-if [[ -s $2 ]]; then
+cat "$2"
+cat <<'T'
+
+* **runs**: one for each event at which the fault came, on one of the members by turns.
+* **old, new**: what all members had in the end: to the byte what each had before, or one and the same new database with all committed rows. **At once**: when
+  the run, and all of its agents, had ended. Else some member was still part of the run, and one `resume` or `undo` got there.
+* **lost rows**: of those that were committed. A run that ended in any other way would have failed the campaign.
+T
+if [[ -s $3 ]]; then
 	cat <<'T'
 
 What else was tried, and that all of it went well, was counted by the same run (`make test` takes a sample, with the same seeds):
 
 T
-	cat "$2"
+	cat "$3"
 fi

@@ -635,7 +635,7 @@ func (s *Session) persist(ctx context.Context, name string, do func(a agent.Agen
 
 // again connects to a member again, and joins the run there.
 func (s *Session) again(ctx context.Context, name string) (agent.Agent, *recovery.OpenRun, error) {
-	limited, cancel := context.WithTimeout(ctx, againTime)
+	limited, cancel := context.WithTimeout(ctx, s.opts.againTime())
 	defer cancel()
 
 	a, err := s.opts.Connect(limited, Member{Name: name, Host: s.hosts[name]})
@@ -643,7 +643,7 @@ func (s *Session) again(ctx context.Context, name string) (agent.Agent, *recover
 		return nil, nil, err
 	}
 
-	state, err := joinAgain(limited, a, s.run)
+	state, err := s.joinAgain(limited, a)
 	if err != nil {
 		return nil, nil, errors.Join(err, a.Close())
 	}
@@ -656,11 +656,14 @@ func (s *Session) again(ctx context.Context, name string) (agent.Agent, *recover
 	return a, state, nil
 }
 
-// joinAgain joins a run on a member whose former agent may still be ending.
-func joinAgain(ctx context.Context, a agent.Agent, run string) (*recovery.OpenRun, error) {
+// joinAgain joins a run on a member whose former agent may still be ending, or be stuck for good.
+func (s *Session) joinAgain(ctx context.Context, a agent.Agent) (*recovery.OpenRun, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.opts.againTime())
+	defer cancel()
+
 	for {
-		state, err := a.Join(ctx, agent.JoinRun{Run: run, Again: true})
-		if err == nil || !strings.Contains(err.Error(), "another lxd-recover is working") {
+		state, err := a.Join(ctx, agent.JoinRun{Run: s.run, Again: true})
+		if !isBusy(err) {
 			return state, err
 		}
 
@@ -672,10 +675,14 @@ func joinAgain(ctx context.Context, a agent.Agent, run string) (*recovery.OpenRu
 	}
 }
 
-const (
-	againTime  = time.Minute            // for a connection that is made again
-	againPause = 200 * time.Millisecond // between two tries
-)
+// isBusy tells whether a member cannot join a run because another process is at work there.
+func isBusy(err error) bool { return err != nil && strings.Contains(err.Error(), "another lxd-recover is working") }
+
+// againPause is between two tries to join a run again.
+const againPause = 200 * time.Millisecond
+
+// againTime bounds the wait for a member to which the connection was lost.
+func (o *Options) againTime() time.Duration { return cmp.Or(o.AgainTime, time.Minute) }
 
 // exchanging is what has come of the exchange.
 type exchanging struct {

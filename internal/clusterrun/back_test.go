@@ -355,7 +355,7 @@ func TestGivenOutside(t *testing.T) {
 	}
 
 	p, _ := l.cut(l.options(), fail)
-	other := newLab(t)
+	other := newOtherLab(t)
 	opts := l.options()
 	opts.Connect = func(_ context.Context, m clusterrun.Member) (agent.Agent, error) {
 		if m.Name != "" {

@@ -44,8 +44,8 @@ func Breaks() []Break {
 	armed, exchanged, started := []recovery.Phase{recovery.PhaseArmed}, []recovery.Phase{recovery.PhaseExchanged}, []recovery.Phase{recovery.PhaseStarted}
 	return []Break{
 		{early, CutGiver, "each member takes its part back: LXD runs again where it ran", WayNothing, WayNothing},
-		{early, CutMember, "the giver takes everything back, there too if it can connect again; if not, LXD stays down there, from `gated` on",
-			WayBack, WayBack},
+		{early, CutMember, "the giver takes everything back, there too if it can connect again; if not, LXD stays down there, from `gated` on, " +
+			"until the machine is started anew", WayBack, WayBack},
 		{armed, CutGiver, "LXD stays down, on the old database", WayOnOrBack, WayBack},
 		{armed, CutMember, "the giver connects again; if it cannot, it goes on with the others, or takes everything back if they are no majority",
 			WayAsOthers, WayBackOrAnother},

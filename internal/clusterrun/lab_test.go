@@ -9,10 +9,12 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -25,15 +27,51 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
-// TestMain is the program itself if it was started as a child.
+// oursVariable is set once the test process is in its own namespaces.
+const oursVariable = "LXD_RECOVER_CLUSTERRUN_NAMESPACE"
+
+// TestMain is the program itself, or a relay, if it was started as a child. The tests run in a mount namespace of their own, so that whatever ends them no
+// mount stays, and in a network namespace without a network: a run asks at the members' addresses.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-") {
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == "relay":
+		os.Exit(relay(os.Args[2:]))
+	case len(os.Args) > 1 && !strings.HasPrefix(os.Args[1], "-"):
 		os.Exit(cli.Main(os.Args))
+	case os.Getenv(oursVariable) == "":
+		fmt.Fprintln(os.Stderr, "own namespaces (as root):", ownNamespace())
+		os.Exit(1)
 	}
 
 	status := m.Run()
 	raftlogtest.Cleanup()
+	_ = os.RemoveAll(template.root)
+	report := os.Getenv("CLUSTER_FAULTS_REPORT")
+	if report != "" {
+		err := os.WriteFile(report, []byte(faultTable()), 0o644)
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			status = 1
+		}
+	}
+
 	os.Exit(status)
+}
+
+// ownNamespace runs this program again in namespaces that end with it.
+func ownNamespace() error {
+	unshare, err := exec.LookPath("unshare")
+	if err != nil {
+		return err
+	}
+
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+
+	args := append([]string{unshare, "--net", "--mount", "--propagation", "private", "--", self}, os.Args[1:]...)
+	return syscall.Exec(unshare, args, append(os.Environ(), oursVariable+"=1"))
 }
 
 func must(t testing.TB, err error) {
@@ -54,9 +92,49 @@ type lab struct {
 	down   string // a member that is not reached
 }
 
+// template is what all labs begin with; it is made once.
+var template struct {
+	once sync.Once
+	root string // has a directory for each member
+}
+
 func newLab(t testing.TB) *lab {
 	t.Helper()
+	template.once.Do(func() {
+		root, err := os.MkdirTemp("", "lxd-recover-clusterrun-")
+		must(t, err)
+		makeTemplate(t, root)
+		template.root = root
+	})
+	if template.root == "" {
+		t.Fatal("another test could not make the template")
+	}
+
+	return newLabFrom(t, template.root)
+}
+
+// newOtherLab is a lab of another cluster.
+func newOtherLab(t testing.TB) *lab {
+	t.Helper()
+	root := t.TempDir()
+	makeTemplate(t, root)
+	return newLabFrom(t, root)
+}
+
+func newLabFrom(t testing.TB, root string) *lab {
+	t.Helper()
 	l := &lab{t: t, dirs: map[string]string{}}
+	for i := range 3 {
+		name := fmt.Sprintf("node%d", i+1)
+		l.dirs[name] = t.TempDir()
+		must(t, os.CopyFS(l.dirs[name], os.DirFS(filepath.Join(root, name))))
+	}
+
+	return l
+}
+
+func makeTemplate(t testing.TB, root string) {
+	t.Helper()
 	key := bundletest.Key(t)
 	der := bundletest.Certificate(t, key, time.Now().Add(-time.Hour))
 	fixtures := filepath.Join(raftlogtest.Fixtures(t), "forgotten")
@@ -70,15 +148,12 @@ func newLab(t testing.TB) *lab {
 	must(t, err)
 	for i := range 3 {
 		name := fmt.Sprintf("node%d", i+1)
-		dir := t.TempDir()
-		l.dirs[name] = dir
+		dir := filepath.Join(root, name)
 		must(t, os.CopyFS(filepath.Join(dir, "database"), os.DirFS(filepath.Join(fixtures, fmt.Sprintf("n%d-preedit/database", i+1)))))
 		bundletest.WritePair(t, dir, "cluster", der, key)
 		own := slices.IndexFunc(certificates, func(c globaldb.Certificate) bool { return c.Name == name })
 		must(t, os.WriteFile(filepath.Join(dir, "server.crt"), []byte(certificates[own].PEM), 0o600))
 	}
-
-	return l
 }
 
 // options are those of a run from node1.

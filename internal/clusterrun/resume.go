@@ -62,12 +62,21 @@ func rejoin(ctx context.Context, opts Options, p *Plan) (*Session, error) {
 	}
 
 	err = s.each(s.names(), func(name string, a agent.Agent) error {
-		state, err := joinAgain(ctx, a, p.ID)
+		state, err := s.joinAgain(ctx, a)
+		if isBusy(err) { // an agent that is stuck there must not keep all others from going on
+			s.tell(name, "", "was not reached: %v", err)
+			return s.drop(name)
+		}
+
 		s.mu.Lock()
 		s.states[name] = state
 		s.mu.Unlock()
 		return err
 	}).join()
+	if err == nil && len(s.names()) == 0 {
+		err = errors.New("no member was reached on which no other lxd-recover is at work")
+	}
+
 	if err != nil {
 		return nil, errors.Join(err, s.Close())
 	}

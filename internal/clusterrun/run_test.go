@@ -73,7 +73,7 @@ func TestRunWithLost(t *testing.T) {
 	l.wantNew("node1", "node3")
 }
 
-func wantRefusal(t *testing.T, err error, code string) {
+func wantRefusal(t testing.TB, err error, code string) {
 	t.Helper()
 	var refusal *recovery.Refusal
 	if !errors.As(err, &refusal) || refusal.Code != code {

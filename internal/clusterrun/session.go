@@ -51,6 +51,8 @@ type Options struct {
 
 	ExchangeTime time.Duration // how long the exchange on one member may take; 0: a quarter of an hour
 
+	AgainTime time.Duration // how long a member to which the connection was lost is waited for; 0: a minute
+
 	StartTime time.Duration // how long LXD may take to answer once all are started
 }
 

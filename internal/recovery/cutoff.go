@@ -94,18 +94,24 @@ func (d directory) openRunLeft() string {
 	return OpenRunText(open)
 }
 
-// ResumeAtBoot is Resume when the machine starts, for each LXD directory in which a run was cut off: by the power, in most cases. A run that
-// is at work finishes what there is by itself. told gets the reports.
+// ResumeAtBoot is Resume when the machine starts, for each LXD directory in which a run was cut off: by the power, in most cases. A member's part in a run
+// over the whole cluster is taken back, unless that is past PhaseArmed: then it is an error that names the run. A run that is at work finishes what
+// there is by itself. told gets the reports.
 func ResumeAtBoot(ctx context.Context, opts ResumeOptions, told func(dir string, report *ResumeReport)) error {
 	var errs []error
 	opts.Later = true
 	for _, path := range lxdDirs() {
-		if !(directory{path: path}).cutOff() {
+		d := directory{path: path}
+		resume := Resume
+		switch {
+		case exists(d.join(openRunName)):
+			resume = withdrawAtBoot
+		case !d.cutOff():
 			continue
 		}
 
 		opts.LXDDir = path
-		report, err := Resume(ctx, opts)
+		report, err := resume(ctx, opts)
 		if report != nil {
 			told(path, report)
 		}

@@ -219,7 +219,7 @@ func TestCutOff(t *testing.T) {
 	}
 }
 
-// When the machine starts, what was cut off is finished; what belongs to a run over the whole cluster, or to one at work, is left alone.
+// When the machine starts, what was cut off is finished; what belongs to a run over the whole cluster that is armed, or to one at work, is left alone.
 func TestResumeAtBoot(t *testing.T) {
 	lxd := lxdDirectory(t)
 	d := directory{path: lxd}
@@ -240,7 +240,8 @@ func TestResumeAtBoot(t *testing.T) {
 	}
 
 	err = boot()
-	if err != nil || told != 0 || !exists(d.join(stagingName)) || !strings.Contains(CutOff(""), "`lxd-recover cluster recover resume`") {
+	wantRefused(t, err, "open-run", "4f2a")
+	if told != 0 || !exists(d.join(stagingName)) || !strings.Contains(CutOff(""), "`lxd-recover cluster recover resume`") {
 		t.Errorf("a run over the whole cluster: %v, told %d times, %s", err, told, CutOff(""))
 	}
 

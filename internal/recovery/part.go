@@ -35,6 +35,7 @@ type Part struct {
 	opts    JoinOptions
 	run     *OpenRun // nil: this member is not part of the run, or not any more
 	pending *pendingImport
+	later   bool // the machine is just starting: only begin to start LXD, which may wait for this to end
 }
 
 // JoinOptions say which run a member becomes part of.
@@ -149,9 +150,16 @@ func (p *Part) note() error {
 	return nil
 }
 
+// reach notes that the member has come to a phase. What could not be noted it has not come to: the disk may be full.
 func (p *Part) reach(phase Phase) error {
+	was := p.run.Phase
 	p.run.Phase = phase
-	return p.note()
+	err := p.note()
+	if err != nil {
+		p.run.Phase = was
+	}
+
+	return err
 }
 
 // in refuses a step that does not come next.
@@ -311,7 +319,12 @@ func (p *Part) bringUp(ctx context.Context, always bool) error {
 	}
 
 	p.opts.Progress.step("Starting LXD (" + service.Name() + ")")
-	return errors.Join(service.Start(ctx, p.run.Before), service.Release(ctx, p.run.Before))
+	start := service.Start
+	if p.later {
+		start = service.StartLater
+	}
+
+	return errors.Join(start(ctx, p.run.Before), service.Release(ctx, p.run.Before))
 }
 
 // WaitReady waits until LXD answers here, and returns the members' addresses by name as it lists them. The error is daemon.ErrNotReady if ctx
@@ -395,7 +408,21 @@ func (p *Part) TurnBack() error {
 	}
 
 	p.run.Back = true
-	return p.note()
+	err := p.note()
+	if err == nil {
+		return nil
+	}
+
+	// The disk may be full of what the run has staged, which is of no use any more.
+	p.giveUp()
+	p.dir.unstage()
+	err = p.note()
+	if p.run.Phase.Before(PhaseArmed) {
+		return nil // without the note, too, the run cannot go on: that takes all members armed
+	}
+
+	p.run.Back = err == nil
+	return err
 }
 
 // Withdraw takes this member's part back: the database from before the run is in place again, and LXD runs again if it did before. It is refused

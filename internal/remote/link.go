@@ -37,6 +37,7 @@ type link struct {
 	born    time.Time
 	heard   atomic.Int64 // when the last byte came: nanoseconds since born, by the monotonic clock
 	beat    atomic.Int64 // nanoseconds
+	watched atomic.Bool  // a silence ends it
 	silent  atomic.Bool  // ended because nothing was heard
 	written chan struct{}
 }
@@ -81,13 +82,22 @@ func (w wire) Close() error { return errors.Join(w.PipeReader.Close(), w.PipeWri
 
 // read passes on what comes from the other end, until that ends. When the session has ended, it goes on reading: the other end, or ssh,
 // could not end while it waits for somebody to take what it writes.
+//
+// What comes after a silence that ends the session is not passed on: a process that was stopped, or a machine that was asleep, finds it all there when it
+// wakes, long after the other end has given it up.
 func (l *link) read(in io.Reader, to *io.PipeWriter) {
 	buf := make([]byte, pumpSize)
 	for {
 		n, err := in.Read(buf)
+		if l.watched.Load() && l.tooLong() {
+			l.end()
+		}
+
 		if n > 0 {
 			l.heard.Store(int64(time.Since(l.born)))
-			_, _ = to.Write(buf[:n])
+			if !l.silent.Load() {
+				_, _ = to.Write(buf[:n])
+			}
 		}
 
 		if err != nil {
@@ -111,6 +121,7 @@ func (l *link) write(out io.Writer, from *io.PipeReader) {
 // watch sends the heartbeat, and ends the session when nothing was heard from the other end. The agent begins at once, the giving side when the
 // agent has answered for the first time, which may take longer.
 func (l *link) watch() {
+	l.watched.Store(true)
 	for look := 1; ; look++ {
 		beat := time.Duration(l.beat.Load())
 		select {
@@ -119,9 +130,8 @@ func (l *link) watch() {
 		case <-time.After(beat / looksABeat):
 		}
 
-		if time.Since(l.born)-time.Duration(l.heard.Load()) > silentBeats*beat {
-			l.silent.Store(true)
-			_ = l.session.Close()
+		if l.tooLong() {
+			l.end()
 			return
 		}
 
@@ -129,6 +139,17 @@ func (l *link) watch() {
 			go func() { _, _ = l.session.Ping() }() // its answer is heard like everything else
 		}
 	}
+}
+
+// tooLong tells whether nothing was heard for so long that the connection is lost.
+func (l *link) tooLong() bool {
+	return time.Since(l.born)-time.Duration(l.heard.Load()) > silentBeats*time.Duration(l.beat.Load())
+}
+
+// end ends the session because nothing was heard.
+func (l *link) end() {
+	l.silent.Store(true)
+	_ = l.session.Close()
 }
 
 // why says why the session has ended, given the error with which its Accept did.

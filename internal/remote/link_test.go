@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/yamux"
 	"golang.org/x/sys/unix"
 )
 
@@ -110,5 +111,24 @@ func TestAllWritten(t *testing.T) {
 
 	if <-ended {
 		t.Error("Serve has returned while something was being written")
+	}
+}
+
+// TestWakes has a process that was stopped find in its pipe, when it wakes, what came long after the other end had given it up: that is not heard any more.
+func TestWakes(t *testing.T) {
+	toAgent, fromGiver := io.Pipe()
+	toGiver, fromAgent := io.Pipe()
+	agent, err := newLink(toAgent, fromAgent, false, time.Millisecond)
+	must(t, err)
+	agent.watched.Store(true) // and nobody looks, as while it is stopped
+	time.Sleep(2 * silentBeats * time.Millisecond)
+	giver, err := yamux.Client(wire{toGiver, fromGiver}, yamux.DefaultConfig())
+	must(t, err)
+	t.Cleanup(func() { _ = giver.Close() })
+	_, err = giver.OpenStream()
+	must(t, err)
+	stream, err := agent.session.AcceptStream()
+	if err == nil || !agent.silent.Load() {
+		t.Errorf("it was heard: %v, %v", stream, err)
 	}
 }
