@@ -33,6 +33,9 @@ type Agent interface {
 	// KeptLoss tells what would be given up if a kept database took the place of the live one.
 	KeptLoss(ctx context.Context, kept string) (*recovery.KeptLossReport, error)
 
+	// InspectKept reads a kept database.
+	InspectKept(ctx context.Context, kept string) (*recovery.InspectReport, error)
+
 	// Support writes what somebody who helps needs to know of the member, as a tar file.
 	Support(ctx context.Context, w io.Writer) error
 
@@ -42,15 +45,17 @@ type Agent interface {
 	Gate(ctx context.Context) error
 	Stop(ctx context.Context) (killed bool, err error)
 
-	// Make makes the tarball here, Tarball writes it to w, Keep takes it for the one of the run, Receive gets it from elsewhere.
+	// Make makes the tarball of the run here, Tarball writes it to w, Receive gets it from elsewhere.
 	Make(ctx context.Context, opts recovery.MakeOptions) (*recovery.MakeReport, error)
 	Tarball(ctx context.Context, w io.Writer) error
-	Keep(ctx context.Context, digest string) error
 	Receive(ctx context.Context, digest string, r io.Reader) error
 
 	Stage(ctx context.Context, opts recovery.StageOptions) (*recovery.ImportReport, error)
 	Arm(ctx context.Context) error
-	Exchange(ctx context.Context) (*recovery.ImportReport, error)
+
+	// Exchange is refused if LXD has written since Arm; accepted is the state of what may be given up, see recovery.WrittenSince.
+	Exchange(ctx context.Context, accepted string) (*recovery.ImportReport, error)
+
 	Start(ctx context.Context) error
 
 	// Ready waits until LXD answers, and returns the members' addresses by name as it lists them; nil if it does not answer in time.
@@ -75,6 +80,8 @@ type JoinRun struct {
 	Giver string `json:"giver"`
 	Plan  string `json:"plan"`
 	Again bool   `json:"again"`
+
+	Instead string `json:"instead,omitempty"`
 }
 
 // StateOptions say what of a member's state is read: see recovery.MemberStateOptions.
@@ -214,6 +221,11 @@ func (l *Local) KeptLoss(ctx context.Context, kept string) (*recovery.KeptLossRe
 	return recovery.KeptLoss(ctx, l.opts.LXDDir, kept, l.opts.Progress)
 }
 
+// InspectKept implements Agent.
+func (l *Local) InspectKept(ctx context.Context, kept string) (*recovery.InspectReport, error) {
+	return recovery.InspectKept(ctx, l.opts.LXDDir, kept, l.opts.Progress)
+}
+
 // Support implements Agent.
 func (l *Local) Support(ctx context.Context, w io.Writer) error {
 	return recovery.Support(ctx, l.opts.LXDDir, w)
@@ -234,7 +246,7 @@ func (l *Local) Join(ctx context.Context, run JoinRun) (*recovery.OpenRun, error
 	}
 
 	part, err := recovery.JoinRun(ctx, recovery.JoinOptions{
-		LXDDir: l.opts.LXDDir, Version: l.opts.Version, Run: run.Run, Giver: run.Giver, Plan: run.Plan, Again: run.Again,
+		LXDDir: l.opts.LXDDir, Version: l.opts.Version, Run: run.Run, Giver: run.Giver, Plan: run.Plan, Again: run.Again, Instead: run.Instead,
 		Timeout: l.opts.Timeout, Progress: l.opts.Progress,
 	})
 	if err != nil {
@@ -283,11 +295,6 @@ func (l *Local) Tarball(_ context.Context, w io.Writer) error {
 	})
 }
 
-// Keep implements Agent.
-func (l *Local) Keep(_ context.Context, digest string) error {
-	return l.joined(func(p *recovery.Part) error { return p.KeepTarball(digest) })
-}
-
 // Receive implements Agent.
 func (l *Local) Receive(_ context.Context, digest string, r io.Reader) error {
 	return l.joined(func(p *recovery.Part) error { return p.ReceiveTarball(r, digest) })
@@ -308,9 +315,9 @@ func (l *Local) Arm(context.Context) error {
 }
 
 // Exchange implements Agent.
-func (l *Local) Exchange(ctx context.Context) (r *recovery.ImportReport, err error) {
+func (l *Local) Exchange(ctx context.Context, accepted string) (r *recovery.ImportReport, err error) {
 	err = l.joined(func(p *recovery.Part) (err error) {
-		r, err = p.Exchange(ctx)
+		r, err = p.Exchange(ctx, accepted)
 		return err
 	})
 	return r, err

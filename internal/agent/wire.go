@@ -20,13 +20,13 @@ const (
 	callProbe    = "probe"
 	callState    = "state"
 	callLoss     = "kept-loss"
+	callKept     = "inspect-kept"
 	callSupport  = "support"
 	callJoin     = "join"
 	callGate     = "gate"
 	callStop     = "stop"
 	callMake     = "make"
 	callTarball  = "tarball"
-	callKeep     = "keep"
 	callReceive  = "receive"
 	callStage    = "stage"
 	callArm      = "arm"
@@ -42,7 +42,17 @@ const (
 const (
 	codeRefusal = "refusal"
 	codeDamage  = "damage"
+	codeBusy    = "busy" // recovery.ErrBusy
 )
+
+// busyError is a recovery.ErrBusy of another machine.
+type busyError struct{ there *remote.Error }
+
+func (e busyError) Error() string { return e.there.Error() }
+
+func (busyError) Is(target error) bool { return target == recovery.ErrBusy }
+
+func (e busyError) Unwrap() error { return e.there }
 
 // digestArgs are the arguments of calls about a tarball.
 type digestArgs struct {
@@ -51,6 +61,10 @@ type digestArgs struct {
 
 type keptArgs struct {
 	Kept string `json:"kept"`
+}
+
+type exchangeArgs struct {
+	Accepted string `json:"accepted,omitempty"`
 }
 
 type readyArgs struct {
@@ -85,6 +99,8 @@ func onWire(err error) error {
 		return &remote.Error{Code: codeRefusal, Message: err.Error(), Detail: detail}
 	case errors.As(err, &damage):
 		return &remote.Error{Code: codeDamage, Message: err.Error()}
+	case errors.Is(err, recovery.ErrBusy):
+		return &remote.Error{Code: codeBusy, Message: err.Error()}
 	}
 
 	return err
@@ -93,7 +109,12 @@ func onWire(err error) error {
 // offWire is the inverse of onWire.
 func offWire(err error) error {
 	var e *remote.Error
-	if !errors.As(err, &e) || e.Code != codeRefusal {
+	switch {
+	case !errors.As(err, &e):
+		return err
+	case e.Code == codeBusy:
+		return busyError{e}
+	case e.Code != codeRefusal:
 		return err
 	}
 
@@ -119,6 +140,8 @@ func (l *Local) handle(ctx context.Context, call remote.Call) (any, error) {
 		return with(call, func(opts StateOptions) (any, error) { return l.State(ctx, opts) })
 	case callLoss:
 		return with(call, func(args keptArgs) (any, error) { return l.KeptLoss(ctx, args.Kept) })
+	case callKept:
+		return with(call, func(args keptArgs) (any, error) { return l.InspectKept(ctx, args.Kept) })
 	case callSupport:
 		return nil, l.Support(ctx, call.To)
 	case callJoin:
@@ -131,8 +154,6 @@ func (l *Local) handle(ctx context.Context, call remote.Call) (any, error) {
 		return with(call, func(opts recovery.MakeOptions) (any, error) { return l.Make(ctx, opts) })
 	case callTarball:
 		return nil, l.Tarball(ctx, call.To)
-	case callKeep:
-		return with(call, func(args digestArgs) (any, error) { return nil, l.Keep(ctx, args.Digest) })
 	case callReceive:
 		return with(call, func(args digestArgs) (any, error) { return nil, l.Receive(ctx, args.Digest, call.From) })
 	}
@@ -148,7 +169,7 @@ func (l *Local) handleLate(ctx context.Context, call remote.Call) (any, error) {
 	case callArm:
 		return nil, l.Arm(ctx)
 	case callExchange:
-		return l.Exchange(ctx)
+		return with(call, func(args exchangeArgs) (any, error) { return l.Exchange(ctx, args.Accepted) })
 	case callStart:
 		return nil, l.Start(ctx)
 	case callReady:
@@ -245,6 +266,11 @@ func (r *Remote) KeptLoss(ctx context.Context, kept string) (*recovery.KeptLossR
 	return wanted[recovery.KeptLossReport](ctx, r, callLoss, keptArgs{Kept: kept})
 }
 
+// InspectKept implements Agent.
+func (r *Remote) InspectKept(ctx context.Context, kept string) (*recovery.InspectReport, error) {
+	return wanted[recovery.InspectReport](ctx, r, callKept, keptArgs{Kept: kept})
+}
+
 // Support implements Agent.
 func (r *Remote) Support(ctx context.Context, w io.Writer) error {
 	return offWire(r.conn.Transfer(ctx, callSupport, struct{}{}, nil, remote.Files{To: w}))
@@ -284,11 +310,6 @@ func (r *Remote) Tarball(ctx context.Context, w io.Writer) error {
 	return offWire(r.conn.Transfer(ctx, callTarball, struct{}{}, nil, remote.Files{To: w}))
 }
 
-// Keep implements Agent.
-func (r *Remote) Keep(ctx context.Context, digest string) error {
-	return r.call(ctx, callKeep, digestArgs{Digest: digest}, nil)
-}
-
 // Receive implements Agent.
 func (r *Remote) Receive(ctx context.Context, digest string, from io.Reader) error {
 	return offWire(r.conn.Transfer(ctx, callReceive, digestArgs{Digest: digest}, nil, remote.Files{From: from}))
@@ -305,9 +326,9 @@ func (r *Remote) Arm(ctx context.Context) error {
 }
 
 // Exchange implements Agent.
-func (r *Remote) Exchange(ctx context.Context) (*recovery.ImportReport, error) {
+func (r *Remote) Exchange(ctx context.Context, accepted string) (*recovery.ImportReport, error) {
 	var reply *recovery.ImportReport
-	err := r.call(ctx, callExchange, struct{}{}, &reply)
+	err := r.call(ctx, callExchange, exchangeArgs{Accepted: accepted}, &reply)
 	return reply, err
 }
 

@@ -4,6 +4,8 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -27,7 +29,45 @@ func TestMain(m *testing.M) {
 
 type raw string
 
-func (r raw) MarshalJSON() ([]byte, error) { return []byte(r), nil }
+func (r raw) MarshalJSON() ([]byte, error) {
+	if r == huge {
+		return []byte(`"` + strings.Repeat("a", 40<<20) + `"`), nil
+	}
+
+	return []byte(r), nil
+}
+
+// huge stands for an answer that is larger than any sound one.
+const huge raw = "huge"
+
+// A member that answers without end does not fill the giver's memory, and is named.
+func TestHugeAnswer(t *testing.T) {
+	a, err := Dial(t.Context(), remote.Options{Command: []string{"answers", string(huge)}, Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	_, err = a.Look(t.Context())
+	if !remote.HasCode(err, remote.CodeTooLarge) || !strings.Contains(err.Error(), "this machine: ") {
+		t.Errorf("%v", err)
+	}
+
+	_ = a.Close() // the connection has ended
+}
+
+// Errors that the giver acts on are the same ones on both ends.
+func TestErrorsOnWire(t *testing.T) {
+	busy := fmt.Errorf("%w on /var/lib/lxd: wait until it is done", recovery.ErrBusy)
+	got := offWire(onWire(busy))
+	if !errors.Is(got, recovery.ErrBusy) || got.Error() != busy.Error() {
+		t.Errorf("%v", got)
+	}
+
+	other := offWire(onWire(errors.New("another lxd-recover is working, it says")))
+	if errors.Is(other, recovery.ErrBusy) {
+		t.Errorf("%v is taken for the lock by its text", other)
+	}
+}
 
 // A member may answer anything: what is read of an answer is there, or that is an error.
 func TestEmptyAnswers(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -70,10 +71,14 @@ func (o *recoverOptions) addReachFlags(cmd *cobra.Command) {
 	o.format.addFlag(cmd, []string{formatTable, formatJSON})
 }
 
+func (o *recoverOptions) addLostFlag(cmd *cobra.Command) {
+	cmd.Flags().StringSliceVar(&o.lost, "lost", nil, "`NAMES` of members that are lost for good, with commas")
+}
+
 // addPlanFlags adds what is to be done.
 func (o *recoverOptions) addPlanFlags(cmd *cobra.Command) {
+	o.addLostFlag(cmd)
 	flags := cmd.Flags()
-	flags.StringSliceVar(&o.lost, "lost", nil, "`NAMES` of members that are lost for good, with commas")
 	flags.StringToStringVar(&o.addresses, "address", nil, "new address of a member, as `NAME=ADDRESS`; several with commas")
 	flags.Lookup("address").DefValue = "" // else help says that it is []
 	flags.StringVar(&o.members, "members", "", "new member list in `FILE`, as from \"lxd cluster show\"; - is stdin")
@@ -85,8 +90,12 @@ func (o *recoverOptions) addPlanFlags(cmd *cobra.Command) {
 }
 
 func (o *recoverOptions) addApplyFlags(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&o.discard, "discard-local-entries", false, "with --yes: give up changes that the new database lacks")
+	o.addDiscardFlag(cmd)
 	cmd.Flags().BoolVar(&o.noStart, "no-start", false, "leave LXD stopped on all members")
+}
+
+func (o *recoverOptions) addDiscardFlag(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&o.discard, "discard-local-entries", false, "with --yes: give up changes that the new database lacks")
 }
 
 func newClusterRecoverCmd() *cobra.Command {
@@ -183,10 +192,13 @@ func newRecoverUndoCmd() *cobra.Command {
 
 If LXD has not run on the new database anywhere, the databases are exchanged
 back. Else it is another run: all members get the database that the first run
-began with, fenced above it. Changes made since are named first.
+began with, fenced above it. Changes made since are named first. If the member
+that the run began with is lost (--lost), another one that had the same
+database gives it; if there is none, the best that is kept, and what it lacks
+is named. --from takes that of a member all the same.
 
 PLAN is the plan of that run. Without it, the run is the one that is open on
-this member, or the last one that was given on this machine.
+the members, or the last one that was given on this machine.
 ` + recoverStatuses,
 		Example: `  lxd-recover cluster recover undo
   lxd-recover cluster recover undo plan.yaml --yes`,
@@ -197,6 +209,8 @@ this member, or the last one that was given on this machine.
 	}
 	o.addReachFlags(cmd)
 	o.addApplyFlags(cmd)
+	o.addLostFlag(cmd)
+	cmd.Flags().StringVar(&o.from, "from", "", "`NAME` of the member whose old database all get")
 	return cmd
 }
 
@@ -209,10 +223,11 @@ func newRecoverResumeCmd() *cobra.Command {
 
 It goes on if all members were ready for the exchange, and a majority of the
 new voters can be had. Else it takes everything back. It can be given on any
-machine that reaches the members: they know the run.
+machine that reaches the members: they know the run. --lost names members that
+were lost since it began: it goes on without them.
 
 PLAN is the plan of that run. Without it, the run is the one that is open on
-this member, or on the first one that --host names.
+the members that are reached.
 ` + recoverStatuses,
 		Example: `  lxd-recover cluster recover resume
   lxd-recover cluster recover resume --host server1=10.0.0.1`,
@@ -222,6 +237,8 @@ this member, or on the first one that --host names.
 		},
 	}
 	o.addReachFlags(cmd)
+	o.addLostFlag(cmd)
+	o.addDiscardFlag(cmd)
 	return cmd
 }
 
@@ -254,10 +271,12 @@ func (o *recoverOptions) apply(ctx context.Context, session *clusterrun.Session,
 	var back *clusterrun.TakenBack
 	if errors.As(err, &back) {
 		forget() // there is nothing to undo
+	} else {
+		keepPlan(plan) // another member may have been chosen, and logs may have gone on until all were stopped
 	}
 
-	if err == nil && !plan.NoStart {
-		err = o.verifyRun(ctx, session, plan, result)
+	if err == nil {
+		err = session.VerifyRun(ctx, plan, result)
 	}
 
 	err = errors.Join(err, session.Close())
@@ -288,7 +307,7 @@ func runRecoverPlan(ctx context.Context, o *recoverOptions, file string) error {
 
 	return printReport(o.format, plan, func(w io.Writer, p *clusterrun.Plan) {
 		printRecoverPlan(w, p)
-		fmt.Fprintf(w, "\nThe plan is in %s. `lxd-recover cluster recover apply %s` carries it out.\n", file, file)
+		fmt.Fprintf(w, "\nThe plan is in %s. `lxd-recover cluster recover apply %s` carries it out.\n", file, printable.Word(file))
 	})
 }
 
@@ -382,7 +401,7 @@ func (o *recoverOptions) confirmPlan(ctx context.Context, p *clusterrun.Plan) er
 		return nil
 	}
 
-	if len(lost) > 0 && p.Undoes == "" {
+	if len(lost) > 0 && (p.Undoes == "" || len(o.lost) > 0) {
 		err := confirmation{what: "recovery", question: fmt.Sprintf("Will LXD on %s never start again on its old database?", strings.Join(lost, ", "))}.ask(ctx)
 		if err != nil {
 			return err

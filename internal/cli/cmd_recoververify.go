@@ -15,9 +15,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
-// errNotOne says that the members are not one cluster.
-var errNotOne = errors.New("the members are not one cluster that works: see above")
-
 func newRecoverVerifyCmd() *cobra.Command {
 	o := &recoverOptions{}
 	wait := time.Duration(0)
@@ -46,7 +43,7 @@ Exit status:
 		},
 	}
 	o.addReachFlags(cmd)
-	cmd.Flags().StringSliceVar(&o.lost, "lost", nil, "`NAMES` of members that are lost for good, with commas")
+	o.addLostFlag(cmd)
 	cmd.Flags().DurationVar(&wait, "wait", 30*time.Second, "how long to wait for members that are catching up")
 	return cmd
 }
@@ -87,7 +84,7 @@ func runRecoverVerify(ctx context.Context, o *recoverOptions, file string, wait 
 
 	err = printReport(o.format, verdict, printVerdict)
 	if err == nil && !verdict.Good {
-		err = errNotOne
+		err = clusterrun.ErrNotOne
 	}
 
 	return err
@@ -104,21 +101,4 @@ func printVerdict(w io.Writer, v *recovery.ClusterVerdict) {
 	}
 
 	fmt.Fprintln(w, v.Line)
-}
-
-// verifyRun judges the members after a run. They catch up with the leader in a moment, as a rule.
-func (o *recoverOptions) verifyRun(ctx context.Context, session *clusterrun.Session, plan *clusterrun.Plan, result *clusterrun.Result) error {
-	expected, err := plan.Expected(result)
-	if err == nil {
-		result.Verdict, err = session.Verify(ctx, expected, o.startTime)
-	}
-
-	switch {
-	case err != nil:
-		return &clusterrun.Partly{Err: fmt.Errorf("the new database is in place, and whether the members are one cluster cannot be told: %w", err), Works: true}
-	case !result.Verdict.Good:
-		return &clusterrun.Partly{Err: errNotOne, Works: result.Verdict.Leader != ""}
-	}
-
-	return nil
 }

@@ -456,7 +456,7 @@ func printRecovered(w io.Writer, r *clusterrun.Result, p *clusterrun.Plan) {
 	if len(lost) > 0 && p.Undoes == "" {
 		fmt.Fprintf(w, "\nLeft to do for the lost members, on any member, once each:\n")
 		for _, name := range lost {
-			fmt.Fprintf(w, "  lxc cluster remove --force %s\n", name)
+			fmt.Fprintf(w, "  lxc cluster remove --force %s\n", printable.Word(name))
 		}
 	}
 

@@ -243,7 +243,7 @@ func exitStatus(err error) int {
 		return exitUsage
 	case errors.As(err, &partly) && partly.Works:
 		return exitPartWorks
-	case partly != nil, errors.Is(err, errNotOne):
+	case partly != nil, errors.Is(err, clusterrun.ErrNotOne):
 		return exitPartDown
 	case errors.As(err, &refusal), errors.Is(err, errNoRecommendation):
 		return exitRefused

@@ -159,7 +159,7 @@ func (s *Session) join(ctx context.Context, p *Plan) error {
 	}
 
 	for _, name := range s.names() {
-		_, err = s.agent(name).Join(ctx, agent.JoinRun{Run: p.ID, Giver: p.Giver, Plan: string(data)})
+		_, err = s.agent(name).Join(ctx, agent.JoinRun{Run: p.ID, Giver: p.Giver, Plan: string(data), Instead: p.Undoes})
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -223,6 +223,7 @@ func (s *Session) lookAgain(ctx context.Context, p *Plan) error {
 	}
 
 	if p.Source != "" {
+		p.sees(s.looks)
 		return nil // what is in force is given up
 	}
 
@@ -237,6 +238,7 @@ func (s *Session) lookAgain(ctx context.Context, p *Plan) error {
 	}
 
 	changes := changed(p, now, s.looks)
+	p.sees(s.looks)
 	if len(changes) == 0 {
 		return nil
 	}
@@ -251,6 +253,18 @@ func (s *Session) lookAgain(ctx context.Context, p *Plan) error {
 	p.Certain, p.Doubt, p.Losses = now.Certain, now.Doubt, now.Losses
 	return s.ask(ctx, Question{Code: "changed", Lines: changes,
 		Text: "Now that LXD is down everywhere, not all is as the plan has seen it. Go on?"})
+}
+
+// sees notes where the members' logs ended when LXD was down everywhere: an undo looks for a log that ended there.
+func (p *Plan) sees(looks map[string]*recovery.MemberLook) {
+	for i, m := range p.Members {
+		if m.Seen == nil || looks[m.Name] == nil {
+			continue
+		}
+
+		now := seen(looks[m.Name])
+		p.Members[i].Seen.Index, p.Members[i].Seen.Term, p.Members[i].Seen.Checksum = now.Index, now.Term, now.Checksum
+	}
 }
 
 // changed says what is not as a plan has seen it. Terms alone do not count: members without a quorum go on counting them. In a cluster that
@@ -303,14 +317,11 @@ func (s *Session) distribute(ctx context.Context, p *Plan) (*recovery.MakeReport
 		opts.Reports = append(opts.Reports, data)
 	}
 
+	s.dropEntries() // of the members' logs one copy is enough
+
 	s.tell(p.From, "", "makes the new database")
 	from := s.agent(p.From)
 	made, err := from.Make(ctx, opts)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", p.From, err)
-	}
-
-	err = from.Keep(ctx, made.Digest)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", p.From, err)
 	}
@@ -449,8 +460,8 @@ func (s *Session) takeBack(ctx context.Context, p *Plan, r *Result, why error) e
 
 	if tooMany() {
 		r.Exchanged, r.Left = []string{}, p.reachable()
-		return &Partly{Left: r.Left, Err: fmt.Errorf("%w; nothing is taken back: %s may have the new database, and could go on alone: %w",
-			why, strings.Join(slices.Sorted(maps.Keys(failed)), ", "), failed.join())}
+		return &Partly{Left: r.Left, Err: fmt.Errorf("%w; nothing is taken back: %s may have the new database, and could go on alone: %w; "+
+			"%s", why, strings.Join(slices.Sorted(maps.Keys(failed)), ", "), failed.join(), lostUse(slices.Sorted(maps.Keys(failed))))}
 	}
 
 	names := slices.DeleteFunc(p.reachable(), func(name string) bool { return failed[name] != nil })
@@ -599,7 +610,7 @@ func (s *Session) exchangeOne(ctx context.Context, name string) error {
 			return nil
 		}
 
-		_, err := a.Exchange(ctx)
+		_, err := a.Exchange(ctx, s.accepted[name])
 		return err
 	})
 	if err == nil {
@@ -676,7 +687,7 @@ func (s *Session) joinAgain(ctx context.Context, a agent.Agent) (*recovery.OpenR
 }
 
 // isBusy tells whether a member cannot join a run because another process is at work there.
-func isBusy(err error) bool { return err != nil && strings.Contains(err.Error(), "another lxd-recover is working") }
+func isBusy(err error) bool { return errors.Is(err, recovery.ErrBusy) }
 
 // againPause is between two tries to join a run again.
 const againPause = 200 * time.Millisecond

@@ -51,9 +51,9 @@ func (h *hooked) do(name string, call func() error) error {
 	return call()
 }
 
-func (h *hooked) Exchange(ctx context.Context) (r *recovery.ImportReport, err error) {
+func (h *hooked) Exchange(ctx context.Context, accepted string) (r *recovery.ImportReport, err error) {
 	err = h.do("exchange", func() (err error) {
-		r, err = h.Agent.Exchange(ctx)
+		r, err = h.Agent.Exchange(ctx, accepted)
 		return err
 	})
 	return r, err
@@ -436,7 +436,7 @@ type deaf struct{ agent.Agent }
 
 func (d deaf) Receive(context.Context, string, io.Reader) error { return nil }
 
-func (d deaf) Exchange(ctx context.Context) (*recovery.ImportReport, error) {
+func (d deaf) Exchange(ctx context.Context, _ string) (*recovery.ImportReport, error) {
 	<-ctx.Done()
 	return nil, ctx.Err()
 }

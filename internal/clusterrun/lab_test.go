@@ -90,6 +90,7 @@ type lab struct {
 	asked  []clusterrun.Question
 	no     string // code of a question that is answered with no
 	down   string // a member that is not reached
+	from3  bool   // runs are given with the database of node3
 }
 
 // template is what all labs begin with; it is made once.
@@ -158,8 +159,13 @@ func makeTemplate(t testing.TB, root string) {
 
 // options are those of a run from node1.
 func (l *lab) options() clusterrun.Options {
+	from := ""
+	if l.from3 {
+		from = "node3"
+	}
+
 	return clusterrun.Options{
-		Version: "test", Giver: "here", Here: true, NoStart: true, StartTime: time.Second,
+		From: from, Version: "test", Giver: "here", Here: true, NoStart: true, StartTime: time.Second,
 		Connect: func(_ context.Context, m clusterrun.Member) (agent.Agent, error) { return l.connect(m) },
 		Ask: func(_ context.Context, q clusterrun.Question) error {
 			l.mu.Lock()

@@ -64,6 +64,7 @@ func (s *Session) plan(ctx context.Context) (*Plan, error) {
 	}
 
 	s.warnByHand(p)
+	s.dropEntries()
 	return p, s.probe(ctx, p)
 }
 
@@ -81,6 +82,23 @@ func (s *Session) warnByHand(p *Plan) {
 
 	p.Warnings = append(p.Warnings, fmt.Sprintf("nothing is known that starts LXD on %s: nothing keeps it from being started there while the run is at work. "+
 		"Start it yourself, %s", strings.Join(names, ", "), when))
+}
+
+// dropEntries lets go of what was read of the members' logs. Where they ended is in the plan, and they are read again once LXD is down.
+func (s *Session) dropEntries() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	for name, look := range s.looks {
+		if look.Inspect == nil {
+			continue
+		}
+
+		less, inspect := *look, *look.Inspect
+		inspect.Entries, inspect.LastEntries = nil, nil
+		less.Inspect = &inspect
+		s.looks[name] = &less
+	}
 }
 
 // check refuses what no run can go on with, before anything is stopped.
@@ -114,7 +132,8 @@ func (s *Session) check() error {
 	switch {
 	case len(works) > 0 && !s.opts.Move:
 		return &recovery.Refusal{Code: "working-cluster", Member: works[0], Flag: "--move", Use: "--move gives a working cluster new addresses",
-			Reason: fmt.Sprintf("LXD on %s answers: the cluster works, and there is nothing to recover", strings.Join(works, ", "))}
+			Reason: fmt.Sprintf("LXD on %s answers, and a majority of the voters has confirmed what it wrote (it was given %s): the cluster works, and there is "+
+				"nothing to recover", strings.Join(works, ", "), daemon.QuorumTime)}
 	case s.opts.Move && len(works) < len(names):
 		return &recovery.Refusal{Code: "not-working", Reason: "not all members work, and --move is for a working cluster: leave --move out to recover it"}
 	}
@@ -133,21 +152,11 @@ func (s *Session) works() bool {
 	return false
 }
 
-// reports writes what was seen of the members' logs into files, by the members' names.
-func (s *Session) reports(dir string) (map[string]string, error) {
+// writeReports writes what was seen of the members' logs into files, by the members' names.
+func writeReports(dir string, reports map[string]*recovery.InspectReport) (map[string]string, error) {
 	files := map[string]string{}
-	for _, name := range s.names() {
-		report := s.looks[name].Inspect
-		if report == nil {
-			continue
-		}
-
-		still := *report
-		if !s.looks[name].Works { // a daemon without a quorum writes nothing but terms; all is read again when it is down
-			still.RunningDaemon, still.Raft.Whole = "", still.Healthy
-		}
-
-		data, err := json.Marshal(still)
+	for name, report := range reports {
+		data, err := json.Marshal(report)
 		if err != nil {
 			return nil, err
 		}
@@ -164,6 +173,26 @@ func (s *Session) reports(dir string) (map[string]string, error) {
 
 // choose finds the member whose database all get.
 func (s *Session) choose(ctx context.Context, p *Plan) error {
+	if s.works() {
+		return s.chooseOfWorking(p)
+	}
+
+	reports := map[string]*recovery.InspectReport{}
+	for _, name := range s.names() {
+		if s.looks[name].Inspect == nil {
+			continue
+		}
+
+		still := *s.looks[name].Inspect // a daemon without a quorum writes nothing but terms; all is read again when it is down
+		still.RunningDaemon, still.Raft.Whole = "", still.Healthy
+		reports[name] = &still
+	}
+
+	return s.chooseBy(ctx, p, reports)
+}
+
+// chooseBy finds the member whose database all get, by what is known of the members' databases, by their names.
+func (s *Session) chooseBy(ctx context.Context, p *Plan, reports map[string]*recovery.InspectReport) error {
 	dir, remove, err := scratch.Dir("plan")
 	if err != nil {
 		return err
@@ -171,13 +200,9 @@ func (s *Session) choose(ctx context.Context, p *Plan) error {
 
 	defer remove()
 
-	files, err := s.reports(dir)
+	files, err := writeReports(dir, reports)
 	if err != nil {
 		return err
-	}
-
-	if s.works() {
-		return s.chooseOfWorking(p)
 	}
 
 	report, err := recovery.Compare(ctx, recovery.CompareOptions{Sources: slices.Sorted(maps.Values(files))})
@@ -197,7 +222,7 @@ func (s *Session) choose(ctx context.Context, p *Plan) error {
 		return err
 	}
 
-	if s.looks[p.From].Inspect == nil || !s.looks[p.From].Inspect.Healthy {
+	if reports[p.From] == nil || !reports[p.From].Healthy {
 		return &recovery.Refusal{Code: "damaged", Member: p.From, Reason: fmt.Sprintf("the database of %s is damaged: repair it there first, "+
 			"see `lxd-recover global-db-inspect` and `lxd-recover global-db-repair`", p.From)}
 	}
@@ -388,10 +413,7 @@ func seen(look *recovery.MemberLook) *Seen {
 	}
 
 	v.Index, v.Term, v.Healthy = look.Inspect.Raft.LastIndex, look.Inspect.Raft.LastTerm, look.Inspect.Healthy
-	if n := len(look.Inspect.Entries); n > 0 {
-		v.Checksum = look.Inspect.Entries[n-1].Checksum
-	}
-
+	v.Checksum = lastChecksum(look.Inspect)
 	if look.Inspect.Machine != nil {
 		v.Machine, v.Boot = look.Inspect.Machine.HostName, look.Inspect.Machine.BootID
 	}

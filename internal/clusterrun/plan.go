@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -21,6 +23,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
@@ -132,6 +135,30 @@ func (p *Plan) Lost() []string {
 	return names
 }
 
+// without is the plan with more members that are lost: since the run began.
+func (p *Plan) without(lost []string) (*Plan, error) {
+	less := *p
+	less.Members = slices.Clone(p.Members)
+	for _, name := range lost {
+		m := less.member(name)
+		if m == nil {
+			return nil, fmt.Errorf("--lost %s: the run has no such member: it has %s", name, strings.Join(namesOfPlan(p), ", "))
+		}
+
+		m.Lost = true
+	}
+
+	return &less, nil
+}
+
+func namesOfPlan(p *Plan) (names []string) {
+	for _, m := range p.Members {
+		names = append(names, m.Name)
+	}
+
+	return names
+}
+
 // member finds one by its name.
 func (p *Plan) member(name string) *Member {
 	for i := range p.Members {
@@ -149,15 +176,32 @@ func (p *Plan) Marshal() ([]byte, error) {
 	return yaml.Marshal(p)
 }
 
-// Write writes the plan to a file, all or nothing.
+// header says in a plan's file what it is.
+const header = `# A plan of lxd-recover for the whole cluster. It was made on %s at %s.
+# Nothing has been stopped or changed by it. Read it, and then, on a machine that reaches the members:
+#
+#   lxd-recover cluster recover apply %s
+#
+# --plan-id %s makes sure that it is this plan.
+# Once it was carried out, the same file goes to verify, resume and undo.
+#
+# What is edited here is carried out as it stands. Names of members and ids cannot be changed.
+
+`
+
+// Write writes the plan to a file that only its owner can read, all or nothing: it has members' addresses and users' changes.
 func (p *Plan) Write(path string) error {
 	data, err := p.Marshal()
 	if err != nil {
 		return err
 	}
 
-	return swapdir.WriteFile(path, data)
+	head := fmt.Sprintf(header, comment(p.Giver), p.Created.Format(time.RFC3339), comment(printable.Word(path)), p.ID)
+	return swapdir.WriteFile(path, append([]byte(head), data...))
 }
+
+// comment is a text that stays in its line of a comment.
+func comment(text string) string { return printable.Line(text) }
 
 // ReadPlan reads a plan from a file.
 func ReadPlan(path string) (*Plan, error) {

@@ -12,36 +12,64 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
-	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
 // ErrNoRun says that no member is part of an open run.
 var ErrNoRun = errors.New("no run over the cluster is open: there is nothing to finish")
 
-// FindRun finds the plan of the run that is open on the member that is reached first.
+// FindRun finds the plan of the run that is open on the members that are reached. Members that are part of different runs are a refusal.
 func FindRun(ctx context.Context, opts Options) (*Plan, error) {
 	s := newSession(opts)
-	name, err := s.first(ctx)
-	if err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
+	p, err := s.findRun(ctx)
+	return p, errors.Join(err, s.Close())
+}
 
-	open := s.looks[name].Open
-	err = s.Close()
-	switch {
-	case err != nil:
+func (s *Session) findRun(ctx context.Context) (*Plan, error) {
+	first, err := s.first(ctx)
+	if err != nil {
 		return nil, err
-	case open == nil:
-		return nil, fmt.Errorf("%s: %w; the file of a plan names its run", name, ErrNoRun)
 	}
 
-	p, err := ParsePlan([]byte(open.Plan))
+	for name, err := range s.reachOthers(ctx, first) {
+		s.tell(name, "", "was not reached: %v", err)
+	}
+
+	runs := map[string][]string{} // members, by the ids of their runs
+	furthest := ""                // its plan is the last one that was written
+	for _, name := range s.names() {
+		open := s.looks[name].Open
+		if open == nil {
+			continue
+		}
+
+		runs[open.Run] = append(runs[open.Run], name)
+		if furthest == "" || s.looks[furthest].Open.Phase.Before(open.Phase) {
+			furthest = name
+		}
+	}
+
+	switch len(runs) {
+	case 0:
+		return nil, fmt.Errorf("%s: %w; the file of a plan names its run", strings.Join(s.names(), ", "), ErrNoRun)
+	case 1:
+	default:
+		var texts []string
+		for _, run := range slices.Sorted(maps.Keys(runs)) {
+			texts = append(texts, fmt.Sprintf("%s of run %s, given on %s", strings.Join(runs[run], ", "), run, s.looks[runs[run][0]].Open.Giver))
+		}
+
+		return nil, &recovery.Refusal{Code: "several-runs", Reason: fmt.Sprintf("members are part of different runs: %s. The file of a plan says which one is "+
+			"meant: the machine that gave a run has it in its directory of logs", strings.Join(texts, "; "))}
+	}
+
+	p, err := ParsePlan([]byte(s.looks[furthest].Open.Plan))
 	if err != nil {
-		return nil, fmt.Errorf("%s: the plan of its open run: %w", name, err)
+		return nil, fmt.Errorf("%s: the plan of its open run: %w", furthest, err)
 	}
 
-	return p, nil
+	return p, ctx.Err()
 }
 
 // rejoin reaches the members of a plan that can be reached, and joins the run on them again.
@@ -231,6 +259,11 @@ func (s *Session) standing(p *Plan) (st standing) {
 	return st
 }
 
+// lostUse says how a member is declared lost.
+func lostUse(names []string) string {
+	return fmt.Sprintf("if it is lost for good, and its LXD will not be started again, --lost %s says so", printable.Word(strings.Join(names, ",")))
+}
+
 func (p *Plan) reachable() (names []string) {
 	for _, m := range p.Members {
 		if !m.Lost {
@@ -242,8 +275,13 @@ func (p *Plan) reachable() (names []string) {
 }
 
 // Resume finishes a run that was cut off: it goes on if every member was armed, or has come further, and a majority of the new voters can be had; else it
-// takes everything back. Members that are not reached now are left for the next time.
+// takes everything back. Members that are not reached now are left for the next time. What has gone on to the end is judged as after Apply.
 func Resume(ctx context.Context, opts Options, p *Plan) (*Result, error) {
+	p, err := p.without(opts.Lost)
+	if err != nil {
+		return nil, err
+	}
+
 	s, err := rejoin(ctx, opts, p)
 	if err != nil {
 		return nil, err
@@ -253,6 +291,10 @@ func Resume(ctx context.Context, opts Options, p *Plan) (*Result, error) {
 	began := time.Now()
 	err = s.resume(ctx, p, r)
 	r.Seconds = time.Since(began).Seconds()
+	if err == nil {
+		err = s.VerifyRun(ctx, p, r)
+	}
+
 	return r, errors.Join(err, s.Close())
 }
 
@@ -277,8 +319,15 @@ func (s *Session) resume(ctx context.Context, p *Plan, r *Result) error {
 			strings.Join(st.apart, ", "), strings.Join(st.started, ", "))}
 	}
 
-	all := len(st.ahead) == len(p.reachable())
-	goOn := !st.back && len(st.apart) == 0 && p.majority(st.ahead) && (len(st.new) > 0 || all)
+	could := !st.back && len(st.apart) == 0 && p.majority(st.ahead)
+	armed := len(st.ahead)+len(st.unreached) == len(p.reachable()) // all that are reached
+	if could && armed && len(st.new) == 0 && len(st.unreached) > 0 {
+		return &recovery.Refusal{Code: "unreachable", Member: st.unreached[0], Flag: "--lost", Use: lostUse(st.unreached),
+			Reason: fmt.Sprintf("%s is not reached, and the others could go on with the run; until then LXD stays down there. "+
+				"`lxd-recover cluster recover undo` takes everything back", strings.Join(st.unreached, ", "))}
+	}
+
+	goOn := could && (len(st.new) > 0 || len(st.unreached) == 0 && armed)
 	if len(st.started) == 0 && !goOn {
 		return s.takeBack(ctx, p, r, errors.New("not every member had come so far that the run could go on"))
 	}
@@ -288,8 +337,40 @@ func (s *Session) resume(ctx context.Context, p *Plan, r *Result) error {
 		return err
 	}
 
+	err = s.askWritten(ctx, st.open)
+	if err != nil {
+		return err
+	}
+
 	s.tell("", "", "Going on with the run")
 	return s.goOn(context.WithoutCancel(ctx), p, r, st)
+}
+
+// askWritten asks about what was written on members since they were armed, before anything is exchanged.
+func (s *Session) askWritten(ctx context.Context, names []string) error {
+	var lines []string
+	for _, name := range names {
+		w := s.states[name].Written
+		switch {
+		case w == nil:
+			continue
+		case w.Running:
+			return w.Refusal(name)
+		}
+
+		s.accepted[name] = w.State
+		lines = append(lines, name+": "+recovery.Count(w.Found).String())
+		for _, line := range w.Lines() {
+			lines = append(lines, "  "+line)
+		}
+	}
+
+	if len(lines) == 0 {
+		return nil
+	}
+
+	return s.ask(ctx, Question{Code: "losses", Lines: lines, Text: "LXD was started by hand on members that were ready for the exchange, and has written what " +
+		"the new database lacks. That would be lost. Go on?"})
 }
 
 // goOn exchanges and starts what is not yet.
@@ -298,196 +379,4 @@ func (s *Session) goOn(ctx context.Context, p *Plan, r *Result, st standing) err
 	failed := s.each(open, func(name string, _ agent.Agent) error { return s.exchangeOne(ctx, name) })
 	ended := slices.DeleteFunc(slices.Clone(st.new), func(name string) bool { return slices.Contains(st.open, name) })
 	return s.finish(ctx, p, r, exchanging{names: open, failed: failed, ended: ended, started: len(st.started) > 0})
-}
-
-// Undo takes every member back to before a run: by an exchange back if LXD has run on the new database nowhere; else by another run, whose plan it returns,
-// from the database that the chosen member had before. That one is applied with the session, which is nil if there is nothing left to do.
-func Undo(ctx context.Context, opts Options, p *Plan) (*Result, *Plan, *Session, error) {
-	s, err := rejoin(ctx, opts, p)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-
-	r := newResult(p)
-	st := s.standing(p)
-	if len(st.started) == 0 {
-		if len(st.open) == 0 {
-			return nil, nil, nil, errors.Join(ErrNoRun, s.Close())
-		}
-
-		err = s.takeBack(ctx, p, r, errUndone)
-		var back *TakenBack
-		if errors.As(err, &back) {
-			err = nil
-		}
-
-		return r, nil, nil, errors.Join(err, s.Close())
-	}
-
-	undo, err := s.undoPlan(p, st)
-	if err == nil {
-		err = s.undoLosses(ctx, undo)
-	}
-
-	if err != nil {
-		return nil, nil, nil, errors.Join(err, s.Close())
-	}
-
-	return r, undo, s, nil
-}
-
-var errUndone = errors.New("the run is undone")
-
-// undoPlan makes the plan of the run that takes the members back after LXD has run on the new database.
-func (s *Session) undoPlan(p *Plan, st standing) (*Plan, error) {
-	for _, name := range p.reachable() {
-		if s.agent(name) == nil {
-			return nil, &recovery.Refusal{Code: "unreachable", Member: name,
-				Reason: name + " is not reached: all members are taken back, or none"}
-		}
-	}
-
-	added := s.addedSince(p)
-	if len(added) > 0 {
-		return nil, &recovery.Refusal{Code: "members-added", Member: added[0],
-			Reason: fmt.Sprintf("%s joined the cluster after the run, and the database from before it does not know them: LXD there would go on "+
-				"with the new one. Remove them first, with `lxc cluster remove`", strings.Join(added, ", "))}
-	}
-
-	from, source := s.cameFrom(p), ""
-	if record := s.looks[from].Status.Import; record != nil && record.Run == p.ID {
-		source = record.Kept
-	} else if state := s.states[from]; state != nil {
-		source = state.Kept
-	}
-
-	if source == "" {
-		return nil, fmt.Errorf("%s has not kept the database from before the run any more: `lxd-recover global-db-kept list` there lists what is kept", from)
-	}
-
-	undo := &Plan{ID: bundle.NewRun(), Created: time.Now().UTC().Truncate(time.Second), Version: s.opts.Version, Giver: s.opts.Giver,
-		From: from, Source: source,
-		Undoes: p.ID, Reason: "the run began with its database", Certain: true, NoStart: s.opts.NoStart, Losses: []Loss{}, Warnings: []string{}}
-	inForce := s.members(from) // the tarball gets it
-	for _, m := range p.Members {
-		m.Address, m.Role = m.NewAddress, m.NewRole
-		now, ok := inForce.ByID(m.ID)
-		if ok {
-			m.Address, m.NewAddress, m.Role, m.NewRole = now.Address, now.Address, now.Role.String(), now.Role.String()
-		}
-
-		if !m.Lost {
-			m.Seen, m.Host = seen(s.looks[m.Name]), s.hosts[m.Name]
-		}
-
-		undo.Members = append(undo.Members, m)
-	}
-
-	s.run = undo.ID
-	s.leave = func(ctx context.Context) error { return s.leaveRun(ctx, p, st) }
-	return undo, nil
-}
-
-// undoLosses names what users have changed since the run that is undone, before anything is stopped.
-func (s *Session) undoLosses(ctx context.Context, undo *Plan) error {
-	loss, err := s.agent(undo.From).KeptLoss(ctx, undo.Source)
-	if err != nil {
-		return fmt.Errorf("%s: what would be lost: %w", undo.From, err)
-	}
-
-	lines := recovery.Lines(loss.Found)
-	for _, text := range loss.Untold {
-		lines = append(lines, "what cannot be told: "+text)
-	}
-
-	if len(lines) > 0 {
-		undo.Losses = append(undo.Losses, Loss{Member: strings.Join(s.names(), ", "), Count: recovery.Count(loss.Found).String(), Lines: lines})
-	}
-
-	return nil
-}
-
-// cameFrom is the member whose database all got, as they have noted it: that may have been another one than a plan says which was written before LXD
-// was stopped.
-func (s *Session) cameFrom(p *Plan) string {
-	for _, name := range s.names() {
-		record := s.looks[name].Status.Import
-		if record == nil || record.Run != p.ID {
-			continue
-		}
-
-		m := p.member(record.Source)
-		if m != nil && !m.Lost {
-			return m.Name
-		}
-	}
-
-	return p.From
-}
-
-// addedSince are the members that the cluster has and the plan has not, by their names.
-func (s *Session) addedSince(p *Plan) (added []string) {
-	for _, name := range s.names() {
-		for _, m := range s.members(name) {
-			known := slices.ContainsFunc(p.Members, func(of Member) bool { return of.ID == m.ID })
-			if !known && !slices.Contains(added, m.Name) {
-				added = append(added, m.Name)
-			}
-		}
-	}
-
-	return added
-}
-
-// endOpen ends a run on the members on which it is open, and makes room for the one that undoes it. What has the new database keeps it.
-func (s *Session) endOpen(ctx context.Context, st standing) error {
-	return s.each(st.open, func(name string, a agent.Agent) error {
-		switch s.states[name].Phase {
-		case recovery.PhaseStarted:
-			return a.Finish(ctx, false)
-		case recovery.PhaseExchanged:
-			return a.Finish(ctx, true)
-		}
-
-		return a.Withdraw(ctx)
-	}).join()
-}
-
-// leaveRun ends a run on the members, gives them new agents, which are not part of one, and looks at them again.
-func (s *Session) leaveRun(ctx context.Context, p *Plan, st standing) error {
-	err := s.endOpen(ctx, st)
-	if err == nil {
-		err = s.newAgents(ctx)
-	}
-
-	if err != nil {
-		return &Partly{Err: fmt.Errorf("the run that is to be undone cannot be ended everywhere: %w", err), Works: p.majority(st.started), Left: st.open}
-	}
-
-	return nil
-}
-
-func (s *Session) newAgents(ctx context.Context) error {
-	return s.each(s.names(), func(name string, old agent.Agent) error {
-		err := old.Close()
-		if err != nil {
-			return err
-		}
-
-		a, err := s.opts.Connect(ctx, Member{Name: name, Host: s.hosts[name]})
-		if err != nil {
-			return err
-		}
-
-		look, err := a.Look(ctx)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-
-		s.agents[name], s.states[name] = a, nil
-		if err == nil {
-			s.looks[name] = look
-		}
-
-		return err
-	}).join()
 }

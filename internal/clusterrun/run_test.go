@@ -140,8 +140,17 @@ func TestPlanFile(t *testing.T) {
 	p, s, err := clusterrun.MakePlan(t.Context(), l.options())
 	must(t, err)
 	must(t, s.Close())
-	file := filepath.Join(t.TempDir(), "plan.yaml")
+	file := filepath.Join(t.TempDir(), "a plan.yaml")
 	must(t, p.Write(file))
+	info, err := os.Stat(file)
+	must(t, err)
+	text, err := os.ReadFile(file)
+	must(t, err)
+	if info.Mode() != 0o600 || !strings.HasPrefix(string(text), "# A plan of lxd-recover") || !strings.Contains(string(text), "--plan-id "+p.ID) ||
+		!strings.Contains(string(text), "\n#   lxd-recover cluster recover apply '"+file+"'\n") {
+		t.Errorf("mode %v:\n%s", info.Mode(), text[:500])
+	}
+
 	read, err := clusterrun.ReadPlan(file)
 	must(t, err)
 	a, err := p.Marshal()

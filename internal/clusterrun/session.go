@@ -17,6 +17,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -83,6 +84,8 @@ type Session struct {
 	states map[string]*recovery.OpenRun    // how far they had come when a run was joined again
 	back   bool                            // the run is being taken back
 
+	accepted map[string]string // what may be given up that was written on members since they were armed: see recovery.WrittenSince
+
 	begun      bool                        // all members are part of the run
 	rejoined   bool                        // the run had begun before this session
 	exchanging bool                        // some members may have the new database
@@ -91,7 +94,7 @@ type Session struct {
 
 func newSession(opts Options) *Session {
 	return &Session{opts: opts, agents: map[string]agent.Agent{}, looks: map[string]*recovery.MemberLook{}, hosts: map[string]string{},
-		states: map[string]*recovery.OpenRun{}}
+		states: map[string]*recovery.OpenRun{}, accepted: map[string]string{}}
 }
 
 // tell tells what has happened.
@@ -209,7 +212,7 @@ func (s *Session) connect(ctx context.Context, m Member) (string, error) {
 
 	name := m.Name
 	if err == nil && name != "" && !is(look.Status.Member, m) {
-		err = &recovery.Refusal{Code: "wrong-host", Member: name, Flag: "--host", Use: fmt.Sprintf("--host %s=DESTINATION says where %[1]s is", name),
+		err = &recovery.Refusal{Code: "wrong-host", Member: name, Flag: "--host", Use: fmt.Sprintf("--host %s=DESTINATION says where %s is", printable.Word(name), name),
 			Reason: fmt.Sprintf("at %s there is %s, not %s", destination(m), cmp.Or(look.Status.Member.Name, "another member"), name)}
 	}
 
@@ -367,7 +370,7 @@ func (s *Session) unreached(ctx context.Context, failed failures) error {
 
 	return &recovery.Refusal{Code: "unreachable", Member: names[0], Flag: "--lost", Reason: fmt.Sprintf("not all members are reached: %v", failed.join()),
 		Use: fmt.Sprintf("--host NAME=DESTINATION says where ssh reaches a member; if a member is lost for good, and its LXD will not be started again, "+
-			"--lost %s says so", strings.Join(names, ","))}
+			"--lost %s says so", printable.Word(strings.Join(names, ",")))}
 }
 
 // first connects to the member that knows the others: this machine, or the first one that --host names.

@@ -17,6 +17,31 @@ import (
 // verifyPause is how far apart the looks at the members are while they are catching up.
 const verifyPause = time.Second
 
+// ErrNotOne says that members are not one cluster, by what their disks say.
+var ErrNotOne = errors.New("the members are not one cluster that works: see above")
+
+// VerifyRun judges the members after a run that has ended well, and notes the verdict in its result. They catch up with the leader in a moment, as a
+// rule: it waits as long as for the start of LXD. Where LXD is to stay down there is nothing to judge.
+func (s *Session) VerifyRun(ctx context.Context, p *Plan, r *Result) error {
+	if p.NoStart {
+		return nil
+	}
+
+	expected, err := p.Expected(r)
+	if err == nil {
+		r.Verdict, err = s.Verify(ctx, expected, s.opts.StartTime)
+	}
+
+	switch {
+	case err != nil:
+		return &Partly{Err: fmt.Errorf("the new database is in place, and whether the members are one cluster cannot be told: %w", err), Works: true}
+	case !r.Verdict.Good:
+		return &Partly{Err: ErrNotOne, Works: r.Verdict.Leader != ""}
+	}
+
+	return nil
+}
+
 // Verify reads what the disks of all members say, and judges whether they are one cluster. As long as what is wrong may be so for a moment only, it looks again
 // until wait is over. expected may be empty: then the members are held against each other.
 func (s *Session) Verify(ctx context.Context, expected recovery.Expected, wait time.Duration) (*recovery.ClusterVerdict, error) {

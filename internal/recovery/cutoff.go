@@ -116,7 +116,7 @@ func ResumeAtBoot(ctx context.Context, opts ResumeOptions, told func(dir string,
 			told(path, report)
 		}
 
-		if err != nil && !errors.Is(err, errBusy) {
+		if err != nil && !errors.Is(err, ErrBusy) {
 			errs = append(errs, fmt.Errorf("%s: %w", path, err))
 		}
 	}

@@ -130,7 +130,7 @@ func openAlone(path string) (directory, func(), error) {
 	// A look at the status locks the directory for a moment, too: that is no reason to give up.
 	for range lockTries {
 		unlock, err := d.lock(unix.LOCK_EX)
-		if !errors.Is(err, errBusy) {
+		if !errors.Is(err, ErrBusy) {
 			return d, unlock, err
 		}
 
@@ -170,8 +170,8 @@ func (d directory) join(names ...string) string {
 	return filepath.Join(append([]string{d.path}, names...)...)
 }
 
-// errBusy says that an import, a rollback, an edit or a repair is under way.
-var errBusy = errors.New("another lxd-recover is working")
+// ErrBusy says that an import, a rollback, an edit or a repair is under way.
+var ErrBusy = errors.New("another lxd-recover is working")
 
 // lock keeps other lxd-recover processes away from the directory until the returned function is called. It is a flock on
 // the directory itself: no file is left, and the kernel lets go when the process ends.
@@ -185,7 +185,7 @@ func (d directory) lock(how int) (func(), error) {
 	if err != nil {
 		_ = f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%w on %s: wait until it is done", errBusy, d.path)
+			return nil, fmt.Errorf("%w on %s: wait until it is done", ErrBusy, d.path)
 		}
 
 		return nil, fmt.Errorf("lock %s: %w", d.path, err)

@@ -65,3 +65,18 @@ func KeptLoss(ctx context.Context, lxdDir string, kept string, progress Progress
 
 	return &KeptLossReport{Found: append([]Discarded{}, all...), Untold: ex.report.Untold}, nil
 }
+
+// InspectKept is Inspect of a kept database, by its name.
+func InspectKept(ctx context.Context, lxdDir string, kept string, progress Progress) (*InspectReport, error) {
+	dir, err := openDirectory(lxdDir)
+	if err != nil {
+		return nil, err
+	}
+
+	found, err := dir.findKept(kept)
+	if err != nil {
+		return nil, err
+	}
+
+	return Inspect(ctx, dir.join(found.Name), progress)
+}

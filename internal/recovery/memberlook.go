@@ -21,7 +21,8 @@ type MemberLook struct {
 	Service string             `json:"service"` // what starts LXD here; empty if nothing is known
 	Place   globaldb.Placement `json:"place"`
 
-	// Works tells whether LXD here answers for a cluster that has a quorum; Listed are the members' addresses by name, as it lists them.
+	// Works tells whether LXD here belongs to a cluster that has a quorum: it has confirmed a write, see daemon.Quorum. Listed are the members'
+	// addresses by name, as LXD lists them, quorum or not.
 	Works  bool              `json:"works"`
 	Listed map[string]string `json:"listed,omitempty"`
 
@@ -34,7 +35,7 @@ type MemberLook struct {
 // answerTime is how long an LXD that runs may take to tell whether its cluster works. One without a quorum does not answer.
 const answerTime = 5 * time.Second
 
-// Look looks at this member. It changes nothing, and wakes nobody.
+// Look looks at this member. It changes nothing, and wakes nobody; one that works is had to write its heartbeat, as it does all the time.
 func Look(ctx context.Context, lxdDir string, progress Progress) (*MemberLook, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
@@ -119,9 +120,15 @@ func (l *MemberLook) daemon(ctx context.Context, dir directory) error {
 	defer cancel()
 
 	listed, err := daemon.WaitReady(limited, dir.path, nil)
-	if err == nil {
-		l.Works, l.Listed = true, listed
+	if err != nil {
+		return ctx.Err()
 	}
 
+	l.Listed = listed
+	if l.Status.Member != nil { // a leader that has just lost its quorum still answers
+		err = daemon.Quorum(ctx, dir.path, l.Status.Member.ID)
+	}
+
+	l.Works = err == nil
 	return ctx.Err()
 }

@@ -72,6 +72,16 @@ type OpenRun struct {
 	AddressAbsent bool   `json:"address_absent,omitempty" yaml:"address_absent,omitempty"` // this machine gets its new address later
 	Kept          string `json:"kept" yaml:"kept"`                                         // name of the database that was replaced; empty until the exchange
 
+	// Armed is the database in force as it was checked; null before PhaseArmed. An LXD that somebody starts past the gate changes it.
+	Armed *ArmedState `json:"armed,omitempty" yaml:"armed,omitempty"`
+
+	// Written is what has been written since then; null if nothing has. It is found out when a run is joined again.
+	Written *WrittenSince `json:"written,omitempty" yaml:"-"`
+
+	// TakenFrom is the run that this one has taken an armed member over from: LXD stays down there without a gap. It is in force again if this one is
+	// taken back.
+	TakenFrom *OpenRun `json:"-" yaml:"taken_from,omitempty"`
+
 	// Plan is the whole plan, in YAML: with it any machine that reaches the members can finish the run, or take it back.
 	Plan string `json:"plan" yaml:"plan"`
 }

@@ -18,6 +18,7 @@ const (
 	runTarballName = "database.run.tar.gz" // the tarball that is imported
 	runCopyName    = "database.run.copy"   // an LXD directory: a copy of the database, on which the chosen member makes the tarball
 	runSavedName   = "database.run.saved"  // a copy of the database as it was when all was staged
+	runAsideSuffix = ".undone"             // of those of a run whose place another one has taken that undoes it
 )
 
 // stopPatience is how long LXD may take to heed SIGTERM before its process is killed: one without a quorum often never does.
@@ -48,6 +49,10 @@ type JoinOptions struct {
 
 	// Again joins a run that this member is part of already. If it is not, any more or yet, it does not become part of it.
 	Again bool
+
+	// Instead is the id of a run that this one undoes. A member that is armed in it becomes part of this one as it is: if it was let go in between, LXD
+	// would run there on the old database for a moment, and lose what it alone has to the cluster that has gone on.
+	Instead string
 
 	Timeout  time.Duration // of a stop of LXD
 	Progress Progress
@@ -80,7 +85,15 @@ func (p *Part) join(ctx context.Context) error {
 	switch {
 	case open != nil && open.Run == p.opts.Run:
 		p.run = open
-		return p.settle(ctx)
+		err = p.settle(ctx)
+		if err != nil {
+			return err
+		}
+
+		p.run.Written, err = p.writtenSince(ctx)
+		return err
+	case open != nil && open.Phase == PhaseArmed && open.Run == p.opts.Instead && !p.opts.Again:
+		return p.takeOver(open)
 	case open != nil && open.Phase != PhaseReached: // in that one nothing was changed, and it is not at work: we have the lock
 		return &Refusal{Code: "open-run", Reason: OpenRunText(open)}
 	case p.opts.Again:
@@ -93,10 +106,68 @@ func (p *Part) join(ctx context.Context) error {
 		Run: p.opts.Run, Version: p.opts.Version, Giver: p.opts.Giver, Since: time.Now().UTC().Truncate(time.Second), Phase: PhaseReached, Plan: p.opts.Plan,
 	}
 	if open != nil { // it may have been cut off while it closed the gate
-		p.run.Before = open.Before
+		p.run.Before, p.run.TakenFrom = open.Before, open.TakenFrom
 	}
 
 	return p.note()
+}
+
+// takeOver makes an armed member of another run part of this one. The file that closes the gate is there at any time.
+func (p *Part) takeOver(open *OpenRun) error {
+	_, err := p.dir.finishInterrupted()
+	if err != nil {
+		return err
+	}
+
+	record, err := readRecord(p.dir.database())
+	if err == nil && record != nil && record.Purpose == purposeImport && record.Digest == open.Digest {
+		err = errors.New("it has the new database of the run that is undone already: end that run here with `lxd-recover cluster recover resume` first")
+	}
+
+	if err != nil {
+		return err
+	}
+
+	p.run = &OpenRun{
+		Run: p.opts.Run, Version: p.opts.Version, Giver: p.opts.Giver, Since: time.Now().UTC().Truncate(time.Second), Phase: PhaseReached, Plan: p.opts.Plan,
+		Before: open.Before, TakenFrom: open,
+	}
+	err = p.note()
+	for _, name := range []string{runTarballName, runSavedName} {
+		if err == nil && exists(p.dir.join(name)) {
+			err = errors.Join(os.RemoveAll(p.dir.join(name+runAsideSuffix)), os.Rename(p.dir.join(name), p.dir.join(name+runAsideSuffix)))
+		}
+	}
+
+	return err
+}
+
+// giveBack makes the member part of the run again that this one has taken it over from.
+func (p *Part) giveBack() error {
+	for _, name := range []string{runTarballName, runSavedName} {
+		aside := p.dir.join(name + runAsideSuffix)
+		if !exists(aside) {
+			continue
+		}
+
+		err := errors.Join(os.RemoveAll(p.dir.join(name)), os.Rename(aside, p.dir.join(name)))
+		if err != nil {
+			return err
+		}
+	}
+
+	err := os.RemoveAll(p.dir.join(runCopyName))
+	if err == nil {
+		err = p.dir.writeOpenRun(p.run.TakenFrom)
+	}
+
+	if err != nil {
+		return err
+	}
+
+	p.run = nil
+	p.unlock()
+	return nil
 }
 
 // settle finds out how far a run that was cut off has come: it may have exchanged the databases, or exchanged them back, and not noted it.
@@ -267,6 +338,11 @@ func (p *Part) Arm() error {
 		return err
 	}
 
+	p.run.Armed, err = p.armedState()
+	if err != nil {
+		return err
+	}
+
 	return p.reach(PhaseArmed)
 }
 
@@ -378,7 +454,8 @@ func (p *Part) leaveDown(ctx context.Context) error {
 
 // forget removes all traces of the run. The note goes last.
 func (p *Part) forget() error {
-	for _, name := range []string{runTarballName, runCopyName, runSavedName, openRunName + ".tmp"} { // the last one: see swapdir.WriteFile
+	for _, name := range []string{runTarballName, runCopyName, runSavedName, runTarballName + runAsideSuffix, runSavedName + runAsideSuffix,
+		openRunName + ".tmp"} { // the last one: see swapdir.WriteFile
 		err := os.RemoveAll(p.dir.join(name))
 		if err != nil {
 			return err
@@ -447,6 +524,10 @@ func (p *Part) Withdraw(ctx context.Context) error {
 	}
 
 	p.dir.unstage()
+	if p.run.TakenFrom != nil {
+		return p.giveBack()
+	}
+
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.opts.Timeout)
 	defer cancel()
 

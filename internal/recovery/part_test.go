@@ -122,8 +122,10 @@ func (l *partLab) receive(t testing.TB, p *Part, digest string) {
 		defer f.Close()
 
 		must(t, p.ReceiveTarball(f, digest))
-	} else {
-		must(t, p.KeepTarball(digest))
+	}
+
+	if p.State().Digest != digest {
+		t.Errorf("its tarball is %s, not %s", p.State().Digest, digest)
 	}
 
 	if len(data) == 0 {
@@ -167,7 +169,7 @@ func TestPart(t *testing.T) {
 	}
 
 	for i, p := range l.parts {
-		report, err := p.Exchange(t.Context())
+		report, err := p.Exchange(t.Context(), "")
 		must(t, err)
 		if !report.Done || report.Started || namesAndContent(t, l.dirs[i].join(p.State().Kept)) != before[i] {
 			t.Errorf("node%d: %+v", i+1, report)
@@ -200,7 +202,7 @@ func TestPartWithdraw(t *testing.T) {
 	l.stage(t)
 	must(t, l.parts[1].Arm())
 	must(t, l.parts[2].Arm())
-	_, err := l.parts[2].Exchange(t.Context())
+	_, err := l.parts[2].Exchange(t.Context(), "")
 	must(t, err)
 	if namesAndContent(t, l.dirs[2].database()) == before[2] {
 		t.Fatal("node3 was not exchanged")
@@ -226,7 +228,7 @@ func TestPartAgain(t *testing.T) {
 		must(t, p.Arm())
 	}
 
-	_, err := l.parts[2].Exchange(t.Context())
+	_, err := l.parts[2].Exchange(t.Context(), "")
 	must(t, err)
 	l.parts[2].run.Phase = PhaseArmed // it was killed before it had noted the exchange
 	must(t, l.parts[2].note())
@@ -244,7 +246,7 @@ func TestPartAgain(t *testing.T) {
 		t.Fatalf("%+v, %+v, %+v", l.parts[0].State(), l.parts[1].State(), l.parts[2].State())
 	}
 
-	_, err = l.parts[1].Exchange(t.Context())
+	_, err = l.parts[1].Exchange(t.Context(), "")
 	must(t, err)
 	for _, p := range l.parts[1:] {
 		must(t, p.Start(t.Context()))
@@ -321,7 +323,7 @@ func (l *partLab) exchangeAll(t testing.TB) {
 	}
 
 	for _, p := range l.parts {
-		_, err := p.Exchange(t.Context())
+		_, err := p.Exchange(t.Context(), "")
 		must(t, err)
 	}
 }
@@ -342,7 +344,7 @@ func TestPartWithdrawCutOff(t *testing.T) {
 		t.Errorf("%+v", state)
 	}
 
-	_, err := l.parts[0].Exchange(t.Context())
+	_, err := l.parts[0].Exchange(t.Context(), "")
 	if err == nil || l.contents(t)[0] != before[0] {
 		t.Errorf("a run that is being taken back has gone on: %v", err)
 	}
@@ -385,4 +387,45 @@ func TestPartStartedByHand(t *testing.T) {
 	if open.Phase != PhaseStarted || open.Back {
 		t.Errorf("%+v", open)
 	}
+}
+
+// A run that undoes another one takes an armed member over without a moment in which its gate is open, and gives it back if it is taken back itself.
+func TestPartTakenOver(t *testing.T) {
+	l := newPartLab(t)
+	l.stage(t)
+	for _, p := range l.parts {
+		must(t, p.Arm())
+		must(t, p.Close(t.Context()))
+	}
+
+	armed, err := l.dirs[2].readOpenRun()
+	must(t, err)
+	before := l.contents(t)
+	opts := l.options(2, false)
+	opts.Run, opts.Plan = "89abcdef0123456789abcdef01234567", "the plan of the undo"
+	_, err = JoinRun(t.Context(), opts)
+	wantRefused(t, err, "open-run", labRun)
+	opts.Instead = labRun
+	p, err := JoinRun(t.Context(), opts)
+	must(t, err)
+	if p.State().Run != opts.Run || p.State().Phase != PhaseReached || exists(p.TarballPath()) || !exists(l.dirs[2].join(openRunName)) {
+		t.Errorf("%+v", p.State())
+	}
+
+	must(t, p.Gate(t.Context()))
+	must(t, p.Withdraw(t.Context()))
+	after, err := l.dirs[2].readOpenRun()
+	must(t, err)
+	if !reflect.DeepEqual(after, armed) || l.contents(t) != before {
+		t.Errorf("%+v, before %+v", after, armed)
+	}
+
+	l.join(t, true)
+	for _, p := range l.parts {
+		_, err = p.Exchange(t.Context(), "")
+		must(t, err)
+		must(t, p.Finish(t.Context(), true))
+	}
+
+	l.wantNothingLeft(t)
 }

@@ -56,7 +56,7 @@ func TestPartBoot(t *testing.T) {
 		must(t, p.Arm())
 	}
 
-	_, err := l.parts[2].Exchange(t.Context())
+	_, err := l.parts[2].Exchange(t.Context(), "")
 	must(t, err)
 	before := l.contents(t)
 	for i, phase := range map[int]Phase{1: PhaseArmed, 2: PhaseExchanged} {

@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -22,8 +23,9 @@ var errGivenUp = errors.New("the run was given up before the exchange")
 type pendingImport struct {
 	confirm chan error // nil: go on with the exchange
 	end     context.CancelFunc
-	done    chan struct{} // closed when the import has returned
-	report  *ImportReport
+	done    chan struct{}    // closed when the import has returned
+	local   *bundle.Position // end of the database in force; null if it cannot be read
+	report  *ImportReport    // when done
 	err     error
 }
 
@@ -56,26 +58,6 @@ func (p *Part) ReceiveTarball(r io.Reader, digest string) (err error) {
 
 	p.run.Digest = digest
 	return errors.Join(swapdir.SyncDir(p.dir.path), p.note())
-}
-
-// KeepTarball takes the tarball that was made here for the one of the run.
-func (p *Part) KeepTarball(digest string) error {
-	err := p.in(PhaseStopped)
-	if err != nil {
-		return err
-	}
-
-	got, _, err := digestOf(p.TarballPath())
-	if err == nil && got != digest {
-		err = fmt.Errorf("%s is another tarball: its SHA-256 is %s, not %s", p.TarballPath(), got, digest)
-	}
-
-	if err != nil {
-		return err
-	}
-
-	p.run.Digest = digest
-	return p.note()
 }
 
 // StageOptions say what an import of a run does besides.
@@ -168,7 +150,7 @@ func (p *Part) startImport(ctx context.Context, opts StageOptions) (*ImportRepor
 	}()
 	select {
 	case r := <-staged:
-		p.pending = pending
+		p.pending, pending.local = pending, r.Local
 		return r, nil
 	case <-pending.done:
 		end()
@@ -180,9 +162,14 @@ func (p *Part) startImport(ctx context.Context, opts StageOptions) (*ImportRepor
 	}
 }
 
-// Exchange puts the staged database in place.
-func (p *Part) Exchange(ctx context.Context) (*ImportReport, error) {
+// Exchange puts the staged database in place. It is refused if LXD has written since the member was armed, unless accepted is the state of what it has
+// written: see WrittenSince.
+func (p *Part) Exchange(ctx context.Context, accepted string) (*ImportReport, error) {
 	err := errors.Join(p.in(PhaseArmed), p.forward())
+	if err == nil {
+		err = p.refuseWritten(ctx, accepted)
+	}
+
 	if err != nil {
 		return nil, err
 	}

@@ -4,11 +4,9 @@ package recovery
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -25,7 +23,7 @@ type MakeOptions struct {
 	Lost    []string    `json:"lost"`    // names of the members that are lost
 
 	// Reports are those of global-db-inspect on all members, as JSON: the fence goes above all that they have.
-	Reports [][]byte `json:"reports"`
+	Reports []json.RawMessage `json:"reports"`
 
 	// Source is the name of a kept database that is exported in place of the live one: the run takes the cluster back to it.
 	Source string `json:"source,omitempty"`
@@ -43,7 +41,8 @@ type MakeReport struct {
 	Rows globaldb.Fingerprint `json:"rows"` // of the database in it
 }
 
-// MakeTarball makes the tarball of the run on this member: a copy of its database is edited and exported. The database itself stays as it is.
+// MakeTarball makes the tarball of the run on this member: a copy of its database is edited and exported. The database itself stays as it is. This member
+// then has the run's tarball, which others get by ReceiveTarball.
 func (p *Part) MakeTarball(ctx context.Context, opts MakeOptions) (*MakeReport, error) {
 	err := p.in(PhaseStopped)
 	if err != nil {
@@ -87,18 +86,23 @@ func (p *Part) MakeTarball(ctx context.Context, opts MakeOptions) (*MakeReport, 
 		return nil, err
 	}
 
-	made.Digest, made.Size, err = digestOf(p.TarballPath())
+	var expected Expected
+	expected, made.Digest, err = tarballOf(ctx, p.TarballPath(), p.opts.Progress)
 	if err != nil {
 		return nil, err
 	}
 
-	expected, err := ExpectedOf(ctx, p.TarballPath(), p.opts.Progress)
-	made.Rows = expected.Rows
-	return made, err
+	info, err := os.Stat(p.TarballPath())
+	if err != nil {
+		return nil, err
+	}
+
+	made.Rows, made.Size, p.run.Digest = expected.Rows, info.Size(), made.Digest
+	return made, p.note()
 }
 
 // writeReports puts the members' reports into files.
-func writeReports(reports [][]byte) (files []string, remove func(), err error) {
+func writeReports(reports []json.RawMessage) (files []string, remove func(), err error) {
 	dir, remove, err := scratch.Dir("reports")
 	if err != nil {
 		return nil, nil, err
@@ -163,18 +167,4 @@ func (p *Part) editCopy(ctx context.Context, c directory, opts MakeOptions) (*Ed
 	}
 
 	return r, nil
-}
-
-// digestOf is the SHA-256 of a file in hexadecimal, and its size in bytes.
-func digestOf(path string) (string, int64, error) {
-	f, err := newfile.Open(path)
-	if err != nil {
-		return "", 0, err
-	}
-
-	defer f.Close()
-
-	sum := sha256.New()
-	size, err := io.Copy(sum, f)
-	return hex.EncodeToString(sum.Sum(nil)), size, err
 }

@@ -119,7 +119,7 @@ func (r *StatusReport) problem(format string, args ...any) {
 // pending lists what is lying around to be acted on later.
 func (r *StatusReport) pending(dir directory) error {
 	unlock, err := dir.lock(unix.LOCK_SH)
-	if errors.Is(err, errBusy) {
+	if errors.Is(err, ErrBusy) {
 		r.Pending = append(r.Pending, "another lxd-recover is at work on this member")
 		return nil
 	}

@@ -37,8 +37,13 @@ type Expected struct {
 
 // ExpectedOf is what a recovery tarball says of the recovery. LXD's own do not tell the recovery entry, to which each import gives its term.
 func ExpectedOf(ctx context.Context, tarball string, progress Progress) (Expected, error) {
-	var e Expected
-	err := readSource(ctx, tarball, progress, func(src *Source, log *raftlog.Log) error {
+	e, _, err := tarballOf(ctx, tarball, progress)
+	return e, err
+}
+
+// tarballOf is ExpectedOf, and the SHA-256 of the file, in hexadecimal.
+func tarballOf(ctx context.Context, tarball string, progress Progress) (e Expected, digest string, err error) {
+	err = readSource(ctx, tarball, progress, func(src *Source, log *raftlog.Log) error {
 		if src.bundle == nil {
 			return fmt.Errorf("%s is no recovery tarball (%s)", src.Path, src.Kind)
 		}
@@ -48,7 +53,7 @@ func ExpectedOf(ctx context.Context, tarball string, progress Progress) (Expecte
 			return damage
 		}
 
-		e = Expected{Run: src.bundle.Run(), Members: src.bundle.Members}
+		e, digest = Expected{Run: src.bundle.Run(), Members: src.bundle.Members}, src.bundle.Digest
 		if src.bundle.Manifest != nil {
 			e.Fence = src.bundle.Manifest.Raft.After
 		}
@@ -64,7 +69,7 @@ func ExpectedOf(ctx context.Context, tarball string, progress Progress) (Expecte
 		return err
 	})
 
-	return e, err
+	return e, digest, err
 }
 
 // Comparison says how members are read a second time, so that they can be compared: the recovery entry and the index go into

@@ -34,6 +34,7 @@ type Conn struct {
 	process *process
 	link    *link
 	rpc     *rpc.Client
+	replies *limited // what rpc reads
 	lines   *lines
 	numbers atomic.Uint64
 
@@ -64,7 +65,8 @@ func newConn(d *dialing) (*Conn, error) {
 		return c, c.ended("")
 	}
 
-	c.rpc = jsonrpc.NewClient(first)
+	c.replies = &limited{ReadWriteCloser: first, max: maxReply}
+	c.rpc = jsonrpc.NewClient(c.replies)
 	second, err := l.session.OpenStream()
 	if err != nil {
 		return c, c.ended("")
@@ -168,7 +170,11 @@ func (c *Conn) answered(call *rpc.Call, method string) error {
 	var refused rpc.ServerError
 	switch {
 	case call.Error == nil:
+		c.replies.again()
 		return nil
+	case c.replies.over.Load():
+		_ = c.link.session.Close()
+		return errorf(CodeTooLarge, "%s: %s: its reply is larger than %d MiB, which none of ours is: the connection was ended", c.name, method, maxReply>>20)
 	case errors.As(call.Error, &refused):
 		return errorf(CodeLost, "%s: %s: %s", c.name, method, string(refused))
 	case !c.link.session.IsClosed(): // a reply that is none: nothing can be read after it
@@ -258,6 +264,7 @@ func outcome(ctx context.Context, e *Error) error {
 	case e == nil:
 		return nil
 	case ctx.Err() == nil:
+		e.Message = short(e.Message)
 		return e
 	case e.Code == CodeCanceled:
 		return context.Cause(ctx)
@@ -423,11 +430,15 @@ func newLines(show func(string)) *lines {
 }
 
 // read shows the lines that come, until the stream ends.
-func (l *lines) read(stream io.Reader) {
-	for dec := json.NewDecoder(stream); ; {
+func (l *lines) read(stream io.ReadWriteCloser) {
+	in := &limited{ReadWriteCloser: stream, max: maxLine}
+	shown := 0
+	for dec := json.NewDecoder(in); ; {
 		var p progressLine
 		err := dec.Decode(&p)
-		if err == nil && l.show != nil {
+		in.again()
+		shown++
+		if err == nil && l.show != nil && shown <= maxLines {
 			l.show(p.Line)
 		}
 
