@@ -24,6 +24,9 @@ type Agent interface {
 	// Look looks at the member. It changes nothing.
 	Look(ctx context.Context) (*recovery.MemberLook, error)
 
+	// Quorum has LXD there, which answers, write something, and returns an error if no majority of the voters confirms it. See recovery.HasQuorum.
+	Quorum(ctx context.Context) error
+
 	// Probe tells what is found at addresses HOST:PORT from the member, and which of own it could listen on.
 	Probe(ctx context.Context, opts ProbeOptions) (*ProbeReport, error)
 
@@ -224,6 +227,11 @@ func (l *Local) KeptLoss(ctx context.Context, kept string) (*recovery.KeptLossRe
 // InspectKept implements Agent.
 func (l *Local) InspectKept(ctx context.Context, kept string) (*recovery.InspectReport, error) {
 	return recovery.InspectKept(ctx, l.opts.LXDDir, kept, l.opts.Progress)
+}
+
+// Quorum implements Agent.
+func (l *Local) Quorum(ctx context.Context) error {
+	return recovery.HasQuorum(ctx, l.opts.LXDDir)
 }
 
 // Support implements Agent.

@@ -22,6 +22,7 @@ const (
 	callLoss     = "kept-loss"
 	callKept     = "inspect-kept"
 	callSupport  = "support"
+	callQuorum   = "quorum"
 	callJoin     = "join"
 	callGate     = "gate"
 	callStop     = "stop"
@@ -142,6 +143,8 @@ func (l *Local) handle(ctx context.Context, call remote.Call) (any, error) {
 		return with(call, func(args keptArgs) (any, error) { return l.KeptLoss(ctx, args.Kept) })
 	case callKept:
 		return with(call, func(args keptArgs) (any, error) { return l.InspectKept(ctx, args.Kept) })
+	case callQuorum:
+		return nil, l.Quorum(ctx)
 	case callSupport:
 		return nil, l.Support(ctx, call.To)
 	case callJoin:
@@ -269,6 +272,11 @@ func (r *Remote) KeptLoss(ctx context.Context, kept string) (*recovery.KeptLossR
 // InspectKept implements Agent.
 func (r *Remote) InspectKept(ctx context.Context, kept string) (*recovery.InspectReport, error) {
 	return wanted[recovery.InspectReport](ctx, r, callKept, keptArgs{Kept: kept})
+}
+
+// Quorum implements Agent.
+func (r *Remote) Quorum(ctx context.Context) error {
+	return r.call(ctx, callQuorum, struct{}{}, nil)
 }
 
 // Support implements Agent.

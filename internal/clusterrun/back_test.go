@@ -530,7 +530,7 @@ func TestMoveOfUnreadLog(t *testing.T) {
 	opts.Connect = func(_ context.Context, m clusterrun.Member) (agent.Agent, error) {
 		a, err := l.connect(m)
 		return changedLook{a, func(look *recovery.MemberLook) {
-			look.Works = true
+			look.Answers = true
 			if look.Status.Member.Name == "node2" {
 				look.Inspect, look.Unread = nil, "a bad block"
 			}

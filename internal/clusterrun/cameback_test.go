@@ -54,7 +54,7 @@ func (h haunted) Probe(ctx context.Context, opts agent.ProbeOptions) (*agent.Pro
 // TestLostComesBack has a lost member's LXD come back at each event. Before the others are armed that ends the run; from then on no member asks any more. Its
 // own directory stays as it is.
 func TestLostComesBack(t *testing.T) {
-	for _, number := range sampledOf(4, 9, 20) {
+	for _, number := range sampledOf(4, 9, lostEvents) {
 		t.Run(fmt.Sprint(number), func(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
@@ -96,6 +96,10 @@ func TestLostComesBack(t *testing.T) {
 				return
 			}
 
+			if !back.Load() {
+				t.Errorf("the run had %d events: nothing has happened to it", len(l.events))
+			}
+
 			if !armedThen {
 				t.Error("a lost member has come back before the others were armed, and the run has gone on")
 			}
@@ -106,6 +110,9 @@ func TestLostComesBack(t *testing.T) {
 	}
 }
 
+// lostEvents is how many events a run has in which one member is lost.
+const lostEvents = 16
+
 // sampledOf is sampled for runs of another length.
 func sampledOf(first int, step int, whole int) []int {
 	return slices.DeleteFunc(sampled(first, step), func(number int) bool { return number > whole })
@@ -114,17 +121,28 @@ func sampledOf(first int, step int, whole int) []int {
 // fakeDaemon is a process that has a file of a member's database open, by which a running LXD is known. It has no service, and writes nothing.
 type fakeDaemon struct{ cmd *exec.Cmd }
 
+const fakeFile = "database/global/metadata1"
+
 func startFakeDaemon(t testing.TB, lxd string) *fakeDaemon {
 	t.Helper()
-	file, err := os.Open(filepath.Join(lxd, "database", "global", "metadata1"))
+	d := &fakeDaemon{cmd: exec.CommandContext(t.Context(), "sh", "-c", `exec 3< "$1"; echo; exec sleep 600`, "sh", filepath.Join(lxd, fakeFile))}
+	out, err := d.cmd.StdoutPipe()
 	must(t, err)
-	defer file.Close()
-
-	d := &fakeDaemon{cmd: exec.CommandContext(t.Context(), "sleep", "600")}
-	d.cmd.ExtraFiles = []*os.File{file}
 	must(t, d.cmd.Start())
 	t.Cleanup(d.stop)
+	_, err = out.Read(make([]byte, 1)) // it has the file open
+	must(t, err)
 	return d
+}
+
+// runsOn tells whether the database of a member that is in place is the one that the daemon has open.
+func (d *fakeDaemon) runsOn(t testing.TB, lxd string) bool {
+	t.Helper()
+	has, err := os.Stat(fmt.Sprintf("/proc/%d/fd/3", d.cmd.Process.Pid))
+	must(t, err)
+	is, err := os.Stat(filepath.Join(lxd, fakeFile))
+	must(t, err)
+	return os.SameFile(has, is)
 }
 
 func (d *fakeDaemon) stop() {
@@ -146,11 +164,9 @@ func TestStartedByHand(t *testing.T) {
 				return agent.NewLocal(agent.Options{LXDDir: l.dirs[cmp.Or(m.Name, "node1")], Version: "test", Timeout: 2 * time.Second}), nil
 			}
 			var fake *fakeDaemon
-			inPlace := ""
-			l.numbered(&opts, func(n int, e clusterrun.Event) {
+			l.numbered(&opts, func(n int, _ clusterrun.Event) {
 				if n == number {
 					fake = startFakeDaemon(t, l.dirs[name])
-					inPlace = l.contents()[name]
 				}
 			})
 			p, s, err := clusterrun.MakePlan(t.Context(), opts)
@@ -164,10 +180,10 @@ func TestStartedByHand(t *testing.T) {
 			_, err = s.Apply(t.Context(), p)
 			must(t, s.Close())
 			if fake == nil {
-				return // a run without it has fewer events
+				t.Fatalf("the run had %d events: nothing has happened to it", len(l.events))
 			}
 
-			if got := l.contents()[name]; got != inPlace {
+			if !fake.runsOn(t, l.dirs[name]) {
 				t.Errorf("the database of %s was exchanged under a running LXD: %v", name, err)
 			}
 

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -330,6 +331,10 @@ func TestTwoGivers(t *testing.T) {
 			f.t.Errorf("neither run was done: %v; %v", err, second)
 		}
 
+		if number > 4 && number%2 == 0 && (err != nil || second == nil) {
+			f.t.Errorf("while a run waited, another one was let in: %v; %v", err, second)
+		}
+
 		f.waitNoAgents()
 		if len(f.open()) > 0 {
 			f.t.Errorf("a run was left open on %v: %v; %v", f.open(), err, second)
@@ -371,6 +376,10 @@ func TestSignals(t *testing.T) {
 }
 
 func (f *farLab) signalGiver(name string, signals []unix.Signal, number int) {
+	heard := make(chan os.Signal, 1) // in the background, or under nohup, they are ignored, by children too; those that this process listens to are not
+	signal.Notify(heard, unix.SIGHUP, unix.SIGINT)
+	defer signal.Stop(heard)
+
 	cmd := f.command(f.t.Context(), "--no-start")
 	next := 0
 	o := f.give(cmd, func(n int, _ clusterrun.Event) {
@@ -396,8 +405,16 @@ func (f *farLab) signalGiver(name string, signals []unix.Signal, number int) {
 		p = f.openPlan()
 	}
 
-	count(name, f.end(what, p, err))
+	e := f.end(what, p, err)
+	if e.isNew && number <= lookedAgain {
+		f.t.Errorf("%s: the run has gone on", what)
+	}
+
+	count(name, e)
 }
+
+// lookedAgain is the number of the event after which the new database is made, with all that is left to be done before the first member is armed.
+const lookedAgain = 11
 
 // openPlan is the plan of the run that is open.
 func (f *farLab) openPlan() *clusterrun.Plan {

@@ -46,15 +46,6 @@ func TestMain(m *testing.M) {
 	status := m.Run()
 	raftlogtest.Cleanup()
 	_ = os.RemoveAll(template.root)
-	report := os.Getenv("CLUSTER_FAULTS_REPORT")
-	if report != "" {
-		err := os.WriteFile(report, []byte(faultTable()), 0o644)
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			status = 1
-		}
-	}
-
 	os.Exit(status)
 }
 

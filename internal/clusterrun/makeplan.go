@@ -45,7 +45,7 @@ func (s *Session) plan(ctx context.Context) (*Plan, error) {
 		return nil, err
 	}
 
-	err = s.check()
+	err = s.check(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -102,10 +102,10 @@ func (s *Session) dropEntries() {
 }
 
 // check refuses what no run can go on with, before anything is stopped.
-func (s *Session) check() error {
+func (s *Session) check(ctx context.Context) error {
 	names := s.names()
 	certificate := s.looks[names[0]].Status.Cluster
-	works := []string{}
+	answer := []string{}
 	for _, name := range names {
 		look := s.looks[name]
 		refuse := func(code string, format string, args ...any) error {
@@ -124,32 +124,35 @@ func (s *Session) check() error {
 				"`lxd shutdown` would stop all instances as well)", look.Status.Daemon)
 		case skew.Abs() > maxClockSkew:
 			return refuse("clock-off", "its clock is %s off this machine's. Set the clocks, with NTP for instance", skew.Abs().Round(time.Second))
-		case look.Works:
-			works = append(works, name)
+		case look.Answers:
+			answer = append(answer, name)
 		}
 	}
 
-	switch {
-	case len(works) > 0 && !s.opts.Move:
-		return &recovery.Refusal{Code: "working-cluster", Member: works[0], Flag: "--move", Use: "--move gives a working cluster new addresses",
-			Reason: fmt.Sprintf("LXD on %s answers, and a majority of the voters has confirmed what it wrote (it was given %s): the cluster works, and there is "+
-				"nothing to recover", strings.Join(works, ", "), daemon.QuorumTime)}
-	case s.opts.Move && len(works) < len(names):
+	if s.opts.Move && len(answer) < len(names) {
 		return &recovery.Refusal{Code: "not-working", Reason: "not all members work, and --move is for a working cluster: leave --move out to recover it"}
 	}
 
-	return nil
-}
-
-// works tells whether LXD answers on a member.
-func (s *Session) works() bool {
-	for _, name := range s.names() {
-		if s.looks[name].Works {
-			return true
-		}
+	if s.opts.Move || len(answer) == 0 {
+		return nil
 	}
 
-	return false
+	return s.refuseWorking(ctx, answer)
+}
+
+// refuseWorking refuses to recover a cluster that works: one of whose members a majority of the voters confirms a write. A leader that has lost its quorum a
+// moment ago only answers.
+func (s *Session) refuseWorking(ctx context.Context, answer []string) error {
+	s.tell("", "", "Asking whether the cluster works")
+	failed := s.each(answer, func(_ string, a agent.Agent) error { return a.Quorum(ctx) })
+	works := slices.DeleteFunc(answer, func(name string) bool { return failed[name] != nil })
+	if len(works) == 0 {
+		return ctx.Err()
+	}
+
+	return &recovery.Refusal{Code: "working-cluster", Member: works[0], Flag: "--move", Use: "--move gives a working cluster new addresses",
+		Reason: fmt.Sprintf("LXD on %s answers, and a majority of the voters has confirmed what it wrote (it was given %s): the cluster works, and "+
+			"there is nothing to recover", strings.Join(works, ", "), daemon.QuorumTime)}
 }
 
 // writeReports writes what was seen of the members' logs into files, by the members' names.
@@ -173,7 +176,7 @@ func writeReports(dir string, reports map[string]*recovery.InspectReport) (map[s
 
 // choose finds the member whose database all get.
 func (s *Session) choose(ctx context.Context, p *Plan) error {
-	if s.works() {
+	if s.opts.Move { // it works, or check would have refused
 		return s.chooseOfWorking(p)
 	}
 

@@ -51,7 +51,8 @@ func (s *Session) oldLog(ctx context.Context, p *Plan) (*oldLog, error) {
 
 	for _, name := range s.names() {
 		if kept[name] != nil && endsAs(kept[name], p.member(first).Seen) && (s.opts.From == "" || s.opts.From == name) {
-			return &oldLog{from: name, kept: s.keptName(name, p), reason: fmt.Sprintf("its database was the same as that of %s, with which the run began", first)}, nil
+			return &oldLog{from: name, kept: s.keptName(name, p),
+				reason: fmt.Sprintf("its database was the same as that of %s, with which the run began", first)}, nil
 		}
 	}
 

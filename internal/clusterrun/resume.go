@@ -131,7 +131,7 @@ func Reach(ctx context.Context, opts Options, p *Plan) (*Session, error) {
 	s := newSession(opts)
 	err := s.reachPlan(ctx, p)
 	if err == nil {
-		err = s.check()
+		err = s.check(ctx)
 	}
 
 	if err != nil {
@@ -369,8 +369,8 @@ func (s *Session) askWritten(ctx context.Context, names []string) error {
 		return nil
 	}
 
-	return s.ask(ctx, Question{Code: "losses", Lines: lines, Text: "LXD was started by hand on members that were ready for the exchange, and has written what " +
-		"the new database lacks. That would be lost. Go on?"})
+	return s.ask(ctx, Question{Code: "losses", Lines: lines, Text: "LXD was started by hand on members that were ready for the exchange, and has written " +
+		"what the new database lacks. That would be lost. Go on?"})
 }
 
 // goOn exchanges and starts what is not yet.

@@ -212,7 +212,8 @@ func (s *Session) connect(ctx context.Context, m Member) (string, error) {
 
 	name := m.Name
 	if err == nil && name != "" && !is(look.Status.Member, m) {
-		err = &recovery.Refusal{Code: "wrong-host", Member: name, Flag: "--host", Use: fmt.Sprintf("--host %s=DESTINATION says where %s is", printable.Word(name), name),
+		err = &recovery.Refusal{Code: "wrong-host", Member: name, Flag: "--host",
+			Use:    fmt.Sprintf("--host %s=DESTINATION says where %s is", printable.Word(name), name),
 			Reason: fmt.Sprintf("at %s there is %s, not %s", destination(m), cmp.Or(look.Status.Member.Name, "another member"), name)}
 	}
 

@@ -134,7 +134,10 @@ func InspectSigned(ctx context.Context, source string, certificate string, progr
 			return err
 		}
 
-		r, err = inspect(ctx, src, log)
+		read := replay(ctx, log)
+		defer read.close()
+
+		r, err = inspect(ctx, src, read)
 		if err == nil {
 			r.Signature = signature
 		}
@@ -145,7 +148,8 @@ func InspectSigned(ctx context.Context, source string, certificate string, progr
 	return r, err
 }
 
-func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport, error) {
+func inspect(ctx context.Context, src *Source, read *readOnce) (*InspectReport, error) {
+	log := read.log
 	r := &InspectReport{
 		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second),
 		Copy:          src.Kind == kindKept || src.Kind == kindBackup,
@@ -169,7 +173,7 @@ func inspect(ctx context.Context, src *Source, log *raftlog.Log) (*InspectReport
 		return nil, err
 	}
 
-	found, err := r.database(ctx, src, log)
+	found, err := r.database(ctx, src, read)
 	if err != nil {
 		return nil, err
 	}
@@ -225,13 +229,13 @@ type inDatabase struct {
 }
 
 // database replays the log and looks into the result. A log that cannot be replayed is a problem, not an error.
-func (r *InspectReport) database(ctx context.Context, src *Source, log *raftlog.Log) (found inDatabase, err error) {
+func (r *InspectReport) database(ctx context.Context, src *Source, read *readOnce) (found inDatabase, err error) {
+	log, db, err := read.log, read.db, read.dbErr
 	if log.SoundIndex == 0 && log.LastIndex > 0 {
 		r.problem("nothing in the log is sound", "see the other problems")
 		return found, nil
 	}
 
-	db, err := globaldb.Open(ctx, log, log.SoundIndex)
 	if errors.Is(err, globaldb.ErrNoDatabase) && r.Healthy {
 		r.Problems = append(r.Problems, noTransaction(log.Configuration))
 		return found, nil
@@ -240,8 +244,6 @@ func (r *InspectReport) database(ctx context.Context, src *Source, log *raftlog.
 	if err != nil {
 		return found, r.damaged(err)
 	}
-
-	defer db.Close()
 
 	r.Data, err = db.Summary(ctx)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
-	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
 // MemberLook is what a run over the whole cluster has to know of a member. It is plain data: it travels from the member to the machine that
@@ -21,10 +21,10 @@ type MemberLook struct {
 	Service string             `json:"service"` // what starts LXD here; empty if nothing is known
 	Place   globaldb.Placement `json:"place"`
 
-	// Works tells whether LXD here belongs to a cluster that has a quorum: it has confirmed a write, see daemon.Quorum. Listed are the members'
-	// addresses by name, as LXD lists them, quorum or not.
-	Works  bool              `json:"works"`
-	Listed map[string]string `json:"listed,omitempty"`
+	// Answers tells whether LXD here lists the members; Listed are their addresses by name, as it lists them. A leader that has lost its quorum a moment
+	// ago answers as well: see HasQuorum.
+	Answers bool              `json:"answers"`
+	Listed  map[string]string `json:"listed,omitempty"`
 
 	Free     uint64   `json:"free"`     // room on the disk of the database, in bytes
 	Size     int64    `json:"size"`     // of the database, in bytes
@@ -35,7 +35,7 @@ type MemberLook struct {
 // answerTime is how long an LXD that runs may take to tell whether its cluster works. One without a quorum does not answer.
 const answerTime = 5 * time.Second
 
-// Look looks at this member. It changes nothing, and wakes nobody; one that works is had to write its heartbeat, as it does all the time.
+// Look looks at this member. It changes nothing, and wakes nobody.
 func Look(ctx context.Context, lxdDir string, progress Progress) (*MemberLook, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
@@ -48,16 +48,12 @@ func Look(ctx context.Context, lxdDir string, progress Progress) (*MemberLook, e
 		return nil, err
 	}
 
-	l.Status, err = Status(ctx, dir.path, progress)
+	l.Status, err = statusOf(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
 
-	l.Inspect, err = Inspect(ctx, dir.path, progress)
-	if err != nil && ctx.Err() == nil {
-		l.Inspect, l.Unread, err = nil, err.Error(), nil
-	}
-
+	err = l.databases(ctx, dir, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -72,33 +68,47 @@ func Look(ctx context.Context, lxdDir string, progress Progress) (*MemberLook, e
 		l.Obstacle = err.Error()
 	}
 
-	l.placement(ctx, dir, progress)
 	return l, l.daemon(ctx, dir)
 }
 
-// placement reads where instances are. What cannot be read stays empty: it is for people.
-func (l *MemberLook) placement(ctx context.Context, dir directory, progress Progress) {
-	_ = whileLive(ctx, l.Status.Running, func(bool) (bool, error) {
-		log, err := openLog(ctx, dir.global(), progress, raftlog.Options{})
-		if err != nil {
-			return false, err
+// databases reads the databases, once for all that is to be known of them. Where instances are is for people: what cannot be read of that stays empty.
+func (l *MemberLook) databases(ctx context.Context, dir directory, progress Progress) error {
+	read, err := readDatabase(ctx, dir.global(), l.Status.Running, progress)
+	defer read.close()
+
+	statusErr := l.Status.databases(ctx, dir, read, err)
+	if statusErr != nil {
+		return statusErr
+	}
+
+	var src *Source
+	if err == nil {
+		src, err = openSource(ctx, dir.path, progress)
+	}
+
+	if err == nil {
+		defer src.Close()
+
+		l.Inspect, err = inspect(ctx, src, read)
+	}
+
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+
+	if err != nil {
+		l.Inspect, l.Unread = nil, err.Error()
+		return nil
+	}
+
+	if read.db != nil {
+		place, err := read.db.Placement(ctx)
+		if err == nil {
+			l.Place = *place
 		}
+	}
 
-		db, err := globaldb.Open(ctx, log, log.SoundIndex)
-		if err != nil {
-			return false, err
-		}
-
-		defer db.Close()
-
-		place, err := db.Placement(ctx)
-		if err != nil {
-			return false, err
-		}
-
-		l.Place = *place
-		return true, nil
-	})
+	return ctx.Err()
 }
 
 // daemon asks an LXD that runs whether its cluster works.
@@ -124,11 +134,22 @@ func (l *MemberLook) daemon(ctx context.Context, dir directory) error {
 		return ctx.Err()
 	}
 
-	l.Listed = listed
-	if l.Status.Member != nil { // a leader that has just lost its quorum still answers
-		err = daemon.Quorum(ctx, dir.path, l.Status.Member.ID)
+	l.Answers, l.Listed = true, listed
+	return ctx.Err()
+}
+
+// HasQuorum has LXD here, which answers, write its own member's heartbeat, as it does all the time, and returns an error if no majority of the voters confirms
+// it within daemon.QuorumTime.
+func HasQuorum(ctx context.Context, lxdDir string) error {
+	dir, err := openDirectory(lxdDir)
+	if err != nil {
+		return err
 	}
 
-	l.Works = err == nil
-	return ctx.Err()
+	node, err := nodedb.Read(ctx, dir.database())
+	if err != nil {
+		return err
+	}
+
+	return daemon.Quorum(ctx, dir.path, node.Self.ID)
 }

@@ -308,7 +308,7 @@ func TestLook(t *testing.T) {
 	must(t, err)
 	var carried MemberLook
 	must(t, json.Unmarshal(data, &carried))
-	if carried.Works || carried.Service != "" || carried.Open != nil || carried.Inspect.Member.Name != "node1" || carried.Free == 0 || carried.Size == 0 ||
+	if carried.Answers || carried.Service != "" || carried.Open != nil || carried.Inspect.Member.Name != "node1" || carried.Free == 0 || carried.Size == 0 ||
 		time.Since(carried.Clock) > time.Minute || len(roles(carried.Inspect.Members)) != 3 || carried.Status.Cluster == "" {
 		t.Errorf("%+v", carried)
 	}

@@ -127,8 +127,8 @@ func (p *Part) refuseWritten(ctx context.Context, accepted string) error {
 // Refusal is that of an exchange. member may be empty.
 func (w *WrittenSince) Refusal(member string) *Refusal {
 	if w.Running {
-		return &Refusal{Code: "lxd-runs", Member: member, Reason: "LXD was started although this run keeps it down, and writes to the old database. Stop it there " +
-			"and run `lxd-recover cluster recover resume`, or take the run back with `lxd-recover cluster recover undo`"}
+		return &Refusal{Code: "lxd-runs", Member: member, Reason: "LXD was started although this run keeps it down, and writes to the old database. " +
+			"Stop it there and run `lxd-recover cluster recover resume`, or take the run back with `lxd-recover cluster recover undo`"}
 	}
 
 	return &Refusal{Code: "written-since-armed", Member: member, Entries: w.Found, Flag: "--discard-local-entries",

@@ -73,9 +73,22 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 		return nil, err
 	}
 
+	report, err := statusOf(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+
+	read, readErr := readDatabase(ctx, dir.global(), report.Running, progress)
+	defer read.close()
+
+	return report, report.databases(ctx, dir, read, readErr)
+}
+
+// statusOf is Status without what the databases tell.
+func statusOf(ctx context.Context, dir directory) (*StatusReport, error) {
 	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{},
 		Warnings: []string{}, Findings: []preflight.Finding{}}
-	err = report.inspectDaemon(ctx, dir)
+	err := report.inspectDaemon(ctx, dir)
 	if err != nil {
 		return nil, err
 	}
@@ -109,7 +122,7 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 	}
 
 	report.exchangeProblem(dir)
-	return report, report.databases(ctx, dir, progress)
+	return report, nil
 }
 
 func (r *StatusReport) problem(format string, args ...any) {
@@ -186,26 +199,9 @@ func (r *StatusReport) pendingFiles(dir directory) error {
 	return nil
 }
 
-// databases reads node database, raft log and global database, and compares what they say of the members.
-func (r *StatusReport) databases(ctx context.Context, dir directory, progress Progress) error {
+// databases reads the node database, and compares what it, the raft log and the global database say of the members. err says why those cannot be read.
+func (r *StatusReport) databases(ctx context.Context, dir directory, read *readOnce, err error) error {
 	node, nodeErr := dir.nodeForStatus(ctx, r.Running)
-	var log *raftlog.Log
-	var nodes tableNodes
-	var nodesErr error
-	err := whileLive(ctx, r.Running, func(last bool) (bool, error) {
-		var err error
-		log, err = readLog(ctx, dir.global(), progress)
-		if err != nil {
-			return false, err
-		}
-
-		if !log.Healthy() && !last {
-			return false, nil
-		}
-
-		nodes, nodesErr = readNodes(ctx, dir, log, node)
-		return log.Healthy() && nodesErr == nil, nil
-	})
 	var none *noGlobalError
 	if errors.Is(err, errEmptied) || errors.As(err, &none) {
 		r.problem("%v", err)
@@ -218,6 +214,8 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, progress Pr
 		return err
 	}
 
+	log := read.log
+	nodes, nodesErr := readNodes(ctx, dir, read, node)
 	r.Raft = &bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
 	r.Edited, r.Recovery, r.Healthy = log.Edited, log.Recovery(), log.Healthy()
 	for _, p := range log.Problems {

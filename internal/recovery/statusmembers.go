@@ -24,15 +24,14 @@ type tableNodes struct {
 
 // readNodes reads the table nodes out of the database that a log makes, and what LXD needs to start on that. node is what the node database
 // says, nil where it says nothing.
-func readNodes(ctx context.Context, dir directory, log *raftlog.Log, node *nodedb.Node) (tableNodes, error) {
-	db, err := globaldb.Open(ctx, log, 0)
-	if err != nil {
-		return tableNodes{}, err
+func readNodes(ctx context.Context, dir directory, read *readOnce, node *nodedb.Node) (tableNodes, error) {
+	if read.dbErr != nil {
+		return tableNodes{}, read.dbErr
 	}
 
-	defer db.Close()
-
+	log, db := read.log, read.db
 	table := tableNodes{log: log}
+	var err error
 	table.now, err = db.Nodes(ctx)
 	if err != nil {
 		return table, err

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: AGPL-3.0-only
 
 // Command demo shows the job of lxd-recover on a real LXD cluster: it forms three members, writes rows, kills them all, gives
-// them new addresses, and recovers them with the commands that an administrator would type. Everything runs in directories
+// them new addresses, and recovers them with the commands that an administrator would type; then the same with one command for all
+// members, which is taken back and done again. Everything runs in directories
 // and network namespaces of its own and is gone afterwards; an LXD that is installed on the machine is not touched.
 package main
 
@@ -42,7 +43,7 @@ type show struct {
 	home string
 }
 
-func demo(ctx context.Context) (err error) {
+func demo(ctx context.Context) error {
 	tool, err := filepath.Abs("bin")
 	if err != nil {
 		return err
@@ -60,6 +61,16 @@ func demo(ctx context.Context) (err error) {
 
 	defer os.RemoveAll(home)
 
+	err = demoByHand(ctx, lxd, tool, home)
+	if err != nil {
+		return err
+	}
+
+	return demoTogether(ctx, tool)
+}
+
+// demoByHand recovers the members with the commands that are for one member each.
+func demoByHand(ctx context.Context, lxd cluster.LXD, tool string, home string) (err error) {
 	say("A real LXD cluster of three members, each daemon with its own directory and network namespace.")
 	c, err := cluster.New(ctx, cluster.Options{LXD: lxd})
 	if err != nil {
