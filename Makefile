@@ -25,10 +25,10 @@ group    = $(GOTESTSUM) --format standard-quiet --jsonfile $(RESULTS)/$(1).json 
 TESTED  := fuzz unit damage real faults
 
 # Groups of which `make test` takes a sample with fixed seeds, and `make campaign`, by CAMPAIGN=1, everything.
-SAMPLED := damage faults cluster
+SAMPLED := damage faults cluster resync
 export CAMPAIGN
 
-.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-cluster test-sizes campaign test-race fuzz bench lint clean FORCE
+.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-cluster test-resync test-sizes campaign test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -117,6 +117,10 @@ test-faults: build test-deps test-peers
 test-cluster: deps
 	mkdir -p $(RESULTS)
 	$(if $(CAMPAIGN),CLUSTER_FAULTS_REPORT=$(CURDIR)/$(RESULTS)/cluster.md) nice -n 10 $(call group,cluster) -tags $(TAGS) -count 1 -timeout 120m ./internal/clusterrun
+
+# Members brought back in simulated clusters, by right and wrong ways. `make test` has it among the units; this is for CAMPAIGN=1.
+test-resync: deps
+	nice -n 10 $(call group,resync) -tags $(TAGS) -count 1 -timeout 50m -run 'Resync' ./internal/survivor
 
 # Everything that `make test` takes a sample of; docs/reliability.md is written from what was counted.
 campaign: build test-deps test-peers

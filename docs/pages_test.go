@@ -203,7 +203,7 @@ func TestNames(t *testing.T) {
 	found := map[string]int{}
 	for _, name := range []string{
 		"CONTRIBUTING.md", "SECURITY.md", "docs/guarantees.md", "docs/raft-directory.md", "docs/architecture.md", "docs/security.md",
-		"docs/cluster-recover.md",
+		"docs/cluster-recover.md", "docs/why-resync-is-safe.md",
 	} {
 		for _, m := range quoted.FindAllStringSubmatch(page(t, name), -1) {
 			word := m[1]

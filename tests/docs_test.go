@@ -31,13 +31,13 @@ const howtoImport = "6. Import it on every surviving member"
 // TestDocs runs every command of the pages as it stands there, on machines with LXD as Debian's package and as a snap.
 func TestDocs(t *testing.T) {
 	howto, trouble := readPage(t, "docs/howto-recover.md"), readPage(t, "docs/howto-troubleshoot.md")
-	readme := readPage(t, "README.md")
+	readme, backup := readPage(t, "README.md"), readPage(t, "docs/howto-backup.md")
 	t.Run("machines", func(t *testing.T) {
 		for _, variant := range []string{"package", "snap"} {
 			t.Run(variant, func(t *testing.T) {
 				t.Parallel()
 				l := newDocsLab(t, variant)
-				l.scenarios(t, howto, trouble)
+				l.scenarios(t, howto, trouble, backup)
 				if variant == "package" { // it has nothing that differs
 					l.readme(t, howto, readme)
 				}
@@ -54,6 +54,7 @@ func TestDocs(t *testing.T) {
 		}
 	})
 	howto.wantAllRun(t)
+	backup.wantAllRun(t)
 	trouble.wantAllRun(t)
 	repair.wantAllRun(t)
 	readme.wantAllRun(t)
@@ -66,13 +67,17 @@ var (
 )
 
 // scenarios runs the pages for one reader after the other, each with a cluster that has just been formed.
-func (l *docsLab) scenarios(t *testing.T, howto, trouble *page) {
+func (l *docsLab) scenarios(t *testing.T, howto, trouble, backup *page) {
 	t.Run("one command", func(t *testing.T) { l.oneCommand(t, howto) })
 	if l.variant == "package" { // nothing differs
 		t.Run("one command at new addresses", func(t *testing.T) { l.oneCommandMoved(t, howto) })
 	}
 
 	t.Run("quorum loss", func(t *testing.T) { l.quorumLoss(t, howto, trouble) })
+	if l.variant == "package" {
+		t.Run("backup and a broken member", func(t *testing.T) { l.brokenMember(t, howto, backup) })
+	}
+
 	t.Run("change of addresses", func(t *testing.T) { l.changeOfAddresses(t, howto) })
 	t.Run("accidental delete", func(t *testing.T) { l.accidentalDelete(t, howto) })
 	t.Run("one survivor", func(t *testing.T) { l.oneSurvivor(t, howto) })
@@ -200,6 +205,46 @@ func (l *docsLab) awaitHeartbeat(t *testing.T, server string) {
 		now, err := last(ctx)
 		return err == nil && now != before, err
 	}))
+}
+
+// brokenMember takes a backup, breaks one member and brings it back, and brings the whole cluster back when all databases are lost.
+func (l *docsLab) brokenMember(t *testing.T, howto, backup *page) {
+	l.reset(t)
+	l.start(t, docsAll...)
+	l.wantMembers(t, "server1", docsAddresses...)
+	l.run(t, howto, []string{howtoOne})
+	l.run(t, backup, []string{"Back up"})
+	three := l.guests["server3"]
+	l.kill(t, three)
+	inGuest(t, three, "rm", "-r", l.lxdDir+"/database/global")
+	inGuest(t, three, "mkdir", "-m", "700", l.lxdDir+"/database/global")
+	putTool(t, three)
+	l.run(t, backup, []string{"One member is broken"})
+	l.wantPrecious(t, docsAll...)
+
+	l.each(t, func(g *guest.Guest) {
+		l.kill(t, g)
+		inGuest(t, g, "rm", "-r", l.lxdDir+"/database/global")
+	})
+	l.run(t, backup, []string{"All databases are lost, and there is a backup"}, "all-lost")
+	for _, server := range docsAll {
+		if server != "server1" {
+			inGuest(t, l.guests["server1"], "scp", "-q", "lxd_recovery_db.tar.gz", server+":")
+			putTool(t, l.guests[server])
+		}
+
+		inGuest(t, l.guests[server], "lxd-recover", "global-db-import", "--yes", "--no-start", "--discard-local-entries", "lxd_recovery_db.tar.gz")
+	}
+
+	l.start(t, docsAll...)
+	l.wantMembers(t, "server1", docsAddresses...)
+	l.wantPrecious(t, docsAll...)
+}
+
+// putTool gives a machine the program.
+func putTool(t *testing.T, g *guest.Guest) {
+	t.Helper()
+	must(t, g.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
 }
 
 // oneSurvivor has one member make a cluster of its own.

@@ -42,6 +42,9 @@ type Agent interface {
 	// Support writes what somebody who helps needs to know of the member, as a tar file.
 	Support(ctx context.Context, w io.Writer) error
 
+	// Backup writes a backup of the cluster's database, made with a nonce, to w.
+	Backup(ctx context.Context, nonce string, w io.Writer) (*recovery.BackupReport, error)
+
 	// Join makes the member part of a run. What it returns is nil if it is not part of it, after JoinRun.Again.
 	Join(ctx context.Context, run JoinRun) (*recovery.OpenRun, error)
 
@@ -237,6 +240,16 @@ func (l *Local) Quorum(ctx context.Context) error {
 // Support implements Agent.
 func (l *Local) Support(ctx context.Context, w io.Writer) error {
 	return recovery.Support(ctx, l.opts.LXDDir, w)
+}
+
+// backupWait is how long the leader may take to write what a backup waits for.
+const backupWait = time.Minute
+
+// Backup implements Agent.
+func (l *Local) Backup(ctx context.Context, nonce string, w io.Writer) (*recovery.BackupReport, error) {
+	return recovery.Backup(ctx, recovery.BackupOptions{
+		LXDDir: l.opts.LXDDir, Stdout: w, Version: l.opts.Version, Nonce: nonce, Trailing: true, Wait: backupWait, Progress: l.opts.Progress,
+	})
 }
 
 // Join implements Agent.

@@ -23,6 +23,7 @@ const (
 	callKept     = "inspect-kept"
 	callSupport  = "support"
 	callQuorum   = "quorum"
+	callBackup   = "backup"
 	callJoin     = "join"
 	callGate     = "gate"
 	callStop     = "stop"
@@ -58,6 +59,10 @@ func (e busyError) Unwrap() error { return e.there }
 // digestArgs are the arguments of calls about a tarball.
 type digestArgs struct {
 	Digest string `json:"digest"`
+}
+
+type nonceArgs struct {
+	Nonce string `json:"nonce"`
 }
 
 type keptArgs struct {
@@ -145,6 +150,8 @@ func (l *Local) handle(ctx context.Context, call remote.Call) (any, error) {
 		return with(call, func(args keptArgs) (any, error) { return l.InspectKept(ctx, args.Kept) })
 	case callQuorum:
 		return nil, l.Quorum(ctx)
+	case callBackup:
+		return with(call, func(args nonceArgs) (any, error) { return l.Backup(ctx, args.Nonce, call.To) })
 	case callSupport:
 		return nil, l.Support(ctx, call.To)
 	case callJoin:
@@ -282,6 +289,17 @@ func (r *Remote) Quorum(ctx context.Context) error {
 // Support implements Agent.
 func (r *Remote) Support(ctx context.Context, w io.Writer) error {
 	return offWire(r.conn.Transfer(ctx, callSupport, struct{}{}, nil, remote.Files{To: w}))
+}
+
+// Backup implements Agent.
+func (r *Remote) Backup(ctx context.Context, nonce string, w io.Writer) (*recovery.BackupReport, error) {
+	reply := &recovery.BackupReport{}
+	err := r.conn.Transfer(ctx, callBackup, nonceArgs{Nonce: nonce}, reply, remote.Files{To: w})
+	if err != nil {
+		return nil, offWire(err)
+	}
+
+	return reply, nil
 }
 
 // Join implements Agent.

@@ -48,8 +48,12 @@ var ErrDamaged = errors.New("not a whole recovery tarball")
 
 // Manifest is the content of recovery.yaml.
 type Manifest struct {
-	Format  int       `yaml:"format"`
-	Version string    `yaml:"version"` // of the lxd-recover that wrote it
+	Format  int    `yaml:"format"`
+	Version string `yaml:"version"` // of the lxd-recover that wrote it
+
+	// Kind is empty for a recovery tarball, which is fenced and may start a cluster, and KindBackup for one of a working cluster.
+	Kind string `yaml:"kind,omitempty"`
+
 	Created time.Time `yaml:"created"` // UTC
 
 	// Run is the id of the run that this tarball belongs to, see NewRun: all databases that are imported from it have it. It is empty in
@@ -61,7 +65,8 @@ type Manifest struct {
 	Raft    Raft        `yaml:"raft"`
 	Members member.List `yaml:"members"` // as `lxd cluster edit` took them
 	Patch   Patch       `yaml:"patch,omitempty"`
-	Files   []File      `yaml:"files"` // every file but recovery.yaml and recovery.sig, in the tarball's order
+	Backup  *Backup     `yaml:"backup,omitempty"` // of a backup only
+	Files   []File      `yaml:"files"`            // every file but recovery.yaml and recovery.sig, in the tarball's order
 }
 
 // Source is the member whose database was exported.
@@ -70,6 +75,30 @@ type Source struct {
 	Name    string `yaml:"name"`
 	Address string `yaml:"address"`
 }
+
+// KindBackup is the kind of a tarball with a member's log up to a committed transaction: nothing in it is made by us, and no fence.
+const KindBackup = "backup"
+
+// Proofs of a backup: what shows that its last transaction was made after the backup began, so that all that was confirmed before is in it.
+const (
+	ProofHeartbeat = "heartbeat"  // the database has a heartbeat that is later than the beginning and than any that this member had then
+	ProofNonce     = "nonce"      // it has a key that was written through the leader after the beginning
+	ProofSoleVoter = "sole-voter" // the member is the only voter: what its disk holds is committed, and nothing else is
+)
+
+// Backup is what a backup proves.
+type Backup struct {
+	Began time.Time `yaml:"began"` // UTC, by the member's clock
+	Proof string    `yaml:"proof"` // see ProofHeartbeat and the others
+	Nonce string    `yaml:"nonce,omitempty"`
+
+	// Next is the transaction after the last one of the tarball, in the same term. A leader begins no transaction before the last one is committed, so it
+	// proves that one, and all before it. Zero with a sole voter.
+	Next Position `yaml:"next,omitempty"`
+}
+
+// IsBackup tells whether a tarball is a backup, and no recovery tarball.
+func (m *Manifest) IsBackup() bool { return m.Kind == KindBackup }
 
 // Patch is what was pending in patch.global.sql on the source: SQL that LXD runs when it starts there.
 type Patch struct {
@@ -174,6 +203,13 @@ func (m *Manifest) validate() error {
 
 	if m.Format > unsignedFormat && !runID.MatchString(m.Run) {
 		return errors.New("no id of the run")
+	}
+
+	switch {
+	case m.Kind != "" && m.Kind != KindBackup:
+		return fmt.Errorf("kind %q is none that this lxd-recover knows: use the version that wrote it", m.Kind)
+	case m.IsBackup() != (m.Backup != nil):
+		return errors.New("the kind does not fit what the manifest says")
 	}
 
 	err = m.validateTexts()

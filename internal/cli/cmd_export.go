@@ -82,7 +82,10 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 	cmd.Flags().BoolVar(&opts.Unedited, "unedited", false, `export although "lxd-recover cluster edit" was not run since LXD last ran`)
 	cmd.Flags().BoolVar(&opts.AcceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
 	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
-	cmd.Flags().StringVar(&opts.Source, "source", "", "export the kept database with this `NAME` in place of the live one, to take all members back to it")
+	cmd.Flags().StringVar(&opts.Source, "source", "",
+		"export this kept database or backup, a `NAME` or a file, in place of the live one, to take all members back to it")
+	cmd.Flags().BoolVar(&opts.UnsignedSource, "unsigned-source", false, "with --source: although the backup is not signed")
+	addCertificateFlag(cmd, &opts.Certificate)
 	cmd.Flags().BoolVar(&opts.OldMembers, "old-members", false, "with --source: with the member list of that database in place of the one in force")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask whether the transactions that --at leaves out may be given up")
 	cmd.Flags().BoolVar(&opts.UnknownMembers, "unknown-members", false, "go on although the database has no row of a member, whose LXD will not start")

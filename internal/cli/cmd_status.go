@@ -81,6 +81,11 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		rows = append(rows, []string{"last repair", fmt.Sprintf("%s, %s", r.Repair.Made.Local().Format(time.DateTime), r.Repair.Raft)})
 	}
 
+	if r.Resync != nil {
+		made := r.Resync.Made.Local().Format(time.DateTime)
+		rows = append(rows, []string{"last resync", fmt.Sprintf("%s, from %s, %s", made, r.Resync.Source, r.Resync.Raft)})
+	}
+
 	writeTable(w, nil, rows)
 	printAddresses(w, r)
 	printList(w, "Pending", r.Pending)

@@ -49,7 +49,7 @@ func TestComplete(t *testing.T) {
 		"global-db-import a.tar.gz EMPTY":                         ":4",
 		"cluster export-db EMPTY":                                 ":0",
 		"global-db-k":                                             "global-db-kept :4",
-		"global-db-b":                                             ":4", // the old name works, and is not offered
+		"global-db-b":                                             "global-db-backup :4", // the old name works, and is not offered
 		"cluster export-db --no-":                                 "--no-verify :4",
 		"cluster edit EMPTY":                                      ":4",
 		"hook EMPTY":                                              "boot configure install post-refresh pre-refresh remove :4",

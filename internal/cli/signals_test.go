@@ -263,7 +263,7 @@ func TestSignalNohup(t *testing.T) {
 func TestRuns(t *testing.T) {
 	readers := []string{
 		"export-db", "global-db-status", "global-db-inspect", "global-db-compare", "global-db-sql", "global-db-log", "list", "status", "version",
-		"verify-copy", "reconfigure", "agent", "plan", "verify", "support", "cluster", "frontend", "global-db-kept", "global-db-backups",
+		"verify-copy", "reconfigure", "agent", "plan", "verify", "support", "cluster", "frontend", "global-db-kept", "global-db-backups", "global-db-backup",
 	}
 	var walk func(args []string)
 	walk = func(args []string) {

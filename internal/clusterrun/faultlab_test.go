@@ -22,6 +22,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/remote"
 )
 
@@ -141,18 +142,30 @@ func (f *farLab) options(at func(number int, e clusterrun.Event)) clusterrun.Opt
 // run gives a run.
 func (f *farLab) run(at func(number int, e clusterrun.Event)) (*clusterrun.Plan, error) {
 	f.t.Helper()
-	f.number, f.events = 0, nil
 	ctx, cancel := context.WithTimeout(f.t.Context(), 5*time.Minute)
 	defer cancel()
 
-	p, s, err := clusterrun.MakePlan(ctx, f.options(at))
-	if err != nil {
-		return nil, err
-	}
+	for try := 1; ; try++ {
+		f.number, f.events = 0, nil
+		p, s, err := clusterrun.MakePlan(ctx, f.options(at))
+		if err == nil {
+			_, err = s.Apply(ctx, p)
+			return p, errors.Join(err, s.Close())
+		}
 
-	_, err = s.Apply(ctx, p)
-	return p, errors.Join(err, s.Close())
+		var refusal *recovery.Refusal
+		notReached := !errors.As(err, &refusal) || refusal.Code == "unreachable"
+		if !notReached || f.number > 1 || try == planTries {
+			return nil, err
+		}
+
+		f.t.Logf("on a busy machine: %v", err)
+		f.waitNoAgents()
+	}
 }
+
+// planTries is how often a plan is made. A member is taken for lost that is not heard for some seconds, and on a busy machine it may be silent so long.
+const planTries = 4
 
 // wholeEvents is how many events a run has without a fault.
 const wholeEvents = 22

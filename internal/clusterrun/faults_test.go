@@ -56,7 +56,7 @@ func TestFrozen(t *testing.T) {
 }
 
 func (f *farLab) freeze(kind, name string, number int, wakesLate bool) {
-	f.beat = time.Second
+	f.beat = 2 * time.Second
 	var frozen, known time.Time
 	armed := false
 	p, err := f.run(func(n int, e clusterrun.Event) {

@@ -227,7 +227,7 @@ func integrityOf(ctx context.Context, file string) (string, error) {
 func (db *DB) counted(ctx context.Context, count func(tables []string) (map[string]int, error)) (*Summary, error) {
 	s := &Summary{}
 	var err error
-	s.Heartbeat, err = db.newestHeartbeat(ctx)
+	s.Heartbeat, err = db.NewestHeartbeat(ctx)
 	if err != nil {
 		return nil, err
 	}

@@ -11,9 +11,9 @@ import (
 // heartbeatFormats are the ways in which LXDs write a time, go-dqlite's and SQLite's own.
 var heartbeatFormats = []string{"2006-01-02 15:04:05.999999999-07:00", time.RFC3339Nano, time.DateTime}
 
-// newestHeartbeat is the newest time at which LXD's leader has heard from a member, by the leader's clock; zero where the database does not
+// NewestHeartbeat is the newest time at which LXD's leader has heard from a member, by the leader's clock; zero where the database does not
 // tell.
-func (db *DB) newestHeartbeat(ctx context.Context) (time.Time, error) {
+func (db *DB) NewestHeartbeat(ctx context.Context) (time.Time, error) {
 	tables, err := stringsOf(ctx, db.sql, "SELECT m.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c "+
 		"WHERE m.type = 'table' AND m.name = 'nodes' AND c.name = 'heartbeat'")
 	if err != nil {

@@ -38,10 +38,13 @@ type ExportOptions struct {
 	At      uint64
 	Confirm func(*ExportReport) error
 
-	// Source is the name of a kept database that is exported in place of the live one, with the member list in force, or, with OldMembers,
-	// its own.
-	Source     string
-	OldMembers bool
+	// Source is the name of a kept database, or the path of a backup, a tarball or a directory, that is exported in place of the live one: with the
+	// member list in force, or, with OldMembers, its own. Certificate is the file of the cluster's certificate of that time, if it was another one;
+	// UnsignedSource takes a tarball that is not signed.
+	Source         string
+	OldMembers     bool
+	Certificate    string
+	UnsignedSource bool
 
 	// AcceptDamage goes on with what is sound of a damaged database. Announce is told before what is given up with the rest.
 	AcceptDamage bool
@@ -162,7 +165,8 @@ type exporter struct {
 	opts   ExportOptions
 	report *ExportReport
 
-	source     string                // name of the kept database that is exported; empty for the live one
+	source     string                // what is exported, as a name; empty for the live one
+	opened     *Source               // what is exported if that is no kept database
 	live       *raftlog.Log          // the live database's, with source; nil where that cannot be read
 	liveUnread string                // why it cannot
 	servers    raftlog.Configuration // of the tarball, with source
@@ -187,12 +191,25 @@ func (ex *exporter) open(ctx context.Context) (func(), error) {
 
 	err = ex.dir.clusterOnly(ctx)
 	if err == nil {
-		err = ex.chooseSource()
+		err = ex.chooseSource(ctx)
 	}
 
 	if err != nil {
 		return nil, err
 	}
+
+	unlock, err := ex.lock(ctx)
+	if err != nil {
+		ex.closeSource()
+		return nil, err
+	}
+
+	return func() { unlock(); ex.closeSource() }, nil
+}
+
+// lock keeps others away from LXD's directory, and from the file that is written, until the returned function is called.
+func (ex *exporter) lock(ctx context.Context) (func(), error) {
+	var err error
 
 	output := cmp.Or(ex.opts.Output, fileOf(ex.opts.Stdout))
 	if output != "" {
@@ -247,16 +264,16 @@ func (ex *exporter) examine(ctx context.Context) error {
 		return err
 	}
 
-	node, err := nodedb.Read(ctx, ex.dir.database())
-	if err != nil {
-		return err
-	}
-
 	ex.log, err = ex.check.outline()
 	if err == nil {
 		err = errors.Join(ex.emptySource(ctx), ex.readLive(ctx))
 	}
 
+	if err != nil {
+		return err
+	}
+
+	node, err := ex.whose(ctx)
 	if err != nil {
 		return err
 	}

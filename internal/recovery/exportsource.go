@@ -6,44 +6,172 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 
+	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 )
 
-// An export of a kept database takes all members back to it: one log, fenced once. Their own logs may go on from another one, and have
-// snapshots that lie beyond, so it is always fenced by a snapshot.
+// An export of a kept database, or of a backup, takes all members back to it: one log, fenced once. Their own logs may go on from another one, and
+// have snapshots that lie beyond, so it is always fenced by a snapshot.
 
-// chooseSource finds the kept database that is to be exported.
-func (ex *exporter) chooseSource() error {
+// chooseSource finds the database that is to be exported: a kept one by its name, else what a path names.
+func (ex *exporter) chooseSource(ctx context.Context) error {
 	if ex.opts.Source == "" {
 		return nil
 	}
 
 	kept, err := ex.dir.findKept(ex.opts.Source)
-	ex.source = kept.Name
+	if err == nil {
+		ex.source = kept.Name
+		return nil
+	}
+
+	_, there := os.Stat(ex.opts.Source)
+	if there != nil {
+		return fmt.Errorf("%w; and there is no file of this name, either", err)
+	}
+
+	ex.source = ex.opts.Source
+	ex.opened, err = openSource(ctx, ex.opts.Source, ex.opts.Progress)
+	if err != nil {
+		return err
+	}
+
+	err = ex.trustSource()
+	if err != nil {
+		ex.closeSource()
+	}
+
 	return err
 }
 
-// database is the database directory that is exported.
+// trustSource refuses a database that a daemon writes to, and a tarball that somebody without the cluster's key may have made.
+func (ex *exporter) trustSource() error {
+	s := ex.opened
+	if s.daemon != "" {
+		return fmt.Errorf("%s: LXD runs on it, %s: stop it first", s.Path, s.daemon)
+	}
+
+	if s.bundle == nil {
+		return nil
+	}
+
+	signature, err := s.signatureIn(ex.dir.path, ex.opts.Certificate)
+	if err != nil {
+		return err
+	}
+
+	switch {
+	case signature.State == SignatureValid:
+		return nil
+	case signature.State == SignatureInvalid:
+		return fmt.Errorf("%w: %s was changed after it was made, or made by somebody without the key of certificate %.12s…: use another copy of it",
+			bundle.ErrDamaged, s.Path, signature.By)
+	case signature.State == SignatureNone && !ex.opts.UnsignedSource:
+		return &Refusal{Code: "unsigned", Reason: fmt.Sprintf("%s is not signed: whoever could change it decides what this cluster becomes. "+
+			"If you know that nobody could, go on", s.Path), Flag: "--unsigned-source"}
+	case signature.State == SignatureNone:
+		return nil
+	}
+
+	return wrongCluster("%s is signed with the key of certificate %.12s…, which is not this cluster's. If the cluster's certificate was changed since, "+
+		"`--certificate OLD.crt` names a copy of the former one", s.Path, signature.By)
+}
+
+// closeSource removes what a tarball was unpacked to.
+func (ex *exporter) closeSource() {
+	if ex.opened != nil {
+		ex.opened.Close()
+	}
+}
+
+// database is the database directory that is exported; empty for one that comes without a node database.
 func (ex *exporter) database() string {
-	if ex.source != "" {
+	switch {
+	case ex.opened != nil:
+		return ex.opened.nodes
+	case ex.source != "":
 		return ex.dir.join(ex.source)
 	}
 
 	return ex.dir.database()
 }
 
-func (ex *exporter) global() string { return filepath.Join(ex.database(), globalName) }
+func (ex *exporter) global() string {
+	if ex.opened != nil {
+		return ex.opened.global
+	}
+
+	return filepath.Join(ex.database(), globalName)
+}
+
+// whose is this member's node database. If it is lost, and something else than the live database is exported, that tells which member this is, by its
+// certificate, and who the others were.
+func (ex *exporter) whose(ctx context.Context) (*nodedb.Node, error) {
+	if ex.opened == nil {
+		return nodedb.Read(ctx, ex.dir.database())
+	}
+
+	certificate, err := ex.dir.serverCertificate()
+	if err != nil {
+		return nil, err
+	}
+
+	db, err := globaldb.Open(ctx, ex.log, ex.log.SoundIndex)
+	if err != nil {
+		return nil, replayError("the global database in "+ex.source, err)
+	}
+
+	defer db.Close()
+
+	rows, err := db.Nodes(ctx)
+	if err != nil {
+		return nil, replayError("the global database in "+ex.source, err)
+	}
+
+	var names member.List
+	for _, n := range rows {
+		names = append(names, member.Member{ID: n.ID, Name: n.Name, Address: n.Address})
+	}
+
+	self, ok, err := withCertificate(ctx, db, names, certificate)
+	if err != nil {
+		return nil, err
+	}
+
+	if !ok {
+		return nil, wrongCluster("%s does not know this member: none of its members has the certificate in %s. It is of another cluster, or of before this "+
+			"member joined", ex.source, ex.dir.join(serverCertificateName))
+	}
+
+	node, err := nodedb.Read(ctx, ex.dir.database())
+	if isLost(err) {
+		ex.opts.OldMembers = true
+		return &nodedb.Node{Self: self, Members: namedServers(ex.log.Configuration, names)}, nil
+	}
+
+	return node, err
+}
+
+// sourceNode is the node database that came with what is exported, as far as there is one.
+func (ex *exporter) sourceNode(ctx context.Context) (*nodedb.Node, error) {
+	if ex.opened == nil || ex.opened.bundle == nil {
+		return nodedb.Read(ctx, ex.database())
+	}
+
+	return &nodedb.Node{Members: ex.opened.bundle.Members}, nil
+}
 
 // sourceMembers is the list that a tarball of a kept database gets: the one that is in force now, or that database's own.
 func (ex *exporter) sourceMembers(ctx context.Context, node *nodedb.Node) (member.List, error) {
 	from, log := node, ex.live
 	if ex.opts.OldMembers {
-		old, err := nodedb.Read(ctx, ex.database())
+		old, err := ex.sourceNode(ctx)
 		if err != nil {
 			return nil, err
 		}
@@ -63,7 +191,7 @@ func (ex *exporter) sourceMembers(ctx context.Context, node *nodedb.Node) (membe
 
 	_, ok := members.ByID(node.Self.ID)
 	if !ok {
-		return nil, fmt.Errorf("%s is not in the member list of %s", node.Self.Name, ex.database())
+		return nil, fmt.Errorf("%s is not in the member list of %s", node.Self.Name, ex.source)
 	}
 
 	ex.servers = servers(members)
@@ -179,7 +307,7 @@ func (ex *exporter) emptySource(ctx context.Context) error {
 	}
 
 	if err != nil {
-		return fmt.Errorf("%s holds no database: %w; `lxd-recover global-db-kept list` has the others", ex.database(), err)
+		return fmt.Errorf("%s holds no database: %w; `lxd-recover global-db-kept list` has the others", ex.source, err)
 	}
 
 	return nil

@@ -152,7 +152,7 @@ func inspect(ctx context.Context, src *Source, read *readOnce) (*InspectReport, 
 	log := read.log
 	r := &InspectReport{
 		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second),
-		Copy:          src.Kind == kindKept || src.Kind == kindBackup,
+		Copy:          src.Kind == kindKept || src.Kind == kindBackup || src.Kind == kindOwn,
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: libdqliteOf(log),
 		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),
@@ -326,7 +326,7 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 		if m := src.bundle.Manifest; m != nil {
 			r.Cluster = m.Cluster.Certificate
 			r.Member = &InspectMember{ID: m.Source.ID, Name: m.Source.Name, Address: m.Source.Address}
-			r.Time, r.Copy = m.Created, m.Raft.Last.Index > 0
+			r.Time, r.Copy = m.Created, m.Raft.Last.Index > 0 || m.IsBackup()
 		}
 	}
 

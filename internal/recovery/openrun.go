@@ -19,6 +19,9 @@ import (
 // anything, as long as it is there. It is the start gate's condition, too: systemd starts no LXD beside it.
 const openRunName = "database.run.yaml"
 
+// openRunTemp is what an agent leaves of it that is killed while it writes; see swapdir.WriteFile.
+const openRunTemp = openRunName + ".tmp"
+
 // openRunFormat is the version of its format.
 const openRunFormat = 1
 

@@ -97,6 +97,7 @@ func (p *Part) join(ctx context.Context) error {
 	case open != nil && open.Phase != PhaseReached: // in that one nothing was changed, and it is not at work: we have the lock
 		return &Refusal{Code: "open-run", Reason: OpenRunText(open)}
 	case p.opts.Again:
+		_ = os.Remove(p.dir.join(openRunTemp)) // of an agent that was killed while it noted that this member is part of the run
 		return nil
 	case open == nil && p.dir.cutOffHere():
 		return errors.New("a run on this member alone was interrupted: finish it with `lxd-recover resume` first")
@@ -454,8 +455,7 @@ func (p *Part) leaveDown(ctx context.Context) error {
 
 // forget removes all traces of the run. The note goes last.
 func (p *Part) forget() error {
-	for _, name := range []string{runTarballName, runCopyName, runSavedName, runTarballName + runAsideSuffix, runSavedName + runAsideSuffix,
-		openRunName + ".tmp"} { // the last one: see swapdir.WriteFile
+	for _, name := range []string{runTarballName, runCopyName, runSavedName, runTarballName + runAsideSuffix, runSavedName + runAsideSuffix, openRunTemp} {
 		err := os.RemoveAll(p.dir.join(name))
 		if err != nil {
 			return err

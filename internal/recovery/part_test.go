@@ -429,3 +429,13 @@ func TestPartTakenOver(t *testing.T) {
 
 	l.wantNothingLeft(t)
 }
+
+// An agent that is killed while it makes its member part of a run leaves a file, which the giver's next one removes.
+func TestPartJoinCutOff(t *testing.T) {
+	l := newPartLab(t)
+	must(t, os.WriteFile(l.dirs[0].join(openRunTemp), []byte("form"), 0o600))
+	p := l.joinOne(t, 0, true)
+	if p.State() != nil || exists(l.dirs[0].join(openRunTemp)) {
+		t.Errorf("%+v", p.State())
+	}
+}

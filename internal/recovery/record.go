@@ -14,10 +14,10 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 )
 
-// Record is what an import, an edit or a repair leaves in the database directory it made: where this database comes from. It goes
+// Record is what an import, an edit, a repair or a resync leaves in the database directory it made: where this database comes from. It goes
 // where the directory goes, so after a rollback the record of the import is in the kept directory, and gone from the live one.
 type Record struct {
-	Purpose string          `json:"purpose" yaml:"purpose"` // what made this directory: import, edit or repair
+	Purpose string          `json:"purpose" yaml:"purpose"` // what made this directory: import, edit, repair or resync
 	Made    time.Time       `json:"made" yaml:"made"`
 	Version string          `json:"version" yaml:"version"`                     // of lxd-recover
 	Run     string          `json:"run,omitempty" yaml:"run,omitempty"`         // id of the run: the tarball's, or one of its own; empty from earlier versions
@@ -39,6 +39,7 @@ const (
 	purposeRollback = "rollback"
 	purposeEdit     = "edit"
 	purposeRepair   = "repair"
+	purposeResync   = "resync"
 	purposeUndo     = "undo" // of one of these, whose exchange had come too late
 )
 

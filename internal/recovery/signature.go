@@ -124,6 +124,14 @@ func (im *importer) readSigners() error {
 
 // judge decides whether a tarball is one of this cluster's own (guarantees G6 and G10), before anything else in it is believed.
 func (im *importer) judge(origin *bundle.Origin) error {
+	isBackup := origin.Manifest != nil && origin.Manifest.IsBackup()
+	switch {
+	case isBackup && !im.resync:
+		return noRecoveryTarball(im.opts.Tarball)
+	case im.resync && !isBackup:
+		return fmt.Errorf("%s is no backup that `lxd-recover global-db-backup --nonce` has made on another member", im.opts.Tarball)
+	}
+
 	if !origin.Signed() && !im.opts.Unsigned {
 		return unsigned(origin, im.opts.Tarball)
 	}
@@ -162,6 +170,12 @@ func (im *importer) judge(origin *bundle.Origin) error {
 
 	im.report.Signature = SignatureValid
 	return nil
+}
+
+// noRecoveryTarball is the refusal of a backup: its log is not fenced, so that a member that nobody imports to could undo what it brings back.
+func noRecoveryTarball(tarball string) error {
+	return &Refusal{Code: "backup", Reason: fmt.Sprintf("%[1]s is a backup, and no recovery tarball: nothing in it keeps members with other databases from "+
+		"outvoting it. `lxd-recover cluster export-db --source %[1]s` makes a recovery tarball of it", tarball)}
 }
 
 // unsigned is the refusal of a tarball that anybody may have made.

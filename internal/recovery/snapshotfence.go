@@ -40,7 +40,7 @@ func beyond(snapshot bundle.Position, log *raftlog.Log, fence bundle.Position) b
 // snapshotReason says why an export is fenced by a snapshot; it is empty where it is fenced by an entry. fence is where that entry would be.
 func (ex *exporter) snapshotReason(fence bundle.Position, reports []survivorReport) string {
 	if ex.source != "" {
-		return fmt.Sprintf("it is of a kept database, and the members have gone on from others: %s", ex.source)
+		return fmt.Sprintf("it is of an earlier database, and the members have gone on from others: %s", ex.source)
 	}
 
 	if unproven(ex.log, ex.report.Before.Index) {

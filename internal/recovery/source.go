@@ -26,6 +26,7 @@ const (
 	kindLXD    = "LXD directory"
 	kindKept   = "kept database"
 	kindBackup = "LXD database backup"
+	kindOwn    = "backup" // that global-db-backup has made
 )
 
 // Source is a global database to look into: a directory, or a tarball unpacked to a scratch directory.
@@ -178,8 +179,11 @@ func (s *Source) unpack(ctx context.Context, scratch string, size int64, progres
 	}
 
 	s.Kind = "recovery tarball"
-	if s.bundle.Manifest == nil {
+	switch {
+	case s.bundle.Manifest == nil:
 		s.Kind = "recovery tarball of LXD's own"
+	case s.bundle.Manifest.IsBackup():
+		s.Kind = kindOwn
 	}
 
 	return nil

@@ -51,6 +51,16 @@ func signatureOf(origin *bundle.Origin, certificates []*certificate) Signature {
 
 // signature checks the signature of a source with this machine's cluster certificate, and with the one in a file, if that is given.
 func (s *Source) signature(file string) (Signature, error) {
+	dir, err := FindLXD()
+	if err != nil {
+		dir = "" // then there is none to check with
+	}
+
+	return s.signatureIn(dir, file)
+}
+
+// signatureIn is signature with the certificate of the LXD in a directory; empty for none.
+func (s *Source) signatureIn(dir string, file string) (Signature, error) {
 	var certificates []*certificate
 	if file != "" {
 		given, err := readCertificate(file)
@@ -65,8 +75,7 @@ func (s *Source) signature(file string) (Signature, error) {
 		return Signature{}, nil
 	}
 
-	dir, err := FindLXD()
-	if err == nil {
+	if dir != "" {
 		own, err := readCertificate(filepath.Join(dir, ownCertificate(dir)))
 		if err == nil { // else there is none to check with
 			certificates = append(certificates, own)

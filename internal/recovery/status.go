@@ -42,6 +42,7 @@ type StatusReport struct {
 	Agree     bool           `json:"addresses_agree" yaml:"addresses_agree"`
 	Import    *Record        `json:"last_import" yaml:"last_import"` // the import that the live database comes from, if it does
 	Edit      *Record        `json:"last_edit" yaml:"last_edit"`     // the edit of ours that it comes from, if it does
+	Resync    *Record        `json:"last_resync" yaml:"last_resync"` // the resync that it comes from, if it does
 	Repair    *Record        `json:"last_repair" yaml:"last_repair"` // the repair that it comes from, if it does
 	Pending   []string       `json:"pending" yaml:"pending"`         // what LXD or lxd-recover will do next time
 	Kept      []KeptDatabase `json:"backups" yaml:"backups"`
@@ -102,6 +103,8 @@ func statusOf(ctx context.Context, dir directory) (*StatusReport, error) {
 		report.Edit = record
 	case record != nil && record.Purpose == purposeRepair:
 		report.Repair = record
+	case record != nil && record.Purpose == purposeResync:
+		report.Resync = record
 	default:
 		report.Import = record
 	}
@@ -177,6 +180,8 @@ func (r *StatusReport) pendingFiles(dir directory) error {
 
 	for _, file := range []struct{ path, meaning string }{
 		{dir.join(stagingName), "what an interrupted run had prepared: the next one removes it, and so does `lxd-recover resume`"},
+		{dir.join(pendingName), "LXD was stopped for a resync, which waits for a backup: `lxd-recover global-db-resync BACKUP` goes on. " +
+			"Once LXD has run, it has to be begun anew"},
 		{dir.join(removingName), "a kept database that was to be deleted, and is half: `lxd-recover resume` finishes it"},
 		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts" + patchText(dir)},
 		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},

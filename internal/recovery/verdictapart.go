@@ -114,7 +114,7 @@ func (j *judge) having(s *MemberState) {
 		j.find("no-record", s.name(), "%s has no record of this recovery, but its log has the recovery entry, as that of a member that the cluster "+
 			"has brought up to date", s.name())
 	case r.Raft == fence && (r.Run == run || r.Run == "" || run == ""):
-	case r.Raft.Term < fence.Term || r.Purpose == purposeRepair:
+	case r.Raft.Term < fence.Term || !s.recovered():
 		j.find("older-record", s.name(), "the record of %s is of another run (%s, %s), but its log has the recovery entry, as that of a member that the "+
 			"cluster has brought up to date", s.name(), r.Purpose, r.Raft)
 	default:

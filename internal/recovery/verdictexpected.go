@@ -135,8 +135,11 @@ func reference(states []MemberState, expected Expected) (fence bundle.Position, 
 	return fence, made
 }
 
-// recovered tells whether the member's record is of a recovery of its cluster. A repair makes one member's own log loadable.
-func (s *MemberState) recovered() bool { return s.Record != nil && s.Record.Purpose != purposeRepair }
+// recovered tells whether the member's record is of a recovery of its cluster. A repair makes one member's own log loadable, and a resync gives one member
+// the cluster's.
+func (s *MemberState) recovered() bool {
+	return s.Record != nil && s.Record.Purpose != purposeRepair && s.Record.Purpose != purposeResync
+}
 
 // bestOf is the state whose log an election would prefer; nil if there is none.
 func bestOf(states []*MemberState) *MemberState {

@@ -101,8 +101,10 @@ func TestKilled(t *testing.T) {
 	must(t, err)
 	_, endOther, err := File(tmp)
 	must(t, err)
-	if !exists(livingFile) || !exists(mine) || !exists(f.Name()) {
-		t.Error("something was removed that is in use")
+	for _, path := range []string{livingFile, mine, f.Name()} {
+		if !exists(path) {
+			t.Errorf("%s was removed, and is in use", path)
+		}
 	}
 
 	must(t, f.Close())

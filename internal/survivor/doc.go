@@ -75,4 +75,9 @@
 // or by changing more than a leader changes at once. In a log that has had one term only, one that makes one change is not told.
 //
 // A log whose entries are those of another one from some place on, but at lower indexes, lacks a segment. It is sound up to there.
+//
+// # One member of a working cluster
+//
+// [Resync] decides whether such a member can take another log, while the others go on: [Log.Proven] and [Log.ProvenInTerm] are what a single disk proves.
+// The argument is in docs/why-resync-is-safe.md.
 package survivor

@@ -121,7 +121,8 @@ func (t *together) play() error {
 	for _, step := range []struct{ said, line, want string }{
 		{"One command, on the first machine: all members are looked at, stopped, given one database, and started.", recovery, ""},
 		{"All members are at their new addresses, with every row.", "lxc cluster list; lxc profile list -f csv | cut -d, -f1", "kept"},
-		{"And back: every member as it was before that run. What was changed since is named, and given up: here the new addresses.", "lxd-recover cluster recover undo --yes --discard-local-entries", ""},
+		{"And back: every member as it was before that run. What was changed since is named, and given up: here the new addresses.",
+			"lxd-recover cluster recover undo --yes --discard-local-entries", ""},
 		{"The old addresses, and every row.", "lxc cluster list; lxc profile list -f csv | cut -d, -f1", "kept"},
 		{"And again: the cluster works, so this is a planned move.", recovery + " --move", ""},
 		{"Is this one cluster, and complete? By each member's disk, not by LXD's word:", "lxd-recover cluster recover verify", ""},
