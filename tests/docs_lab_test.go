@@ -399,17 +399,9 @@ func waitDatabase(t *testing.T, g *guest.Guest) {
 // letIn lets root of any of the machines in on the others by ssh.
 func letIn(t *testing.T, nodes []*guest.Guest) {
 	t.Helper()
-	keys, known := "", ""
+	moved := func(g *guest.Guest) string { return strings.Replace(g.IP(), "10.78.", "10.79.", 1) }
+	must(t, guest.LetIn(within(t, 2*time.Minute), moved, nodes...))
 	for _, g := range nodes {
-		inGuest(t, g, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
-		keys += inGuest(t, g, "cat", "/root/.ssh/id_ed25519.pub")
-		known += g.Name + "," + g.IP() + "," + strings.Replace(g.IP(), "10.78.", "10.79.", 1) + " " + inGuest(t, g, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
-	}
-
-	for _, g := range nodes {
-		putText(t, g, "/root/.ssh/authorized_keys", keys)
-		putText(t, g, "/root/.ssh/known_hosts", known)
-
 		// The manager of root's sessions stays when the last one ends: it would take with it what snapd runs in its scopes. This
 		// is what `loginctl enable-linger` does, which fails in a guest.
 		inGuest(t, g, "mkdir", "-p", "/var/lib/systemd/linger")

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -69,7 +68,8 @@ global-db-inspect, -compare, -log and -sql read a backup. It is no recovery tarb
 }
 
 func runBackup(ctx context.Context, opts backupOptions, file string) error {
-	err := opts.setOutput(file)
+	var err error
+	opts.Output, opts.Stdout, err = outputOf(file, "backup", opts.format, "lxd-recover global-db-backup")
 	if err != nil {
 		return err
 	}
@@ -100,27 +100,6 @@ func runBackup(ctx context.Context, opts backupOptions, file string) error {
 	}
 
 	return printReport(opts.format, report, printBackup)
-}
-
-// setOutput has the backup written to a file, or to standard output if that is "-".
-func (o *backupOptions) setOutput(file string) error {
-	var err error
-	switch {
-	case file != "-":
-		o.Output, err = filepath.Abs(file)
-		return err
-	case isTerminal(os.Stdout):
-		err = errors.New("a backup is not written to a terminal: redirect standard output, or name a FILE")
-	case o.format.name != formatTable:
-		err = errors.New("--format needs standard output, which the backup goes to")
-	}
-
-	if err != nil {
-		return usageError{err, "lxd-recover global-db-backup"}
-	}
-
-	o.Stdout = os.Stdout
-	return nil
 }
 
 func printBackup(w io.Writer, r *recovery.BackupReport) {

@@ -129,7 +129,8 @@ func checkAtFlag(cmd *cobra.Command) error {
 }
 
 func runExport(ctx context.Context, opts exportOptions, file string) error {
-	err := opts.setOutput(file)
+	var err error
+	opts.Output, opts.Stdout, err = outputOf(file, "tarball", opts.format, "lxd-recover cluster export-db")
 	if err != nil {
 		return err
 	}
@@ -150,27 +151,6 @@ func runExport(ctx context.Context, opts exportOptions, file string) error {
 	}
 
 	return printReport(opts.format, report, func(w io.Writer, r *recovery.ExportReport) { printExport(w, r, told) })
-}
-
-// setOutput has the tarball written to a file, or to standard output if that is "-".
-func (o *exportOptions) setOutput(file string) error {
-	var err error
-	switch {
-	case file != "-":
-		o.Output, err = filepath.Abs(file)
-		return err
-	case isTerminal(os.Stdout):
-		err = errors.New("a tarball is not written to a terminal: redirect standard output, or name a FILE")
-	case o.format.name != formatTable:
-		err = errors.New("--format needs standard output, which the tarball goes to")
-	}
-
-	if err != nil {
-		return usageError{err, "lxd-recover cluster export-db"}
-	}
-
-	o.Stdout = os.Stdout
-	return nil
 }
 
 func printExportPlan(w io.Writer, r *recovery.ExportReport, told *toldOnce) {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -181,3 +182,22 @@ func bytesText(n int64) string {
 }
 
 func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
+
+// outputOf is where a command writes what it makes, a tarball for one: to a file, whose absolute path it returns, or to standard output if that is "-".
+func outputOf(file string, what string, f format, command string) (path string, stdout io.Writer, err error) {
+	switch {
+	case file != "-":
+		path, err = filepath.Abs(file)
+		return path, nil, err
+	case isTerminal(os.Stdout):
+		err = fmt.Errorf("a %s is not written to a terminal: redirect standard output, or name a FILE", what)
+	case f.name != formatTable:
+		err = fmt.Errorf("--format needs standard output, which the %s goes to", what)
+	}
+
+	if err != nil {
+		return "", nil, usageError{err, command}
+	}
+
+	return "", os.Stdout, nil
+}

@@ -65,22 +65,27 @@ func (c *commandLab) command(ctx context.Context, args ...string) *exec.Cmd {
 }
 
 // agents are the processes of a member's agents.
-func (c *commandLab) agents(name string) (pids []int) {
+func (c *commandLab) agents(name string) []int { return processesOn(c.t, c.dirs[name], "agent") }
+
+// processesOn are those of a kind, agent or relay, on a member's directory.
+func processesOn(t testing.TB, dir string, kind string) (pids []int) {
+	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	must(c.t, err)
+	must(t, err)
 	for _, file := range files {
 		line, err := os.ReadFile(file)
-		if err != nil || !strings.HasSuffix(string(line), "\x00agent\x00") {
+		words := strings.Split(string(line), "\x00")
+		if err != nil || len(words) < 2 || words[1] != kind {
 			continue
 		}
 
 		env, err := os.ReadFile(filepath.Join(filepath.Dir(file), "environ"))
-		if err != nil || !strings.Contains(string(env), "LXD_DIR="+c.dirs[name]+"\x00") {
+		if err != nil || !strings.Contains(string(env), "LXD_DIR="+dir+"\x00") {
 			continue
 		}
 
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		must(c.t, err)
+		must(t, err)
 		pids = append(pids, pid)
 	}
 

@@ -82,7 +82,7 @@ func relay(args []string) int {
 	return 0
 }
 
-// farLab is a lab whose runs are given by this process, to agents that are processes of their own behind relays.
+// farLab is a lab whose runs are given by this process, to agents that are processes of their own, which it reaches through relays.
 type farLab struct {
 	*commandLab
 	beat   time.Duration
@@ -184,27 +184,8 @@ func sampled(first int, step int) (numbers []int) {
 }
 
 // processes are those of a kind, agent or relay, on a member.
-func (f *farLab) processes(name string, kind string) (pids []int) {
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	must(f.t, err)
-	for _, file := range files {
-		line, err := os.ReadFile(file)
-		words := strings.Split(string(line), "\x00")
-		if err != nil || len(words) < 2 || words[1] != kind {
-			continue
-		}
-
-		env, err := os.ReadFile(filepath.Join(filepath.Dir(file), "environ"))
-		if err != nil || !strings.Contains(string(env), "LXD_DIR="+f.dirs[name]+"\x00") {
-			continue
-		}
-
-		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-		must(f.t, err)
-		pids = append(pids, pid)
-	}
-
-	return pids
+func (f *farLab) processes(name string, kind string) []int {
+	return processesOn(f.t, f.dirs[name], kind)
 }
 
 func (f *farLab) signal(name string, kind string, signal unix.Signal) {

@@ -62,7 +62,7 @@ func (s *Session) oldLog(ctx context.Context, p *Plan) (*oldLog, error) {
 // bestKept compares the databases that the members have kept, and takes one of them.
 func (s *Session) bestKept(ctx context.Context, p *Plan, first string, kept map[string]*recovery.InspectReport) (*oldLog, error) {
 	if len(kept) == 0 {
-		return nil, fmt.Errorf("no member has kept the database from before the run any more: `lxd-recover global-db-kept list` lists what is kept on one")
+		return nil, errors.New("no member has kept the database from before the run any more: `lxd-recover global-db-kept list` lists what is kept on one")
 	}
 
 	chosen := &Plan{Losses: []Loss{}}

@@ -113,11 +113,7 @@ func (s *Session) undoLosses(ctx context.Context, undo *Plan) error {
 		return fmt.Errorf("%s: what would be lost: %w", undo.From, err)
 	}
 
-	lines := recovery.Lines(loss.Found)
-	for _, text := range loss.Untold {
-		lines = append(lines, "what cannot be told: "+text)
-	}
-
+	lines := loss.Lines()
 	if len(lines) > 0 {
 		undo.Losses = append(undo.Losses, Loss{Member: strings.Join(s.names(), ", "), Count: recovery.Count(loss.Found).String(), Lines: lines})
 	}

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -125,19 +124,9 @@ func (b *backup) open(ctx context.Context) error {
 		return err
 	}
 
-	output := cmp.Or(b.opts.Output, fileOf(b.opts.Stdout))
-	if output != "" {
-		err = b.dir.keepOut(output)
-		if err != nil {
-			return err
-		}
-	}
-
-	if b.opts.Stdout == nil && !b.opts.Force {
-		_, err = os.Lstat(b.opts.Output)
-		if err == nil {
-			return existing(b.opts.Output)
-		}
+	err = b.dir.checkOutput(b.opts.Output, b.opts.Stdout, b.opts.Force)
+	if err != nil {
+		return err
 	}
 
 	unlock, err := b.dir.lock(unix.LOCK_SH) // no import, rollback or edit is under way
@@ -156,20 +145,10 @@ func (b *backup) open(ctx context.Context) error {
 		return err
 	}
 
-	return b.readKey()
-}
-
-// readKey reads the key that the tarball is signed with.
-func (b *backup) readKey() error {
-	var err error
-	b.key, err = b.dir.signingKey()
-	var refusal *Refusal
-	if b.opts.Unsigned && errors.As(err, &refusal) {
-		b.report.Warnings = append(b.report.Warnings, "the tarball is not signed: "+refusal.Reason)
-		return nil
-	}
-
-	b.report.Signed = err == nil
+	var warnings []string
+	b.key, warnings, err = b.dir.keyUnless(b.opts.Unsigned)
+	b.report.Signed = b.key != nil
+	b.report.Warnings = append(b.report.Warnings, warnings...)
 	return err
 }
 
@@ -274,16 +253,7 @@ func (b *backup) pack(verified *verification, pieces []bundle.Piece) error {
 		return err
 	}
 
-	if b.opts.Stdout == nil {
-		return writeOutput(b.opts.Output, b.opts.Force, pack, verified.wait)
-	}
-
-	err := verified.wait()
-	if err != nil {
-		return err
-	}
-
-	return pack(b.opts.Stdout)
+	return writeTo(b.opts.Output, b.opts.Stdout, b.opts.Force, pack, verified.wait)
 }
 
 // writeNonce has a key written through the leader, and removed again.

@@ -127,7 +127,7 @@ func (p *prover) look(ctx context.Context, v *view) (bool, error) {
 		return false, nil
 	}
 
-	if soleVoterOf(log.Configuration) {
+	if hasSoleVoter(log.Configuration) {
 		return true, p.takeSoleVoter(log)
 	}
 
@@ -149,18 +149,6 @@ func (p *prover) look(ctx context.Context, v *view) (bool, error) {
 	heartbeat, err := heartbeatAt(ctx, log, last.Index)
 	p.looked = last.Index
 	return heartbeat.After(p.later), err
-}
-
-// soleVoterOf tells whether one member alone decides what is committed.
-func soleVoterOf(servers raftlog.Configuration) bool {
-	voters := 0
-	for _, s := range servers {
-		if s.Role == raftlog.Voter {
-			voters++
-		}
-	}
-
-	return voters == 1
 }
 
 // takeSoleVoter takes the log of a cluster with one voter up to its end, if it is this member's.

@@ -3,7 +3,6 @@
 package recovery
 
 import (
-	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -211,19 +210,9 @@ func (ex *exporter) open(ctx context.Context) (func(), error) {
 func (ex *exporter) lock(ctx context.Context) (func(), error) {
 	var err error
 
-	output := cmp.Or(ex.opts.Output, fileOf(ex.opts.Stdout))
-	if output != "" {
-		err = ex.dir.keepOut(output)
-		if err != nil {
-			return nil, err
-		}
-	}
-
-	if ex.opts.Stdout == nil && !ex.opts.Force {
-		_, err = os.Lstat(ex.opts.Output)
-		if err == nil {
-			return nil, existing(ex.opts.Output)
-		}
+	err = ex.dir.checkOutput(ex.opts.Output, ex.opts.Stdout, ex.opts.Force)
+	if err != nil {
+		return nil, err
 	}
 
 	unlock := func() {} // the run over the whole cluster has it locked, its own copy as well
@@ -511,16 +500,7 @@ func (ex *exporter) pack(ctx context.Context, verified *verification) error {
 		return err
 	}
 
-	if ex.opts.Stdout == nil {
-		return writeOutput(ex.opts.Output, ex.opts.Force, pack, func() error { return ex.approve(ctx, verified) })
-	}
-
-	err := ex.approve(ctx, verified)
-	if err != nil {
-		return err
-	}
-
-	return pack(ex.opts.Stdout)
+	return writeTo(ex.opts.Output, ex.opts.Stdout, ex.opts.Force, pack, func() error { return ex.approve(ctx, verified) })
 }
 
 func (r *ExportReport) name() string {

@@ -184,6 +184,15 @@ func recoveryEntry(ctx context.Context, log *raftlog.Log, last uint64) (raftlog.
 // at once, and its next entries take the term of its metadata: with the fence's own, they would be what another member could have from the
 // same fence, started before, with other content.
 func metadataTerm(servers raftlog.Configuration, fence uint64) uint64 {
+	if hasSoleVoter(servers) {
+		return fence + 1
+	}
+
+	return fence
+}
+
+// hasSoleVoter tells whether one member alone decides what is committed.
+func hasSoleVoter(servers raftlog.Configuration) bool {
 	voters := 0
 	for _, s := range servers {
 		if s.Role == raftlog.Voter {
@@ -191,11 +200,7 @@ func metadataTerm(servers raftlog.Configuration, fence uint64) uint64 {
 		}
 	}
 
-	if voters == 1 {
-		return fence + 1
-	}
-
-	return fence
+	return voters == 1
 }
 
 // metadataPieces returns both metadata files with that term and no vote.

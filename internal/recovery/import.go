@@ -190,8 +190,9 @@ type importer struct {
 	branching  *branching
 	gains      gains
 	others     otherFiles
-	resync     bool // takes a backup of the cluster that works, and no recovery tarball: see resync.go
-	fencedHere bool // a tarball of LXD's own, fenced in the staging directory
+	nonce      string // that the tarball's database has, with resync
+	resync     bool   // takes a backup of the cluster that works, and no recovery tarball: see resync.go
+	fencedHere bool   // a tarball of LXD's own, fenced in the staging directory
 
 	// aboveFence says why another member could outvote the tarball's log; empty if none can.
 	aboveFence string

@@ -320,6 +320,10 @@ func (im *importer) checkDatabase(ctx context.Context) error {
 	}
 
 	err = im.checkMembers(ctx, db, what)
+	if err == nil && im.resync {
+		im.nonce, err = db.Setting(ctx, nonceKey)
+	}
+
 	if err != nil {
 		return err
 	}

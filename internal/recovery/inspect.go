@@ -156,18 +156,10 @@ func inspect(ctx context.Context, src *Source, read *readOnce) (*InspectReport, 
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: libdqliteOf(log),
 		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),
-		Raft: InspectRaft{
-			FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
-			MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Recovery: log.Recovery(),
-			Whole: src.daemon == "" && log.Healthy() && !log.Changed && !log.EndGone && !setAside(log),
-		},
+		Raft:    raftOf(log),
 		Entries: []InspectEntry{}, Findings: []preflight.Finding{},
 	}
-	if s := log.Snapshot(); s != nil {
-		r.Raft.SnapshotIndex, r.Raft.SnapshotTerm = s.Index, s.Term
-		r.Raft.SnapshotMembers = namedServers(s.Configuration, nil)
-	}
-
+	r.Raft.Whole = r.Raft.Whole && src.daemon == ""
 	last, err := r.entries(ctx, log)
 	if err != nil {
 		return nil, err
@@ -187,6 +179,21 @@ func inspect(ctx context.Context, src *Source, read *readOnce) (*InspectReport, 
 	r.machine(ctx, src, found)
 	r.needs(src, found)
 	return r, err
+}
+
+// raftOf is where a log stands. That no daemon runs on it is not known here.
+func raftOf(log *raftlog.Log) InspectRaft {
+	r := InspectRaft{
+		FirstIndex: log.FirstIndex, LastIndex: log.LastIndex, LastTerm: log.LastTerm, SoundIndex: log.SoundIndex, MaxTerm: log.MaxTerm,
+		MetadataTerm: log.Term, ConfigurationIndex: log.ConfigurationIndex, Edited: log.Edited, Recovery: log.Recovery(),
+		Whole: log.Healthy() && !log.Changed && !log.EndGone && !setAside(log),
+	}
+	if s := log.Snapshot(); s != nil {
+		r.SnapshotIndex, r.SnapshotTerm = s.Index, s.Term
+		r.SnapshotMembers = namedServers(s.Configuration, nil)
+	}
+
+	return r
 }
 
 // entries sums the entries after the snapshot, and returns which of them are sound transactions.

@@ -16,6 +16,9 @@ type KeptLossReport struct {
 	Untold []string    `json:"untold"` // what cannot be told
 }
 
+// Lines tells it, a line each: what users have changed before all else.
+func (r *KeptLossReport) Lines() []string { return linesWith(r.Found, r.Untold) }
+
 // KeptLoss tells what the live database has and a kept one lacks. It changes nothing, and LXD may run: what it writes from then on is not told.
 func KeptLoss(ctx context.Context, lxdDir string, kept string, progress Progress) (*KeptLossReport, error) {
 	dir, err := openDirectory(lxdDir)

@@ -3,6 +3,7 @@
 package recovery
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -82,4 +83,38 @@ func (c *countingWriter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n += int64(n)
 	return n, err
+}
+
+// writeTo is writeOutput, or writes to a stream if there is one. That gets nothing before approve has agreed, either.
+func writeTo(path string, stdout io.Writer, force bool, write func(io.Writer) error, approve func() error) error {
+	if stdout == nil {
+		return writeOutput(path, force, write, approve)
+	}
+
+	err := approve()
+	if err != nil {
+		return err
+	}
+
+	return write(stdout)
+}
+
+// checkOutput refuses a place for a tarball that is in LXD's database, and a file that exists, unless it may be replaced.
+func (d directory) checkOutput(path string, stdout io.Writer, force bool) error {
+	output := cmp.Or(path, fileOf(stdout))
+	if output != "" {
+		err := d.keepOut(output)
+		if err != nil {
+			return err
+		}
+	}
+
+	if stdout == nil && !force {
+		_, err := os.Lstat(path)
+		if err == nil {
+			return existing(path)
+		}
+	}
+
+	return nil
 }

@@ -27,9 +27,12 @@ type WrittenSince struct {
 }
 
 // Lines tells it, a line each: what users have changed before all else.
-func (w *WrittenSince) Lines() []string {
-	lines := Lines(w.Found)
-	for _, text := range w.Untold {
+func (w *WrittenSince) Lines() []string { return linesWith(w.Found, w.Untold) }
+
+// linesWith is Lines, and what cannot be told after them.
+func linesWith(found []Discarded, untold []string) []string {
+	lines := Lines(found)
+	for _, text := range untold {
 		lines = append(lines, "what cannot be told: "+text)
 	}
 

@@ -11,7 +11,6 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -162,6 +161,7 @@ type resync struct {
 	others  otherFiles
 	backup  *bundle.Extracted
 	log     *raftlog.Log // of the backup
+	holds   string       // the nonce that its database has
 	taken   survivor.Taken
 	members member.List
 	trusted []nodedb.Certificate // see importer
@@ -379,7 +379,7 @@ func (rs *resync) unpack(ctx context.Context, file string) error {
 		err = im.checkDatabase(ctx)
 	}
 
-	rs.log, rs.members, rs.trusted = im.log, im.tarball.Members, im.trusted
+	rs.log, rs.members, rs.trusted, rs.holds = im.log, im.tarball.Members, im.trusted, im.nonce
 	rs.report.warn(im.report.Warnings...)
 	rs.report.Member, rs.report.Raft, rs.report.Source = im.report.Member, im.report.Raft, im.report.Source
 	return err
@@ -388,21 +388,29 @@ func (rs *resync) unpack(ctx context.Context, file string) error {
 // decide decides whether the log may be taken, and with which metadata.
 func (rs *resync) decide(ctx context.Context) error {
 	made := rs.backup.Manifest.Backup
-	holds, err := holdsNonce(ctx, rs.log, rs.report.Nonce)
+	log, err := survivorOf(ctx, rs.log)
 	if err != nil {
 		return err
 	}
 
-	source := survivor.Source{Log: survivorOf(ctx, rs.log)}
+	source := survivor.Source{Log: log}
 	source.Cluster = rs.backup.Manifest.Cluster.Certificate
-	if holds && made.Nonce == rs.report.Nonce && made.Next.Term == rs.report.Raft.Term && made.Next.Index > rs.report.Raft.Index {
+	if rs.holds == rs.report.Nonce && made.Nonce == rs.report.Nonce && made.Next.Term == rs.report.Raft.Term && made.Next.Index > rs.report.Raft.Index {
 		source.Nonce, source.Proven = rs.report.Raft.Index, survivor.Position{Index: rs.report.Raft.Index, Term: rs.report.Raft.Term}
 	}
 
 	own := survivor.Own{ID: rs.report.Member.ID, Address: rs.node.ClusterAddress, GivenUp: rs.opts.DiscardLocal, Cluster: source.Cluster}
 	if rs.own != nil {
-		own.Log = survivorOf(ctx, rs.own)
-		own.Metadata = metadataInForce(rs.own)
+		own.Metadata = metadataOf(rs.own)
+		own.Log, err = survivorOf(ctx, rs.own)
+	}
+
+	if err != nil { // it is looked at for signs of another history only, and may be damaged in any way
+		own.Log = nil
+	}
+
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 
 	rs.taken, err = survivor.Resync(source, own)
@@ -449,29 +457,13 @@ func (rs *resync) tellDiscarded(ctx context.Context) error {
 	return err
 }
 
-// metadataInForce are a member's own, nil where they are lost.
-func metadataInForce(log *raftlog.Log) *raftlog.Metadata {
-	var found *raftlog.Metadata
-	for _, m := range log.Metadata {
-		if m != nil && (found == nil || m.Version > found.Version) {
-			found = m
-		}
+// metadataOf are a member's own, nil where they are lost.
+func metadataOf(log *raftlog.Log) *raftlog.Metadata {
+	if log.Metadata == [2]*raftlog.Metadata{} {
+		return nil
 	}
 
-	return found
-}
-
-// holdsNonce tells whether the database at the end of a log has the nonce.
-func holdsNonce(ctx context.Context, log *raftlog.Log, nonce string) (bool, error) {
-	db, err := globaldb.Open(ctx, log, 0)
-	if err != nil {
-		return false, replayError("the database of the backup", err)
-	}
-
-	defer db.Close()
-
-	value, err := db.Setting(ctx, nonceKey)
-	return err == nil && value == nonce, err
+	return &raftlog.Metadata{Term: log.Term, Vote: log.Vote}
 }
 
 // writeMetadata gives the staged raft directory the term and the vote that were decided.

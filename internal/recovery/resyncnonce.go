@@ -63,26 +63,14 @@ func (d directory) preparedNonce(down string) (string, error) {
 }
 
 // survivorOf is the plain value of a log that package survivor judges.
-func survivorOf(ctx context.Context, log *raftlog.Log) *survivor.Log {
-	r := &InspectReport{Format: inspectFormat, Raft: InspectRaft{
-		SoundIndex: log.SoundIndex, MetadataTerm: log.Term, Edited: log.Edited, Whole: log.Healthy(),
-	}, Entries: []InspectEntry{}}
-	if s := log.Snapshot(); s != nil {
-		r.Raft.SnapshotIndex, r.Raft.SnapshotTerm = s.Index, s.Term
-		r.Raft.SnapshotMembers = namedServers(s.Configuration, nil)
-	}
-
+func survivorOf(ctx context.Context, log *raftlog.Log) (*survivor.Log, error) {
+	r := &InspectReport{Format: inspectFormat, Raft: raftOf(log), Entries: []InspectEntry{}}
 	_, err := r.entries(ctx, log)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 
-	l, err := survivorLog(r)
-	if err != nil {
-		return nil
-	}
-
-	return l
+	return survivorLog(r)
 }
 
 // replaceFile writes a piece in the place of a file.

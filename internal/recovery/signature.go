@@ -88,17 +88,22 @@ func cannotSign(format string, args ...any) error {
 		Use: "--unsigned writes one that is not signed, which every import then has to be told, too"}
 }
 
-// readKey reads the key that the tarball is signed with.
-func (ex *exporter) readKey() error {
-	var err error
-	ex.key, err = ex.dir.signingKey()
+// keyUnless is the key that a tarball is signed with; nil, and a warning, if it cannot be and unsigned says that it need not.
+func (d directory) keyUnless(unsigned bool) (key crypto.Signer, warnings []string, err error) {
+	key, err = d.signingKey()
 	var refusal *Refusal
-	if ex.opts.Unsigned && errors.As(err, &refusal) {
-		ex.report.Warnings = append(ex.report.Warnings, "the tarball is not signed: "+refusal.Reason)
-		return nil
+	if unsigned && errors.As(err, &refusal) {
+		return nil, []string{"the tarball is not signed: " + refusal.Reason}, nil
 	}
 
-	ex.report.Signed = err == nil
+	return key, nil, err
+}
+
+// readKey reads the key that the tarball is signed with.
+func (ex *exporter) readKey() error {
+	key, warnings, err := ex.dir.keyUnless(ex.opts.Unsigned)
+	ex.key, ex.report.Signed = key, err == nil && key != nil
+	ex.report.Warnings = append(ex.report.Warnings, warnings...)
 	return err
 }
 

@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lxd-recover/lxd-recover/tests/machines"
 )
 
 // measure is the fastest of several runs of a command, and the most memory that one of them took.
@@ -71,7 +72,7 @@ func once(cmd *exec.Cmd) (measure, error) {
 	go func() {
 		peak := int64(0)
 		for {
-			peak = max(peak, memory(cmd.Process.Pid))
+			peak = max(peak, machines.PeakOf(fmt.Sprintf("/proc/%d", cmd.Process.Pid)))
 			select {
 			case <-ended:
 				own <- peak
@@ -92,25 +93,6 @@ func once(cmd *exec.Cmd) (measure, error) {
 	m.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 	m.peak = cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
 	return m, nil
-}
-
-// memory is the peak of the resident memory of a process so far, bytes; 0 where there is no such process any more.
-func memory(pid int) int64 {
-	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0
-	}
-
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		text, ok := strings.CutPrefix(lines.Text(), "VmHWM:")
-		if ok {
-			kib, _ := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(text), " kB"), 10, 64)
-			return kib << 10
-		}
-	}
-
-	return 0
 }
 
 // processorTime is what a process that still runs has used of the processors.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
+	"github.com/lxd-recover/lxd-recover/tests/machines"
 )
 
 // benchRecovery measures export and import against LXD's own and against common tools, and then against the size.
@@ -199,7 +200,7 @@ func (l *lab) importLXD(ctx context.Context) (result, error) {
 		wall := time.Since(began)
 		switch {
 		case os.IsNotExist(err):
-			peak := memory(m.Pid())
+			peak := machines.PeakOf(fmt.Sprintf("/proc/%d", m.Pid()))
 			cpu, err := processorTime(m.Pid())
 			return result{measure: measure{wall: wall, cpu: cpu, own: peak, peak: peak}, down: wall.Seconds()}, err
 		case err != nil:

@@ -51,7 +51,7 @@ func demoTogether(ctx context.Context, tool string) (err error) {
 	}
 
 	if err == nil {
-		err = t.letIn()
+		err = guest.LetIn(ctx, newAddress, t.guests...)
 	}
 
 	if err != nil {
@@ -59,40 +59,6 @@ func demoTogether(ctx context.Context, tool string) (err error) {
 	}
 
 	return t.play()
-}
-
-// letIn lets root of the first machine in on the others.
-func (t *together) letIn() error {
-	one := t.guests[0]
-	_, err := one.Exec(t.ctx, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/root/.ssh/id_ed25519")
-	if err != nil {
-		return err
-	}
-
-	key, err := one.Exec(t.ctx, "cat", "/root/.ssh/id_ed25519.pub")
-	if err != nil {
-		return err
-	}
-
-	for _, g := range t.guests[1:] {
-		host, err := g.Exec(t.ctx, "cat", "/etc/ssh/ssh_host_ed25519_key.pub")
-		if err != nil {
-			return err
-		}
-
-		known := fmt.Sprintf("%s,%s %s", g.IP(), newAddress(g), host)
-		_, err = g.Exec(t.ctx, "sh", "-c", "mkdir -p /root/.ssh && cat >> /root/.ssh/authorized_keys << 'E'\n"+key+"E\n")
-		if err != nil {
-			return err
-		}
-
-		_, err = one.Exec(t.ctx, "sh", "-c", "cat >> /root/.ssh/known_hosts << 'E'\n"+known+"E\n")
-		if err != nil {
-			return err
-		}
-	}
-
-	return nil
 }
 
 // newAddress is a machine's address in the other network.

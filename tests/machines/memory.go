@@ -75,7 +75,7 @@ func (m *Memory) look(machines map[uint64]*Machine) {
 			continue
 		}
 
-		peak := peakOf(process)
+		peak := PeakOf(process)
 		switch {
 		case machine.Member == nil:
 			m.Giver = max(m.Giver, peak)
@@ -87,8 +87,8 @@ func (m *Memory) look(machines map[uint64]*Machine) {
 	}
 }
 
-// peakOf is the most resident memory that a process has had so far, bytes; 0 if it is gone.
-func peakOf(process string) int64 {
+// PeakOf is the most resident memory that a process has had so far, bytes; 0 if it is gone. process is its directory in /proc.
+func PeakOf(process string) int64 {
 	f, err := os.Open(process + "/status")
 	if err != nil {
 		return 0
