@@ -8,8 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"time"
 
+	"github.com/canonical/lxd/shared/units"
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
@@ -19,13 +21,19 @@ import (
 // defaultBackup is the name of a backup unless another one is given.
 const defaultBackup = "lxd_database_backup.tar.gz"
 
+// maxArchiveDays is what a time can tell.
+const maxArchiveDays = 36500
+
 // randomNonce is the value of --nonce without one.
 const randomNonce = "random"
 
 type backupOptions struct {
 	recovery.BackupOptions
-	nonce  string
-	format format
+	nonce   string
+	archive recovery.ArchiveOptions
+	days    uint   // that the archive reaches back
+	size    string // that the archive may have
+	format  format
 }
 
 func newBackupCmd() *cobra.Command {
@@ -43,15 +51,32 @@ the server configuration, user.lxd-recover.nonce, which is removed again. That n
 The database is checked first, as by "lxd-recover cluster export-db", and the backup is signed with the cluster's private key.
 Whoever has it has all that the database holds. FILE is ./` + "` + defaultBackup + `" + ` unless given, - is standard output.
 
+With --archive the closed segments and the snapshots of raft's log are kept in DIR as they appear, so that the log reaches further
+back than raft keeps it, two or three hours. Run it more often than that. global-db-log, -sql --at and "lxd-recover cluster export-db
+--source DIR --at" read an archive.
+
 global-db-inspect, -compare, -log and -sql read a backup. It is no recovery tarball. When all databases are lost,
 "lxd-recover cluster export-db --source FILE" makes one of it.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-backup
   lxd-recover global-db-backup --nonce /srv/backup/lxd-$(date +%F).tar.gz
+  lxd-recover global-db-backup --archive /srv/backup/archive --archive-days 30
   lxd-recover global-db-backup - | ssh backup 'cat > lxd.tar.gz'`,
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeTarballs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			err := opts.checkArchive()
+			if err != nil {
+				return usageError{err, helpPath(cmd)}
+			}
+
+			if opts.archive.Dir != "" {
+				err := runArchive(cmd.Context(), opts)
+				if err != nil || len(args) == 0 {
+					return err
+				}
+			}
+
 			return runBackup(cmd.Context(), opts, optionalArg(args, defaultBackup))
 		},
 	}
@@ -60,6 +85,11 @@ global-db-inspect, -compare, -log and -sql read a backup. It is no recovery tarb
 		"with the `VALUE` that global-db-resync asks for, if it does")
 	cmd.Flags().Lookup("nonce").NoOptDefVal = randomNonce
 	cmd.Flags().DurationVar(&opts.Wait, "wait", time.Minute, "how long to wait for a transaction of the leader")
+	cmd.Flags().StringVar(&opts.archive.Dir, "archive", "",
+		"add what raft's log has got since to the archive `DIR`; without FILE, only that")
+	cmd.Flags().BoolVar(&opts.archive.Link, "link", false, "with --archive: link the files in place of copying them, on the same file system")
+	cmd.Flags().UintVar(&opts.days, "archive-days", 0, "with --archive: keep what is needed to go back this number of `DAYS`, and remove what is older")
+	cmd.Flags().StringVar(&opts.size, "archive-size", "", "with --archive: remove the oldest until the archive has no more than this `SIZE`, such as 10GiB")
 	cmd.Flags().BoolVar(&opts.NoVerify, "no-verify", false,
 		"do not let libdqlite open a scratch copy of what is backed up; it takes as much memory as the database")
 	cmd.Flags().BoolVar(&opts.Unsigned, "unsigned", false, "go on without a signature although cluster.key is missing or does not fit cluster.crt")
@@ -100,6 +130,62 @@ func runBackup(ctx context.Context, opts backupOptions, file string) error {
 	}
 
 	return printReport(opts.format, report, printBackup)
+}
+
+// checkArchive reads the flags that belong to --archive.
+func (o *backupOptions) checkArchive() error {
+	if o.archive.Dir == "" && (o.archive.Link || o.days > 0 || o.size != "") {
+		return errors.New("--link, --archive-days and --archive-size belong to --archive")
+	}
+
+	if o.days > maxArchiveDays {
+		return fmt.Errorf("--archive-days takes %d at most", maxArchiveDays)
+	}
+
+	o.archive.Keep.Age = time.Duration(o.days) * 24 * time.Hour
+	if o.size == "" {
+		return nil
+	}
+
+	size, err := units.ParseByteSizeString(o.size)
+	if err != nil || size <= 0 {
+		return fmt.Errorf("--archive-size needs a size such as 500MiB or 10GiB, not %q", o.size)
+	}
+
+	o.archive.Keep.Size = size
+	return nil
+}
+
+// runArchive adds to an archive.
+func runArchive(ctx context.Context, opts backupOptions) error {
+	opts.archive.Progress = newProgress(ctx, os.Stderr)
+	dir, err := filepath.Abs(opts.archive.Dir)
+	if err != nil {
+		return err
+	}
+
+	opts.archive.Dir = dir
+	report, err := recovery.Archive(ctx, opts.archive)
+	if err != nil {
+		return err
+	}
+
+	return printReport(opts.format, report, printArchived)
+}
+
+func printArchived(w io.Writer, a *recovery.ArchiveReport) {
+	fmt.Fprintf(w, "Added %d files (%s) to %s.\n", a.Files, bytesText(a.Bytes), a.Lineage)
+	if a.Last > 0 {
+		fmt.Fprintf(w, "It has the entries %d to %d of this member's raft log.\n", a.First, a.Last)
+	}
+
+	for _, gap := range a.Gaps {
+		fmt.Fprintf(w, "Missing: the entries %d to %d, which raft had deleted before they were added.\n", gap.First, gap.Last)
+	}
+
+	if a.Expired != nil && a.Expired.Files > 0 {
+		fmt.Fprintf(w, "Removed what is not to be kept: %d files (%s). The archive has %s now.\n", a.Expired.Files, bytesText(a.Expired.Bytes), bytesText(a.Expired.Left))
+	}
 }
 
 func printBackup(w io.Writer, r *recovery.BackupReport) {

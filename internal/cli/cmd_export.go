@@ -5,7 +5,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -41,7 +40,7 @@ type exportOptions struct {
 }
 
 func newExportCmd() *cobra.Command {
-	opts := exportOptions{}
+	opts, at := exportOptions{}, point{}
 	cmd := &cobra.Command{
 		Use:   "export-db [FILE]",
 		Short: "Write this member's global database to a recovery tarball",
@@ -53,7 +52,8 @@ which is no member of a cluster, is refused. FILE is
 ./` + bundle.DefaultName + ` unless given, - is standard output.
 
 With --at the cluster goes back to an earlier state: what LXD did after that entry of the raft log, an accidental "lxc delete"
-for one, is left out. "lxd-recover global-db-log --find TEXT" finds the index: the one before the entry to be undone. The log
+for one, is left out. "lxd-recover global-db-log --find TEXT" finds the index: the one before the entry to be undone. A time, in UTC,
+stands for the last index that is not known to be later, told by the leader's heartbeats, some ten seconds apart. The log
 reaches back to the older of the two snapshots that raft keeps, a thousand entries at least, or to its beginning; after an import
 there is one snapshot until LXD has taken another. Only rows come back, neither the containers nor the volumes that were deleted
 with them. The transactions given up are listed and have to be confirmed. Every member then imports with --discard-local-entries,
@@ -66,11 +66,13 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 		Example: `  lxd-recover cluster export-db
   lxd-recover cluster export-db /root/recovery.tar.gz
   lxd-recover cluster export-db --at 4711
+  lxd-recover cluster export-db --at 2026-11-27T08:30 --source /srv/lxd/archive
   lxd-recover cluster export-db - | ssh server2 'cat > recovery.tar.gz'`,
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := checkAtFlag(cmd)
+			var err error
+			opts.At, err = at.index(cmd.Context(), opts.Source, opts.Reading)
 			if err != nil {
 				return err
 			}
@@ -81,9 +83,9 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 	cmd.Flags().BoolVar(&opts.Force, "force", false, "replace FILE if it exists")
 	cmd.Flags().BoolVar(&opts.Unedited, "unedited", false, `export although "lxd-recover cluster edit" was not run since LXD last ran`)
 	cmd.Flags().BoolVar(&opts.AcceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
-	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
+	at.addFlag(cmd, "leave out all entries of the raft log after this `INDEX|TIME`")
 	cmd.Flags().StringVar(&opts.Source, "source", "",
-		"export this kept database or backup, a `NAME` or a file, in place of the live one, to take all members back to it")
+		"export this kept database, backup or archive, a `NAME` or a path, in place of the live one, to take all members back to it")
 	cmd.Flags().BoolVar(&opts.UnsignedSource, "unsigned-source", false, "with --source: although the backup is not signed")
 	addCertificateFlag(cmd, &opts.Certificate)
 	cmd.Flags().BoolVar(&opts.OldMembers, "old-members", false, "with --source: with the member list of that database in place of the one in force")
@@ -116,16 +118,6 @@ func renamedExportFlags(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 	}
 
 	return pflag.NormalizedName(name)
-}
-
-// checkAtFlag refuses an --at of 0, which would be taken for none.
-func checkAtFlag(cmd *cobra.Command) error {
-	at, err := cmd.Flags().GetUint64("at")
-	if err == nil && at == 0 && cmd.Flags().Changed("at") {
-		err = usageError{errors.New("--at needs an index of the raft log, from 1 on"), helpPath(cmd)}
-	}
-
-	return err
 }
 
 func runExport(ctx context.Context, opts exportOptions, file string) error {

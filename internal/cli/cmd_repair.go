@@ -23,7 +23,7 @@ type repairOptions struct {
 }
 
 func newRepairCmd() *cobra.Command {
-	opts := repairOptions{}
+	opts, at := repairOptions{}, point{}
 	cmd := &cobra.Command{
 		Use:   "global-db-repair",
 		Short: "Repair the database of a server that does not start, with all that its disk holds",
@@ -46,11 +46,13 @@ be reached; else the cluster is to be recovered. --accept-loss repairs it all th
 ` + repairStatuses,
 		Example: `  lxd-recover global-db-repair --dry-run
   lxd-recover global-db-repair
-  lxd-recover global-db-repair --at 4711`,
+  lxd-recover global-db-repair --at 4711
+  lxd-recover global-db-repair --at 2026-11-27T08:30`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			err := checkAtFlag(cmd)
+			var err error
+			opts.At, err = at.index(cmd.Context(), "", opts.Reading)
 			if err != nil {
 				return err
 			}
@@ -60,7 +62,7 @@ be reached; else the cluster is to be recovered. --accept-loss repairs it all th
 	}
 	cmd.Flags().BoolVar(&opts.DryRun, "dry-run", false, "do everything up to the question, and show what would change, without changing it")
 	cmd.Flags().BoolVarP(&opts.yes, "yes", "y", false, "do not ask")
-	cmd.Flags().Uint64Var(&opts.At, "at", 0, "leave out all entries of the raft log after the one with this `INDEX`")
+	at.addFlag(cmd, "leave out all entries of the raft log after this `INDEX|TIME`")
 	addReadingFlag(cmd, &opts.Reading)
 	cmd.Flags().BoolVar(&opts.AcceptLoss, "accept-loss", false,
 		"repair one of several members although others may count on what it has lost, and leave LXD stopped")

@@ -21,7 +21,7 @@ import (
 type sqlOptions struct {
 	source  string
 	reading string
-	at      uint64
+	at      point
 	file    string // that the SQLite file is kept in
 	force   bool
 	format  format
@@ -37,7 +37,7 @@ reading is possible, and nothing of SOURCE is changed, even while LXD is running
 yet are part of the answer.
 
 SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
-LXD's db_backup tarballs; this machine's LXD unless given. The first argument is SOURCE if a file or directory of that name
+LXD's db_backup tarballs, a backup or an archive of global-db-backup; this machine's LXD unless given. The first argument is SOURCE if a file or directory of that name
 exists, and a query otherwise; --source leaves no doubt.
 
 Several queries, also in one argument with semicolons, are answered one after the other; - reads them from standard input.
@@ -63,16 +63,11 @@ Exit status:
   lxd-recover global-db-sql --output copy.db`,
 		Args: usage(cobra.ArbitraryArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			err := checkAtFlag(cmd)
-			if err != nil {
-				return err
-			}
-
 			return opts.run(cmd.Context(), args)
 		},
 	}
 	cmd.Flags().StringVar(&opts.source, "source", "", "SOURCE; all arguments are queries then")
-	cmd.Flags().Uint64Var(&opts.at, "at", 0, "the database as it was after the entry with this `INDEX` of the raft log; global-db-log lists them")
+	opts.at.addFlag(cmd, "the database as it was after this `INDEX|TIME` of the raft log; global-db-log lists them")
 	cmd.Flags().StringVar(&opts.file, "output", "", "keep the SQLite `FILE`; no query is needed then")
 	cmd.Flags().BoolVar(&opts.force, "force", false, "replace FILE if it exists")
 	addReadingFlag(cmd, &opts.reading)
@@ -97,7 +92,12 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 		return usageError{errors.New("there is no query: give one in SQL, .tables, .schema or .dump"), "lxd-recover global-db-sql"}
 	}
 
-	db, err := recovery.OpenDatabase(ctx, source, o.at, o.reading, newProgress(ctx, os.Stderr))
+	at, err := o.at.index(ctx, source, o.reading)
+	if err != nil {
+		return plainInterrupt(err)
+	}
+
+	db, err := recovery.OpenDatabase(ctx, source, at, o.reading, newProgress(ctx, os.Stderr))
 	if err != nil {
 		return plainInterrupt(err)
 	}

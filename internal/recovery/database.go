@@ -38,7 +38,12 @@ type Database struct {
 // reading is the digest of the reading to take where there are several.
 func OpenDatabase(ctx context.Context, source string, at uint64, reading string, progress Progress) (*Database, error) {
 	db := &Database{}
-	err := readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
+	source, err := partAt(source, at)
+	if err != nil {
+		return nil, err
+	}
+
+	err = readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
 		err := readAs(src.Path, log, reading)
 		if err != nil {
 			return err

@@ -36,8 +36,12 @@ func (ex *exporter) chooseSource(ctx context.Context) error {
 		return fmt.Errorf("%w; and there is no file of this name, either", err)
 	}
 
-	ex.source = ex.opts.Source
-	ex.opened, err = openSource(ctx, ex.opts.Source, ex.opts.Progress)
+	ex.source, err = partAt(ex.opts.Source, ex.opts.At)
+	if err != nil {
+		return err
+	}
+
+	ex.opened, err = openSource(ctx, ex.source, ex.opts.Progress)
 	if err != nil {
 		return err
 	}

@@ -152,7 +152,7 @@ func inspect(ctx context.Context, src *Source, read *readOnce) (*InspectReport, 
 	log := read.log
 	r := &InspectReport{
 		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second),
-		Copy:          src.Kind == kindKept || src.Kind == kindBackup || src.Kind == kindOwn,
+		Copy:          src.Kind == kindKept || src.Kind == kindBackup || src.Kind == kindOwn || src.Kind == kindArchive,
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: libdqliteOf(log),
 		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/archive"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -27,6 +28,8 @@ const (
 	kindKept   = "kept database"
 	kindBackup = "LXD database backup"
 	kindOwn    = "backup" // that global-db-backup has made
+
+	kindArchive = "archive" // its newest part
 )
 
 // Source is a global database to look into: a directory, or a tarball unpacked to a scratch directory.
@@ -75,7 +78,13 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 		return nil, err
 	}
 
-	err = lackingIn(abs)
+	isArchive := archive.Is(abs)
+	if isArchive {
+		abs, err = newestPart(abs)
+	} else {
+		err = lackingIn(abs)
+	}
+
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +107,10 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 		}
 	}
 
+	if isArchive {
+		s.Kind = kindArchive
+	}
+
 	files, err := raftFiles(s.global)
 	if err != nil {
 		return nil, err
@@ -117,6 +130,16 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 	}
 
 	return s, nil
+}
+
+// newestPart is the directory of an archive's part that was added to last.
+func newestPart(dir string) (string, error) {
+	parts, err := partsOf(dir)
+	if err != nil {
+		return "", err
+	}
+
+	return parts[0], nil
 }
 
 func openTarball(ctx context.Context, name string, size int64, progress Progress) (*Source, error) {

@@ -16,8 +16,12 @@ import (
 	"sync"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/tests/cluster"
 	"github.com/lxd-recover/lxd-recover/tests/machines"
+	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
 // wholeSizes are the clusters that are recovered as a whole, with the size of their databases in MiB; 0 is that of the options.
@@ -66,6 +70,7 @@ func benchWhole(ctx context.Context, p *page, opts options, tool string) error {
 			return fmt.Errorf("a cluster of %d: %w", c.members, err)
 		}
 
+		fmt.Fprintln(os.Stderr, strings.Join(row, " | "))
 		rows = append(rows, row)
 	}
 
@@ -86,7 +91,7 @@ func measureWhole(ctx context.Context, lxd cluster.LXD, tool string, members int
 
 	defer lab.Close()
 	w := &whole{Lab: lab}
-	err = w.grow(ctx, size)
+	err = errors.Join(w.named(ctx), w.grow(ctx, size))
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +124,25 @@ func measureWhole(ctx context.Context, lxd cluster.LXD, tool string, members int
 
 	_, agent := w.memory.Agent()
 	return append(row, mib(w.memory.Giver), mib(agent)), nil
+}
+
+// named waits until each member's node database has all members' names, which come with heartbeats: LXD's own procedure fails on one
+// that lacks a name.
+func (w *whole) named(ctx context.Context) error {
+	return progress.Watch{What: "each member to know all names", Every: time.Second}.Until(ctx, func(ctx context.Context) (bool, error) {
+		for _, m := range w.Cluster.Members() {
+			node, err := nodedb.Read(ctx, filepath.Join(m.Dir(), "database"))
+			if err != nil {
+				return false, err
+			}
+
+			if slices.ContainsFunc(node.Members, func(m member.Member) bool { return m.Name == "" }) || len(node.Members) < len(w.Cluster.Members()) {
+				return false, fmt.Errorf("%s knows %v", m.Name, node.Members)
+			}
+		}
+
+		return true, nil
+	})
 }
 
 // grow makes the database of all members that have one so large, and keeps that.
@@ -259,9 +283,33 @@ func (w *whole) loop(ctx context.Context) (way, error) {
 	return w.script(ctx, loopScript, list)
 }
 
+// voterFirst are all members; the first one is a voter, which those that LXD has stopped first are not any more.
+func (w *whole) voterFirst(ctx context.Context) ([]*cluster.Member, error) {
+	all := slices.Clone(w.Cluster.Members())
+	for i, m := range all {
+		node, err := nodedb.Read(ctx, filepath.Join(m.Dir(), "database"))
+		if err != nil {
+			return nil, err
+		}
+
+		self, ok := node.Members.ByID(node.Self.ID)
+		if ok && self.Role == raftlog.Voter {
+			all[0], all[i] = all[i], all[0]
+			return all, nil
+		}
+	}
+
+	return nil, errors.New("no member is a voter")
+}
+
 // moved is the member list with another port for all, as `lxd cluster edit` reads it.
 func (w *whole) moved(ctx context.Context) (string, error) {
-	list, err := w.Cluster.Member(1).ShowYAML(ctx)
+	all, err := w.voterFirst(ctx)
+	if err != nil {
+		return "", err
+	}
+
+	list, err := all[0].ShowYAML(ctx)
 	return strings.ReplaceAll(string(list), ":8443", ":9393"), err
 }
 
@@ -294,8 +342,13 @@ func (w *whole) script(ctx context.Context, script string, list string) (found w
 		return found, err
 	}
 
+	all, err := w.voterFirst(ctx)
+	if err != nil {
+		return found, err
+	}
+
 	args := []string{"-c", script, "sh"}
-	for _, m := range w.Cluster.Members() {
+	for _, m := range all {
 		args = append(args, m.IP())
 	}
 

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/archive"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
+)
+
+// The index of a time is the last one before the first heartbeat that is later: the same as looking at the database after every single entry tells.
+func TestIndexAt(t *testing.T) {
+	dir := raftlogtest.Global(t, "small/n2-preimport")
+	log, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	oldest := max(globaldb.Oldest(log), 1)
+	heard := map[uint64]time.Time{}
+	var changes []uint64 // where the newest heartbeat is another one
+	for index := oldest; index <= log.SoundIndex; index++ {
+		heard[index], err = heardAt(t.Context(), log, index)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		if index > oldest && heard[index].After(heard[index-1]) {
+			changes = append(changes, index)
+		}
+	}
+
+	if len(changes) < 2 {
+		t.Fatalf("%s has %d heartbeats, which is too few for a test", dir, len(changes))
+	}
+
+	for _, index := range changes {
+		for at, want := range map[time.Time]uint64{heard[index].Add(-time.Microsecond): index - 1, heard[index]: lastWith(heard, heard[index], index)} {
+			got, err := IndexAt(t.Context(), dir, at, "", Progress{})
+			if err != nil || got != want {
+				t.Errorf("at %s: index %d, %v, want %d", at, got, err, want)
+			}
+		}
+	}
+
+	got, err := IndexAt(t.Context(), dir, time.Now(), "", Progress{})
+	if err != nil || got != log.SoundIndex {
+		t.Errorf("now: index %d, %v, want the last one, %d", got, err, log.SoundIndex)
+	}
+
+	_, err = IndexAt(t.Context(), dir, time.Now().Add(time.Minute), "", Progress{})
+	if err == nil {
+		t.Error("a time in the future has an index")
+	}
+
+	_, err = IndexAt(t.Context(), dir, heard[oldest].Add(-time.Hour), "", Progress{})
+	if !heard[oldest].IsZero() && !errors.Is(err, errTooLate) {
+		t.Errorf("a time before all that the log has: %v", err)
+	}
+}
+
+// lastWith is the last index at which the newest heartbeat is this one.
+func lastWith(heard map[uint64]time.Time, beat time.Time, index uint64) uint64 {
+	for heard[index+1].Equal(beat) {
+		index++
+	}
+
+	return index
+}
+
+// In an archive the index is looked up in the newest part that reaches back to it.
+func TestPartAt(t *testing.T) {
+	live := raftlogtest.Make(t, raftlogtest.Snapshot)
+	gap := filepath.Join(live, raftlog.SegmentName(127, 130))
+	err := os.Remove(gap)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	dir := filepath.Join(t.TempDir(), "archive")
+	a, err := archive.Open(dir, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	held, err := raftlog.Hold(t.Context(), live)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	defer held.Close()
+
+	log, err := raftlog.Open(t.Context(), held, raftlog.Options{AllSums: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	_, err = a.Add(t.Context(), "first", live, held, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	first := filepath.Join(dir, "first")
+	for at, want := range map[uint64]string{0: dir, 99: dir, 100: first, 126: first, 127: dir, 135: dir} { // nothing tells the state after the gap
+		got, err := partAt(dir, at)
+		if err != nil || got != want {
+			t.Errorf("index %d: %s, %v, want %s", at, got, err, want)
+		}
+	}
+
+	db, err := OpenDatabase(t.Context(), dir, 120, "", Progress{})
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	defer db.Close()
+
+	if db.Index != 120 {
+		t.Errorf("index %d", db.Index)
+	}
+}

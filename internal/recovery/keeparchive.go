@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: AGPL-3.0-only
+
+package recovery
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/archive"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+)
+
+// ArchiveOptions say where to keep what of the raft log.
+type ArchiveOptions struct {
+	LXDDir string
+	Dir    string // the archive
+	Link   bool   // link files in place of copying them
+	Keep   archive.Keep
+
+	Progress Progress
+}
+
+// ArchiveReport is what was added, and what was removed because of its age, or of the archive's size.
+type ArchiveReport struct {
+	archive.Added `yaml:",inline"`
+	Expired       *archive.Expired `json:"expired" yaml:"expired"` // null if all is to be kept
+}
+
+// firstLineage is the lineage of a raft directory that no run of ours has made.
+const firstLineage = "first"
+
+// Archive adds the closed segments and snapshots of this member's raft directory to an archive, even while LXD runs. It changes nothing in LXD's directory.
+func Archive(ctx context.Context, opts ArchiveOptions) (*ArchiveReport, error) {
+	dir, err := openDirectory(opts.LXDDir)
+	if err != nil {
+		return nil, err
+	}
+
+	err = dir.keepOut(opts.Dir)
+	if err != nil {
+		return nil, err
+	}
+
+	to, err := archive.Open(opts.Dir, opts.Link)
+	if err != nil {
+		return nil, err
+	}
+
+	record, err := readRecord(dir.database())
+	if err != nil {
+		return nil, err
+	}
+
+	lineage := firstLineage
+	if record != nil {
+		lineage = cmp.Or(record.Run, stamp(record.Made))
+	}
+
+	err = checkGlobal(dir.global())
+	if err != nil {
+		return nil, err
+	}
+
+	held, err := raftlog.Hold(ctx, dir.global())
+	if err != nil {
+		return nil, err
+	}
+
+	defer held.Close()
+
+	done := opts.Progress.start("Checking "+dir.global(), dirSize(dir.global()))
+	log, err := raftlog.Open(ctx, held, raftlog.Options{AllSums: true, Progress: opts.Progress.add})
+	done()
+	if err != nil {
+		return nil, err
+	}
+
+	added, err := to.Add(ctx, lineage, dir.global(), held, log)
+	if err != nil {
+		return nil, err
+	}
+
+	report := &ArchiveReport{Added: *added}
+	if opts.Keep != (archive.Keep{}) {
+		report.Expired, err = to.Expire(time.Now(), opts.Keep)
+	}
+
+	return report, err
+}
