@@ -11,6 +11,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
@@ -115,6 +116,7 @@ type Local struct {
 	mu   sync.Mutex // one call at a time
 	part *recovery.Part
 	done chan struct{}
+	told atomic.Pointer[recovery.Told] // by the last look
 
 	sayMu sync.Mutex
 	said  func(line string) // where lines of progress go; nil for nowhere
@@ -187,7 +189,12 @@ func (l *Local) joined(do func(p *recovery.Part) error) error {
 
 // Look implements Agent.
 func (l *Local) Look(ctx context.Context) (*recovery.MemberLook, error) {
-	return recovery.Look(ctx, l.opts.LXDDir, l.opts.Progress)
+	look, err := recovery.Look(ctx, l.opts.LXDDir, l.told.Load(), l.opts.Progress)
+	if err == nil {
+		l.told.Store(look.Told())
+	}
+
+	return look, err
 }
 
 // Probe implements Agent.

@@ -38,7 +38,7 @@ func (db *DB) Mentions(ctx context.Context, hosts []string) ([]Mention, error) {
 	}
 
 	var found []Mention
-	w := words{ctx: ctx, db: db.sql, schema: "main", keys: map[string][]foreignKey{}, found: map[string]string{}}
+	w := newWords(ctx, db.sql, "main")
 	for _, table := range tables {
 		if slices.Contains(silentTables, table) {
 			continue

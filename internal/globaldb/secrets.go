@@ -119,7 +119,7 @@ func concealValue(literal string, secret bool) string {
 		return literal
 	case secret && !ok: // a number
 		return secretText([]byte(literal))
-	case secret || privateKey.MatchString(text):
+	case secret || hasPrivateKey(text):
 		return secretText([]byte(text))
 	case !ok || !readable(text):
 		return literal
@@ -163,9 +163,14 @@ var (
 	urlPassword = regexp.MustCompile(`([A-Za-z][A-Za-z0-9+.-]*://[^/\s:@"']*:)([^/\s@"']+)@`)
 )
 
+// hasPrivateKey tells whether a text has a private key in it. Expressions are slow, and most texts have none of the words that they need.
+func hasPrivateKey(text string) bool {
+	return strings.Contains(text, "PRIVATE KEY-----") && privateKey.MatchString(text)
+}
+
 // concealText conceals the secrets in a text, JSON or not.
 func concealText(text string) string {
-	if privateKey.MatchString(text) {
+	if hasPrivateKey(text) {
 		return secretText([]byte(text))
 	}
 
@@ -180,7 +185,14 @@ func concealText(text string) string {
 		return toJSON(value)
 	}
 
-	text = tokens.ReplaceAllStringFunc(text, func(token string) string { return secretText([]byte(token)) })
+	if strings.Contains(text, "eyJ") {
+		text = tokens.ReplaceAllStringFunc(text, func(token string) string { return secretText([]byte(token)) })
+	}
+
+	if !strings.Contains(text, "://") {
+		return text
+	}
+
 	return urlPassword.ReplaceAllStringFunc(text, func(match string) string {
 		parts := urlPassword.FindStringSubmatch(match)
 		return parts[1] + secretText([]byte(parts[2])) + "@"

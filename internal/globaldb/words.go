@@ -111,17 +111,16 @@ const maxDepth = 5
 // describe fills in the words of changes between the schemas main and new, and conceals the secrets in them. What a row points to is
 // looked up in the database that has the row.
 func describe(ctx context.Context, db *sql.DB, changes []RowChange) error {
-	before := words{ctx: ctx, db: db, schema: "main", keys: map[string][]foreignKey{}, found: map[string]string{}}
-	after := words{ctx: ctx, db: db, schema: "new", keys: map[string][]foreignKey{}, found: map[string]string{}}
+	before, after := newWords(ctx, db, "main"), newWords(ctx, db, "new")
 	for i := range changes {
 		changes[i].conceal()
 	}
 
 	for i := range changes {
 		c := &changes[i]
-		w, row := &after, c.After
+		w, row := after, c.After
 		if row == nil {
-			w, row = &before, c.Before
+			w, row = before, c.Before
 		}
 
 		var err error
@@ -134,7 +133,7 @@ func describe(ctx context.Context, db *sql.DB, changes []RowChange) error {
 			continue
 		}
 
-		c.pointers, err = pointers(&before, &after, c)
+		c.pointers, err = pointers(before, after, c)
 		if err != nil {
 			return fmt.Errorf("describe a row of table %s: %w", c.Table, err)
 		}
@@ -189,8 +188,13 @@ type words struct {
 	db      *sql.DB
 	schema  string
 	keys    map[string][]foreignKey
-	found   map[string]string // words by table and literal of the key
-	objects map[string]string // tables by the kind of object; nil: not read yet
+	own     map[string][]string // columns that tell rows from each other, by table
+	found   map[string]string   // words by table and literal of the key
+	objects map[string]string   // tables by the kind of object; nil: not read yet
+}
+
+func newWords(ctx context.Context, db *sql.DB, schema string) *words {
+	return &words{ctx: ctx, db: db, schema: schema, keys: map[string][]foreignKey{}, own: map[string][]string{}, found: map[string]string{}}
 }
 
 // row describes a row; it is empty for one of which there is nothing to say but its key.
@@ -329,16 +333,15 @@ func (w *words) name(table string, row map[string]string) (string, error) {
 
 // ownColumns tells a row from the others of its table, where it has no name that is known: by what is unique, or the key, and no foreign key.
 func (w *words) ownColumns(table string, row map[string]string) (string, error) {
-	columns, err := stringsOf(w.ctx, w.db, `SELECT DISTINCT x.name FROM pragma_index_list(?, ?) AS i JOIN pragma_index_info(i.name, ?) AS x
-		WHERE i."unique" AND NOT i.partial AND x.name NOT IN (SELECT "from" FROM pragma_foreign_key_list(?, ?)) ORDER BY i.seq DESC, x.seqno`,
-		table, w.schema, w.schema, table, w.schema)
-	if err != nil {
-		return "", err
-	}
+	columns, known := w.own[table]
+	if !known {
+		var err error
+		columns, err = w.readOwn(table)
+		if err != nil {
+			return "", err
+		}
 
-	if len(columns) == 0 {
-		columns, err = stringsOf(w.ctx, w.db, `SELECT name FROM pragma_table_info(?, ?) WHERE pk > 0
-			AND name NOT IN (SELECT "from" FROM pragma_foreign_key_list(?, ?)) ORDER BY pk`, table, w.schema, table, w.schema)
+		w.own[table] = columns
 	}
 
 	var parts []string
@@ -349,7 +352,20 @@ func (w *words) ownColumns(table string, row map[string]string) (string, error) 
 		}
 	}
 
-	return strings.Join(parts, " "), err
+	return strings.Join(parts, " "), nil
+}
+
+// readOwn reads which columns tell the rows of a table from each other.
+func (w *words) readOwn(table string) ([]string, error) {
+	columns, err := stringsOf(w.ctx, w.db, `SELECT DISTINCT x.name FROM pragma_index_list(?, ?) AS i JOIN pragma_index_info(i.name, ?) AS x
+		WHERE i."unique" AND NOT i.partial AND x.name NOT IN (SELECT "from" FROM pragma_foreign_key_list(?, ?)) ORDER BY i.seq DESC, x.seqno`,
+		table, w.schema, w.schema, table, w.schema)
+	if err != nil || len(columns) > 0 {
+		return columns, err
+	}
+
+	return stringsOf(w.ctx, w.db, `SELECT name FROM pragma_table_info(?, ?) WHERE pk > 0
+		AND name NOT IN (SELECT "from" FROM pragma_foreign_key_list(?, ?)) ORDER BY pk`, table, w.schema, table, w.schema)
 }
 
 // owned is a row that is told up to what it belongs to.

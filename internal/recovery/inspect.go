@@ -137,7 +137,7 @@ func InspectSigned(ctx context.Context, source string, certificate string, progr
 		read := replay(ctx, log)
 		defer read.close()
 
-		r, err = inspect(ctx, src, read)
+		r, err = inspect(ctx, src, read, nil)
 		if err == nil {
 			r.Signature = signature
 		}
@@ -148,7 +148,7 @@ func InspectSigned(ctx context.Context, source string, certificate string, progr
 	return r, err
 }
 
-func inspect(ctx context.Context, src *Source, read *readOnce) (*InspectReport, error) {
+func inspect(ctx context.Context, src *Source, read *readOnce, told *Told) (*InspectReport, error) {
 	log := read.log
 	r := &InspectReport{
 		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second),
@@ -170,7 +170,7 @@ func inspect(ctx context.Context, src *Source, read *readOnce) (*InspectReport, 
 		return nil, err
 	}
 
-	err = r.lastEntries(ctx, log, last)
+	err = r.lastEntries(ctx, log, last, told)
 	if err != nil {
 		return nil, err
 	}

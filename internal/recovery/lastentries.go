@@ -31,15 +31,22 @@ const moreLastRows = "there are more rows than the report tells"
 
 // lastEntries works out the rows of the last transactions, of which it gets the index and the term. Those that changed nothing but what
 // LXD writes all the time are not told. Where there are too many the newest count.
-func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last []InspectTransaction) error {
+//
+// What an earlier look has told of the same log is not worked out again.
+func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last []InspectTransaction, told *Told) error {
 	r.LastEntries, r.LastEntriesFrom = []InspectTransaction{}, r.Raft.SnapshotIndex+1
 	if r.Data == nil {
 		r.LastEntriesFrom = r.Raft.LastIndex + 1
 		return nil
 	}
 
+	if told.holds(r) {
+		r.LastEntries, r.LastEntriesFrom = slices.Clone(told.entries), told.from
+		last = slices.DeleteFunc(last, func(t InspectTransaction) bool { return t.Index <= told.last.Index })
+	}
+
 	if n := len(last) - maxLastRead; n > 0 {
-		last, r.LastEntriesFrom = last[n:], last[n].Index
+		last, r.LastEntries, r.LastEntriesFrom = last[n:], []InspectTransaction{}, last[n].Index
 	}
 
 	reader := rowReader{log: log}
@@ -89,4 +96,28 @@ func (t *InspectTransaction) tell(rows []globaldb.RowChange, unknown string) {
 			t.Unknown = moreLastRows
 		}
 	}
+}
+
+// Told is what a look has told of the last transactions of a log.
+type Told struct {
+	last     InspectEntry // up to where
+	snapshot uint64       // index of the log's snapshot
+	entries  []InspectTransaction
+	from     uint64
+}
+
+// told is what a report has told; nil if that is nothing.
+func (r *InspectReport) told() *Told {
+	if r == nil || r.Data == nil || len(r.Entries) == 0 || r.Raft.SoundIndex != r.Raft.LastIndex {
+		return nil
+	}
+
+	return &Told{last: r.Entries[len(r.Entries)-1], snapshot: r.Raft.SnapshotIndex, entries: slices.Clone(r.LastEntries), from: r.LastEntriesFrom}
+}
+
+// holds tells whether what was told is true of a report's log: it has the same last entry, and so all before it.
+func (t *Told) holds(r *InspectReport) bool {
+	return t != nil && t.snapshot == r.Raft.SnapshotIndex && slices.ContainsFunc(r.Entries, func(e InspectEntry) bool {
+		return e.Index == t.last.Index && e.Term == t.last.Term && e.Checksum == t.last.Checksum && e.Type == t.last.Type
+	})
 }
