@@ -58,6 +58,13 @@ func SegmentName(first, last uint64) string {
 	return fmt.Sprintf("%016d-%016d", first, last)
 }
 
+// Final tells whether a raft directory's file of this name is never written to again: a closed segment, or one of a snapshot's. libdqlite deletes such
+// files, and gives their names to new ones.
+func Final(name string) bool {
+	kind := classifyName(name)
+	return kind == ClosedSegmentFile || kind == SnapshotFile || kind == SnapshotMetaFile
+}
+
 // classifyName says what a regular file of that name is.
 func classifyName(name string) FileKind {
 	switch {

@@ -21,6 +21,11 @@ import (
 // copyTree copies a file, directory or symbolic link with its mode, owner, times, access lists, labels and other extended attributes. Holes
 // stay holes. Sockets, pipes and devices are left out.
 func copyTree(ctx context.Context, from string, to string) error {
+	return copyTreeBy(ctx, from, to, func(from string, to string) error { return newfile.CopyContext(ctx, from, to) })
+}
+
+// copyTreeBy is copyTree with another way to copy a regular file's content.
+func copyTreeBy(ctx context.Context, from string, to string, file func(from string, to string) error) error {
 	info, err := os.Lstat(from)
 	if err != nil {
 		return err
@@ -28,9 +33,9 @@ func copyTree(ctx context.Context, from string, to string) error {
 
 	switch {
 	case info.Mode().IsRegular():
-		err = newfile.CopyContext(ctx, from, to)
+		err = file(from, to)
 	case info.IsDir():
-		err = copyDir(ctx, from, to)
+		err = copyDir(ctx, from, to, file)
 	case info.Mode()&fs.ModeSymlink != 0:
 		var target string
 		target, err = os.Readlink(from)
@@ -53,7 +58,7 @@ func copyTree(ctx context.Context, from string, to string) error {
 	return nil
 }
 
-func copyDir(ctx context.Context, from string, to string) error {
+func copyDir(ctx context.Context, from string, to string, file func(from string, to string) error) error {
 	err := os.Mkdir(to, 0o700)
 	if err != nil {
 		return err
@@ -67,7 +72,7 @@ func copyDir(ctx context.Context, from string, to string) error {
 	for _, e := range entries {
 		err = ctx.Err()
 		if err == nil {
-			err = copyTree(ctx, filepath.Join(from, e.Name()), filepath.Join(to, e.Name()))
+			err = copyTreeBy(ctx, filepath.Join(from, e.Name()), filepath.Join(to, e.Name()), file)
 		}
 
 		if err != nil {

@@ -10,9 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -101,7 +105,7 @@ func (p *Part) Stage(ctx context.Context, opts StageOptions) (*ImportReport, err
 	return report, err
 }
 
-// save copies the database: whatever happened to it while the run is cut off, this is what the member had.
+// save copies the database: whatever happened to it while the run is cut off, this is what the member had. Files that are never written to again are linked.
 func (p *Part) save(ctx context.Context) error {
 	saved := p.dir.join(runSavedName)
 	if p.run.Phase != PhaseStopped && exists(saved) {
@@ -113,7 +117,7 @@ func (p *Part) save(ctx context.Context) error {
 		return err
 	}
 
-	err = copyTree(ctx, p.dir.database(), saved)
+	err = saveTree(ctx, p.dir.database(), saved)
 	if err == nil {
 		err = swapdir.SyncTree(saved)
 	}
@@ -123,6 +127,22 @@ func (p *Part) save(ctx context.Context) error {
 	}
 
 	return err
+}
+
+// saveTree is copyTree for a database directory on the same file system, and links the files of raft that are never written to again. Where they cannot be
+// linked they are copied.
+func saveTree(ctx context.Context, from string, to string) error {
+	global := filepath.Join(from, globalName)
+	return copyTreeBy(ctx, from, to, func(from string, to string) error {
+		if filepath.Dir(from) == global && raftlog.Final(filepath.Base(from)) {
+			err := os.Link(from, to)
+			if err == nil || errors.Is(err, fs.ErrExist) {
+				return err
+			}
+		}
+
+		return newfile.CopyContext(ctx, from, to)
+	})
 }
 
 // startImport begins the import, and returns what it has found when it is ready for the exchange.
