@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -28,17 +29,19 @@ func archiveLog(t *testing.T, lxd cluster.LXD) {
 	ctx := within(t, 15*time.Minute)
 	m := c.Member(1)
 	dir := filepath.Join(t.TempDir(), "archive")
-	truth := map[uint64]raftlog.Entry{}
-	rounds := 4
+	truth, rnd := map[uint64]raftlog.Entry{}, rand.New(rand.NewPCG(15, 15))
+	rounds, restored := 3, 6
 	if os.Getenv("CAMPAIGN") != "" {
-		rounds = 12
+		rounds, restored = 12, 50
 	}
 
 	var added archive.Added
+	var middle time.Time // half of the rows were confirmed by then
 	for i := range rounds {
 		must(t, m.CreateProfile(ctx, fmt.Sprintf("row-%02d", i)))
 		must(t, c.MakeSnapshot(ctx))
 		if i == rounds/2 {
+			middle = time.Now()
 			must(t, c.StopAll(ctx))
 			must(t, c.StartAll(ctx))
 		}
@@ -64,34 +67,46 @@ func archiveLog(t *testing.T, lxd cluster.LXD) {
 		}
 	}
 
-	backTo(t, m, dir, truth, log.LastIndex)
+	exportFromArchive(t, m, dir, middle, rounds/2+1)
+	for range restored {
+		backTo(t, m, dir, truth, 200+rnd.Uint64N(log.LastIndex-200))
+	}
+
 	t.Logf("sample: %s: archive of %d entries over %d snapshots, %d of them restored to", lxd.Name, log.LastIndex, rounds, restored)
 }
 
-// restored is how many indexes are restored to.
-const restored = 10
-
-// backTo goes back to some indexes: the database has the rows that were written by then, and no others.
-func backTo(t *testing.T, m *cluster.Member, dir string, truth map[uint64]raftlog.Entry, last uint64) {
+// exportFromArchive makes a recovery tarball of the state at a time: it has all rows that were confirmed by then.
+func exportFromArchive(t *testing.T, m *cluster.Member, dir string, at time.Time, rows int) {
 	t.Helper()
-	rnd := rand.New(rand.NewPCG(15, 15))
-	for range restored {
-		at := 200 + rnd.Uint64N(last-200)
-		r := mustRecover(t, m, "global-db-sql", "--format", "csv", "--source", dir, "--at", fmt.Sprint(at), "SELECT name FROM profiles WHERE name LIKE 'row-%' ORDER BY id")
-		have := strings.Fields(r.stdout)[1:]
-		want := []string{}
-		for index := uint64(1); index <= at; index++ {
-			for row := range 100 {
-				name := fmt.Sprintf("row-%02d", row)
-				if len(want) == row && bytes.Contains(truth[index].Data, []byte(name)) {
-					want = append(want, name)
-				}
+	tarball := filepath.Join(t.TempDir(), "db.tar.gz")
+	mustRecover(t, m, "cluster", "export-db", "--yes", "--source", dir, "--at", at.Add(time.Second).UTC().Format(time.RFC3339), tarball)
+	r := mustRecover(t, m, "global-db-sql", "--format", "csv", "--source", tarball, "SELECT name FROM profiles WHERE name LIKE 'row-%' ORDER BY id")
+	have := strings.Fields(r.stdout)[1:]
+	for i := range rows {
+		if !slices.Contains(have, fmt.Sprintf("row-%02d", i)) {
+			t.Errorf("at %s row %d was there: %v", at, i, have)
+		}
+	}
+}
+
+// backTo goes back to an index: the database has the rows that were written by then, and no others.
+func backTo(t *testing.T, m *cluster.Member, dir string, truth map[uint64]raftlog.Entry, at uint64) {
+	t.Helper()
+	r := mustRecover(t, m, "global-db-sql", "--format", "csv", "--source", dir, "--at", fmt.Sprint(at),
+		"SELECT name FROM profiles WHERE name LIKE 'row-%' ORDER BY id")
+	have := strings.Fields(r.stdout)[1:]
+	want := []string{}
+	for index := uint64(1); index <= at; index++ {
+		for row := range 100 {
+			name := fmt.Sprintf("row-%02d", row)
+			if len(want) == row && bytes.Contains(truth[index].Data, []byte(name)) {
+				want = append(want, name)
 			}
 		}
+	}
 
-		if strings.Join(have, " ") != strings.Join(want, " ") {
-			t.Errorf("at %d: %v, want %v", at, have, want)
-		}
+	if strings.Join(have, " ") != strings.Join(want, " ") {
+		t.Errorf("at %d: %v, want %v", at, have, want)
 	}
 }
 

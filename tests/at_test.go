@@ -97,7 +97,7 @@ func (l exportAtLab) wantUneditedRefused(t testing.TB) {
 	l.exportAt(t, l.deleted-1, "--unedited", l.file).want(t, 3, "no terminal", "--yes", fmt.Sprintf("index %d, term %d", l.deleted, l.last.Term),
 		"delete profile precious in project default", "insert profile later in project default")
 	l.exportAt(t, l.last.Index+1, "--unedited", l.file).want(t, 1, fmt.Sprintf("ends at index %d", l.last.Index))
-	l.exportAt(t, 0, "--unedited", l.file).want(t, 2, "--at needs an index")
+	l.exportAt(t, 0, "--unedited", l.file).want(t, 2, "neither an index of the raft log")
 }
 
 // exportAtSnapshot exports the member as its snapshot has it, and one entry before that.

@@ -237,7 +237,8 @@ func complete(log *raftlog.Log) []Entry {
 	for i := range log.Snapshots {
 		s := &log.Snapshots[i]
 		if s.Usable {
-			all = append(all, Entry{Name: s.File, Size: s.Size, SHA256: s.SHA256, Last: s.Index, Term: s.Term}, Entry{Name: s.Meta, SHA256: s.MetaSHA256, Last: s.Index, Term: s.Term})
+			all = append(all, Entry{Name: s.File, Size: s.Size, SHA256: s.SHA256, Last: s.Index, Term: s.Term},
+				Entry{Name: s.Meta, SHA256: s.MetaSHA256, Last: s.Index, Term: s.Term})
 		}
 	}
 
@@ -357,8 +358,8 @@ func (r *adding) add(e Entry) error {
 	return part.note(e)
 }
 
-// cutAway moves segments aside that a new leader has cut away: the raft directory has not deleted them because a snapshot makes them superfluous, but has others
-// in their place, or ends before them.
+// cutAway moves segments aside that a new leader has cut away: the raft directory has not deleted them because a snapshot makes them superfluous, but has
+// others in their place, or ends before them.
 func (r *adding) cutAway(log *raftlog.Log) error {
 	files, end := map[string]bool{}, uint64(0)
 	for i := range log.Segments {

@@ -217,7 +217,7 @@ func TestGap(t *testing.T) {
 	}
 }
 
-// If nothing of what a part has is left in the raft directory, nobody knows whether it goes on from there: then another part begins, even if the numbers would fit.
+// If nothing of what a part has is left in the raft directory, nobody knows whether it goes on from there: then another part begins, even if the numbers fit.
 func TestNothingInCommon(t *testing.T) {
 	live := raftlogtest.Make(t, raftlogtest.Snapshot)
 	dir := filepath.Join(t.TempDir(), "archive")

@@ -154,7 +154,8 @@ func (p *Part) asideUntil(until time.Time) []string {
 // remove removes what a step has. The catalogue goes on saying that the archive had the files: else they would be added again, if raft still has them.
 func (s *step) remove(gone *Expired) error {
 	for _, e := range s.files {
-		err := s.part.note(Entry{Added: time.Now().UTC(), Name: e.Name, Size: e.Size, SHA256: e.SHA256, First: e.First, Last: e.Last, Term: e.Term, Gone: true, Expired: true})
+		e.Added, e.Superseded, e.Gone, e.Expired = time.Now().UTC(), "", true, true
+		err := s.part.note(e)
 		if err == nil {
 			err = gone.unlink(filepath.Join(s.part.Dir, e.Name))
 		}

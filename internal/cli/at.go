@@ -52,7 +52,7 @@ func (p *point) Set(text string) error {
 		}
 	}
 
-	return errors.New("--at needs an index of the raft log, from 1 on, or a time such as 2026-11-27T08:30, which is UTC")
+	return errors.New("it is neither an index of the raft log, from 1 on, nor a time such as 2026-11-27T08:30, which is UTC")
 }
 
 // Type is what pflag calls the kind of value.
@@ -68,8 +68,8 @@ func (p *point) index(ctx context.Context, source string, reading string) (uint6
 
 	index, err := recovery.IndexAt(ctx, source, p.time, reading, newProgress(ctx, os.Stderr))
 	if err == nil {
-		fmt.Fprintf(stderr(), "Index %d is the last one that is not known to be later than %s UTC. The log has heartbeats, some ten seconds apart, and no other times.\n",
-			index, p.time.UTC().Format(time.DateTime))
+		fmt.Fprintf(stderr(), "Index %d is the last one that is not known to be later than %s UTC. "+
+			"The log has heartbeats, some ten seconds apart, and no other times.\n", index, p.time.UTC().Format(time.DateTime))
 	}
 
 	return index, err

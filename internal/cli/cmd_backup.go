@@ -49,7 +49,7 @@ transaction, the leader's next heartbeat, which takes up to 20 seconds. With --n
 the server configuration, user.lxd-recover.nonce, which is removed again. That needs no clock to be right, either.
 
 The database is checked first, as by "lxd-recover cluster export-db", and the backup is signed with the cluster's private key.
-Whoever has it has all that the database holds. FILE is ./` + "` + defaultBackup + `" + ` unless given, - is standard output.
+Whoever has it has all that the database holds. FILE is ./` + defaultBackup + ` unless given, - is standard output.
 
 With --archive the closed segments and the snapshots of raft's log are kept in DIR as they appear, so that the log reaches further
 back than raft keeps it, two or three hours. Run it more often than that. global-db-log, -sql --at and "lxd-recover cluster export-db
@@ -184,7 +184,8 @@ func printArchived(w io.Writer, a *recovery.ArchiveReport) {
 	}
 
 	if a.Expired != nil && a.Expired.Files > 0 {
-		fmt.Fprintf(w, "Removed what is not to be kept: %d files (%s). The archive has %s now.\n", a.Expired.Files, bytesText(a.Expired.Bytes), bytesText(a.Expired.Left))
+		fmt.Fprintf(w, "Removed what is not to be kept: %d files (%s). The archive has %s now.\n",
+			a.Expired.Files, bytesText(a.Expired.Bytes), bytesText(a.Expired.Left))
 	}
 }
 

@@ -36,9 +36,9 @@ func newSQLCmd() *cobra.Command {
 reading is possible, and nothing of SOURCE is changed, even while LXD is running. Entries that LXD may not have committed
 yet are part of the answer.
 
-SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
-LXD's db_backup tarballs, a backup or an archive of global-db-backup; this machine's LXD unless given. The first argument is SOURCE if a file or directory of that name
-exists, and a query otherwise; --source leaves no doubt.
+SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), one of LXD's db_backup
+tarballs, a backup or an archive of global-db-backup; this machine's LXD unless given. The first argument is SOURCE if a file or
+directory of that name exists, and a query otherwise; --source leaves no doubt.
 
 Several queries, also in one argument with semicolons, are answered one after the other; - reads them from standard input.
 These are queries, too, and go before a file of that name:

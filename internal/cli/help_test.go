@@ -57,6 +57,10 @@ func TestHelp(t *testing.T) {
 			t.Errorf("%s cannot keep a log", path)
 		}
 
+		if strings.Contains(help, "` +") || strings.Contains(help, "+ `") {
+			t.Errorf("%s shows a piece of its source:\n%s", path, help)
+		}
+
 		for line := range strings.Lines(cmd.Example) {
 			checkExample(t, cmd, strings.TrimSpace(line))
 		}

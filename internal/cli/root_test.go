@@ -93,9 +93,10 @@ func TestFormat(t *testing.T) {
 		"version --format xml":      "unknown format \"xml\": table, json, yaml are possible; see `lxd-recover version --help`",
 		"version -f csv":            "unknown format \"csv\": table, json, yaml are possible; see `lxd-recover version --help`",
 		"global-db-kept list -f ''": "unknown format \"''\": table, compact, csv, json, yaml are possible; see `lxd-recover global-db-kept list --help`",
-		"cluster export-db --at -1": "invalid argument \"-1\" for \"--at\" flag: strconv.ParseUint: parsing \"-1\": invalid syntax" +
-			"; see `lxd-recover cluster export-db --help`",
-		"cluster export-db --at 0":       "--at needs an index of the raft log, from 1 on, or a time such as 2026-11-27T08:30, which is UTC; see `lxd-recover cluster export-db --help`",
+		"cluster export-db --at -1": "invalid argument \"-1\" for \"--at\" flag: it is neither an index of the raft log, from 1 on, " +
+			"nor a time such as 2026-11-27T08:30, which is UTC; see `lxd-recover cluster export-db --help`",
+		"cluster export-db --at 0": "invalid argument \"0\" for \"--at\" flag: it is neither an index of the raft log, from 1 on, " +
+			"nor a time such as 2026-11-27T08:30, which is UTC; see `lxd-recover cluster export-db --help`",
 		"cluster export-db -f json -":    "--format needs standard output, which the tarball goes to; see `lxd-recover cluster export-db --help`",
 		"global-db-log --from 9 --to 8":  "--from 9 is after --to 8, so that there is nothing to list; see `lxd-recover global-db-log --help`",
 		"nothing":                        "unknown command \"nothing\" for \"lxd-recover\"; see `lxd-recover --help`",

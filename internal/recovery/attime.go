@@ -18,10 +18,12 @@ import (
 // errTooLate says that a time is before what a log reaches back to.
 var errTooLate = errors.New("the log reaches no further back")
 
-// IndexAt finds the last entry of a source's raft log that is not known to be later than a time. Entries have no times. But LXD's leader writes heartbeats, all
-// ten seconds or so, which have: so what is told is the state before the first heartbeat that is later. A time after the last heartbeat is that of the last entry.
+// IndexAt finds the last entry of a source's raft log that is not known to be later than a time. Entries have no times. But LXD's leader writes heartbeats,
+// all ten seconds or so, which have: so what is told is the state before the first heartbeat that is later. A time after the last heartbeat is that of the
+// last entry.
 //
-// source is as for [OpenDatabase], or the name of a kept database; of an archive all parts count. reading is the digest of the reading to take where there are several.
+// source is as for [OpenDatabase], or the name of a kept database; of an archive all parts count. reading is the digest of the reading to take where there
+// are several.
 func IndexAt(ctx context.Context, source string, at time.Time, reading string, progress Progress) (uint64, error) {
 	if at.After(time.Now()) {
 		return 0, fmt.Errorf("%s is in the future", at.UTC().Format(time.DateTime)+" UTC")

@@ -105,6 +105,8 @@ type ExportReport struct {
 	// LXD is the one that is installed here. Findings are what it needs to start on the tarball's database, and lacks, or may lack.
 	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
 	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
+	rows globaldb.Fingerprint // what libdqlite serves of the tarball; nil with ExportOptions.NoVerify
 }
 
 // Export writes the recovery tarball of this member. It changes nothing in LXD's directory but the high-water file.
@@ -469,7 +471,7 @@ func (ex *exporter) write(ctx context.Context) (*ExportReport, error) {
 		return nil, err
 	}
 
-	ex.report.Database = verified.summary
+	ex.report.Database, ex.report.rows = verified.summary, verified.rows
 	ex.report.Warnings = append(ex.report.Warnings, warningsOf(ex.report.Findings)...)
 	return ex.report, nil
 }

@@ -37,13 +37,8 @@ type Expected struct {
 
 // ExpectedOf is what a recovery tarball says of the recovery. LXD's own do not tell the recovery entry, to which each import gives its term.
 func ExpectedOf(ctx context.Context, tarball string, progress Progress) (Expected, error) {
-	e, _, err := tarballOf(ctx, tarball, progress)
-	return e, err
-}
-
-// tarballOf is ExpectedOf, and the SHA-256 of the file, in hexadecimal.
-func tarballOf(ctx context.Context, tarball string, progress Progress) (e Expected, digest string, err error) {
-	err = readSource(ctx, tarball, progress, func(src *Source, log *raftlog.Log) error {
+	var e Expected
+	err := readSource(ctx, tarball, progress, func(src *Source, log *raftlog.Log) error {
 		if src.bundle == nil {
 			return fmt.Errorf("%s is no recovery tarball (%s)", src.Path, src.Kind)
 		}
@@ -53,7 +48,7 @@ func tarballOf(ctx context.Context, tarball string, progress Progress) (e Expect
 			return damage
 		}
 
-		e, digest = Expected{Run: src.bundle.Run(), Members: src.bundle.Members}, src.bundle.Digest
+		e = Expected{Run: src.bundle.Run(), Members: src.bundle.Members}
 		if src.bundle.Manifest != nil {
 			e.Fence = src.bundle.Manifest.Raft.After
 		}
@@ -69,7 +64,7 @@ func tarballOf(ctx context.Context, tarball string, progress Progress) (e Expect
 		return err
 	})
 
-	return e, digest, err
+	return e, err
 }
 
 // Comparison says how members are read a second time, so that they can be compared: the recovery entry and the index go into

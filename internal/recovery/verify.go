@@ -28,6 +28,7 @@ type verification struct {
 	stop    context.CancelFunc
 	done    chan struct{}
 	summary *globaldb.Summary
+	rows    globaldb.Fingerprint // that libdqlite serves as well; nil if that was not asked
 	err     error
 }
 
@@ -93,6 +94,8 @@ func (p *verification) run(database replayed, served *serving) error {
 			err = fmt.Errorf("its rows differ in %s", strings.Join(differ, ", "))
 		}
 	}
+
+	p.rows = print
 
 	switch {
 	case err == nil || p.ctx.Err() != nil:

@@ -26,6 +26,7 @@ func main() {
 	flag.IntVar(&opts.runs, "runs", 3, "runs of each; the fastest counts")
 	flag.StringVar(&opts.page, "page", "", "write the page to this file, too")
 	flag.BoolVar(&opts.whole, "whole", false, "measure whole clusters only")
+	flag.BoolVar(&opts.backup, "backup", false, "measure backups only")
 	child := flag.String("child", "", "internal: what a child process does")
 	flag.Parse()
 	err := run(context.Background(), opts, *child, flag.Args())
@@ -36,11 +37,12 @@ func main() {
 }
 
 type options struct {
-	size  int64
-	sizes []int64
-	runs  int
-	page  string
-	whole bool
+	size   int64
+	sizes  []int64
+	runs   int
+	page   string
+	whole  bool
+	backup bool
 }
 
 func (o *options) setSizes(list string) error {
@@ -99,8 +101,11 @@ func bench(ctx context.Context, opts options) error {
 		return err
 	}
 
-	if opts.whole {
+	switch {
+	case opts.whole:
 		return benchWhole(ctx, p, opts, tool)
+	case opts.backup:
+		return benchBackup(ctx, p, opts, tool, dir)
 	}
 
 	err = benchRecovery(ctx, p, opts, tool, dir)
@@ -109,6 +114,10 @@ func bench(ctx context.Context, opts options) error {
 	}
 
 	err = benchWhole(ctx, p, opts, tool)
+	if err == nil {
+		err = benchBackup(ctx, p, opts, tool, dir)
+	}
+
 	if err != nil {
 		return err
 	}
