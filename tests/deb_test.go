@@ -16,8 +16,8 @@ import (
 // TestDeb installs the Debian package on a machine, uses what is in it, updates it, and removes it: nothing of it stays, and no
 // front-end that leads nowhere. It installs none unasked.
 func TestDeb(t *testing.T) {
-	first, next := packDeb(t, "v1.0", "022"), packDeb(t, "v1.0-1-gabcdef0", "022")
-	wantSameFiles(t, first, packDeb(t, "v1.0", "077"))
+	first, next := packDeb(t, "v1.0", "022", "xz"), packDeb(t, "v1.0-1-gabcdef0", "022", "none")
+	wantSameFiles(t, first, packDeb(t, "v1.0", "077", "xz"))
 	g := guest.ForTest(t, guest.Options{Name: "server1", Mask: []string{"lxd.service", "lxd.socket"}})
 	must(t, g.Put(t.Context(), first, "/root/first.deb", 0o644))
 	must(t, g.Put(t.Context(), next, "/root/next.deb", 0o644))
@@ -79,11 +79,11 @@ func TestDeb(t *testing.T) {
 }
 
 // packDeb packs bin/, as somebody with that umask does.
-func packDeb(t testing.TB, version string, umask string) string {
+func packDeb(t testing.TB, version, umask, compression string) string {
 	t.Helper()
 	dir := t.TempDir()
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", "umask "+umask+" && deb/pack.sh '"+version+"' "+dir)
-	cmd.Dir, cmd.Env = "..", append(os.Environ(), "SOURCE_DATE_EPOCH=1764000000")
+	cmd.Dir, cmd.Env = "..", append(os.Environ(), "SOURCE_DATE_EPOCH=1764000000", "COMPRESSION="+compression)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -27,6 +27,7 @@ func TestSnap(t *testing.T) {
 		{"nothing is to be started", testSnapNoStart},
 		{"clients that call all the time", testSnapCallingClients},
 		{"rollback", testSnapRollback},
+		{"backups at set times", testSnapScheduled},
 		{"refreshes of LXD are held", testHold},
 		{"SIGINT", func(t *testing.T, g *guest.Guest) { testSignal(t, g, "INT") }},
 		{"SIGTERM", func(t *testing.T, g *guest.Guest) { testSignal(t, g, "TERM") }},

@@ -44,6 +44,7 @@ func TestSystemd(t *testing.T) {
 		{"clients that call all the time", testCallingClients},
 		{"refused imports", testRefusedImports},
 		{"rollback", testRollback},
+		{"backups at set times", testScheduled},
 		{"LXD that fails to start", testFailingUnit},
 	})
 }

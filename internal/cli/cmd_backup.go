@@ -14,6 +14,7 @@ import (
 	"github.com/canonical/lxd/shared/units"
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/archive"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -24,6 +25,9 @@ const defaultBackup = "lxd_database_backup.tar.gz"
 // maxArchiveDays is what a time can tell.
 const maxArchiveDays = 36500
 
+// defaultBackupWait is how long a backup waits for a transaction of the leader.
+const defaultBackupWait = time.Minute
+
 // randomNonce is the value of --nonce without one.
 const randomNonce = "random"
 
@@ -31,8 +35,7 @@ type backupOptions struct {
 	recovery.BackupOptions
 	nonce   string
 	archive recovery.ArchiveOptions
-	days    uint   // that the archive reaches back
-	size    string // that the archive may have
+	reach   archiveReach
 	format  format
 }
 
@@ -84,12 +87,11 @@ global-db-inspect, -compare, -log and -sql read a backup. It is no recovery tarb
 	cmd.Flags().StringVar(&opts.nonce, "nonce", "", "have the leader write a key, and remove it, in place of waiting for a heartbeat; "+
 		"with the `VALUE` that global-db-resync asks for, if it does")
 	cmd.Flags().Lookup("nonce").NoOptDefVal = randomNonce
-	cmd.Flags().DurationVar(&opts.Wait, "wait", time.Minute, "how long to wait for a transaction of the leader")
+	cmd.Flags().DurationVar(&opts.Wait, "wait", defaultBackupWait, "how long to wait for a transaction of the leader")
 	cmd.Flags().StringVar(&opts.archive.Dir, "archive", "",
 		"add what raft's log has got since to the archive `DIR`; without FILE, only that")
 	cmd.Flags().BoolVar(&opts.archive.Link, "link", false, "with --archive: link the files in place of copying them, on the same file system")
-	cmd.Flags().UintVar(&opts.days, "archive-days", 0, "with --archive: keep what is needed to go back this number of `DAYS`, and remove what is older")
-	cmd.Flags().StringVar(&opts.size, "archive-size", "", "with --archive: remove the oldest until the archive has no more than this `SIZE`, such as 10GiB")
+	opts.reach.addFlags(cmd)
 	cmd.Flags().BoolVar(&opts.NoVerify, "no-verify", false,
 		"do not let libdqlite open a scratch copy of what is backed up; it takes as much memory as the database")
 	cmd.Flags().BoolVar(&opts.Unsigned, "unsigned", false, "go on without a signature although cluster.key is missing or does not fit cluster.crt")
@@ -134,26 +136,46 @@ func runBackup(ctx context.Context, opts backupOptions, file string) error {
 
 // checkArchive reads the flags that belong to --archive.
 func (o *backupOptions) checkArchive() error {
-	if o.archive.Dir == "" && (o.archive.Link || o.days > 0 || o.size != "") {
-		return errors.New("--link, --archive-days and --archive-size belong to --archive")
+	if o.archive.Dir == "" && o.archive.Link {
+		return errors.New("--link belongs to --archive")
 	}
 
-	if o.days > maxArchiveDays {
-		return fmt.Errorf("--archive-days takes %d at most", maxArchiveDays)
+	var err error
+	o.archive.Keep, err = o.reach.keep(o.archive.Dir != "")
+	return err
+}
+
+// archiveReach are the flags that say how much of an archive is kept.
+type archiveReach struct {
+	days uint
+	size string
+}
+
+func (r *archiveReach) addFlags(cmd *cobra.Command) {
+	cmd.Flags().UintVar(&r.days, "archive-days", 0, "with --archive: keep what is needed to go back this number of `DAYS`, and remove what is older")
+	cmd.Flags().StringVar(&r.size, "archive-size", "", "with --archive: remove the oldest until the archive has no more than this `SIZE`, such as 10GiB")
+}
+
+// keep is what they say.
+func (r *archiveReach) keep(archived bool) (keep archive.Keep, err error) {
+	switch {
+	case !archived && (r.days > 0 || r.size != ""):
+		return keep, errors.New("--archive-days and --archive-size belong to --archive")
+	case r.days > maxArchiveDays:
+		return keep, fmt.Errorf("--archive-days takes %d at most", maxArchiveDays)
 	}
 
-	o.archive.Keep.Age = time.Duration(o.days) * 24 * time.Hour
-	if o.size == "" {
-		return nil
+	keep.Age = time.Duration(r.days) * 24 * time.Hour
+	if r.size == "" {
+		return keep, nil
 	}
 
-	size, err := units.ParseByteSizeString(o.size)
-	if err != nil || size <= 0 {
-		return fmt.Errorf("--archive-size needs a size such as 500MiB or 10GiB, not %q", o.size)
+	keep.Size, err = units.ParseByteSizeString(r.size)
+	if err != nil || keep.Size <= 0 {
+		return keep, fmt.Errorf("--archive-size needs a size such as 500MiB or 10GiB, not %q", r.size)
 	}
 
-	o.archive.Keep.Size = size
-	return nil
+	return keep, nil
 }
 
 // runArchive adds to an archive.

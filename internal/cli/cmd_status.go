@@ -21,8 +21,9 @@ func newStatusCmd() *cobra.Command {
 		Use:   "global-db-status",
 		Short: "Show how this member stands",
 		Long: `Show how this member stands: whether LXD runs, where its raft log ends, whether the three places that hold the members'
-addresses agree, the last import, what is pending, the kept databases, and what keeps LXD from starting here: addresses that this
-machine does not have, certificates that are out of date, a database that the installed LXD is too old for. It changes nothing.
+addresses agree, the last import, the last backup that "lxd-recover backup run" has taken, what is pending, the kept databases,
+and what keeps LXD from starting here: addresses that this machine does not have, certificates that are out of date, a database
+that the installed LXD is too old for. It changes nothing.
 A standalone server, which is no member of a cluster, has no addresses to agree.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-status
@@ -86,6 +87,10 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		rows = append(rows, []string{"last resync", fmt.Sprintf("%s, from %s, %s", made, r.Resync.Source, r.Resync.Raft)})
 	}
 
+	if r.Backup != nil {
+		rows = append(rows, []string{"last backup", scheduledText(r.Backup)})
+	}
+
 	writeTable(w, nil, rows)
 	printAddresses(w, r)
 	printList(w, "Pending", r.Pending)
@@ -107,6 +112,25 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 
 	fmt.Fprintln(w, "\nKept databases:")
 	writeTable(w, []string{"name", "replaced", "by", "size"}, rows)
+}
+
+// scheduledText says how the backups stand that are taken at set times.
+func scheduledText(b *recovery.ScheduledBackup) string {
+	text := "none yet"
+	if b.LastSuccess != nil {
+		text = fmt.Sprintf("%s, %s", b.LastSuccess.Local().Format(time.DateTime), b.LastFile)
+	}
+
+	switch {
+	case b.Running:
+		return text + "; one is being taken"
+	case b.Error != "":
+		return text + "; THE LAST ONE FAILED"
+	case b.Overdue:
+		return text + "; OVERDUE"
+	}
+
+	return text
 }
 
 // printAddresses shows the addresses of the members side by side. Those of a standalone server, which are none, are shown only

@@ -50,6 +50,10 @@ func TestComplete(t *testing.T) {
 		"cluster export-db EMPTY":                                 ":0",
 		"global-db-k":                                             "global-db-kept :4",
 		"global-db-b":                                             "global-db-backup :4", // the old name works, and is not offered
+		"backup EMPTY":                                            "disable enable forget run :4",
+		"backup enable EMPTY":                                     ":16",
+		"backup enable --every EMPTY":                             "hourly daily weekly :4",
+		"backup forget /x EMPTY":                                  ":4",
 		"cluster export-db --no-":                                 "--no-verify :4",
 		"cluster edit EMPTY":                                      ":4",
 		"hook EMPTY":                                              "boot configure install post-refresh pre-refresh remove :4",

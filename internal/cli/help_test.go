@@ -109,7 +109,8 @@ func TestFlagsAlike(t *testing.T) {
 			t.Errorf("%s: --format is -%s, %s by default", cmd.CommandPath(), format.Shorthand, format.DefValue)
 		}
 
-		without := []string{"lxd-recover", "lxd-recover cluster", "lxd-recover frontend", "lxd-recover global-db-kept", "lxd-recover hook"}
+		without := []string{"lxd-recover", "lxd-recover cluster", "lxd-recover frontend", "lxd-recover global-db-kept", "lxd-recover hook",
+			"lxd-recover backup"}
 		if (format == nil) != slices.Contains(without, cmd.CommandPath()) {
 			t.Errorf("%s: --format: %v", cmd.CommandPath(), format != nil)
 		}

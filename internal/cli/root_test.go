@@ -97,8 +97,16 @@ func TestFormat(t *testing.T) {
 			"nor a time such as 2026-11-27T08:30, which is UTC; see `lxd-recover cluster export-db --help`",
 		"cluster export-db --at 0": "invalid argument \"0\" for \"--at\" flag: it is neither an index of the raft log, from 1 on, " +
 			"nor a time such as 2026-11-27T08:30, which is UTC; see `lxd-recover cluster export-db --help`",
-		"cluster export-db -f json -":    "--format needs standard output, which the tarball goes to; see `lxd-recover cluster export-db --help`",
-		"global-db-log --from 9 --to 8":  "--from 9 is after --to 8, so that there is nothing to list; see `lxd-recover global-db-log --help`",
+		"cluster export-db -f json -":   "--format needs standard output, which the tarball goes to; see `lxd-recover cluster export-db --help`",
+		"global-db-log --from 9 --to 8": "--from 9 is after --to 8, so that there is nothing to list; see `lxd-recover global-db-log --help`",
+		"backup enable srv":             "DIR must be an absolute path, and \"srv\" is none; see `lxd-recover backup enable --help`",
+		"backup enable /srv --every monthly": "invalid argument \"monthly\" for \"--every\" flag: hourly, daily, weekly are possible" +
+			"; see `lxd-recover backup enable --help`",
+		"backup enable /srv --keep-last -1": "--keep-last is -1, and must not be below 0; see `lxd-recover backup enable --help`",
+		"backup enable /srv --keep-last 0 --keep-hourly 0 --keep-daily 0 --keep-weekly 0": "nothing says which backups to keep: " +
+			"give --keep-last, --keep-hourly, --keep-daily or --keep-weekly; see `lxd-recover backup enable --help`",
+		"backup forget /srv": "nothing says which backups to keep: give --keep-last, --keep-hourly, --keep-daily or --keep-weekly" +
+			"; see `lxd-recover backup forget --help`",
 		"nothing":                        "unknown command \"nothing\" for \"lxd-recover\"; see `lxd-recover --help`",
 		"global-db-rollback a b -f yaml": "unexpected argument \"b\"; see `lxd-recover global-db-rollback --help`",
 	} {

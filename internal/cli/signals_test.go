@@ -264,6 +264,7 @@ func TestRuns(t *testing.T) {
 	readers := []string{
 		"export-db", "global-db-status", "global-db-inspect", "global-db-compare", "global-db-sql", "global-db-log", "list", "status", "version",
 		"verify-copy", "reconfigure", "agent", "plan", "verify", "support", "cluster", "frontend", "global-db-kept", "global-db-backups", "global-db-backup",
+		"backup", "enable", "disable", "run", "forget",
 	}
 	var walk func(args []string)
 	walk = func(args []string) {

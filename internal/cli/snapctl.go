@@ -5,10 +5,13 @@ package cli
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/snapcore/snapd/client"
 )
@@ -75,6 +78,35 @@ func (c *snapConfig) get() (map[string]any, error) {
 func (c *snapConfig) unset(keys ...string) error {
 	_, err := c.run(append([]string{"unset"}, keys...)...)
 	return err
+}
+
+// snapTimer is the app of our snap that snapd starts at set times, once it is enabled. How often is fixed in snapcraft.yaml: it is for the run to see whether
+// a backup is due.
+type snapTimer struct{}
+
+// backupApp is the name of that app.
+const backupApp = "backup"
+
+// Known implements recovery.Timer.
+func (snapTimer) Known(context.Context) error { return nil }
+
+// Enable implements recovery.Timer.
+func (t snapTimer) Enable(context.Context, string) error { return t.snapctl("start", "--enable") }
+
+// Disable implements recovery.Timer.
+func (t snapTimer) Disable(context.Context) error { return t.snapctl("stop", "--disable") }
+
+func (snapTimer) snapctl(args ...string) error {
+	config, err := (&snapConfig{client: client.New(&client.Config{Socket: snapctlSocket})}).outsideHook()
+	if err == nil {
+		_, err = config.run(append(args, "lxd-recover."+backupApp)...)
+	}
+
+	if err != nil {
+		return fmt.Errorf("snapctl %s: %w", strings.Join(args, " "), err)
+	}
+
+	return nil
 }
 
 // set gives a key a value, which becomes JSON.

@@ -43,6 +43,7 @@ type fakeSystemd struct {
 	units map[string]string // name: ActiveState
 	jobs  []string          // "StopUnit lxd.service"
 	loads int               // how often it has read its units
+	files []string          // "EnableUnitFiles lxd-recover-backup.timer"
 
 	properties map[string]map[string]any  // by unit and name: what else they say
 	conditions map[string][]fakeCondition // by unit: of the drop-ins, as they were when it read its units
@@ -205,11 +206,26 @@ func (f *fakeSystemd) answer(c *fakeConn, call *dbus.Message) bool {
 		return c.send(&dbus.Message{Type: dbus.TypeMethodReply, Headers: replyTo(call, ""), Body: []any{dbus.MakeVariant(value)}})
 	case "Reload":
 		f.load()
-	case "StopUnit", "StartUnit":
+	case "EnableUnitFiles", "DisableUnitFiles":
+		return c.send(&dbus.Message{Type: dbus.TypeMethodReply, Headers: replyTo(call, ""), Body: f.unitFiles(member, call.Body[0].([]string))})
+	case "StopUnit", "StartUnit", "RestartUnit":
 		return f.job(c, call, member, call.Body[0].(string))
 	}
 
 	return c.send(&dbus.Message{Type: dbus.TypeMethodReply, Headers: replyTo(call, "")})
+}
+
+// unitFiles notes what is enabled or disabled, and returns the answer to that.
+func (f *fakeSystemd) unitFiles(member string, names []string) []any {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.files = append(f.files, member+" "+strings.Join(names, " "))
+	changes := []struct{ Type, File, Destination string }{}
+	if member == "EnableUnitFiles" {
+		return []any{true, changes}
+	}
+
+	return []any{changes}
 }
 
 // property is what a unit's property says, or the name of the error.
@@ -258,7 +274,7 @@ func (f *fakeSystemd) job(c *fakeConn, call *dbus.Message, member string, unit s
 	if member == "StartUnit" && !f.met(unit) {
 		outcome = "skipped"
 	} else {
-		f.units[unit] = map[string]string{"StopUnit": "inactive", "StartUnit": "active"}[member]
+		f.units[unit] = map[string]string{"StopUnit": "inactive", "StartUnit": "active", "RestartUnit": "active"}[member]
 	}
 
 	id := uint32(len(f.jobs))

@@ -35,6 +35,8 @@ type app struct {
 	Completer string `yaml:"completer,omitempty"`
 	Daemon    string `yaml:"daemon,omitempty"` // a service
 	Restart   string `yaml:"restart-condition,omitempty"`
+	Timer     string `yaml:"timer,omitempty"`        // when snapd starts it
+	Install   string `yaml:"install-mode,omitempty"` // disable: not before somebody enables it
 }
 
 // snapcraft is our snapcraft.yaml.
