@@ -35,6 +35,9 @@ type Extracted struct {
 	// Size is the number of bytes written to disk.
 	Size int64
 
+	// Identity is what identity.age has, encrypted; nil if there is none. It is not unpacked: no raft directory has such a file.
+	Identity []byte
+
 	// Newest is the latest modification time in the archive, Unix seconds.
 	Newest int64
 }
@@ -101,7 +104,8 @@ func Extract(ctx context.Context, r io.Reader, root *os.Root, opts ExtractOption
 		return nil, damaged(ctx, "after the end of the archive", errors.Join(errors.New("trailing bytes"), err))
 	}
 
-	return &Extracted{Origin: x.origin, Members: x.members, Size: x.written, Newest: x.newest, Digest: hex.EncodeToString(digest.Sum(nil))}, nil
+	return &Extracted{Origin: x.origin, Members: x.members, Size: x.written, Newest: x.newest, Identity: x.identity,
+		Digest: hex.EncodeToString(digest.Sum(nil))}, nil
 }
 
 // damaged wraps what a tarball is to blame for; a cancelled context and an error of the machine are not.
@@ -139,6 +143,9 @@ type extractor struct {
 	origin  Origin
 	files   map[string]File // the manifest's, by name
 	members member.List
+
+	identity []byte // content of identity.age
+
 	written int64
 	newest  int64
 	backup  bool // one of LXD's backups, for inspection: every file is taken as it is
@@ -205,8 +212,11 @@ func (x *extractor) entry(h *tar.Header) error {
 		return damaged(x.ctx, "entry "+shown, errors.New("a file of this name does not belong into a recovery tarball"))
 	}
 
-	if name == raftNodesName {
+	switch name {
+	case raftNodesName:
 		return x.readRaftNodes(h)
+	case IdentityName:
+		return x.readIdentity(h)
 	}
 
 	return x.write(h)
@@ -336,6 +346,26 @@ func (x *extractor) readRaftNodes(h *tar.Header) error {
 		return damaged(x.ctx, "read "+h.Name, errors.New("it is not the file that the manifest names"))
 	}
 
+	return nil
+}
+
+// readIdentity reads what is encrypted. Only a manifest can announce it.
+func (x *extractor) readIdentity(h *tar.Header) error {
+	want, ok := x.files[h.Name]
+	if !ok || want.Size != h.Size {
+		return damaged(x.ctx, "read "+h.Name, errors.New("the manifest does not announce this file with this size"))
+	}
+
+	data, err := x.small(h, maxIdentity)
+	if err != nil {
+		return err
+	}
+
+	if want.SHA256 != sum(data) {
+		return damaged(x.ctx, "read "+h.Name, errors.New("its checksum is not the one in the manifest"))
+	}
+
+	x.identity = data
 	return nil
 }
 

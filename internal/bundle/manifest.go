@@ -19,6 +19,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -35,6 +36,9 @@ const (
 	ManifestName  = "recovery.yaml"
 	SignatureName = "recovery.sig"
 	raftNodesName = "raft_nodes.yaml"
+
+	// IdentityName is what a backup has, encrypted, of the source that no other member can give back.
+	IdentityName = "identity.age"
 )
 
 // Versions of the manifest: 2 has the run, and is signed; 1 is what there was before, and what is written without a key.
@@ -99,6 +103,11 @@ type Backup struct {
 
 // IsBackup tells whether a tarball is a backup, and no recovery tarball.
 func (m *Manifest) IsBackup() bool { return m.Kind == KindBackup }
+
+// HasIdentity tells whether there is, encrypted, what makes a new machine the source again: its certificates, keys and node database.
+func (m *Manifest) HasIdentity() bool {
+	return slices.ContainsFunc(m.Files, func(f File) bool { return f.Name == IdentityName })
+}
 
 // Patch is what was pending in patch.global.sql on the source: SQL that LXD runs when it starts there.
 type Patch struct {
@@ -226,6 +235,8 @@ func (m *Manifest) validate() error {
 		switch {
 		case !allowed(f.Name) || f.Name == ManifestName || f.Name == SignatureName:
 			return fmt.Errorf("file name %q does not belong into a recovery tarball", f.Name)
+		case f.Name == IdentityName && !m.IsBackup():
+			return fmt.Errorf("file %s belongs into a backup, and this is none", f.Name)
 		case seen[f.Name]:
 			return fmt.Errorf("file %s is listed twice", f.Name)
 		case f.Size < 0 || f.Size > maxFileSize:

@@ -9,6 +9,7 @@ const (
 	maxFiles     = 100_000         // the log keeps some 10,000 entries at most; one file an entry would be the extreme
 	maxFileSize  = 1 << 40         // bytes; a snapshot can be as large as the database
 	maxSmallFile = 1 << 20         // bytes of recovery.yaml and raft_nodes.yaml
+	maxIdentity  = 32 << 20        // bytes of identity.age
 	maxSignature = 4 << 10         // bytes of recovery.sig; an RSA key of 16384 bits makes 2048
 	maxPadding   = 1 << 20         // zero bytes after the tar's end mark
 	probeReserve = int64(64 << 20) // bytes of disk left free beside the announced size
@@ -27,5 +28,5 @@ func IsRaftFile(name string) bool { return raftFile.MatchString(name) }
 
 // allowed tells whether a file of that name may be in a tarball and is unpacked.
 func allowed(name string) bool {
-	return name == ManifestName || name == SignatureName || name == raftNodesName || IsRaftFile(name)
+	return name == ManifestName || name == SignatureName || name == raftNodesName || name == IdentityName || IsRaftFile(name)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/archive"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
+	"github.com/lxd-recover/lxd-recover/internal/sealed"
 )
 
 // defaultBackup is the name of a backup unless another one is given.
@@ -37,6 +38,9 @@ type backupOptions struct {
 	archive recovery.ArchiveOptions
 	reach   archiveReach
 	format  format
+
+	identity   []string // recipients, or files of recipients
+	passphrase string   // file
 }
 
 func newBackupCmd() *cobra.Command {
@@ -58,12 +62,16 @@ With --archive the closed segments and the snapshots of raft's log are kept in D
 back than raft keeps it, two or three hours. Run it more often than that. global-db-log, -sql --at and "lxd-recover cluster export-db
 --source DIR --at" read an archive.
 
+With --identity it has, encrypted, what no other member can give back: this member's certificates and private keys, and local.db.
+With that "lxd-recover global-db-identity restore" makes a new machine this member, if its disk is lost.
+
 global-db-inspect, -compare, -log and -sql read a backup. It is no recovery tarball. When all databases are lost,
 "lxd-recover cluster export-db --source FILE" makes one of it.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-backup
   lxd-recover global-db-backup --nonce /srv/backup/lxd-$(date +%F).tar.gz
   lxd-recover global-db-backup --archive /srv/backup/archive --archive-days 30
+  lxd-recover global-db-backup --identity /etc/lxd-recover/recipients /srv/backup/lxd.tar.gz
   lxd-recover global-db-backup - | ssh backup 'cat > lxd.tar.gz'`,
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeTarballs,
@@ -92,6 +100,9 @@ global-db-inspect, -compare, -log and -sql read a backup. It is no recovery tarb
 		"add what raft's log has got since to the archive `DIR`; without FILE, only that")
 	cmd.Flags().BoolVar(&opts.archive.Link, "link", false, "with --archive: link the files in place of copying them, on the same file system")
 	opts.reach.addFlags(cmd)
+	cmd.Flags().StringArrayVar(&opts.identity, "identity", nil, "add this member's certificates, private keys and local.db, encrypted for a `RECIPIENT`: "+
+		"a public key of age or ssh, or a file with such keys; may be repeated")
+	cmd.Flags().StringVar(&opts.passphrase, "identity-passphrase", "", "as --identity, encrypted with the passphrase in the first line of `FILE`")
 	cmd.Flags().BoolVar(&opts.NoVerify, "no-verify", false,
 		"do not let libdqlite open a scratch copy of what is backed up; it takes as much memory as the database")
 	cmd.Flags().BoolVar(&opts.Unsigned, "unsigned", false, "go on without a signature although cluster.key is missing or does not fit cluster.crt")
@@ -118,6 +129,11 @@ func runBackup(ctx context.Context, opts backupOptions, file string) error {
 
 	if opts.Wait <= 0 {
 		return usageError{errors.New("--wait needs a time above 0, such as 1m"), "lxd-recover global-db-backup"}
+	}
+
+	opts.Identity, err = identityLock(opts)
+	if err != nil {
+		return err
 	}
 
 	opts.Version, opts.Progress = Version, newProgress(ctx, os.Stderr)
@@ -178,6 +194,26 @@ func (r *archiveReach) keep(archived bool) (keep archive.Keep, err error) {
 	return keep, nil
 }
 
+// identityLock is whom an identity is encrypted for; nil without.
+func identityLock(opts backupOptions) (*sealed.Lock, error) {
+	switch {
+	case len(opts.identity) > 0 && opts.passphrase != "":
+		return nil, usageError{errors.New("give --identity, or --identity-passphrase, and not both: a passphrase would open what is for keys"),
+			"lxd-recover global-db-backup"}
+	case opts.passphrase != "":
+		return sealed.LockWith(opts.passphrase)
+	case len(opts.identity) == 0:
+		return nil, nil
+	}
+
+	lock, err := sealed.LockFor(opts.identity)
+	if errors.Is(err, sealed.ErrRecipient) {
+		return nil, usageError{fmt.Errorf("--identity: %w", err), "lxd-recover global-db-backup"}
+	}
+
+	return lock, err
+}
+
 // runArchive adds to an archive.
 func runArchive(ctx context.Context, opts backupOptions) error {
 	opts.archive.Progress = newProgress(ctx, os.Stderr)
@@ -220,6 +256,10 @@ func printBackup(w io.Writer, r *recovery.BackupReport) {
 		}
 
 		fmt.Fprintf(w, "Wrote %s (%s), %s.\n", r.File, bytesText(r.Size), signed)
+	}
+
+	if r.Identity {
+		fmt.Fprintf(w, "What makes another machine %s is in it, encrypted: certificates, private keys and local.db.\n", r.Source.Name)
 	}
 
 	fmt.Fprintf(w, "All that LXD has confirmed before %s is in it: %s.\n", r.Began.UTC().Format(time.DateTime)+" UTC", proofText(r))

@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/retention"
+	"github.com/lxd-recover/lxd-recover/internal/sealed"
 )
 
 // backupTimerUnit is the timer that the package installs.
@@ -129,7 +130,8 @@ then is as if it was never given. Whether backups succeed is told by "lxd-recove
 ` + exitStatuses,
 		Example: `  lxd-recover backup enable /srv/backup
   lxd-recover backup enable /srv/backup --every daily --keep-hourly 0 --keep-daily 14
-  lxd-recover backup enable /srv/backup --archive --archive-days 30`,
+  lxd-recover backup enable /srv/backup --archive --archive-days 30
+  lxd-recover backup enable /srv/backup --identity /etc/lxd-recover/recipients`,
 		Args: usage(cobra.ExactArgs(1)),
 		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			return completeDir(args)
@@ -150,6 +152,15 @@ then is as if it was never given. Whether backups succeed is told by "lxd-recove
 				return usageError{err, helpPath(cmd)}
 			}
 
+			_, err = identityLock(backupOptions{identity: opts.Identity})
+			if err == nil {
+				err = sealed.Absolute(opts.Identity) // the timer runs it elsewhere
+			}
+
+			if err != nil {
+				return err
+			}
+
 			opts.ArchiveDays, opts.ArchiveSize = opts.reach.days, keep.Size
 			return runBackupEnable(cmd.Context(), opts)
 		},
@@ -159,6 +170,8 @@ then is as if it was never given. Whether backups succeed is told by "lxd-recove
 	_ = cmd.RegisterFlagCompletionFunc("every", cobra.FixedCompletions(opts.every.known, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().BoolVar(&opts.Archive, "archive", false, "keep raft's log in DIR/archive, too, as global-db-backup --archive does")
 	opts.reach.addFlags(cmd)
+	cmd.Flags().StringArrayVar(&opts.Identity, "identity", nil, "add this member's certificates, private keys and local.db to each backup, encrypted for a `RECIPIENT`, "+
+		"as global-db-backup --identity does; may be repeated")
 	cmd.Flags().BoolVar(&opts.noTimer, "no-timer", false, "only write the configuration: something else calls \"lxd-recover backup run\"")
 	opts.format.addFlag(cmd, reportFormats)
 	return cmd

@@ -92,6 +92,10 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d, %s)", r.Member.Name, r.Member.ID, r.Member.Address)})
 	}
 
+	if r.Identity != "" {
+		rows = append(rows, []string{"identity", fmt.Sprintf("of %s: certificates, private keys and local.db, encrypted", r.Identity)})
+	}
+
 	if r.Machine != nil && r.Machine.LXD.Program != "" {
 		rows = append(rows, []string{"installed", r.Machine.LXD.String()})
 	}

@@ -110,7 +110,7 @@ func TestFlagsAlike(t *testing.T) {
 		}
 
 		without := []string{"lxd-recover", "lxd-recover cluster", "lxd-recover frontend", "lxd-recover global-db-kept", "lxd-recover hook",
-			"lxd-recover backup"}
+			"lxd-recover backup", "lxd-recover global-db-identity"}
 		if (format == nil) != slices.Contains(without, cmd.CommandPath()) {
 			t.Errorf("%s: --format: %v", cmd.CommandPath(), format != nil)
 		}

@@ -129,7 +129,7 @@ func newRootCmd() *cobra.Command {
 	cmd.SetFlagErrorFunc(flagError)
 	cmd.AddCommand(
 		newClusterCmd(), newImportCmd(), newRollbackCmd(), newRepairCmd(), newPatchCmd(), newResumeCmd(), newSupportCmd(),
-		newBackupCmd(), newBackupsCmd(), newResyncCmd(),
+		newBackupCmd(), newBackupsCmd(), newIdentityCmd(), newResyncCmd(),
 		newStatusCmd(), newKeptCmd(), formerly("global-db-backups", newKeptCmd()), newInspectCmd(), newCompareCmd(), newSQLCmd(), newLogCmd(),
 		newFrontendCmd(), newHookCmd(), newVersionCmd(), newVerifyCmd(), newReconfigureCmd(), newAgentCmd(),
 	)

@@ -27,7 +27,7 @@ import (
 // runs are the names of the commands that change something.
 var runs = []string{
 	"global-db-import", "global-db-rollback", "global-db-repair", "global-db-patch", "global-db-resync", "resume", "edit",
-	"recover-from-quorum-loss", "hook", "install", "remove",
+	"recover-from-quorum-loss", "hook", "install", "remove", "restore",
 	"recover", "apply", "undo",
 }
 

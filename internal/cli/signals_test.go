@@ -265,6 +265,7 @@ func TestRuns(t *testing.T) {
 		"export-db", "global-db-status", "global-db-inspect", "global-db-compare", "global-db-sql", "global-db-log", "list", "status", "version",
 		"verify-copy", "reconfigure", "agent", "plan", "verify", "support", "cluster", "frontend", "global-db-kept", "global-db-backups", "global-db-backup",
 		"backup", "enable", "disable", "run", "forget",
+		"global-db-identity",
 	}
 	var walk func(args []string)
 	walk = func(args []string) {

@@ -136,6 +136,49 @@ func stage(ctx context.Context, databaseDir string, target string, update Update
 	return finish(ctx, target, update)
 }
 
+// Copy writes a copy of the node database of databaseDir to the new file target, with all that it holds. It is checked and without a journal when
+// Copy returns.
+func Copy(ctx context.Context, databaseDir string, target string) error {
+	scratch, remove, err := copyToScratch(filepath.Join(databaseDir, File))
+	if err != nil {
+		return err
+	}
+
+	defer remove()
+
+	err = createEmpty(target)
+	if err == nil {
+		err = backup(ctx, scratch, target)
+	}
+
+	if err == nil {
+		err = withoutJournal(ctx, target)
+	}
+
+	if err != nil {
+		return fmt.Errorf("copy the node database %s: %w", filepath.Join(databaseDir, File), err)
+	}
+
+	return nil
+}
+
+// withoutJournal checks a node database, and sets the journal mode that LXD uses.
+func withoutJournal(ctx context.Context, file string) error {
+	db, err := open(file)
+	if err != nil {
+		return err
+	}
+
+	defer db.Close()
+
+	_, err = db.ExecContext(ctx, "PRAGMA journal_mode=DELETE")
+	if err == nil {
+		err = checkIntegrity(ctx, db)
+	}
+
+	return errors.Join(err, db.Close())
+}
+
 // createEmpty makes an empty file, which SQLite takes for a new database.
 func createEmpty(target string) error {
 	f, err := os.OpenFile(target, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
@@ -160,8 +203,17 @@ func finish(ctx context.Context, target string, update Update) error {
 		return err
 	}
 
+	err = checkIntegrity(ctx, db)
+	if err != nil {
+		return err
+	}
+
+	return db.Close()
+}
+
+func checkIntegrity(ctx context.Context, db *sql.DB) error {
 	var verdict string
-	err = db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&verdict)
+	err := db.QueryRowContext(ctx, "PRAGMA integrity_check(1)").Scan(&verdict)
 	if err != nil {
 		return err
 	}
@@ -170,7 +222,7 @@ func finish(ctx context.Context, target string, update Update) error {
 		return fmt.Errorf("integrity check: %s", verdict)
 	}
 
-	return db.Close()
+	return nil
 }
 
 // apply makes the changes of an update in one transaction. The journal mode is the one LXD uses, whatever the copy had,

@@ -20,6 +20,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/sealed"
 )
 
 // BackupOptions say what to back up and where to.
@@ -40,6 +41,9 @@ type BackupOptions struct {
 	// Wait bounds how long to wait for a transaction of the leader.
 	Wait time.Duration
 
+	// Identity is whom what no other member can give back is encrypted for: certificates, private keys, local.db. Nil leaves it out.
+	Identity *sealed.Lock
+
 	NoVerify bool // see ExportOptions
 	Unsigned bool
 
@@ -54,12 +58,13 @@ type BackupReport struct {
 	Source   member.Member     `json:"source" yaml:"source"`
 	Cluster  string            `json:"cluster_certificate" yaml:"cluster_certificate"`
 	Members  member.List       `json:"members" yaml:"members"`
-	Began    time.Time         `json:"began" yaml:"began"`   // all that was confirmed before is in the backup
-	Raft     bundle.Position   `json:"raft" yaml:"raft"`     // last entry of the tarball
-	Proof    string            `json:"proof" yaml:"proof"`   // see bundle.ProofHeartbeat and the others
-	Next     bundle.Position   `json:"next" yaml:"next"`     // the transaction that proves it; zero with a sole voter
-	Signed   bool              `json:"signed" yaml:"signed"` // with the cluster's key
-	Waited   float64           `json:"waited" yaml:"waited"` // seconds until the leader's transaction was on this disk
+	Began    time.Time         `json:"began" yaml:"began"`       // all that was confirmed before is in the backup
+	Raft     bundle.Position   `json:"raft" yaml:"raft"`         // last entry of the tarball
+	Proof    string            `json:"proof" yaml:"proof"`       // see bundle.ProofHeartbeat and the others
+	Next     bundle.Position   `json:"next" yaml:"next"`         // the transaction that proves it; zero with a sole voter
+	Signed   bool              `json:"signed" yaml:"signed"`     // with the cluster's key
+	Identity bool              `json:"identity" yaml:"identity"` // certificates, keys and local.db are in it, encrypted
+	Waited   float64           `json:"waited" yaml:"waited"`     // seconds until the leader's transaction was on this disk
 	Database *globaldb.Summary `json:"database" yaml:"database"`
 	Warnings []string          `json:"warnings" yaml:"warnings"`
 }
@@ -104,6 +109,8 @@ type backup struct {
 	key    crypto.Signer // nil if the tarball cannot be signed
 	nonce  string        // to be written; empty without
 	report *BackupReport
+
+	identity []byte // encrypted; nil without
 }
 
 // view is the raft directory as it was in one moment, and its log.
@@ -149,6 +156,12 @@ func (b *backup) open(ctx context.Context) error {
 	b.key, warnings, err = b.dir.keyUnless(b.opts.Unsigned)
 	b.report.Signed = b.key != nil
 	b.report.Warnings = append(b.report.Warnings, warnings...)
+	if err != nil || b.opts.Identity == nil {
+		return err
+	}
+
+	b.report.Identity = true
+	b.identity, err = b.dir.sealIdentity(ctx, b.opts.Identity, true)
 	return err
 }
 
@@ -181,6 +194,11 @@ func (b *backup) write(ctx context.Context, v *view) error {
 	}
 
 	pieces = append(metadataPieces(v.log, last.Term), pieces...)
+	packed := pieces
+	if b.identity != nil {
+		packed = append([]bundle.Piece{bundle.BytesPiece(bundle.IdentityName, b.identity)}, pieces...)
+	}
+
 	var served *serving
 	if !b.opts.NoVerify {
 		b.opts.Progress.step("Opening a scratch copy with libdqlite")
@@ -190,7 +208,7 @@ func (b *backup) write(ctx context.Context, v *view) error {
 
 	database := replayed{log: v.log, upTo: last.Index, what: "the global database in " + b.dir.global()}
 	verified := startVerification(ctx, database, served)
-	err = b.pack(verified, pieces)
+	err = b.pack(verified, packed)
 	verifyErr := verified.end()
 	b.report.Database = verified.summary
 	if verifyErr != nil {

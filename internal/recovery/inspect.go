@@ -29,6 +29,9 @@ type InspectReport struct {
 
 	Signature `yaml:",inline"` // of a recovery tarball
 
+	// Identity is the name of the member whose certificates, keys and node database a backup has, encrypted; empty if it has none.
+	Identity string `json:"identity,omitempty" yaml:"identity,omitempty"`
+
 	// Cluster is the SHA-256 of the cluster certificate, empty if the source does not tell; Member is whose database it is, null then.
 	// A standalone server is its own only member, and has no name.
 	Cluster    string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"`
@@ -334,6 +337,9 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 			r.Cluster = m.Cluster.Certificate
 			r.Member = &InspectMember{ID: m.Source.ID, Name: m.Source.Name, Address: m.Source.Address}
 			r.Time, r.Copy = m.Created, m.Raft.Last.Index > 0 || m.IsBackup()
+			if m.HasIdentity() {
+				r.Identity = m.Source.Name
+			}
 		}
 	}
 

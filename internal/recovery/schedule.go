@@ -20,6 +20,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/retention"
+	"github.com/lxd-recover/lxd-recover/internal/sealed"
 )
 
 // scheduleFormat is the version of the configuration of scheduled backups.
@@ -52,6 +53,9 @@ type Schedule struct {
 	Every     string           `json:"every" yaml:"every"`         // see Intervals
 	Keep      retention.Policy `json:"keep" yaml:"keep"`
 	Archive   bool             `json:"archive" yaml:"archive"` // keep the raft log, too
+
+	// Identity is whom each backup's identity is encrypted for, see sealed.LockFor; none: backups are without.
+	Identity []string `json:"identity" yaml:"identity,omitempty"`
 
 	ArchiveDays uint  `json:"archive_days" yaml:"archive_days,omitempty"` // that the archive reaches back; 0: all
 	ArchiveSize int64 `json:"archive_size" yaml:"archive_size,omitempty"` // bytes that it may have; 0: any
@@ -102,6 +106,15 @@ func (s *Schedule) validate() error {
 	}
 
 	return nil
+}
+
+// lock is whom identities are encrypted for; nil without.
+func (s *Schedule) lock() (*sealed.Lock, error) {
+	if len(s.Identity) == 0 {
+		return nil, nil
+	}
+
+	return sealed.LockFor(s.Identity)
 }
 
 // readSchedule returns the configuration, or nil where no backups are scheduled.

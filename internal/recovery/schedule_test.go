@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -413,5 +415,31 @@ func TestRunBackupStateUnwritable(t *testing.T) {
 
 	if got := l.files(t); r == nil || r.Backup == nil || len(got) != 1 || filepath.Base(r.Backup.File) != got[0] {
 		t.Errorf("%+v, and there is %q", r, got)
+	}
+}
+
+// Each backup has the identity, encrypted for whom it was enabled for. A file with recipients that is gone fails the run, and status says so.
+func TestRunBackupIdentity(t *testing.T) {
+	l := newScheduleLab(t)
+	l.backupLab = newIdentityLab(t).backupLab
+	key, err := age.GenerateX25519Identity()
+	must(t, err)
+	file := filepath.Join(t.TempDir(), "recipients")
+	must(t, os.WriteFile(file, []byte(key.Recipient().String()+"\n"), 0o600))
+	opts := l.options()
+	opts.Identity = []string{file}
+	_, err = EnableBackups(t.Context(), opts)
+	must(t, err)
+	r, err := l.run(t)
+	must(t, err)
+	if !r.Backup.Identity {
+		t.Errorf("%+v", r.Backup)
+	}
+
+	must(t, os.Remove(file))
+	_, err = l.run(t)
+	_, warnings := l.status(t)
+	if err == nil || !strings.Contains(err.Error(), file) || !strings.Contains(warnings, file) {
+		t.Errorf("without %s: %v; %s", file, err, warnings)
 	}
 }

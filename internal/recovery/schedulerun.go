@@ -127,7 +127,12 @@ func (s *Schedule) run(ctx context.Context, opts RunBackupOptions, report *RunBa
 		return err
 	}
 
-	taken, err := Backup(ctx, BackupOptions{LXDDir: dir.path, Output: s.nextFile(node.Self.Name, time.Now()),
+	lock, err := s.lock()
+	if err != nil {
+		return err
+	}
+
+	taken, err := Backup(ctx, BackupOptions{LXDDir: dir.path, Output: s.nextFile(node.Self.Name, time.Now()), Identity: lock,
 		Version: opts.Version, Wait: opts.Wait, NoVerify: opts.NoVerify, Progress: opts.Progress})
 	if err != nil {
 		return err

@@ -34,6 +34,11 @@ func readCertificate(file string) (*certificate, error) {
 		return nil, err
 	}
 
+	return parseCertificate(data, file)
+}
+
+// parseCertificate is readCertificate for what a file has.
+func parseCertificate(data []byte, file string) (*certificate, error) {
 	block, _ := pem.Decode(data)
 	if block == nil || block.Type != "CERTIFICATE" {
 		return nil, fmt.Errorf("%s holds no certificate in PEM form", file)
