@@ -46,6 +46,12 @@ type Agent interface {
 	// Backup writes a backup of the cluster's database, made with a nonce, to w.
 	Backup(ctx context.Context, nonce string, w io.Writer) (*recovery.BackupReport, error)
 
+	// PrepareResync stops LXD on the member, and returns the nonce that a backup for it has to have. Resync puts the log of that backup, which it reads from r,
+	// in place, starts LXD, and sees that it follows the leader. AbandonResync gives up what PrepareResync has begun: LXD runs again if it ran.
+	PrepareResync(ctx context.Context) (*recovery.ResyncReport, error)
+	Resync(ctx context.Context, opts ResyncOptions, r io.Reader) (*ResyncOutcome, error)
+	AbandonResync(ctx context.Context) error
+
 	// Join makes the member part of a run. What it returns is nil if it is not part of it, after JoinRun.Again.
 	Join(ctx context.Context, run JoinRun) (*recovery.OpenRun, error)
 
@@ -77,7 +83,8 @@ type Agent interface {
 	// Done is closed when the agent can be called no more.
 	Done() <-chan struct{}
 
-	// Close ends the agent. A run that has not come to PhaseArmed on the member is withdrawn there.
+	// Close ends the agent. A run that has not come to PhaseArmed on the member is withdrawn there, a resync that has not come to the exchange is
+	// abandoned.
 	Close() error
 }
 
@@ -117,6 +124,8 @@ type Local struct {
 	part *recovery.Part
 	done chan struct{}
 	told atomic.Pointer[recovery.Told] // by the last look
+
+	resyncing bool // LXD is stopped for a resync
 
 	sayMu sync.Mutex
 	said  func(line string) // where lines of progress go; nil for nowhere
@@ -410,9 +419,14 @@ func (l *Local) Close() error {
 	}
 
 	close(l.done)
-	if l.part == nil {
-		return nil
+	var err error
+	if l.resyncing {
+		err = l.abandonResync(context.Background(), true)
 	}
 
-	return l.part.Close(context.Background())
+	if l.part != nil {
+		err = errors.Join(err, l.part.Close(context.Background()))
+	}
+
+	return err
 }

@@ -24,6 +24,9 @@ const (
 	callSupport  = "support"
 	callQuorum   = "quorum"
 	callBackup   = "backup"
+	callPrepare  = "prepare-resync"
+	callResync   = "resync"
+	callAbandon  = "abandon-resync"
 	callJoin     = "join"
 	callGate     = "gate"
 	callStop     = "stop"
@@ -168,6 +171,20 @@ func (l *Local) handle(ctx context.Context, call remote.Call) (any, error) {
 		return with(call, func(args digestArgs) (any, error) { return nil, l.Receive(ctx, args.Digest, call.From) })
 	}
 
+	return l.handleResync(ctx, call)
+}
+
+// handleResync carries out the calls of a resync.
+func (l *Local) handleResync(ctx context.Context, call remote.Call) (any, error) {
+	switch call.Method {
+	case callPrepare:
+		return l.PrepareResync(ctx)
+	case callResync:
+		return with(call, func(opts ResyncOptions) (any, error) { return l.Resync(ctx, opts, call.From) })
+	case callAbandon:
+		return nil, l.AbandonResync(ctx)
+	}
+
 	return l.handleLate(ctx, call)
 }
 
@@ -300,6 +317,31 @@ func (r *Remote) Backup(ctx context.Context, nonce string, w io.Writer) (*recove
 	}
 
 	return reply, nil
+}
+
+// PrepareResync implements Agent.
+func (r *Remote) PrepareResync(ctx context.Context) (*recovery.ResyncReport, error) {
+	return wanted[recovery.ResyncReport](ctx, r, callPrepare, struct{}{})
+}
+
+// Resync implements Agent.
+func (r *Remote) Resync(ctx context.Context, opts ResyncOptions, from io.Reader) (*ResyncOutcome, error) {
+	reply := &ResyncOutcome{}
+	err := r.conn.Transfer(ctx, callResync, opts, reply, remote.Files{From: from})
+	if err == nil && reply.Report == nil {
+		err = fmt.Errorf("%s: %w", callResync, errNoReply)
+	}
+
+	if err != nil {
+		return nil, offWire(err)
+	}
+
+	return reply, nil
+}
+
+// AbandonResync implements Agent.
+func (r *Remote) AbandonResync(ctx context.Context) error {
+	return r.call(ctx, callAbandon, struct{}{}, nil)
 }
 
 // Join implements Agent.

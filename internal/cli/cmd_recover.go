@@ -44,6 +44,7 @@ type recoverOptions struct {
 	edit      bool
 	voters    int
 	from      string
+	resync    string
 	move      bool
 	yes       bool
 	discard   bool
@@ -119,6 +120,9 @@ The other members need not have this program: it brings itself along. It uses
 your ssh, with your configuration, keys and known hosts, and "sudo -n" there
 if you do not come in as root.
 
+With --resync one member of a cluster that works gets the cluster's database,
+as by global-db-resync there: LXD is stopped on that member alone.
+
 If the run is cut off, "lxd-recover cluster recover resume" finishes it or
 takes it back, on any machine that reaches the members.
 "lxd-recover cluster recover undo" takes every member back to before it.
@@ -126,11 +130,19 @@ takes it back, on any machine that reaches the members.
 		Example: `  lxd-recover cluster recover
   lxd-recover cluster recover --lost server2,server3
   lxd-recover cluster recover --host server1=root@10.0.0.1,server4=10.0.0.4 --lost server2,server3
-  lxd-recover cluster recover --address server1=10.1.0.1:8443,server2=10.1.0.2:8443`,
+  lxd-recover cluster recover --address server1=10.1.0.1:8443,server2=10.1.0.2:8443
+  lxd-recover cluster recover --resync server3`,
 		Args:              usage(cobra.NoArgs),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return runRecover(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cmd.Flags().Changed("resync") {
+				return runRecoverResync(cmd, o)
+			}
+
+			return runRecover(cmd.Context(), o)
+		},
 	}
+	cmd.Flags().StringVar(&o.resync, "resync", "", "`NAME` of the one broken member that gets the database of the cluster, which works")
 	o.addReachFlags(cmd)
 	o.addPlanFlags(cmd)
 	o.addApplyFlags(cmd)

@@ -52,6 +52,11 @@ func (s *Session) findRun(ctx context.Context) (*Plan, error) {
 
 	switch len(runs) {
 	case 0:
+		err = s.refuseResyncing()
+		if err != nil {
+			return nil, err
+		}
+
 		return nil, fmt.Errorf("%s: %w; the file of a plan names its run", strings.Join(s.names(), ", "), ErrNoRun)
 	case 1:
 	default:

@@ -386,8 +386,10 @@ func (s *Session) first(ctx context.Context) (string, error) {
 		}
 	}
 
-	return "", errors.New("this machine is no member of a cluster: --host NAME=DESTINATION says where ssh reaches one, and that one knows the others")
+	return "", errNoMember
 }
+
+var errNoMember = errors.New("this machine is no member of a cluster: --host NAME=DESTINATION says where ssh reaches one, and that one knows the others")
 
 // members is the list that a member knows, in the order of the ids.
 func (s *Session) members(name string) member.List {

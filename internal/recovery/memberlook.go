@@ -31,6 +31,9 @@ type MemberLook struct {
 	Obstacle string   `json:"obstacle"` // why the databases cannot be exchanged here; empty if they can
 	Open     *OpenRun `json:"open"`     // the run over the whole cluster that this member is part of; null if there is none
 
+	// Resyncing says that LXD is stopped here for a resync, which waits for a backup, is under way, or was cut off.
+	Resyncing bool `json:"resyncing,omitempty"`
+
 	told *Told
 }
 
@@ -49,6 +52,11 @@ func Look(ctx context.Context, lxdDir string, told *Told, progress Progress) (*M
 
 	l := &MemberLook{told: told, Clock: time.Now().UTC(), Size: treeSize(dir.database())}
 	l.Open, err = dir.readOpenRun()
+	if err != nil {
+		return nil, err
+	}
+
+	l.Resyncing, err = dir.resyncing()
 	if err != nil {
 		return nil, err
 	}

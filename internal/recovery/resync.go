@@ -536,3 +536,24 @@ func (rs *resync) lastLive(ctx context.Context, known *raftlog.Log) (uint64, *ra
 
 	return log.SoundIndex, log, nil
 }
+
+// AbandonResync gives up what PrepareResync has begun here: LXD is started again if it ran before, on the database that is in place.
+func AbandonResync(ctx context.Context, opts ResumeOptions) (*ResumeReport, error) {
+	report, err := Resume(ctx, opts)
+	if err != nil {
+		return report, err
+	}
+
+	dir, err := openDirectory(opts.LXDDir)
+	if err == nil {
+		dir.forgetNonce()
+	}
+
+	return report, err
+}
+
+// resyncing tells whether LXD is stopped here for a resync: one that waits for a backup, is under way, or was cut off.
+func (d directory) resyncing() (bool, error) {
+	stopped, err := d.readStopped()
+	return stopped != nil && stopped.Purpose == purposeResync || exists(d.join(pendingName)), err
+}
