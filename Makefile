@@ -25,10 +25,10 @@ group    = $(GOTESTSUM) --format standard-quiet --jsonfile $(RESULTS)/$(1).json 
 TESTED  := fuzz unit damage real faults
 
 # Groups of which `make test` takes a sample with fixed seeds, and `make campaign`, by CAMPAIGN=1, everything.
-SAMPLED := damage faults cluster resync
+SAMPLED := damage faults cluster resync backups
 export CAMPAIGN
 
-.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-cluster test-resync test-sizes campaign test-race fuzz bench lint clean FORCE
+.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-cluster test-resync test-backups test-sizes campaign test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -121,6 +121,10 @@ test-cluster: deps
 # Members brought back in simulated clusters, by right and wrong ways. `make test` has it among the units; this is for CAMPAIGN=1.
 test-resync: deps
 	nice -n 10 $(call group,resync) -tags $(TAGS) -count 1 -timeout 50m -run 'Resync' ./internal/survivor
+
+# Backups under writing, an archive over snapshots, and resyncs with kills, on real clusters: what `make test` takes a part of.
+test-backups: build man test-deps test-peers
+	$(call group,backups) -tags $(TAGS) -count 1 -timeout 180m -run 'Test(Backup|Archive|ResyncKilled)$$' ./tests
 
 # Everything that `make test` takes a sample of; docs/reliability.md is written from what was counted.
 campaign: build test-deps test-peers

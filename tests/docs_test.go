@@ -213,7 +213,7 @@ func (l *docsLab) brokenMember(t *testing.T, howto, backup *page) {
 	l.start(t, docsAll...)
 	l.wantMembers(t, "server1", docsAddresses...)
 	l.run(t, howto, []string{howtoOne})
-	l.run(t, backup, []string{"Back up"})
+	l.run(t, backup, []string{"Back up", "Reach further back"})
 	three := l.guests["server3"]
 	l.kill(t, three)
 	inGuest(t, three, "rm", "-r", l.lxdDir+"/database/global")

@@ -170,8 +170,8 @@ then is as if it was never given. Whether backups succeed is told by "lxd-recove
 	_ = cmd.RegisterFlagCompletionFunc("every", cobra.FixedCompletions(opts.every.known, cobra.ShellCompDirectiveNoFileComp))
 	cmd.Flags().BoolVar(&opts.Archive, "archive", false, "keep raft's log in DIR/archive, too, as global-db-backup --archive does")
 	opts.reach.addFlags(cmd)
-	cmd.Flags().StringArrayVar(&opts.Identity, "identity", nil, "add this member's certificates, private keys and local.db to each backup, encrypted for a `RECIPIENT`, "+
-		"as global-db-backup --identity does; may be repeated")
+	cmd.Flags().StringArrayVar(&opts.Identity, "identity", nil, "add this member's certificates, private keys and local.db to each backup, "+
+		"encrypted for a `RECIPIENT`, as global-db-backup --identity does; may be repeated")
 	cmd.Flags().BoolVar(&opts.noTimer, "no-timer", false, "only write the configuration: something else calls \"lxd-recover backup run\"")
 	opts.format.addFlag(cmd, reportFormats)
 	return cmd

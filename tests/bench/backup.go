@@ -49,8 +49,9 @@ func benchBackup(ctx context.Context, p *page, opts options, tool string, dir st
 	}
 
 	p.text("## Backing up a cluster that works")
-	p.text("A cluster of three, %s, works, with a database of %d MiB; all members share this machine. A backup waits for a transaction of the leader, which it asks "+
-		"for itself (`--nonce`). The writer creates profiles through LXD's API of another member, one after the other.", lxd.Name, opts.size)
+	p.text("A cluster of three, %s, works, with a database of %d MiB; all members share this machine. A backup waits for a transaction of the "+
+		"leader, which it asks for itself (`--nonce`). The writer creates profiles through LXD's API of another member, one after the other.",
+		lxd.Name, opts.size)
 	err = l.backups(ctx, p, opts.runs)
 	if err == nil {
 		err = l.writers(ctx, p)
@@ -189,8 +190,8 @@ func (l *lab) idle(ctx context.Context, p *page) error {
 		return err
 	}
 
-	p.text("The first run of `global-db-backup --archive` took %s and made an archive of %s. In %d s without work the log grew by %d entries of %d bytes on average: "+
-		"%.0f entries and %s a day, and a snapshot for every 1024 of them. The next run copies what has been closed since.",
+	p.text("The first run of `global-db-backup --archive` took %s and made an archive of %s. In %d s without work the log grew by %d entries of "+
+		"%d bytes on average: %.0f entries and %s a day, and a snapshot for every 1024 of them. The next run copies what has been closed since.",
 		seconds(m.wall), mib(size), int(idleTime.Seconds()), after-before, each, perDay, mib(int64(perDay)*each))
 	return nil
 }
