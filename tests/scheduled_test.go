@@ -38,7 +38,7 @@ func testScheduled(t *testing.T, g *guest.Guest) {
 
 	inGuest(t, g, "systemctl", "start", scheduledService)
 	first := wantBackedUpNow(t, g)
-	inGuest(t, g, "sh", "-c", "test $(stat -c %a "+scheduledDir+") = 700 && test -s "+first+" && ls -d "+scheduledDir+"/archive/first*/00*")
+	inGuest(t, g, "sh", "-c", "test $(stat -c %a "+scheduledDir+") = 700 && test -s "+first+" && ls -d "+scheduledDir+"/archive-*/*/00*")
 	inGuest(t, g, "lxd-recover", "global-db-inspect", first)
 
 	// Another file system is mounted there, then it has no room.

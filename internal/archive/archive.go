@@ -36,7 +36,8 @@ import (
 
 // Names in an archive.
 const (
-	markName       = "lxd-recover-archive" // says that a directory is one
+	markName       = "lxd-recover-archive" // says that a directory is one, and whose
+	currentName    = "current"             // the lineage that was added to last, or found to have nothing new
 	catalogueName  = "catalogue.jsonl"
 	supersededName = "superseded"
 	partSuffix     = ".part" // a copy that is not complete
@@ -92,13 +93,28 @@ type Added struct {
 	Gaps    []Gap  `json:"gaps" yaml:"gaps"`               // between the parts of the lineage
 }
 
-// ErrNoArchive says that a directory is no archive.
-var ErrNoArchive = errors.New("no archive of lxd-recover")
+// Errors of [Open] and [Parts].
+var (
+	ErrNoArchive = errors.New("no archive of lxd-recover")
+	ErrOwner     = errors.New("the archive is another member's")
+)
+
+// Owner is the member that an archive is of: the logs of two members must not mix.
+type Owner struct {
+	Name        string `json:"name"`        // for messages
+	Certificate string `json:"certificate"` // fingerprint of server.crt
+}
+
+// mark is what the file says that makes a directory an archive.
+type mark struct {
+	Format int   `json:"format"` // 1
+	Owner  Owner `json:"owner"`
+}
 
 var lineageName = regexp.MustCompile(`^[0-9A-Za-z_-]{1,100}$`)
 
-// Open opens an archive to be added to. A directory that is not there, or is empty, becomes one.
-func Open(dir string, link bool) (*Archive, error) {
+// Open opens a member's archive to be added to. A directory that is not there, or is empty, becomes one.
+func Open(dir string, owner Owner, link bool) (*Archive, error) {
 	err := os.MkdirAll(dir, 0o700)
 	if err != nil {
 		return nil, err
@@ -114,10 +130,28 @@ func Open(dir string, link bool) (*Archive, error) {
 			return nil, fmt.Errorf("%w: %s has other files in it: name an empty directory, or one that does not exist", ErrNoArchive, dir)
 		}
 
-		err = writeDurably(filepath.Join(dir, markName), []byte("format: 1\n"))
+		data, err := json.Marshal(mark{Format: 1, Owner: owner})
+		if err == nil {
+			err = writeDurably(filepath.Join(dir, markName), append(data, '\n'))
+		}
+
 		if err != nil {
 			return nil, err
 		}
+	}
+
+	has := mark{}
+	data, err := os.ReadFile(filepath.Join(dir, markName))
+	if err == nil {
+		err = json.Unmarshal(data, &has)
+	}
+
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, markName), err)
+	case has.Owner.Certificate != owner.Certificate:
+		return nil, fmt.Errorf("%w: %s is of %s, with the server certificate %.12s…, and this is %s, with %.12s…. Each member needs an archive of its own: "+
+			"name another directory", ErrOwner, dir, has.Owner.Name, has.Owner.Certificate, owner.Name, owner.Certificate)
 	}
 
 	return &Archive{dir: dir, link: link}, nil
@@ -164,10 +198,24 @@ func Parts(dir string) ([]Part, error) {
 		}
 	}
 
+	current, err := os.ReadFile(filepath.Join(dir, currentName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+
+	rank := func(lineage string) int {
+		if lineage == string(current) {
+			return 1
+		}
+
+		return 0
+	}
+
 	slices.SortFunc(all, func(a, b Part) int {
 		lineageA, numberA := a.place()
 		lineageB, numberB := b.place()
-		return cmp.Or(last[lineageA].Compare(last[lineageB]), cmp.Compare(lineageA, lineageB), cmp.Compare(numberA, numberB))
+		return cmp.Or(cmp.Compare(rank(lineageA), rank(lineageB)), last[lineageA].Compare(last[lineageB]),
+			cmp.Compare(lineageA, lineageB), cmp.Compare(numberA, numberB))
 	})
 	return all, nil
 }
@@ -187,6 +235,11 @@ func (a *Archive) Add(ctx context.Context, lineage string, live string, held *ra
 
 	r := &adding{archive: a, live: live, held: held, added: &Added{Gaps: []Gap{}}}
 	r.parts, err = partsOf(a.dir, lineage)
+	if err == nil {
+		r.open = len(r.parts) - 1
+		err = writeDurably(filepath.Join(a.dir, currentName), []byte(lineage))
+	}
+
 	if err == nil {
 		err = r.addAll(ctx, complete(log))
 	}
@@ -249,6 +302,7 @@ func complete(log *raftlog.Log) []Entry {
 type adding struct {
 	archive *Archive
 	parts   []*Part
+	open    int // index of the first part that may be added to
 	live    string
 	held    *raftlog.Held
 	added   *Added
@@ -261,6 +315,7 @@ func (r *adding) last() *Part { return r.parts[len(r.parts)-1] }
 func (r *adding) addAll(ctx context.Context, all []Entry) error {
 	if !r.goesOn(all) {
 		r.newPart()
+		r.open = len(r.parts) - 1
 	}
 
 	next := uint64(0) // after the segment before; 0 for none
@@ -288,11 +343,15 @@ func (r *adding) addAll(ctx context.Context, all []Entry) error {
 }
 
 // goesOn tells whether a raft directory goes on from what the newest part has: then they have a segment in common. Without one nobody could tell whether what
-// raft has deleted meanwhile had replaced what the part ends with.
+// raft has deleted meanwhile had replaced what the part ends with. A directory without a closed segment, and with a snapshot from beyond the part, has got that
+// from the leader.
 func (r *adding) goesOn(all []Entry) bool {
 	hasSegment := func(e Entry) bool { return e.First > 0 }
-	if !slices.ContainsFunc(r.last().Files, hasSegment) || !slices.ContainsFunc(all, hasSegment) {
+	switch {
+	case !slices.ContainsFunc(r.last().Files, hasSegment):
 		return true
+	case !slices.ContainsFunc(all, hasSegment):
+		return !slices.ContainsFunc(all, func(e Entry) bool { return e.Last > r.last().Last })
 	}
 
 	return slices.ContainsFunc(all, func(e Entry) bool { return hasSegment(e) && r.last().has(e) })
@@ -302,18 +361,35 @@ func (r *adding) newPart() {
 	r.parts = append(r.parts, &Part{Dir: partDir(r.parts[0].Dir, len(r.parts)+1)})
 }
 
-// has tells whether the lineage has a file, or had it and was not to keep it.
+// has tells whether the lineage has a file, or had it and was not to keep it. A snapshot is needed in the part that goes on from it.
 func (r *adding) has(e Entry) bool {
+	if e.First == 0 {
+		p := r.basedOn(e)
+		if p != nil {
+			return p.has(e)
+		}
+	}
+
 	return slices.ContainsFunc(r.parts, func(p *Part) bool { return p.has(e) })
 }
 
-// partFor is the part that a file belongs to: a snapshot, which comes after all segments, to the one that has its entries, or goes on from it.
+// basedOn is the part that has a snapshot's entries, or goes on from it; nil if none of those that may be added to does.
+func (r *adding) basedOn(snapshot Entry) *Part {
+	for _, p := range slices.Backward(r.parts[r.open:]) {
+		if p.First > 0 && p.First <= snapshot.Last+1 {
+			return p
+		}
+	}
+
+	return nil
+}
+
+// partFor is the part that a file belongs to. Snapshots come after all segments.
 func (r *adding) partFor(e Entry) *Part {
 	if e.First == 0 {
-		for _, p := range slices.Backward(r.parts) {
-			if p.First > 0 && p.First <= e.Last+1 {
-				return p
-			}
+		p := r.basedOn(e)
+		if p != nil {
+			return p
 		}
 	}
 
@@ -412,7 +488,15 @@ func supersede(target string, digest string) (string, error) {
 
 	for n := 1; ; n++ {
 		name := fmt.Sprintf("%s.%d", filepath.Base(target), n)
-		err = unix.Renameat2(unix.AT_FDCWD, target, unix.AT_FDCWD, filepath.Join(dir, supersededName, name), unix.RENAME_NOREPLACE)
+		aside := filepath.Join(dir, supersededName, name)
+		err = unix.Renameat2(unix.AT_FDCWD, target, unix.AT_FDCWD, aside, unix.RENAME_NOREPLACE)
+		if errors.Is(err, unix.EINVAL) { // file systems that cannot, NFS among them
+			err = os.Link(target, aside)
+			if err == nil {
+				err = os.Remove(target)
+			}
+		}
+
 		if !errors.Is(err, fs.ErrExist) {
 			return name, err
 		}

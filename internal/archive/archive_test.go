@@ -31,10 +31,13 @@ func must(t testing.TB, err error) {
 	}
 }
 
+// owner is whose archives the tests make.
+var owner = archive.Owner{Name: "node1", Certificate: "0123456789abcdef"}
+
 // add adds a raft directory to an archive.
 func add(t testing.TB, dir string, live string, link bool) *archive.Added {
 	t.Helper()
-	a, err := archive.Open(dir, link)
+	a, err := archive.Open(dir, owner, link)
 	must(t, err)
 	held, err := raftlog.Hold(t.Context(), live)
 	must(t, err)
@@ -304,7 +307,7 @@ func exists(file string) bool {
 func TestNoArchive(t *testing.T) {
 	dir := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(dir, "notes"), nil, 0o600))
-	_, err := archive.Open(dir, false)
+	_, err := archive.Open(dir, owner, false)
 	if !errors.Is(err, archive.ErrNoArchive) || archive.Is(dir) {
 		t.Errorf("%v", err)
 	}
@@ -330,7 +333,7 @@ func TestExpire(t *testing.T) {
 			live := raftlogtest.Make(t, raftlogtest.Snapshot)
 			dir := filepath.Join(t.TempDir(), "archive")
 			added := add(t, dir, live, false)
-			a, err := archive.Open(dir, false)
+			a, err := archive.Open(dir, owner, false)
 			must(t, err)
 			gone, err := a.Expire(time.Now().Add(test.later), test.keep)
 			must(t, err)
@@ -372,7 +375,7 @@ func TestExpirePart(t *testing.T) {
 	must(t, os.Remove(filepath.Join(live, raftlog.SegmentName(127, 130))))
 	dir := filepath.Join(t.TempDir(), "archive")
 	add(t, dir, live, false)
-	a, err := archive.Open(dir, false)
+	a, err := archive.Open(dir, owner, false)
 	must(t, err)
 	gone, err := a.Expire(time.Now(), archive.Keep{Size: 1})
 	must(t, err)
@@ -380,5 +383,84 @@ func TestExpirePart(t *testing.T) {
 	must(t, err)
 	if len(parts) != 1 || parts[0].First != 131 || gone.Files != 5 {
 		t.Errorf("%+v left: %+v", gone, parts)
+	}
+}
+
+// A follower that was sent a snapshot has only that, and what comes after it. Both are one part, and not the end of what it had before.
+func TestInstalledSnapshot(t *testing.T) {
+	live := raftlogtest.Make(t, raftlogtest.Snapshot)
+	later := raftlogtest.Copy(t, live) // the same log, of which the beginning is taken first
+	dir := filepath.Join(t.TempDir(), "archive")
+	remove := func(dir string, names ...string) {
+		for _, name := range names {
+			must(t, os.Remove(filepath.Join(dir, name)))
+		}
+	}
+	newer := []string{raftlogtest.NewerSnapshot, raftlogtest.NewerSnapshot + ".meta"}
+	older := []string{raftlogtest.OlderSnapshot, raftlogtest.OlderSnapshot + ".meta"}
+	open := []string{"open-1", "open-2"}
+	remove(live, slices.Concat(newer, open, []string{raftlog.SegmentName(127, 130), raftlog.SegmentName(131, 135)})...)
+	must(t, os.Rename(filepath.Join(live, raftlog.SegmentName(62, 126)), filepath.Join(live, "aside")))
+	must(t, os.WriteFile(filepath.Join(live, raftlog.SegmentName(62, 64)), barriers(62, 64), 0o600))
+	must(t, os.Remove(filepath.Join(live, "aside")))
+	add(t, dir, live, false)
+
+	installed := raftlogtest.Copy(t, later)
+	remove(installed, slices.Concat(older, open, []string{raftlog.SegmentName(62, 126), raftlog.SegmentName(127, 130), raftlog.SegmentName(131, 135)})...)
+	added := add(t, dir, installed, false)
+	if filepath.Base(added.Lineage) != "first.2" || added.Files != 2 {
+		t.Errorf("only a snapshot: %+v", added)
+	}
+
+	remove(later, slices.Concat(older, open, []string{raftlog.SegmentName(62, 126)})...)
+	added = add(t, dir, later, false)
+	log := openLog(t, added.Lineage)
+	if filepath.Base(added.Lineage) != "first.2" || added.Files != 2 || log.LastIndex != 135 || log.Snapshot() == nil || log.Snapshot().Index != 126 {
+		t.Errorf("%+v: the log ends at %d: %v", added, log.LastIndex, log.Problems)
+	}
+
+	parts, err := archive.Parts(dir)
+	must(t, err)
+	if len(parts) != 2 || parts[0].Newest() != 100 || parts[1].Oldest() != 126 {
+		t.Errorf("%+v", parts)
+	}
+}
+
+// barriers is a segment with these entries.
+func barriers(first, last uint64) []byte {
+	data := raftlog.SegmentHeader()
+	for index := first; index <= last; index++ {
+		data = raftlog.AppendBatch(data, raftlog.Entry{Index: index, Term: 2, Type: raftlog.BarrierEntry, Data: make([]byte, 8)})
+	}
+
+	return data
+}
+
+// Another member's log does not get into an archive. A lineage that comes back, by a rollback, is the newest one again, even without anything new.
+func TestOwnerAndCurrent(t *testing.T) {
+	live := raftlogtest.Make(t, raftlogtest.Snapshot)
+	dir := filepath.Join(t.TempDir(), "archive")
+	add(t, dir, live, false)
+	_, err := archive.Open(dir, archive.Owner{Name: "node2", Certificate: "fedcba9876543210"}, false)
+	if !errors.Is(err, archive.ErrOwner) || !strings.Contains(err.Error(), "node1") {
+		t.Errorf("another owner: %v", err)
+	}
+
+	a, err := archive.Open(dir, owner, false)
+	must(t, err)
+	held, err := raftlog.Hold(t.Context(), live)
+	must(t, err)
+	defer held.Close()
+
+	log, err := raftlog.Open(t.Context(), held, raftlog.Options{AllSums: true})
+	must(t, err)
+	for _, lineage := range []string{"second", "first", "second"} {
+		_, err = a.Add(t.Context(), lineage, live, held, log)
+		must(t, err)
+		parts, err := archive.Parts(dir)
+		must(t, err)
+		if newest := filepath.Base(parts[len(parts)-1].Dir); newest != lineage {
+			t.Errorf("the newest part is %s, want %s", newest, lineage)
+		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // readPart reads what a part has. Half a line at the end of its catalogue is of a run that was cut off: that file is added again, and so is one that
@@ -86,6 +87,15 @@ func (p *Part) measure() {
 
 		p.Last = max(p.Last, f.Last)
 	}
+}
+
+// Began is when the part was begun, UTC.
+func (p *Part) Began() time.Time {
+	if len(p.all) == 0 {
+		return time.Time{}
+	}
+
+	return p.all[0].Added
 }
 
 // has tells whether the part has a file, with this content, or had it and was not to keep it.

@@ -60,17 +60,23 @@ func (*point) Type() string { return "INDEX|TIME" }
 
 func (p *point) addFlag(cmd *cobra.Command, help string) { cmd.Flags().Var(p, "at", help) }
 
-// index is the index of the point in a source's log, 0 if the flag is not given. It says which one a time is.
-func (p *point) index(ctx context.Context, source string, reading string) (uint64, error) {
+// index is the index of the point in a source's log, 0 if the flag is not given, and the part of an archive that it is in, else the source. It says which
+// index a time is.
+func (p *point) index(ctx context.Context, source string, reading string) (place string, index uint64, err error) {
 	if p.time.IsZero() {
-		return p.number, nil
+		return source, p.number, nil
 	}
 
-	index, err := recovery.IndexAt(ctx, source, p.time, reading, newProgress(ctx, os.Stderr))
+	place, index, err = recovery.IndexAt(ctx, source, p.time, reading, newProgress(ctx, os.Stderr))
 	if err == nil {
-		fmt.Fprintf(stderr(), "Index %d is the last one that is not known to be later than %s UTC. "+
-			"The log has heartbeats, some ten seconds apart, and no other times.\n", index, p.time.UTC().Format(time.DateTime))
+		in := ""
+		if place != source {
+			in = " of " + place
+		}
+
+		fmt.Fprintf(stderr(), "Index %d%s is the last one that is not known to be later than %s UTC. "+
+			"The log has heartbeats, some ten seconds apart, and no other times.\n", index, in, p.time.UTC().Format(time.DateTime))
 	}
 
-	return index, err
+	return place, index, err
 }

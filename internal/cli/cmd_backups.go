@@ -168,7 +168,7 @@ then is as if it was never given. Whether backups succeed is told by "lxd-recove
 	addKeepFlags(cmd.Flags(), &opts.Keep)
 	cmd.Flags().Var(&opts.every, "every", "how often: "+strings.Join(opts.every.known, ", "))
 	_ = cmd.RegisterFlagCompletionFunc("every", cobra.FixedCompletions(opts.every.known, cobra.ShellCompDirectiveNoFileComp))
-	cmd.Flags().BoolVar(&opts.Archive, "archive", false, "keep raft's log in DIR/archive, too, as global-db-backup --archive does")
+	cmd.Flags().BoolVar(&opts.Archive, "archive", false, "keep raft's log in DIR/archive-NAME, too, as global-db-backup --archive does")
 	opts.reach.addFlags(cmd)
 	cmd.Flags().StringArrayVar(&opts.Identity, "identity", nil, "add this member's certificates, private keys and local.db to each backup, "+
 		"encrypted for a `RECIPIENT`, as global-db-backup --identity does; may be repeated")
@@ -208,7 +208,7 @@ func printBackupEnabled(w io.Writer, r *recovery.EnableBackupsReport) {
 	fmt.Fprintf(w, "A backup of the global database is taken %s, to %s.\n", r.Every, r.Directory)
 	fmt.Fprintf(w, "Kept are %s. All others are removed.\n", policyText(r.Keep))
 	if r.Archive {
-		fmt.Fprintf(w, "Raft's log is kept in %s.\n", filepath.Join(r.Directory, "archive"))
+		fmt.Fprintf(w, "Raft's log is kept in %s.\n", filepath.Join(r.Directory, "archive-NAME"))
 		if r.Every != "hourly" {
 			fmt.Fprintln(w, "Raft deletes its log sooner than that: an archive without gaps needs --every hourly.")
 		}

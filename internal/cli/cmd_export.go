@@ -72,7 +72,7 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
-			opts.At, err = at.index(cmd.Context(), opts.Source, opts.Reading)
+			opts.Source, opts.At, err = at.index(cmd.Context(), opts.Source, opts.Reading)
 			if err != nil {
 				return err
 			}

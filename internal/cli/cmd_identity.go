@@ -109,7 +109,7 @@ func printIdentityRestored(w io.Writer, r *recovery.IdentityReport) {
 	}
 
 	fmt.Fprint(w, `
-Do not start LXD yet, and run no `+"`lxc`"+`, which may start it: it has no global database.
+Do not start LXD yet: it has no global database. `+"`lxc`"+`, a reboot or a refresh of the snap may start it.
 
 Next, when all members have their identity, on one of them:
 

@@ -52,7 +52,7 @@ be reached; else the cluster is to be recovered. --accept-loss repairs it all th
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			opts.At, err = at.index(cmd.Context(), "", opts.Reading)
+			_, opts.At, err = at.index(cmd.Context(), "", opts.Reading)
 			if err != nil {
 				return err
 			}

@@ -92,7 +92,7 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 		return usageError{errors.New("there is no query: give one in SQL, .tables, .schema or .dump"), "lxd-recover global-db-sql"}
 	}
 
-	at, err := o.at.index(ctx, source, o.reading)
+	source, at, err := o.at.index(ctx, source, o.reading)
 	if err != nil {
 		return plainInterrupt(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
@@ -221,7 +222,58 @@ func (s *Session) gives(ctx context.Context, name string, broken Member) error {
 		return errors.New("it is a spare, and gets no log from the leader")
 	}
 
-	return s.agent(name).Quorum(ctx)
+	err := s.agent(name).Quorum(ctx)
+	if err != nil {
+		return err
+	}
+
+	return s.keepsQuorum(ctx, name, broken)
+}
+
+// keepsQuorum refuses to stop a voter that the others cannot do without. A member's LXD may answer its peers from memory although its database is broken.
+func (s *Session) keepsQuorum(ctx context.Context, name string, broken Member) error {
+	alive, voters, votes := 0, 0, false
+	var others, addresses []string
+	for _, m := range s.looks[name].Inspect.Members {
+		if m.Role != raftlog.Voter {
+			continue
+		}
+
+		voters++
+		switch m.ID {
+		case broken.ID:
+			votes = true
+		case s.idOf(name):
+			alive++
+		default:
+			others, addresses = append(others, m.Name), append(addresses, m.Address)
+		}
+	}
+
+	if !votes {
+		return nil
+	}
+
+	report, err := s.agent(name).Probe(ctx, agent.ProbeOptions{Others: addresses})
+	if err != nil {
+		return err
+	}
+
+	var down []string
+	for i, found := range report.Others {
+		if found == daemon.Answers {
+			alive++
+		} else {
+			down = append(down, others[i])
+		}
+	}
+
+	if 2*alive > voters {
+		return nil
+	}
+
+	return fmt.Errorf("without %s %d of %d voters would be left, which is no majority, as LXD does not answer on %s: start it there first",
+		broken.Name, alive, voters, strings.Join(down, ", "))
 }
 
 // Resync carries out a plan. After an error that is a *TakenBack the member has its old database, and LXD runs there if it ran; after a *Partly it may have
@@ -302,6 +354,13 @@ func (s *Session) abandon(ctx context.Context, p *ResyncPlan, why error) error {
 	if now != nil && (before == nil || before.Run != now.Run) {
 		return &Partly{Works: s.works(ctx, p), Err: fmt.Errorf("%w; the new database is in place on %s; "+
 			"`lxd-recover global-db-status` there says whether LXD runs", why, p.Member)}
+	}
+
+	was := s.looks[p.Member]
+	if was.Status.Running && !look.Status.Running || was.Answers && !look.Answers {
+		return &Partly{Works: s.works(ctx, p), Err: fmt.Errorf("%w; the database on %s is the one that it had, and LXD there, "+
+			"which ran before, does not answer; "+
+			"`lxd-recover global-db-status` there says more", why, p.Member)}
 	}
 
 	return &TakenBack{Err: why, Begun: true}

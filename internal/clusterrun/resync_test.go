@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -91,6 +92,21 @@ func (a *resyncAgent) Look(ctx context.Context) (*recovery.MemberLook, error) {
 
 func (a *resyncAgent) Quorum(context.Context) error {
 	return a.call("quorum", func() error { return nil })
+}
+
+// Probe finds LXD at all addresses, unless the hook has an error for one.
+func (a *resyncAgent) Probe(_ context.Context, opts agent.ProbeOptions) (*agent.ProbeReport, error) {
+	r := &agent.ProbeReport{}
+	for _, address := range opts.Others {
+		found := daemon.Answers
+		if a.lab.hook("probe "+address) != nil {
+			found = daemon.Silent
+		}
+
+		r.Others = append(r.Others, found)
+	}
+
+	return r, nil
 }
 
 func (a *resyncAgent) PrepareResync(ctx context.Context) (r *recovery.ResyncReport, err error) {
@@ -309,4 +325,25 @@ func TestResyncAgentEnds(t *testing.T) {
 
 	must(t, a.Close())
 	l.wantOld(before)
+}
+
+// A voter that the others cannot do without is not stopped, even if its database is broken.
+func TestResyncLastMajority(t *testing.T) {
+	l := newResyncLab(t)
+	l.hook = func(call string) error {
+		if strings.HasPrefix(call, "probe ") {
+			return errors.New("nobody answers")
+		}
+
+		return nil
+	}
+	_, session, err := clusterrun.PlanResync(t.Context(), l.options(), "node3")
+	if session != nil {
+		_ = session.Close()
+	}
+
+	var refusal *recovery.Refusal
+	if !errors.As(err, &refusal) || refusal.Code != "no-source" || !strings.Contains(refusal.Reason, "1 of 3 voters would be left") {
+		t.Errorf("%v", err)
+	}
 }

@@ -3,6 +3,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,19 +23,19 @@ var errTooLate = errors.New("the log reaches no further back")
 // all ten seconds or so, which have: so what is told is the state before the first heartbeat that is later. A time after the last heartbeat is that of the
 // last entry.
 //
-// source is as for [OpenDatabase], or the name of a kept database; of an archive all parts count. reading is the digest of the reading to take where there
-// are several.
-func IndexAt(ctx context.Context, source string, at time.Time, reading string, progress Progress) (uint64, error) {
+// source is as for [OpenDatabase], or the name of a kept database. Of an archive it is the newest part that reaches back to that time, and its directory is
+// returned; else the source itself. A part that was begun later counts only if no other one does: what it goes back to may not have been in force at that time.
+// reading is the digest of the reading to take where there are several.
+func IndexAt(ctx context.Context, source string, at time.Time, reading string, progress Progress) (place string, index uint64, err error) {
 	if at.After(time.Now()) {
-		return 0, fmt.Errorf("%s is in the future", at.UTC().Format(time.DateTime)+" UTC")
+		return "", 0, fmt.Errorf("%s is in the future", at.UTC().Format(time.DateTime)+" UTC")
 	}
 
-	names, err := sourcesOf(source)
+	names, err := sourcesOf(source, at)
 	if err != nil {
-		return 0, err
+		return "", 0, err
 	}
 
-	var index uint64
 	for _, name := range names {
 		err = readSource(ctx, name, progress, func(src *Source, log *raftlog.Log) error {
 			err := readAs(src.Path, log, reading)
@@ -48,18 +49,27 @@ func IndexAt(ctx context.Context, source string, at time.Time, reading string, p
 
 			return err
 		})
+		if err == nil && archive.Is(source) {
+			return name, index, nil
+		}
+
 		if !errors.Is(err, errTooLate) {
-			return index, err
+			return source, index, err
 		}
 	}
 
-	return 0, err
+	return "", 0, err
 }
 
-// sourcesOf are the directories in which a source may have an index: the parts of an archive, the newest first, or the source itself.
-func sourcesOf(source string) ([]string, error) {
+// sourcesOf are the directories in which a source may have a time: the parts of an archive, the newest first, those that were begun later at the end; or the
+// source itself.
+func sourcesOf(source string, at time.Time) ([]string, error) {
 	if archive.Is(source) {
-		return partsOf(source)
+		parts, err := partsOf(source)
+		slices.SortStableFunc(parts, func(a, b archive.Part) int {
+			return cmp.Compare(begunAfter(a, at), begunAfter(b, at))
+		})
+		return dirsOf(parts), err
 	}
 
 	_, err := os.Stat(source)
@@ -139,23 +149,33 @@ func heardAt(ctx context.Context, log *raftlog.Log, index uint64) (time.Time, er
 	return db.NewestHeartbeat(ctx)
 }
 
-// partsOf are the directories of an archive's parts, the one that was added to last first.
-func partsOf(dir string) ([]string, error) {
+// begunAfter is 1 for a part of an archive that was begun after a time, else 0.
+func begunAfter(p archive.Part, at time.Time) int {
+	if p.Began().After(at) {
+		return 1
+	}
+
+	return 0
+}
+
+// partsOf are an archive's parts, the newest first. There is at least one.
+func partsOf(dir string) ([]archive.Part, error) {
 	parts, err := archive.Parts(dir)
-	if err != nil {
-		return nil, err
+	if err == nil && len(parts) == 0 {
+		err = fmt.Errorf("the archive %s is empty", dir)
 	}
 
-	if len(parts) == 0 {
-		return nil, fmt.Errorf("the archive %s is empty", dir)
+	slices.Reverse(parts)
+	return parts, err
+}
+
+func dirsOf(parts []archive.Part) []string {
+	var dirs []string
+	for _, p := range parts {
+		dirs = append(dirs, p.Dir)
 	}
 
-	var names []string
-	for _, p := range slices.Backward(parts) {
-		names = append(names, p.Dir)
-	}
-
-	return names, nil
+	return dirs
 }
 
 // partAt is the directory in which an archive has an index: of the parts that reach back to it, the one that was added to last. What is no archive is itself,

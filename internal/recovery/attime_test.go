@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"testing"
 	"time"
 
@@ -43,24 +44,24 @@ func TestIndexAt(t *testing.T) {
 
 	for _, index := range changes {
 		for at, want := range map[time.Time]uint64{heard[index].Add(-time.Microsecond): index - 1, heard[index]: lastWith(heard, heard[index], index)} {
-			got, err := IndexAt(t.Context(), dir, at, "", Progress{})
+			_, got, err := IndexAt(t.Context(), dir, at, "", Progress{})
 			if err != nil || got != want {
 				t.Errorf("at %s: index %d, %v, want %d", at, got, err, want)
 			}
 		}
 	}
 
-	got, err := IndexAt(t.Context(), dir, time.Now(), "", Progress{})
+	_, got, err := IndexAt(t.Context(), dir, time.Now(), "", Progress{})
 	if err != nil || got != log.SoundIndex {
 		t.Errorf("now: index %d, %v, want the last one, %d", got, err, log.SoundIndex)
 	}
 
-	_, err = IndexAt(t.Context(), dir, time.Now().Add(time.Minute), "", Progress{})
+	_, _, err = IndexAt(t.Context(), dir, time.Now().Add(time.Minute), "", Progress{})
 	if err == nil {
 		t.Error("a time in the future has an index")
 	}
 
-	_, err = IndexAt(t.Context(), dir, heard[oldest].Add(-time.Hour), "", Progress{})
+	_, _, err = IndexAt(t.Context(), dir, heard[oldest].Add(-time.Hour), "", Progress{})
 	if !heard[oldest].IsZero() && !errors.Is(err, errTooLate) {
 		t.Errorf("a time before all that the log has: %v", err)
 	}
@@ -85,7 +86,7 @@ func TestPartAt(t *testing.T) {
 	}
 
 	dir := filepath.Join(t.TempDir(), "archive")
-	a, err := archive.Open(dir, false)
+	a, err := archive.Open(dir, archive.Owner{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,5 +125,47 @@ func TestPartAt(t *testing.T) {
 
 	if db.Index != 120 {
 		t.Errorf("index %d", db.Index)
+	}
+}
+
+// What was in force at a time is told by what the archive had then, and not by a later lineage that goes back to it: a rollback's, say.
+func TestIndexAtOfLineages(t *testing.T) {
+	live := raftlogtest.Copy(t, raftlogtest.Global(t, "small/n2-preimport"))
+	dir := filepath.Join(t.TempDir(), "archive")
+	a, err := archive.Open(dir, archive.Owner{}, false)
+	must(t, err)
+	whole, err := raftlog.Open(t.Context(), os.DirFS(live), raftlog.Options{})
+	must(t, err)
+	for _, s := range whole.Segments { // closed, as by a stop
+		if s.Open && s.Entries > 0 {
+			must(t, os.Truncate(filepath.Join(live, s.File), s.End))
+			must(t, os.Rename(filepath.Join(live, s.File), filepath.Join(live, raftlog.SegmentName(s.First, s.Last))))
+		}
+	}
+
+	held, err := raftlog.Hold(t.Context(), live)
+	must(t, err)
+	defer held.Close()
+
+	log, err := raftlog.Open(t.Context(), held, raftlog.Options{AllSums: true})
+	must(t, err)
+	for _, lineage := range []string{"first", "second"} {
+		_, err = a.Add(t.Context(), lineage, live, held, log)
+		must(t, err)
+	}
+
+	heard, err := heardAt(t.Context(), log, log.SoundIndex)
+	must(t, err)
+	catalogue := filepath.Join(dir, "first", "catalogue.jsonl")
+	lines, err := os.ReadFile(catalogue)
+	must(t, err)
+	added := regexp.MustCompile(`"added":"[^"]*"`)
+	earlier := heard.Add(-time.Hour).Format(time.RFC3339Nano)
+	must(t, os.WriteFile(catalogue, added.ReplaceAll(lines, []byte(`"added":"`+earlier+`"`)), 0o600))
+	for at, want := range map[time.Time]string{heard.Add(-time.Second): "first", time.Now(): "second"} {
+		place, index, err := IndexAt(t.Context(), dir, at, "", Progress{})
+		if err != nil || place != filepath.Join(dir, want) || index == 0 {
+			t.Errorf("at %s: index %d of %s, %v, want one of %s", at, index, place, err, want)
+		}
 	}
 }

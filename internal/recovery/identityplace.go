@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
@@ -132,8 +133,14 @@ func (p placing) complete(backup string, report *IdentityReport) error {
 
 // place puts all in place; again, after a crash.
 func (p placing) place(report *IdentityReport) error {
-	if gone(p.staged(databaseName)) {
-		return nil // it was, and only identity.restore is left
+	if gone(p.staged(databaseName)) { // it was, and only identity.restore is left
+		for _, name := range report.Files {
+			if !exists(p.dir.join(name)) {
+				return fmt.Errorf("%s says that %s was put in place, and it is gone: remove that file, and run this again", p.dir.join(identityNote), name)
+			}
+		}
+
+		return nil
 	}
 
 	for _, step := range p.steps(report) {
@@ -180,6 +187,15 @@ func (p placing) placeDatabase() error {
 	}
 
 	return swapdir.SyncDir(p.dir.path)
+}
+
+// others are those of the names that the staged identity has not put there. Once the database directory is in its place, all of them are its own.
+func (p placing) others(names []string) []string {
+	if gone(p.staged(databaseName)) {
+		return nil
+	}
+
+	return slices.DeleteFunc(names, p.ours)
 }
 
 // ours tells whether a file at the top of LXD's directory is the staged one.

@@ -144,3 +144,26 @@ func (l identityLab) cutOff(t testing.TB, into string, report *IdentityReport, n
 		must(t, os.RemoveAll(p.staged("")))
 	}
 }
+
+// An interrupted run is not finished over a member of a cluster that was made there since; and what it had put in place is not taken for there if it is gone.
+func TestIdentityBegunLongAgo(t *testing.T) {
+	l := newIdentityLab(t)
+	file := l.sealed(t)
+	into := startedOnce(t, l)
+	l.begin(t, file, into)
+	must(t, os.WriteFile(filepath.Join(into, "cluster.crt"), []byte("of another cluster"), 0o600))
+	_, err := l.restore(t, file, into, nil)
+	wantRefusal(t, err, Refusal{Code: "identity-exists"})
+	if string(mustRead(t, filepath.Join(into, "cluster.crt"))) != "of another cluster" {
+		t.Error("another cluster's certificate is gone")
+	}
+
+	into = startedOnce(t, l)
+	l.cutOff(t, into, l.begin(t, file, into), 8)
+	must(t, os.RemoveAll(filepath.Join(into, identityStaging)))
+	must(t, os.Remove(filepath.Join(into, "server.key")))
+	_, err = l.restore(t, file, into, nil)
+	if err == nil || !strings.Contains(err.Error(), "server.key") || !strings.Contains(err.Error(), identityNote) {
+		t.Errorf("server.key is gone: %v", err)
+	}
+}

@@ -225,6 +225,14 @@ func (r *identityRestore) restore(ctx context.Context) (*IdentityReport, error) 
 		return nil, err
 	}
 
+	if report != nil {
+		r.opts.Replace = r.opts.Replace || report.Replaced != ""
+		err = r.refuseExisting(ctx, r.placing.others(r.placing.existing()))
+		if err != nil {
+			return nil, err
+		}
+	}
+
 	if report == nil {
 		there := r.placing.existing()
 		err = r.refuseExisting(ctx, there)

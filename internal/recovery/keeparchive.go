@@ -7,7 +7,10 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/lxd-recover/lxd-recover/internal/archive"
+	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -42,19 +45,16 @@ func Archive(ctx context.Context, opts ArchiveOptions) (*ArchiveReport, error) {
 		return nil, err
 	}
 
-	to, err := archive.Open(opts.Dir, opts.Link)
+	unlock, err := dir.lock(unix.LOCK_SH) // no run exchanges the databases meanwhile
 	if err != nil {
 		return nil, err
 	}
 
-	record, err := readRecord(dir.database())
+	defer unlock()
+
+	to, lineage, err := openArchive(ctx, dir, opts)
 	if err != nil {
 		return nil, err
-	}
-
-	lineage := firstLineage
-	if record != nil {
-		lineage = cmp.Or(record.Run, stamp(record.Made))
 	}
 
 	err = checkGlobal(dir.global())
@@ -87,4 +87,30 @@ func Archive(ctx context.Context, opts ArchiveOptions) (*ArchiveReport, error) {
 	}
 
 	return report, err
+}
+
+// openArchive opens this member's archive, and tells which lineage the database in force belongs to.
+func openArchive(ctx context.Context, dir directory, opts ArchiveOptions) (a *archive.Archive, lineage string, err error) {
+	owner := archive.Owner{Name: "this member"}
+	owner.Certificate, err = dir.serverCertificate()
+	if err != nil {
+		return nil, "", err
+	}
+
+	node, err := nodedb.Read(ctx, dir.database())
+	if err == nil { // it is for messages only
+		owner.Name = node.Self.Name
+	}
+
+	a, err = archive.Open(opts.Dir, owner, opts.Link)
+	if err != nil {
+		return nil, "", err
+	}
+
+	record, err := readRecord(dir.database())
+	if err != nil || record == nil {
+		return a, firstLineage, err
+	}
+
+	return a, cmp.Or(record.Run, stamp(record.Made)), nil
 }

@@ -32,8 +32,11 @@ const (
 	backupStateName  = "backup-state.json"    // of the last run
 	backupLockName   = "backup.lock"          // held by a run
 	backupMarkName   = ".lxd-recover-backups" // in the directory of the backups
-	backupArchiveDir = "archive"              // there, too
+	backupArchiveDir = "archive-"             // there, too, and the member's name
 )
+
+// maxArchiveDays is what a time can tell.
+const maxArchiveDays = 36500
 
 // Intervals are how often backups may be taken, by the names that systemd has for them.
 var intervals = map[string]time.Duration{"hourly": time.Hour, "daily": 24 * time.Hour, "weekly": 7 * 24 * time.Hour}
@@ -96,6 +99,8 @@ func (s *Schedule) validate() error {
 	switch {
 	case !filepath.IsAbs(s.Directory):
 		return fmt.Errorf("the directory %q is no absolute path", s.Directory)
+	case s.ArchiveDays > maxArchiveDays || s.ArchiveSize < 0:
+		return fmt.Errorf("archive_days takes 0 to %d, and archive_size 0 or more", maxArchiveDays)
 	case intervals[s.Every] == 0:
 		return fmt.Errorf("every %q is none of %s", s.Every, strings.Join(Intervals(), ", "))
 	}

@@ -308,12 +308,12 @@ func TestRunBackupArchive(t *testing.T) {
 	must(t, err)
 	r, err := l.run(t)
 	must(t, err)
-	if r.Archived == nil || r.Archived.Files == 0 || !exists(filepath.Join(l.to, backupArchiveDir)) {
+	if r.Archived == nil || r.Archived.Files == 0 || !exists(filepath.Join(l.to, backupArchiveDir+"node2")) {
 		t.Errorf("%+v", r.Archived)
 	}
 
-	must(t, os.RemoveAll(filepath.Join(l.to, backupArchiveDir)))
-	must(t, os.WriteFile(filepath.Join(l.to, backupArchiveDir), nil, 0o600))
+	must(t, os.RemoveAll(filepath.Join(l.to, backupArchiveDir+"node2")))
+	must(t, os.WriteFile(filepath.Join(l.to, backupArchiveDir+"node2"), nil, 0o600))
 	r, err = l.run(t)
 	if err == nil || r.Backup == nil || !exists(r.Backup.File) || len(l.files(t)) != 2 {
 		t.Errorf("%v, %+v, %q", err, r, l.files(t))

@@ -140,7 +140,7 @@ func (s *Schedule) run(ctx context.Context, opts RunBackupOptions, report *RunBa
 
 	report.Backup = taken
 	if s.Archive {
-		report.Archived, err = Archive(ctx, ArchiveOptions{LXDDir: dir.path, Dir: filepath.Join(s.Directory, backupArchiveDir),
+		report.Archived, err = Archive(ctx, ArchiveOptions{LXDDir: dir.path, Dir: filepath.Join(s.Directory, backupArchiveDir+node.Self.Name),
 			Keep: archive.Keep{Age: time.Duration(s.ArchiveDays) * 24 * time.Hour, Size: s.ArchiveSize}, Progress: opts.Progress})
 		if err != nil {
 			return fmt.Errorf("a backup was taken, %s; but the raft log was not kept, and no backup was removed: %w", taken.File, err)

@@ -139,7 +139,7 @@ func newestPart(dir string) (string, error) {
 		return "", err
 	}
 
-	return parts[0], nil
+	return parts[0].Dir, nil
 }
 
 func openTarball(ctx context.Context, name string, size int64, progress Progress) (*Source, error) {
