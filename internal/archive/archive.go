@@ -16,8 +16,6 @@ package archive
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -31,7 +29,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
+	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // Names in an archive.
@@ -132,7 +132,7 @@ func Open(dir string, owner Owner, link bool) (*Archive, error) {
 
 		data, err := json.Marshal(mark{Format: 1, Owner: owner})
 		if err == nil {
-			err = writeDurably(filepath.Join(dir, markName), append(data, '\n'))
+			err = swapdir.WriteFile(filepath.Join(dir, markName), append(data, '\n'))
 		}
 
 		if err != nil {
@@ -237,7 +237,7 @@ func (a *Archive) Add(ctx context.Context, lineage string, live string, held *ra
 	r.parts, err = partsOf(a.dir, lineage)
 	if err == nil {
 		r.open = len(r.parts) - 1
-		err = writeDurably(filepath.Join(a.dir, currentName), []byte(lineage))
+		err = swapdir.WriteFile(filepath.Join(a.dir, currentName), []byte(lineage))
 	}
 
 	if err == nil {
@@ -257,7 +257,7 @@ func (a *Archive) Add(ctx context.Context, lineage string, live string, held *ra
 	}
 
 	r.extent()
-	return r.added, syncDir(r.last().Dir)
+	return r.added, swapdir.SyncDir(r.last().Dir)
 }
 
 // partsOf are the parts of a lineage, in their order. There is always one.
@@ -363,20 +363,18 @@ func (r *adding) newPart() {
 
 // has tells whether the lineage has a file, or had it and was not to keep it. A snapshot is needed in the part that goes on from it.
 func (r *adding) has(e Entry) bool {
-	if e.First == 0 {
-		p := r.basedOn(e)
-		if p != nil {
-			return p.has(e)
-		}
+	p := r.basedOn(e)
+	if p != nil {
+		return p.has(e)
 	}
 
 	return slices.ContainsFunc(r.parts, func(p *Part) bool { return p.has(e) })
 }
 
-// basedOn is the part that has a snapshot's entries, or goes on from it; nil if none of those that may be added to does.
-func (r *adding) basedOn(snapshot Entry) *Part {
+// basedOn is the part that has a snapshot's entries, or goes on from it; nil if none of those that may be added to does, and for a segment.
+func (r *adding) basedOn(e Entry) *Part {
 	for _, p := range slices.Backward(r.parts[r.open:]) {
-		if p.First > 0 && p.First <= snapshot.Last+1 {
+		if e.First == 0 && p.First > 0 && p.First <= e.Last+1 {
 			return p
 		}
 	}
@@ -385,16 +383,7 @@ func (r *adding) basedOn(snapshot Entry) *Part {
 }
 
 // partFor is the part that a file belongs to. Snapshots come after all segments.
-func (r *adding) partFor(e Entry) *Part {
-	if e.First == 0 {
-		p := r.basedOn(e)
-		if p != nil {
-			return p
-		}
-	}
-
-	return r.last()
-}
+func (r *adding) partFor(e Entry) *Part { return cmp.Or(r.basedOn(e), r.last()) }
 
 // add adds a file, unless the lineage has it.
 func (r *adding) add(e Entry) error {
@@ -409,28 +398,18 @@ func (r *adding) add(e Entry) error {
 	}
 
 	target := filepath.Join(part.Dir, e.Name)
-	digest, size, err := sumOf(r.held, e.Name)
+	e.Superseded, err = supersede(target, e.SHA256)
+	if err == nil {
+		e.Linked, err = r.bring(e.Name, target, e.SHA256)
+	}
+
 	if err != nil {
 		return err
 	}
 
-	if digest != e.SHA256 {
-		return fmt.Errorf("%s has changed while it was read", filepath.Join(r.live, e.Name))
-	}
-
-	e.Size, e.Added = size, time.Now().UTC()
-	e.Superseded, err = supersede(target, digest)
-	if err != nil {
-		return err
-	}
-
-	e.Linked, err = r.bring(e.Name, target, digest)
-	if err != nil {
-		return err
-	}
-
+	e.Size, e.Added = sizeOf(target), time.Now().UTC()
 	r.added.Files++
-	r.added.Bytes += size
+	r.added.Bytes += e.Size
 	return part.note(e)
 }
 
@@ -477,7 +456,7 @@ func overlaps(log *raftlog.Log, e Entry) bool {
 // supersede moves a file aside, and returns its new name. One with this content stays, and there is no name: it was brought by a run that was cut off.
 func supersede(target string, digest string) (string, error) {
 	dir := filepath.Dir(target)
-	had, _, err := sumOf(os.DirFS(dir), filepath.Base(target))
+	had, err := newfile.Digest(target)
 	if errors.Is(err, fs.ErrNotExist) || err == nil && had == digest {
 		return "", nil
 	}
@@ -489,7 +468,7 @@ func supersede(target string, digest string) (string, error) {
 	for n := 1; ; n++ {
 		name := fmt.Sprintf("%s.%d", filepath.Base(target), n)
 		aside := filepath.Join(dir, supersededName, name)
-		err = unix.Renameat2(unix.AT_FDCWD, target, unix.AT_FDCWD, aside, unix.RENAME_NOREPLACE)
+		err = swapdir.RenameNew(target, aside)
 		if errors.Is(err, unix.EINVAL) { // file systems that cannot, NFS among them
 			err = os.Link(target, aside)
 			if err == nil {
@@ -544,12 +523,12 @@ func (r *adding) bring(name string, target string, digest string) (linked bool, 
 		return false, err
 	}
 
-	return false, errors.Join(os.Rename(part, target), syncDir(filepath.Dir(target)))
+	return false, errors.Join(os.Rename(part, target), swapdir.SyncDir(filepath.Dir(target)))
 }
 
 // sameContent makes sure that a file has the content that was verified.
 func (r *adding) sameContent(file string, digest string) error {
-	got, _, err := sumOf(os.DirFS(filepath.Dir(file)), filepath.Base(file))
+	got, err := newfile.Digest(file)
 	if err == nil && got != digest {
 		err = fmt.Errorf("%s has another content than the file that it was made of", file)
 	}
@@ -569,7 +548,7 @@ func (r *adding) metadata(log *raftlog.Log) error {
 			continue
 		}
 
-		err := writeDurably(filepath.Join(r.last().Dir, m.FileName()), m.Encode())
+		err := swapdir.WriteFile(filepath.Join(r.last().Dir, m.FileName()), m.Encode())
 		if err != nil {
 			return err
 		}
@@ -617,41 +596,6 @@ func appendLine(file string, e Entry) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// sumOf is the SHA-256 of a file, lower-case hexadecimal, and its size.
-func sumOf(fsys fs.FS, name string) (string, int64, error) {
-	f, err := fsys.Open(name)
-	if err != nil {
-		return "", 0, err
-	}
-
-	defer f.Close()
-
-	sum := sha256.New()
-	n, err := io.Copy(sum, f)
-	return hex.EncodeToString(sum.Sum(nil)), n, err
-}
-
-// writeDurably writes a small file in the place of another one.
-func writeDurably(file string, data []byte) error {
-	part := file + partSuffix
-	f, err := os.OpenFile(part, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-
-	_, err = f.Write(data)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(part, file)
-	}
-
-	if err != nil {
-		return errors.Join(err, os.Remove(part))
-	}
-
-	return syncDir(filepath.Dir(file))
-}
-
 // lock keeps other runs away from a lineage until the returned function is called.
 func lock(dir string) (func(), error) {
 	f, err := os.Open(dir)
@@ -666,13 +610,4 @@ func lock(dir string) (func(), error) {
 	}
 
 	return func() { _ = f.Close() }, nil
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -23,9 +23,6 @@ import (
 // defaultBackup is the name of a backup unless another one is given.
 const defaultBackup = "lxd_database_backup.tar.gz"
 
-// maxArchiveDays is what a time can tell.
-const maxArchiveDays = 36500
-
 // defaultBackupWait is how long a backup waits for a transaction of the leader.
 const defaultBackupWait = time.Minute
 
@@ -177,8 +174,8 @@ func (r *archiveReach) keep(archived bool) (keep archive.Keep, err error) {
 	switch {
 	case !archived && (r.days > 0 || r.size != ""):
 		return keep, errors.New("--archive-days and --archive-size belong to --archive")
-	case r.days > maxArchiveDays:
-		return keep, fmt.Errorf("--archive-days takes %d at most", maxArchiveDays)
+	case r.days > recovery.MaxArchiveDays:
+		return keep, fmt.Errorf("--archive-days takes %d at most", recovery.MaxArchiveDays)
 	}
 
 	keep.Age = time.Duration(r.days) * 24 * time.Hour

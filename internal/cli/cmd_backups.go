@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -80,14 +81,12 @@ type oneOf struct {
 
 // Set is called when the flag is parsed.
 func (o *oneOf) Set(value string) error {
-	for _, k := range o.known {
-		if k == value {
-			o.value = value
-			return nil
-		}
+	if !slices.Contains(o.known, value) {
+		return fmt.Errorf("%s are possible", strings.Join(o.known, ", "))
 	}
 
-	return fmt.Errorf("%s are possible", strings.Join(o.known, ", "))
+	o.value = value
+	return nil
 }
 
 func (o *oneOf) String() string { return o.value }

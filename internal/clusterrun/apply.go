@@ -672,15 +672,25 @@ func (s *Session) joinAgain(ctx context.Context, a agent.Agent) (*recovery.OpenR
 	ctx, cancel := context.WithTimeout(ctx, s.opts.againTime())
 	defer cancel()
 
+	var state *recovery.OpenRun
+	err := whileBusy(ctx, func() (err error) {
+		state, err = a.Join(ctx, agent.JoinRun{Run: s.run, Again: true})
+		return err
+	})
+	return state, err
+}
+
+// whileBusy does something again as long as another process is at work on the member, such as its former agent.
+func whileBusy(ctx context.Context, do func() error) error {
 	for {
-		state, err := a.Join(ctx, agent.JoinRun{Run: s.run, Again: true})
+		err := do()
 		if !isBusy(err) {
-			return state, err
+			return err
 		}
 
 		select {
 		case <-ctx.Done():
-			return nil, err
+			return err
 		case <-time.After(againPause):
 		}
 	}

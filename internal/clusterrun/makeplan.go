@@ -101,6 +101,27 @@ func (s *Session) dropEntries() {
 	}
 }
 
+// refuse refuses a member.
+func refuse(name string, code string, format string, args ...any) error {
+	return &recovery.Refusal{Code: code, Member: name, Reason: name + ": " + fmt.Sprintf(format, args...)}
+}
+
+// canStop refuses a member whose LXD cannot be stopped, or whose database cannot be exchanged, by this run.
+func (s *Session) canStop(name string) error {
+	look := s.looks[name]
+	switch {
+	case look.Open != nil:
+		return refuse(name, "open-run", "%s", recovery.OpenRunText(look.Open))
+	case look.Obstacle != "":
+		return refuse(name, "cannot-exchange", "%s", look.Obstacle)
+	case look.Status.Running && look.Service == "":
+		return refuse(name, "no-service", "LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
+			"`lxd shutdown` would stop all instances as well)", look.Status.Daemon)
+	}
+
+	return nil
+}
+
 // check refuses what no run can go on with, before anything is stopped.
 func (s *Session) check(ctx context.Context) error {
 	names := s.names()
@@ -108,22 +129,19 @@ func (s *Session) check(ctx context.Context) error {
 	answer := []string{}
 	for _, name := range names {
 		look := s.looks[name]
-		refuse := func(code string, format string, args ...any) error {
-			return &recovery.Refusal{Code: code, Member: name, Reason: name + ": " + fmt.Sprintf(format, args...)}
+		if look.Open == nil && (look.Status.Cluster == "" || look.Status.Cluster != certificate) {
+			return refuse(name, "another-cluster", "it is a member of another cluster than %s: their cluster certificates differ", names[0])
 		}
+
+		err := s.canStop(name)
+		if err != nil {
+			return err
+		}
+
 		skew := time.Until(look.Clock)
 		switch {
-		case look.Open != nil:
-			return refuse("open-run", "%s", recovery.OpenRunText(look.Open))
-		case look.Status.Cluster == "" || look.Status.Cluster != certificate:
-			return refuse("another-cluster", "it is a member of another cluster than %s: their cluster certificates differ", names[0])
-		case look.Obstacle != "":
-			return refuse("cannot-exchange", "%s", look.Obstacle)
-		case look.Status.Running && look.Service == "":
-			return refuse("no-service", "LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
-				"`lxd shutdown` would stop all instances as well)", look.Status.Daemon)
 		case skew.Abs() > maxClockSkew:
-			return refuse("clock-off", "its clock is %s off this machine's. Set the clocks, with NTP for instance", skew.Abs().Round(time.Second))
+			return refuse(name, "clock-off", "its clock is %s off this machine's. Set the clocks, with NTP for instance", skew.Abs().Round(time.Second))
 		case look.Answers:
 			answer = append(answer, name)
 		}

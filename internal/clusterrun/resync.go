@@ -11,7 +11,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
@@ -82,7 +81,7 @@ func (s *Session) planResync(ctx context.Context, name string) (*ResyncPlan, err
 
 	err = s.connectUnless(ctx, broken)
 	if err == nil {
-		err = s.canResync(name)
+		err = s.canStop(name)
 	}
 
 	if err != nil {
@@ -147,25 +146,6 @@ func (s *Session) connectUnless(ctx context.Context, m Member) error {
 
 	return &recovery.Refusal{Code: "unreachable", Member: m.Name, Flag: "--host", Reason: fmt.Sprintf("%s is not reached: %v", m.Name, err),
 		Use: fmt.Sprintf("--host %s=DESTINATION says where ssh reaches it", printable.Word(m.Name))}
-}
-
-// canResync refuses what would be refused on the broken member once its LXD is to be stopped.
-func (s *Session) canResync(name string) error {
-	look := s.looks[name]
-	refuse := func(code string, format string, args ...any) error {
-		return &recovery.Refusal{Code: code, Member: name, Reason: name + ": " + fmt.Sprintf(format, args...)}
-	}
-	switch {
-	case look.Open != nil:
-		return refuse("open-run", "%s", recovery.OpenRunText(look.Open))
-	case look.Obstacle != "":
-		return refuse("cannot-exchange", "%s", look.Obstacle)
-	case look.Status.Running && look.Service == "":
-		return refuse("no-service", "LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
-			"`lxd shutdown` would stop all instances as well)", look.Status.Daemon)
-	}
-
-	return nil
 }
 
 // chooseGiving is the first of the members that can give the broken one the cluster's database.
@@ -383,22 +363,12 @@ func (s *Session) abandonOn(ctx context.Context, p *ResyncPlan) (*recovery.Membe
 	ctx, cancel := context.WithTimeout(ctx, s.opts.againTime())
 	defer cancel()
 
-	for {
-		err := a.AbandonResync(ctx)
-		if err == nil {
-			return a.Look(ctx)
-		}
-
-		if !isBusy(err) { // the former agent may still be at work
-			return nil, err
-		}
-
-		select {
-		case <-ctx.Done():
-			return nil, err
-		case <-time.After(againPause):
-		}
+	err := whileBusy(ctx, func() error { return a.AbandonResync(ctx) })
+	if err != nil {
+		return nil, err
 	}
+
+	return a.Look(ctx)
 }
 
 // connectAgain gives a member a new agent.

@@ -179,7 +179,7 @@ func (p placing) link(name string) error {
 func (p placing) placeDatabase() error {
 	err := errors.Join(swapdir.SyncDir(p.dir.path), removeEmpty(p.dir.database()))
 	if err == nil {
-		err = renameNew(p.staged(databaseName), p.dir.database())
+		err = swapdir.RenameNew(p.staged(databaseName), p.dir.database())
 	}
 
 	if err != nil {
@@ -225,7 +225,7 @@ func (p placing) moveAside(to string) error {
 			continue
 		}
 
-		err = renameNew(p.dir.join(name), filepath.Join(to, name))
+		err = swapdir.RenameNew(p.dir.join(name), filepath.Join(to, name))
 		if err != nil {
 			return err
 		}
@@ -257,7 +257,7 @@ func (p placing) takeBack(report *IdentityReport) error {
 	}
 
 	for _, e := range entries {
-		err = renameNew(filepath.Join(report.Replaced, e.Name()), p.dir.join(e.Name()))
+		err = swapdir.RenameNew(filepath.Join(report.Replaced, e.Name()), p.dir.join(e.Name()))
 		if err != nil {
 			return err
 		}
@@ -281,14 +281,7 @@ func (p placing) discard() error {
 	return errors.Join(p.forget(), os.RemoveAll(p.staged("")), swapdir.SyncDir(p.dir.path))
 }
 
-func (p placing) forget() error {
-	err := os.Remove(p.dir.join(identityNote))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-
-	return swapdir.SyncDir(p.dir.path)
-}
+func (p placing) forget() error { return removeDurably(p.dir.join(identityNote)) }
 
 // removeEmpty removes a directory if it is there and empty.
 func removeEmpty(dir string) error {
@@ -298,14 +291,4 @@ func removeEmpty(dir string) error {
 	}
 
 	return err
-}
-
-// renameNew renames, and replaces nothing.
-func renameNew(from string, to string) error {
-	err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
-	if err != nil {
-		return &os.LinkError{Op: "rename", Old: from, New: to, Err: err}
-	}
-
-	return nil
 }

@@ -143,22 +143,7 @@ func (r *identityRestore) read(ctx context.Context, dir string) error {
 
 	defer f.Close()
 
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-
-	defer root.Close()
-
-	done := r.opts.Progress.start("Reading "+r.opts.Backup, info.Size())
-	defer done()
-
-	r.tarball, err = bundle.Extract(ctx, f, root, bundle.ExtractOptions{Judge: r.judge, Progress: r.opts.Progress.add})
+	r.tarball, err = extract(ctx, f, dir, r.judge, r.opts.Progress)
 	return err
 }
 
@@ -225,21 +210,18 @@ func (r *identityRestore) restore(ctx context.Context) (*IdentityReport, error) 
 		return nil, err
 	}
 
+	there := r.placing.existing()
 	if report != nil {
 		r.opts.Replace = r.opts.Replace || report.Replaced != ""
-		err = r.refuseExisting(ctx, r.placing.others(r.placing.existing()))
-		if err != nil {
-			return nil, err
-		}
+		there = r.placing.others(there)
+	}
+
+	err = r.refuseExisting(ctx, there)
+	if err != nil {
+		return nil, err
 	}
 
 	if report == nil {
-		there := r.placing.existing()
-		err = r.refuseExisting(ctx, there)
-		if err != nil {
-			return nil, err
-		}
-
 		report, err = r.stage(ctx, there)
 		if err != nil {
 			return nil, errors.Join(err, r.placing.discard())

@@ -182,11 +182,6 @@ func (im *importer) unpack(ctx context.Context) error {
 
 	defer f.Close()
 
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-
 	staging, err := im.dir.makeStaging(ctx)
 	if err != nil {
 		return err
@@ -198,22 +193,32 @@ func (im *importer) unpack(ctx context.Context) error {
 		return err
 	}
 
-	root, err := os.OpenRoot(global)
-	if err != nil {
-		return err
-	}
-
-	defer root.Close()
-
-	done := im.opts.Progress.start("Reading "+im.opts.Tarball, info.Size())
-	defer done()
-
-	im.tarball, err = bundle.Extract(ctx, f, root, bundle.ExtractOptions{Judge: im.judge, Progress: im.opts.Progress.add})
+	im.tarball, err = extract(ctx, f, global, im.judge, im.opts.Progress)
 	if err != nil && !speaksForItself(err) {
 		err = fmt.Errorf("%s: %w", im.opts.Tarball, err)
 	}
 
 	return err
+}
+
+// extract unpacks a tarball to a directory, which checks all digests. judge sees what it says of itself before.
+func extract(ctx context.Context, f *os.File, into string, judge func(*bundle.Origin) error, progress Progress) (*bundle.Extracted, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+
+	root, err := os.OpenRoot(into)
+	if err != nil {
+		return nil, err
+	}
+
+	defer root.Close()
+
+	done := progress.start("Reading "+f.Name(), info.Size())
+	defer done()
+
+	return bundle.Extract(ctx, f, root, bundle.ExtractOptions{Judge: judge, Progress: progress.add})
 }
 
 // checkLog compares the raft log with what the tarball says of itself.

@@ -4,12 +4,9 @@ package recovery
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -89,27 +86,13 @@ func (p *Part) MakeTarball(ctx context.Context, opts MakeOptions) (*MakeReport, 
 		return nil, err
 	}
 
-	made.Digest, err = digestOf(p.TarballPath())
+	made.Digest, err = newfile.Digest(p.TarballPath())
 	if err != nil {
 		return nil, err
 	}
 
 	made.Rows, made.Size, p.run.Digest = made.Export.rows, made.Export.Size, made.Digest
 	return made, p.note()
-}
-
-// digestOf is the SHA-256 of a file, in hexadecimal.
-func digestOf(file string) (string, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return "", err
-	}
-
-	defer f.Close()
-
-	sum := sha256.New()
-	_, err = io.Copy(sum, f)
-	return hex.EncodeToString(sum.Sum(nil)), err
 }
 
 // writeReports puts the members' reports into files.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/retention"
 	"github.com/lxd-recover/lxd-recover/internal/sealed"
+	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
 // scheduleFormat is the version of the configuration of scheduled backups.
@@ -35,8 +35,8 @@ const (
 	backupArchiveDir = "archive-"             // there, too, and the member's name
 )
 
-// maxArchiveDays is what a time can tell.
-const maxArchiveDays = 36500
+// MaxArchiveDays is the highest number of days that an archive may be told to reach back.
+const MaxArchiveDays = 36500
 
 // Intervals are how often backups may be taken, by the names that systemd has for them.
 var intervals = map[string]time.Duration{"hourly": time.Hour, "daily": 24 * time.Hour, "weekly": 7 * 24 * time.Hour}
@@ -99,8 +99,8 @@ func (s *Schedule) validate() error {
 	switch {
 	case !filepath.IsAbs(s.Directory):
 		return fmt.Errorf("the directory %q is no absolute path", s.Directory)
-	case s.ArchiveDays > maxArchiveDays || s.ArchiveSize < 0:
-		return fmt.Errorf("archive_days takes 0 to %d, and archive_size 0 or more", maxArchiveDays)
+	case s.ArchiveDays > MaxArchiveDays || s.ArchiveSize < 0:
+		return fmt.Errorf("archive_days takes 0 to %d, and archive_size 0 or more", MaxArchiveDays)
 	case intervals[s.Every] == 0:
 		return fmt.Errorf("every %q is none of %s", s.Every, strings.Join(Intervals(), ", "))
 	}
@@ -170,10 +170,7 @@ func replaceSmall(path string, data []byte) error {
 		return err
 	}
 
-	return writeOutput(path, true, func(w io.Writer) error {
-		_, err := w.Write(data)
-		return err
-	}, nil)
+	return swapdir.WriteFile(path, data)
 }
 
 // Timer is what has backups taken at set times.

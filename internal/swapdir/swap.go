@@ -143,7 +143,7 @@ func keep(parent string, plan *Plan) error {
 		return err
 	case ino == plan.LiveInode:
 		target := filepath.Join(parent, plan.Keep)
-		err = renameNew(staged, target)
+		err = RenameNew(staged, target)
 		if err != nil {
 			return err
 		}
@@ -160,8 +160,8 @@ func keep(parent string, plan *Plan) error {
 	return removePlan(parent)
 }
 
-// renameNew renames a file or directory to a name that nothing has.
-func renameNew(from string, to string) error {
+// RenameNew renames a file or directory to a name that nothing has; one that something has is fs.ErrExist.
+func RenameNew(from string, to string) error {
 	for {
 		err := unix.Renameat2(unix.AT_FDCWD, from, unix.AT_FDCWD, to, unix.RENAME_NOREPLACE)
 		if err == nil {

@@ -167,7 +167,11 @@ func (l *lab) idle(ctx context.Context, p *page) error {
 		return err
 	}
 
-	before, err := lastIndex(ctx, global(l.Member(1)))
+	var before, after uint64
+	err = readLog(ctx, global(l.Member(1)), func(log *raftlog.Log) error {
+		before = log.LastIndex
+		return nil
+	})
 	if err != nil {
 		return err
 	}
@@ -178,62 +182,44 @@ func (l *lab) idle(ctx context.Context, p *page) error {
 	case <-time.After(idleTime): // what is measured is a time
 	}
 
-	after, err := lastIndex(ctx, global(l.Member(1)))
+	sum, n := int64(0), int64(0) // of the entries since, in bytes
+	err = readLog(ctx, global(l.Member(1)), func(log *raftlog.Log) error {
+		after = log.LastIndex
+		for e, err := range log.Entries(ctx, before+1) {
+			if err != nil {
+				return err
+			}
+
+			sum, n = sum+int64(len(e.Data)), n+1
+		}
+
+		return nil
+	})
 	if err != nil {
 		return err
 	}
 
+	each := sum / max(n, 1)
 	perDay := float64(after-before) * float64(24*time.Hour) / float64(idleTime)
-	each, err := entrySize(ctx, global(l.Member(1)), before)
-	if err != nil {
-		return err
-	}
-
 	p.text("The first run of `global-db-backup --archive` took %s. In %d s without work the log grew by %d entries of "+
 		"%d bytes on average: %.0f entries and %s a day, and a snapshot for every 1024 of them. The next run copies what has been closed since.",
 		seconds(m.wall), int(idleTime.Seconds()), after-before, each, perDay, mib(int64(perDay)*each))
 	return nil
 }
 
-// lastIndex is the last index of a raft directory, even while LXD is running.
-func lastIndex(ctx context.Context, dir string) (uint64, error) {
+// readLog reads the raft log of a directory, even while LXD is running.
+func readLog(ctx context.Context, dir string, use func(*raftlog.Log) error) error {
 	held, err := raftlog.Hold(ctx, dir)
 	if err != nil {
-		return 0, err
+		return err
 	}
 
 	defer held.Close()
 
 	log, err := raftlog.Open(ctx, held, raftlog.Options{Later: true})
 	if err != nil {
-		return 0, err
+		return err
 	}
 
-	return log.LastIndex, nil
-}
-
-// entrySize is the size of the entries after an index, on average, in bytes.
-func entrySize(ctx context.Context, dir string, after uint64) (int64, error) {
-	held, err := raftlog.Hold(ctx, dir)
-	if err != nil {
-		return 0, err
-	}
-
-	defer held.Close()
-
-	log, err := raftlog.Open(ctx, held, raftlog.Options{Later: true})
-	if err != nil {
-		return 0, err
-	}
-
-	sum, n := int64(0), int64(0)
-	for e, err := range log.Entries(ctx, after+1) {
-		if err != nil {
-			return 0, err
-		}
-
-		sum, n = sum+int64(len(e.Data)), n+1
-	}
-
-	return sum / max(n, 1), nil
+	return use(log)
 }
