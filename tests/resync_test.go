@@ -34,7 +34,7 @@ func resyncs(t *testing.T, lxd cluster.LXD) {
 		broke func()
 	}{
 		{"its raft directory is gone", func() { must(t, os.RemoveAll(global)); must(t, os.Mkdir(global, 0o700)) }},
-		{"its metadata are gone", func() { must(t, os.Remove(global+"/metadata1")); must(t, os.Remove(global+"/metadata2")) }},
+		{"its metadata are gone", func() { loseMetadata(t, global) }},
 		{"the end of its log is lost", func() { cutLog(t, global) }},
 		{"nothing", func() {}},
 	}
@@ -94,6 +94,20 @@ func cutLog(t *testing.T, global string) {
 		if s.Open {
 			must(t, os.Remove(filepath.Join(global, s.File)))
 		}
+	}
+}
+
+// loseMetadata removes a member's term and vote: two files, or one if it has written them only once.
+func loseMetadata(t *testing.T, global string) {
+	t.Helper()
+	files, err := filepath.Glob(global + "/metadata[12]")
+	must(t, err)
+	if len(files) == 0 {
+		t.Fatalf("%s has no metadata", global)
+	}
+
+	for _, file := range files {
+		must(t, os.Remove(file))
 	}
 }
 

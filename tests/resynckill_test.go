@@ -140,8 +140,7 @@ func breakMember(t *testing.T, m *cluster.Member, way int) string {
 		must(t, os.Mkdir(global, 0o700))
 		return "its raft directory is empty"
 	case 1:
-		must(t, os.Remove(global+"/metadata1"))
-		must(t, os.Remove(global+"/metadata2"))
+		loseMetadata(t, global)
 		return "its metadata are gone"
 	case 2:
 		cutLog(t, global)
