@@ -147,7 +147,7 @@ func (s *Status) String() string {
 
 // Inspect looks for a daemon of the LXD in lxdDir. It changes nothing and wakes nobody.
 func Inspect(ctx context.Context, lxdDir string) (*Status, error) {
-	holders, err := Holders(filepath.Join(lxdDir, "database"))
+	holders, err := Writers(filepath.Join(lxdDir, "database"))
 	if err != nil {
 		return nil, fmt.Errorf("look for processes that use the database: %w", err)
 	}

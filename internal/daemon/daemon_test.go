@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -133,9 +134,60 @@ func TestHolders(t *testing.T) {
 		}
 	}
 
+	holders, err = Writers(dir) // which it is not
+	if err != nil || len(holders) != 0 {
+		t.Errorf("writers: %v, %v", holders, err)
+	}
+
 	holders, err = Holders(filepath.Join(dir, "missing"))
 	if err != nil || holders != nil {
 		t.Errorf("holders of what is not there: %v, %v", holders, err)
+	}
+}
+
+// A process that may write is told from one that only reads, and the file that it may write to is named.
+func TestWriters(t *testing.T) {
+	dir := t.TempDir()
+	var files []*os.File
+	for name, how := range map[string]int{"a": os.O_RDONLY, "b": os.O_WRONLY, "c": os.O_RDONLY, "d": os.O_RDWR} {
+		file, err := os.OpenFile(filepath.Join(dir, name), how|os.O_CREATE, 0o600)
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		defer file.Close()
+		files = append(files, file)
+	}
+
+	for n := range files {
+		child := exec.Command("cat")
+		input, err := child.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		child.ExtraFiles = files[n:]
+		err = child.Start()
+		if err != nil {
+			t.Fatal(err)
+		}
+
+		var want []string
+		for _, file := range files[n:] {
+			if name := filepath.Base(file.Name()); name == "b" || name == "d" {
+				want = append(want, name)
+			}
+		}
+
+		writers, err := Writers(dir)
+		if err != nil || len(writers) != min(1, len(want)) || len(want) > 0 && !slices.Contains(want, writers[0].File) {
+			t.Errorf("writers %v, %v; want one with one of %v", writers, err, want)
+		}
+
+		err = errors.Join(input.Close(), child.Wait())
+		if err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -152,7 +152,7 @@ func (f *firmStop) timeEnded(ctx context.Context, err error) error {
 		err = context.Cause(ctx)
 	}
 
-	holders, lookErr := Holders(f.database)
+	holders, lookErr := Writers(f.database)
 	if lookErr != nil || len(holders) == 0 {
 		return err
 	}

@@ -51,7 +51,7 @@ func (f *fakeService) Activity(context.Context) (Activity, error) {
 func fakeDaemon(t *testing.T, lxdDir string) (daemon *exec.Cmd, gone chan struct{}) {
 	t.Helper()
 	script := "trap '' TERM; sleep 1000 & sleep 1000 & echo; wait"
-	file, err := os.Open(filepath.Join(lxdDir, "database", "local.db"))
+	file, err := os.OpenFile(filepath.Join(lxdDir, "database", "local.db"), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

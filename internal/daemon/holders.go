@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,6 +20,8 @@ type Process struct {
 	PID  int    `json:"pid" yaml:"pid"`
 	Name string `json:"name" yaml:"name"` // the kernel's short name of it (comm)
 	File string `json:"file" yaml:"file"` // one of the files, below the database directory
+
+	reads bool // it has none of them open for writing
 }
 
 // String names the process as a message shows it.
@@ -28,6 +31,14 @@ func (p Process) String() string {
 
 // fileID identifies a file whatever name or mount namespace it is seen through.
 type fileID struct{ dev, ino uint64 }
+
+// Writers returns the processes, other than this one, that have a file below dir open for writing. A daemon has local.db open so from before it reads
+// anything of the raft directory until it ends. Who only reads, such as another lxd-recover or a backup, is no daemon, and keeps what it has open whatever
+// becomes of the directory.
+func Writers(dir string) ([]Process, error) {
+	holders, err := Holders(dir)
+	return slices.DeleteFunc(holders, func(p Process) bool { return p.reads }), err
+}
 
 // Holders returns the processes, other than this one, that have a file below dir open. Seeing other users' processes takes
 // root. A process or a file that vanishes meanwhile is not an error.
@@ -49,10 +60,11 @@ func Holders(dir string) ([]Process, error) {
 			continue
 		}
 
-		file, ok := holds(pid, files)
+		holder, ok := holds(pid, files)
 		if ok {
 			comm, _ := os.ReadFile(filepath.Join("/proc", p.Name(), "comm"))
-			holders = append(holders, Process{PID: pid, Name: strings.TrimSpace(string(comm)), File: file})
+			holder.Name = strings.TrimSpace(string(comm))
+			holders = append(holders, holder)
 		}
 	}
 
@@ -92,12 +104,12 @@ func listFiles(dir string) (map[fileID]string, error) {
 	return files, err
 }
 
-// holds tells whether a process has one of the files open, and which.
-func holds(pid int, files map[fileID]string) (string, bool) {
+// holds tells whether a process has one of the files open, and which: one that it may write to if there is one.
+func holds(pid int, files map[fileID]string) (holder Process, ok bool) {
 	dir := filepath.Join("/proc", strconv.Itoa(pid), "fd")
 	fds, err := os.ReadDir(dir)
 	if err != nil {
-		return "", false
+		return Process{}, false
 	}
 
 	for _, fd := range fds {
@@ -106,11 +118,30 @@ func holds(pid int, files map[fileID]string) (string, bool) {
 			continue
 		}
 
-		name, ok := files[fileID{st.Dev, st.Ino}]
-		if ok {
-			return name, true
+		name, known := files[fileID{st.Dev, st.Ino}]
+		if !known {
+			continue
+		}
+
+		holder, ok = Process{PID: pid, File: name, reads: readOnly(pid, fd.Name())}, true
+		if !holder.reads {
+			break
 		}
 	}
 
-	return "", false
+	return holder, ok
+}
+
+// readOnly tells whether a process cannot write to a file through a descriptor: the last two bits of its flags, as proc(5) has them in octal.
+func readOnly(pid int, fd string) bool {
+	text, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "fdinfo", fd))
+	for line := range strings.Lines(string(text)) {
+		field, value, _ := strings.Cut(line, ":")
+		if field == "flags" {
+			flags, err := strconv.ParseUint(strings.TrimSpace(value), 8, 32)
+			return err == nil && flags&unix.O_ACCMODE == unix.O_RDONLY
+		}
+	}
+
+	return false
 }

@@ -42,7 +42,52 @@ func (h *Held) Same(dir string) bool {
 type heldFile struct {
 	info  fs.FileInfo // as it was
 	file  *os.File    // nil if it is in memory
-	bytes []byte      // of a file that is written to in place
+	bytes *padded     // of a file that is written to in place
+}
+
+// padded is content that ends in zeros, which it does not hold: libdqlite fills a segment with them before it writes to it.
+type padded struct {
+	data []byte // up to the zeros, or some way into them
+	size int64  // with the zeros
+}
+
+// paddedStep is how many bytes are read and looked at at once.
+const paddedStep = 64 << 10
+
+// readPadded reads up to a number of bytes.
+func readPadded(r io.Reader, limit int64) (*padded, error) {
+	p := &padded{}
+	step, zeros := make([]byte, paddedStep), make([]byte, paddedStep)
+	for {
+		n, err := io.ReadFull(r, step[:min(paddedStep, limit-p.size)])
+		if !bytes.Equal(step[:n], zeros[:n]) {
+			p.data = append(append(p.data, make([]byte, p.size-int64(len(p.data)))...), step[:n]...)
+		}
+
+		p.size += int64(n)
+		switch {
+		case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), err == nil && p.size == limit:
+			return p, nil
+		case err != nil:
+			return nil, err
+		}
+	}
+}
+
+// ReadAt reads as from a file.
+func (p *padded) ReadAt(b []byte, from int64) (int, error) {
+	n := int(max(0, min(int64(len(b)), p.size-from)))
+	copied := 0
+	if from < int64(len(p.data)) {
+		copied = copy(b[:n], p.data[from:])
+	}
+
+	clear(b[copied:n])
+	if n < len(b) {
+		return n, io.EOF
+	}
+
+	return n, nil
 }
 
 // maxWritten bounds what is copied into memory of one file: libdqlite prepares 8 MiB for an open segment, and writes more only if a batch of entries is larger.
@@ -54,10 +99,17 @@ const (
 	holdPause = 5 * time.Millisecond
 )
 
-// Hold takes hold of the files of a raft directory. [ErrChanging] says that files went whenever it was tried. Close lets go.
-func Hold(ctx context.Context, dir string) (*Held, error) {
+// Hold takes hold of the files of a raft directory that belong to its log. [ErrChanging] says that files went whenever it was tried. Close lets go.
+func Hold(ctx context.Context, dir string) (*Held, error) { return holdFiles(ctx, dir, isOfLog) }
+
+// HoldAll takes hold of the other files as well. They may go meanwhile: then they are left out.
+func HoldAll(ctx context.Context, dir string) (*Held, error) {
+	return holdFiles(ctx, dir, func(string) bool { return true })
+}
+
+func holdFiles(ctx context.Context, dir string, wanted func(name string) bool) (*Held, error) {
 	for range holdTries {
-		h, err := holdOnce(dir)
+		h, err := holdOnce(dir, wanted)
 		if err == nil {
 			return h, nil
 		}
@@ -77,13 +129,13 @@ func Hold(ctx context.Context, dir string) (*Held, error) {
 }
 
 // holdOnce is one try. ErrChanging says that files were deleted, or got other names before they were opened.
-func holdOnce(dir string) (*Held, error) {
+func holdOnce(dir string, wanted func(name string) bool) (*Held, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
 		return nil, err
 	}
 
-	names, err := heldNames(dir)
+	names, err := heldNames(dir, wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -107,6 +159,10 @@ func (h *Held) take(dir string, names []string) error {
 	for _, name := range names {
 		f, err := hold(filepath.Join(dir, name))
 		if errors.Is(err, fs.ErrNotExist) {
+			if !isOfLog(name) {
+				continue
+			}
+
 			return ErrChanging
 		}
 
@@ -124,7 +180,11 @@ func (h *Held) take(dir string, names []string) error {
 
 // settle makes sure that no file was deleted before all were held, and lets go of those that are in memory.
 func (h *Held) settle(dir string) error {
-	for _, f := range h.files {
+	for name, f := range h.files {
+		if !isOfLog(name) {
+			continue
+		}
+
 		now, err := f.file.Stat()
 		if err != nil {
 			return err
@@ -150,8 +210,18 @@ func (h *Held) settle(dir string) error {
 	return nil
 }
 
-// heldNames lists the files that belong to a raft log: the newest open segment first.
-func heldNames(dir string) ([]string, error) {
+// isOfLog tells whether a file belongs to a raft log, by its name.
+func isOfLog(name string) bool {
+	switch classifyName(name) {
+	case MetadataFile, SnapshotFile, SnapshotMetaFile, ClosedSegmentFile, OpenSegmentFile:
+		return true
+	}
+
+	return false
+}
+
+// heldNames lists the files that are wanted: the newest open segment first.
+func heldNames(dir string, wanted func(name string) bool) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -159,8 +229,7 @@ func heldNames(dir string) ([]string, error) {
 
 	var names []string
 	for _, e := range entries {
-		switch classifyName(e.Name()) {
-		case MetadataFile, SnapshotFile, SnapshotMetaFile, ClosedSegmentFile, OpenSegmentFile:
+		if wanted(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}
@@ -206,7 +275,7 @@ func hold(path string) (*heldFile, error) {
 		return &heldFile{info: info, file: file}, nil
 	}
 
-	data, err := io.ReadAll(io.LimitReader(file, min(info.Size(), maxWritten)))
+	data, err := readPadded(file, min(info.Size(), maxWritten))
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
@@ -235,7 +304,7 @@ func (h *Held) Open(name string) (fs.File, error) {
 	}
 
 	if f.file == nil {
-		return &heldReader{heldFile: f, ReadSeeker: bytes.NewReader(f.bytes)}, nil
+		return &heldReader{heldFile: f, ReadSeeker: io.NewSectionReader(f.bytes, 0, f.bytes.size)}, nil
 	}
 
 	return &heldReader{heldFile: f, ReadSeeker: io.NewSectionReader(f.file, 0, f.info.Size())}, nil
@@ -255,7 +324,7 @@ func (r *heldReader) Close() error { return nil }
 
 func (f *heldFile) stat() fs.FileInfo {
 	if f.file == nil {
-		return sized{FileInfo: f.info, size: int64(len(f.bytes))}
+		return sized{FileInfo: f.info, size: f.bytes.size}
 	}
 
 	return f.info

@@ -3,6 +3,7 @@
 package raftlog_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -125,6 +126,56 @@ func closeOpen(t *testing.T, dir string, log *raftlog.Log) {
 			must(t, os.Truncate(path, s.End))
 			must(t, os.Rename(path, filepath.Join(dir, raftlog.SegmentName(s.First, s.Last))))
 		}
+	}
+}
+
+// What is held in memory without the zeros at its end is read as the file is; and files that are not part of the log are held only if they are asked for.
+func TestHoldAll(t *testing.T) {
+	dir := t.TempDir()
+	const step = 64 << 10
+	files := map[string][]byte{"open-1": make([]byte, 3*step), "open-2": make([]byte, 2*step+100), "open-3": nil, "tmp-snapshot": []byte("half")}
+	files["open-2"][7], files["open-2"][2*step+1] = 1, 2
+	for name, data := range files {
+		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o600))
+	}
+
+	for all, hold := range map[bool]func(context.Context, string) (*raftlog.Held, error){false: raftlog.Hold, true: raftlog.HoldAll} {
+		held, err := hold(t.Context(), dir)
+		must(t, err)
+		for name, want := range files {
+			data, err := fs.ReadFile(held, name)
+			if !all && name == "tmp-snapshot" {
+				if !errors.Is(err, fs.ErrNotExist) {
+					t.Errorf("%s is held: %v", name, err)
+				}
+
+				continue
+			}
+
+			must(t, err)
+			if !bytes.Equal(data, want) {
+				t.Errorf("%s: %d bytes, want %d", name, len(data), len(want))
+			}
+		}
+
+		data, err := held.Open("open-2")
+		must(t, err)
+		seeker, ok := data.(io.ReadSeeker)
+		if !ok {
+			t.Fatal("no seeker")
+		}
+
+		for _, from := range []int64{0, 6, step - 1, 2 * step, 2*step + 99, 2*step + 100} {
+			_, err := seeker.Seek(from, io.SeekStart)
+			must(t, err)
+			rest, err := io.ReadAll(seeker)
+			must(t, err)
+			if !bytes.Equal(rest, files["open-2"][from:]) {
+				t.Errorf("from %d: %d bytes", from, len(rest))
+			}
+		}
+
+		held.Close()
 	}
 }
 

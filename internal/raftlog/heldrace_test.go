@@ -34,7 +34,7 @@ func TestHoldRaces(t *testing.T) {
 			}
 
 			info, statErr := os.Stat(dir)
-			names, listErr := heldNames(dir)
+			names, listErr := heldNames(dir, isOfLog)
 			err = errors.Join(err, statErr, listErr, race.before(dir))
 			if err != nil {
 				t.Fatal(err)

@@ -188,7 +188,10 @@ func (p *patcher) checkDown(ctx context.Context) (running bool, err error) {
 // open replays the log. LXD may work on it.
 func (p *patcher) open(ctx context.Context, running bool) (log *raftlog.Log, db *globaldb.DB, err error) {
 	err = whileLive(ctx, running, func(last bool) (bool, error) {
-		log, err = readLog(ctx, p.dir.global(), p.opts.Progress)
+		var letGo func()
+		log, letGo, err = openLive(ctx, p.dir.global(), running, p.opts.Progress, raftlog.Options{})
+		defer letGo()
+
 		if err != nil || !log.Healthy() && !last {
 			return false, err
 		}

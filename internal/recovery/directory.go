@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -255,16 +256,38 @@ func readLog(ctx context.Context, global string, progress Progress) (*raftlog.Lo
 }
 
 func openLog(ctx context.Context, global string, progress Progress, opts raftlog.Options) (*raftlog.Log, error) {
-	err := checkGlobal(global)
+	log, _, err := openLive(ctx, global, false, progress, opts)
+	return log, err
+}
+
+// openLive reads a raft directory in which a daemon works if it is live: then its files as they were in one moment, which are held until letGo. The log
+// reads of them when it is asked for entries. letGo is never nil.
+func openLive(ctx context.Context, global string, live bool, progress Progress, opts raftlog.Options) (log *raftlog.Log, letGo func(), err error) {
+	err = checkGlobal(global)
 	if err != nil {
-		return nil, err
+		return nil, func() {}, err
 	}
 
+	if !live {
+		log, err = openFiles(ctx, global, os.DirFS(global), progress, opts)
+		return log, func() {}, err
+	}
+
+	held, err := raftlog.HoldAll(ctx, global)
+	if err != nil {
+		return nil, func() {}, err
+	}
+
+	log, err = openFiles(ctx, global, held, progress, opts)
+	return log, held.Close, err
+}
+
+func openFiles(ctx context.Context, global string, files fs.FS, progress Progress, opts raftlog.Options) (*raftlog.Log, error) {
 	done := progress.start("Checking "+global, dirSize(global))
 	defer done()
 
 	opts.Progress = progress.add
-	log, err := raftlog.Open(ctx, os.DirFS(global), opts)
+	log, err := raftlog.Open(ctx, files, opts)
 	if err != nil {
 		return nil, err
 	}

@@ -21,7 +21,7 @@ func carryOut(dir directory, plan swapdir.Plan) (done bool, err error) {
 		return done, err
 	}
 
-	holders, err := daemon.Holders(dir.join(plan.Keep))
+	holders, err := daemon.Writers(dir.join(plan.Keep))
 	if err != nil || len(holders) == 0 {
 		return true, err
 	}

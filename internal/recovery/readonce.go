@@ -15,6 +15,8 @@ type readOnce struct {
 	log   *raftlog.Log
 	db    *globaldb.DB // at the last sound entry; nil with dbErr
 	dbErr error
+
+	letGo func() // of the files; nil if nothing is held
 }
 
 // readDatabase reads a raft directory; again if a daemon gets in the way. The caller closes it.
@@ -23,12 +25,14 @@ func readDatabase(ctx context.Context, global string, live bool, progress Progre
 	err := whileLive(ctx, live, func(last bool) (bool, error) {
 		r.close()
 		r = nil
-		log, err := readLog(ctx, global, progress)
+		log, letGo, err := openLive(ctx, global, live, progress, raftlog.Options{})
 		if err != nil || !log.Healthy() && !last {
+			letGo()
 			return false, err
 		}
 
 		r = replay(ctx, log)
+		r.letGo = letGo
 		return log.Healthy() && r.dbErr == nil, nil
 	})
 	if err != nil {
@@ -46,9 +50,13 @@ func replay(ctx context.Context, log *raftlog.Log) *readOnce {
 	return r
 }
 
-// close closes the database, if there is one.
+// close closes the database, if there is one, and lets go of the files.
 func (r *readOnce) close() {
 	if r != nil && r.db != nil {
 		_ = r.db.Close()
+	}
+
+	if r != nil && r.letGo != nil {
+		r.letGo()
 	}
 }

@@ -211,7 +211,9 @@ func (rb *rollback) name() string {
 func (rb *rollback) compare(ctx context.Context) error {
 	return whileLive(ctx, rb.running, func(last bool) (bool, error) {
 		rb.compared, rb.report.Untold, rb.report.Discarded = signature(rb.dir.global()), "", []Discarded{}
-		local, err := openLog(ctx, rb.dir.global(), Progress{}, raftlog.Options{})
+		local, letGo, err := openLive(ctx, rb.dir.global(), rb.running, Progress{}, raftlog.Options{})
+		defer letGo()
+
 		if err == nil && !local.Healthy() && !last {
 			return false, nil
 		}

@@ -120,7 +120,7 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 		return nil, fmt.Errorf("%s holds no global database of LXD: neither metadata nor segments are in %s", name, s.global)
 	}
 
-	holders, err := daemon.Holders(s.global)
+	holders, err := daemon.Writers(s.global)
 	if err != nil {
 		return nil, err
 	}
@@ -326,7 +326,9 @@ func readSource(ctx context.Context, source string, progress Progress, use func(
 	defer src.Close()
 
 	return whileLive(ctx, src.daemon != "", func(last bool) (bool, error) {
-		log, err := readLog(ctx, src.global, progress)
+		log, letGo, err := openLive(ctx, src.global, src.daemon != "", progress, raftlog.Options{})
+		defer letGo()
+
 		if err != nil || !log.Healthy() && !last {
 			return false, err
 		}

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"testing"
 
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
@@ -63,6 +65,39 @@ func TestWhileLive(t *testing.T) {
 	})
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("an interruption is told as %v", err)
+	}
+}
+
+// What is read of a directory in which a daemon works is read from its files as they were, whatever becomes of them.
+func TestOpenLive(t *testing.T) {
+	for _, live := range []bool{true, false} {
+		global := filepath.Join(t.TempDir(), globalName)
+		must(t, os.CopyFS(global, os.DirFS(raftlogtest.Global(t, "small/n2-preimport"))))
+		log, letGo, err := openLive(t.Context(), global, live, Progress{}, raftlog.Options{})
+		must(t, err)
+		before := replay(t.Context(), log)
+		must(t, before.dbErr)
+		defer before.close()
+
+		must(t, os.RemoveAll(global))
+		after := replay(t.Context(), log)
+		defer after.close()
+
+		if live != (after.dbErr == nil) {
+			t.Errorf("live %v: the files are gone: %v", live, after.dbErr)
+		}
+
+		if live {
+			want, err := before.db.Fingerprint(t.Context())
+			must(t, err)
+			got, err := after.db.Fingerprint(t.Context())
+			must(t, err)
+			if len(want) == 0 || !reflect.DeepEqual(got, want) {
+				t.Errorf("rows %v, want %v", got, want)
+			}
+		}
+
+		letGo()
 	}
 }
 

@@ -20,7 +20,7 @@ func (r *StatusReport) inspectDaemon(ctx context.Context, dir directory) error {
 		return err
 	}
 
-	holders, holdersErr := daemon.Holders(dir.database())
+	holders, holdersErr := daemon.Writers(dir.database())
 	if holdersErr != nil {
 		return holdersErr
 	}

@@ -34,7 +34,10 @@ func (s *MemberState) readDatabases(ctx context.Context, dir directory, opts Mem
 	var rows stateReader
 	err := whileLive(ctx, s.Running, func(last bool) (bool, error) {
 		var err error
-		log, err = openLog(ctx, dir.global(), opts.Progress, raftlog.Options{Later: opts.Outline})
+		var letGo func()
+		log, letGo, err = openLive(ctx, dir.global(), s.Running, opts.Progress, raftlog.Options{Later: opts.Outline})
+		defer letGo()
+
 		if err != nil || !log.HealthySoFar() && !last {
 			return false, err
 		}
