@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
 
@@ -218,7 +219,9 @@ func (c *comparison) open(ctx context.Context, i int) (*globaldb.DB, error) {
 
 	defer src.Close()
 
-	log, err := readLog(ctx, src.global, c.opts.Progress)
+	log, letGo, err := openLive(ctx, src.global, src.daemon != "", c.opts.Progress, raftlog.Options{})
+	defer letGo()
+
 	if err != nil {
 		return nil, err
 	}

@@ -257,7 +257,8 @@ func (ex *exporter) examine(ctx context.Context) error {
 
 	ex.log, err = ex.check.outline()
 	if err == nil {
-		err = errors.Join(ex.emptySource(ctx), ex.readLive(ctx))
+		_, liveErr := ex.readLive(ctx, false)
+		err = errors.Join(ex.emptySource(ctx), liveErr)
 	}
 
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 // An export of a kept database, or of a backup, takes all members back to it: one log, fenced once. Their own logs may go on from another one, and
@@ -203,19 +204,18 @@ func (ex *exporter) sourceMembers(ctx context.Context, node *nodedb.Node) (membe
 }
 
 // readLive reads the log of the live database, which a kept one is exported in place of. One that cannot be read is no hindrance: that may be
-// why an older one is wanted.
-func (ex *exporter) readLive(ctx context.Context) error {
+// why an older one is wanted. A daemon may work on it; letGo is for when it is read no more, and never nil.
+func (ex *exporter) readLive(ctx context.Context, running bool) (letGo func(), err error) {
 	if ex.source == "" {
-		return nil
+		return func() {}, nil
 	}
 
-	var err error
-	ex.live, err = readLog(ctx, ex.dir.global(), ex.opts.Progress)
+	ex.live, letGo, err = openLive(ctx, ex.dir.global(), running, ex.opts.Progress, raftlog.Options{})
 	if err != nil && ctx.Err() == nil {
 		ex.live, ex.liveUnread, err = nil, err.Error(), nil
 	}
 
-	return err
+	return letGo, err
 }
 
 // sourcePlace is where the snapshot fence of a kept database goes: above all that the live one has, too.

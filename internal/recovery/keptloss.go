@@ -46,7 +46,9 @@ func KeptLoss(ctx context.Context, lxdDir string, kept string, progress Progress
 	var all []Discarded
 	err = whileLive(ctx, status.Running(), func(last bool) (bool, error) {
 		ex.report.Untold = []string{}
-		err := ex.readLive(ctx)
+		letGo, err := ex.readLive(ctx, status.Running())
+		defer letGo()
+
 		if err != nil {
 			return false, err
 		}

@@ -120,7 +120,9 @@ func Repair(ctx context.Context, opts RepairOptions) (*RepairReport, error) {
 
 	defer end()
 
-	rp := &repairer{run: run, opts: opts, report: newRepairReport()}
+	rp := &repairer{run: run, opts: opts, report: newRepairReport(), letGo: func() {}}
+	defer func() { rp.letGo() }()
+
 	rp.tellFinished(rp.report)
 	defer rp.unstageUnless(&rp.report.Done)
 
@@ -154,6 +156,7 @@ type repairer struct {
 	*run
 	opts   RepairOptions
 	report *RepairReport
+	letGo  func() // of the files of the log
 
 	node    *nodedb.Node // what the node database says; its Self may be missing
 	log     *raftlog.Log

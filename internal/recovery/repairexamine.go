@@ -59,7 +59,8 @@ func (rp *repairer) readLog(ctx context.Context, live bool) error {
 	err := whileLive(ctx, live, func(bool) (bool, error) {
 		var err error
 		rp.read = signature(rp.dir.global())
-		rp.log, err = openLog(ctx, rp.dir.global(), rp.opts.Progress, raftlog.Options{AllSums: true, Sums: true})
+		rp.letGo()
+		rp.log, rp.letGo, err = openLive(ctx, rp.dir.global(), live, rp.opts.Progress, raftlog.Options{AllSums: true, Sums: true})
 		return err == nil && rp.log.Healthy(), err
 	})
 	if err != nil {
