@@ -114,6 +114,8 @@ func wantNoStart(t *testing.T, ctx context.Context, m *cluster.Member) {
 	t.Helper()
 	before := filesIn(t, filepath.Join(m.Dir(), "database", "global"))
 	must(t, m.Spawn())
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	status, err := m.Wait(ctx)
 	must(t, err)
 	if words := m.LogTail(1); status == 0 || !strings.Contains(words, "Unsupported upgrade path") {
