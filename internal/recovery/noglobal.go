@@ -35,8 +35,9 @@ func (e *noGlobalError) Error() string {
 }
 
 // awaitsAdvice says how a member goes on that has its identity and no database.
-const awaitsAdvice = "If no other member works: `lxd-recover cluster export-db --source BACKUP`, with the newest backup of any member, makes a recovery tarball, " +
-	"which is imported on every member with `lxd-recover global-db-import`. If the others work: `lxd-recover global-db-resync`. LXD does not start here before"
+const awaitsAdvice = "If no other member works: `lxd-recover cluster export-db --source BACKUP`, with the newest backup of any member, " +
+	"makes a recovery tarball, which is imported on every member with `lxd-recover global-db-import`. If the others work: " +
+	"`lxd-recover global-db-resync`. LXD does not start here before"
 
 // advise says it, names what may be it, and says what to do: where there is such a directory, and where there is none.
 func (e *noGlobalError) advise(found string, otherwise string) string {

@@ -16,8 +16,8 @@ import (
 // raft: that of the database of older ones. Systemd and snapd need not heed anything, and as an import or a resync exchanges the whole database directory, the
 // bar is gone in the moment in which there is a database.
 //
-// A metadata file with a term would keep LXD from making a database, and not from following a leader. Its term and vote would be invented, and be taken for this
-// member's own by whatever reads them later.
+// A metadata file with a term would keep LXD from making a database, and not from following a leader. Its term and vote would be invented, and be taken for
+// this member's own by whatever reads them later.
 const barName = "logs.db"
 
 // barText begins the bar. What an LXD before 4.0 has left begins in another way.

@@ -38,20 +38,21 @@ type StatusReport struct {
 
 	Recovery raftlog.RecoveryEntry `json:"recovery,omitempty" yaml:"recovery,omitempty"`
 
-	Addresses []AddressRow     `json:"addresses" yaml:"addresses"`
-	Agree     bool             `json:"addresses_agree" yaml:"addresses_agree"`
-	Import    *Record          `json:"last_import" yaml:"last_import"`           // the import that the live database comes from, if it does
-	Edit      *Record          `json:"last_edit" yaml:"last_edit"`               // the edit of ours that it comes from, if it does
-	Resync    *Record          `json:"last_resync" yaml:"last_resync"`           // the resync that it comes from, if it does
-	Repair    *Record          `json:"last_repair" yaml:"last_repair"`           // the repair that it comes from, if it does
+	Addresses []AddressRow `json:"addresses" yaml:"addresses"`
+	Agree     bool         `json:"addresses_agree" yaml:"addresses_agree"`
+	Import    *Record      `json:"last_import" yaml:"last_import"` // the import that the live database comes from, if it does
+	Edit      *Record      `json:"last_edit" yaml:"last_edit"`     // the edit of ours that it comes from, if it does
+	Resync    *Record      `json:"last_resync" yaml:"last_resync"` // the resync that it comes from, if it does
+	Repair    *Record      `json:"last_repair" yaml:"last_repair"` // the repair that it comes from, if it does
+
 	// Identity is how a restore of this member's identity stands; null if there was none, or it is all done and a database was imported since.
 	Identity *RestoredIdentity `json:"identity_restore" yaml:"identity_restore"`
 
-	Backup    *ScheduledBackup `json:"scheduled_backup" yaml:"scheduled_backup"` // null where none are taken at set times
-	Pending   []string         `json:"pending" yaml:"pending"`                   // what LXD or lxd-recover will do next time
-	Kept      []KeptDatabase   `json:"backups" yaml:"backups"`
-	Problems  []string         `json:"problems" yaml:"problems"`
-	Warnings  []string         `json:"warnings" yaml:"warnings"` // what may become a problem
+	Backup   *ScheduledBackup `json:"scheduled_backup" yaml:"scheduled_backup"` // null where none are taken at set times
+	Pending  []string         `json:"pending" yaml:"pending"`                   // what LXD or lxd-recover will do next time
+	Kept     []KeptDatabase   `json:"backups" yaml:"backups"`
+	Problems []string         `json:"problems" yaml:"problems"`
+	Warnings []string         `json:"warnings" yaml:"warnings"` // what may become a problem
 
 	// LXD is the one that is installed. Findings are what it needs to start here, and lacks, or may lack.
 	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`

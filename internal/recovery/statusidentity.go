@@ -51,12 +51,12 @@ func (d directory) identityBegun() *RestoredIdentity {
 // text says what was cut off, and what finishes it.
 func (r *RestoredIdentity) text(d directory) string {
 	if r.Member == nil {
-		return fmt.Sprintf("%s: what an interrupted `lxd-recover global-db-identity restore` had prepared. Nothing of it is in place: run it again, which removes this",
-			d.join(identityStaging))
+		return fmt.Sprintf("%s: what an interrupted `lxd-recover global-db-identity restore` had prepared. Nothing of it is in place: "+
+			"run it again, which removes this", d.join(identityStaging))
 	}
 
-	return fmt.Sprintf("the restore of the identity of %s was interrupted, and is not finished: `lxd-recover global-db-identity restore` with the same backup, %s, "+
-		"finishes it. Do not start LXD before", r.Member.Name, r.Backup)
+	return fmt.Sprintf("the restore of the identity of %s was interrupted, and is not finished: `lxd-recover global-db-identity restore` "+
+		"with the same backup, %s, finishes it. Do not start LXD before", r.Member.Name, r.Backup)
 }
 
 // identity adds how a restore of this member's identity stands, if that is not all.
@@ -74,7 +74,8 @@ func (r *StatusReport) identity(d directory) {
 
 	if barred(d.global()) {
 		r.problem("%s keeps LXD from being started, as it was placed there with this member's identity, when there was no database. "+
-			"Somebody has put one there by hand since: `lxd-recover global-db-import` of a recovery tarball takes its place", filepath.Join(d.global(), barName))
+			"Somebody has put one there by hand since: `lxd-recover global-db-import` of a recovery tarball takes its place",
+			filepath.Join(d.global(), barName))
 	}
 }
 

@@ -34,7 +34,8 @@ func TestStatusOfIdentityBegun(t *testing.T) {
 		l.cutOff(t, into, report, step)
 		r, err := Status(t.Context(), "", Progress{})
 		must(t, err)
-		wantBegun(t, r, RestoredIdentity{State: IdentityUnfinished, Member: &report.Member, Backup: file, Next: "lxd-recover global-db-identity restore " + file},
+		next := "lxd-recover global-db-identity restore " + file
+		wantBegun(t, r, RestoredIdentity{State: IdentityUnfinished, Member: &report.Member, Backup: file, Next: next},
 			"the restore of the identity of node2 was interrupted, and is not finished", "with the same backup, "+file)
 		_, err = Resume(t.Context(), ResumeOptions{NoStart: true})
 		if gone(filepath.Join(into, databaseName)) && (err == nil || !strings.Contains(err.Error(), "with the same backup, "+file)) {
@@ -72,7 +73,8 @@ func TestNoDatabaseYet(t *testing.T) {
 
 	r, err := Status(t.Context(), into, Progress{})
 	must(t, err)
-	if r.Identity == nil || r.Identity.State != IdentityNoDatabase || len(r.Problems) != 1 || len(r.Pending) != 0 || r.Member == nil || r.Member.Name != "node2" {
+	if r.Identity == nil || r.Identity.State != IdentityNoDatabase || len(r.Problems) != 1 || len(r.Pending) != 0 ||
+		r.Member == nil || r.Member.Name != "node2" {
 		t.Errorf("%+v: problems %q, pending %q", r.Identity, r.Problems, r.Pending)
 	}
 
@@ -152,7 +154,8 @@ func TestMetadataOnly(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(d.global(), m.FileName()), m.Encode(), 0o600))
 	r, err := Status(t.Context(), into, Progress{})
 	must(t, err)
-	if !r.Healthy || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "the raft log has no entry: this member has no database yet") || r.Identity != nil {
+	says := "the raft log has no entry: this member has no database yet"
+	if !r.Healthy || len(r.Problems) != 1 || !strings.Contains(r.Problems[0], says) || r.Identity != nil {
 		t.Errorf("problems %q, %+v", r.Problems, r.Identity)
 	}
 

@@ -219,11 +219,12 @@ func (j *job) restoreAgain(p *place) string {
 
 	all, temporary := timeless(before).differ(j.new, false) == "", len(p.temporary())
 	again := p.run(j)
+	refused := again.status == 3 && strings.Contains(again.output, "of a member of a cluster")
 	now, err := readTree(p.lxd())
 	switch {
 	case err != nil:
 		return err.Error()
-	case again.status != 0 && !(all && again.status == 3 && strings.Contains(again.output, "of a member of a cluster")):
+	case again.status != 0 && (!all || !refused):
 		return fmt.Sprintf("the second run failed: %s", again)
 	case len(p.temporary()) > temporary:
 		return "the second run left temporary files"
