@@ -3,6 +3,7 @@
 package tests
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -68,6 +69,10 @@ func everyDiskLost(t *testing.T, lxd cluster.LXD) {
 		}
 	}
 
+	for _, m := range c.Members() {
+		wantNoStart(t, ctx, m)
+	}
+
 	restoreMoved(t, c, newest)
 	must(t, c.StartAll(ctx))
 	must(t, c.WaitOnline(ctx, 3))
@@ -96,12 +101,47 @@ func restoreMoved(t *testing.T, c *cluster.Cluster, backup string) {
 
 	first, tarball := filepath.Join(dir, "first.tar.gz"), filepath.Join(dir, "recovery.tar.gz")
 	mustRecover(t, one, "cluster", "export-db", "--yes", "--source", backup, first)
-	mustRecover(t, one, "global-db-import", "--yes", "--no-start", "--discard-local-entries", first)
+	mustRecover(t, one, "global-db-import", "--yes", "--no-start", first)
 	mustEdit(t, one, listOf(t, one, oldnew...))
 	mustRecover(t, one, "cluster", "export-db", tarball)
 	for _, m := range c.Members()[1:] {
-		mustRecover(t, m, "global-db-import", "--yes", "--no-start", "--discard-local-entries", tarball)
+		mustRecover(t, m, "global-db-import", "--yes", "--no-start", tarball)
 	}
+}
+
+// wantNoStart starts LXD, and wants it not to come as far as raft: with id 1 it would make a database of its own.
+func wantNoStart(t *testing.T, ctx context.Context, m *cluster.Member) {
+	t.Helper()
+	before := filesIn(t, filepath.Join(m.Dir(), "database", "global"))
+	must(t, m.Spawn())
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	status, err := m.Wait(ctx)
+	must(t, err)
+	if words := m.LogTail(1); status == 0 || !strings.Contains(words, "Unsupported upgrade path") {
+		t.Errorf("%s: LXD ended with status %d: %s", m.Name, status, words)
+	}
+
+	if after := filesIn(t, filepath.Join(m.Dir(), "database", "global")); !slices.Equal(before, after) || !slices.Equal(after, []string{"logs.db"}) {
+		t.Errorf("%s: LXD has made %v of %v", m.Name, after, before)
+	}
+
+	r := decode[recovery.StatusReport](t, mustRecover(t, m, "global-db-status", "--format", "json"))
+	if r.Identity == nil || r.Identity.State != recovery.IdentityNoDatabase || r.Identity.Next != "lxd-recover cluster export-db --source BACKUP" {
+		t.Errorf("%s: %+v", m.Name, r.Identity)
+	}
+}
+
+func filesIn(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	must(t, err)
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+
+	return names
 }
 
 // ageKey makes a private key of age, in a file, and its public key.

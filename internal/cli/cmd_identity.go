@@ -47,9 +47,11 @@ func newIdentityRestoreCmd() *cobra.Command {
 		Long: `Put the certificates, private keys and local.db of a member in place, which a backup of that member has, encrypted. It is for a
 new machine on which LXD is installed, and was never started, or was started once and is stopped.
 
-All is put in place, or nothing, and nothing is overwritten. LXD is not started: it needs the global database first. When all
-members of the cluster have their identity, each from a backup of its own, one of them makes a recovery tarball of the newest
-backup ("lxd-recover cluster export-db --source BACKUP"), which all import.
+All is put in place, or nothing, and nothing is overwritten. LXD is kept from being started: it needs the global database first,
+and would make one of its own. "lxd-recover global-db-status" says how to go on.
+
+When all members of the cluster have their identity, each from a backup of its own, one of them makes a recovery tarball of the
+newest backup ("lxd-recover cluster export-db --source BACKUP"), which all import.
 ` + exitStatuses,
 		Example: `  lxd-recover global-db-identity restore --key key.txt lxd_database_backup.tar.gz
   lxd-recover global-db-identity restore --passphrase passphrase.txt --replace lxd_database_backup.tar.gz`,
@@ -109,12 +111,13 @@ func printIdentityRestored(w io.Writer, r *recovery.IdentityReport) {
 	}
 
 	fmt.Fprint(w, `
-Do not start LXD yet: it has no global database. `+"`lxc`"+`, a reboot or a refresh of the snap may start it.
+LXD does not start here until it has a global database: it says "Unsupported upgrade path", and database/global/logs.db is why.
 
 Next, when all members have their identity, on one of them:
 
     lxd-recover cluster export-db --source BACKUP
 
-with the newest backup of any member. Then import the recovery tarball on all of them.
+with the newest backup of any member. Then import the recovery tarball on all of them. If the others work, and this
+member alone was lost: `+"`lxd-recover global-db-resync`"+`.
 `)
 }

@@ -55,6 +55,12 @@ func FindLXD() (string, error) {
 		}
 	}
 
+	for _, dir := range candidates {
+		if (directory{dir}).identityBegun() != nil { // what opens it says so
+			return dir, nil
+		}
+	}
+
 	return "", fmt.Errorf("no LXD found in %s or %s: set LXD_DIR to its directory", candidates[0], candidates[1])
 }
 
@@ -89,6 +95,11 @@ func openDirectory(path string) (directory, error) {
 
 	_, err := os.Stat(d.database())
 	if errors.Is(err, os.ErrNotExist) {
+		begun := d.identityBegun()
+		if begun != nil {
+			return d, errors.New(begun.text(d))
+		}
+
 		return d, fmt.Errorf("%s is not the directory of an LXD: %s is missing; set LXD_DIR to the one that is", path, d.database())
 	}
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -185,7 +186,7 @@ func (ex *exporter) sourceMembers(ctx context.Context, node *nodedb.Node) (membe
 	}
 
 	members := from.Members
-	if log != nil {
+	if log != nil && len(log.Configuration) > 0 { // a member that has no database yet has none
 		members = namedServers(log.Configuration, members)
 	}
 
@@ -212,7 +213,12 @@ func (ex *exporter) readLive(ctx context.Context, running bool) (letGo func(), e
 
 	ex.live, letGo, err = openLive(ctx, ex.dir.global(), running, ex.opts.Progress, raftlog.Options{})
 	if err != nil && ctx.Err() == nil {
-		ex.live, ex.liveUnread, err = nil, err.Error(), nil
+		ex.liveUnread = "the live database, which cannot be read: " + err.Error()
+		if awaitsDatabase(err) {
+			ex.liveUnread = "what was changed after it was made: this machine has no database yet that could tell"
+		}
+
+		ex.live, err = nil, nil
 	}
 
 	return letGo, err
@@ -235,7 +241,7 @@ func (ex *exporter) sourcePlace(place snapshotPlace) snapshotPlace {
 func (ex *exporter) giveUpLive(ctx context.Context) ([]Discarded, error) {
 	r := ex.report
 	if ex.live == nil {
-		r.Untold = append(r.Untold, "the live database, which cannot be read: "+ex.liveUnread)
+		r.Untold = append(r.Untold, ex.liveUnread)
 		return nil, nil
 	}
 
@@ -292,8 +298,12 @@ func (ex *exporter) confirmGivenUp() error {
 	}
 
 	if ex.opts.Confirm == nil {
-		return &Refusal{Code: "transactions-given-up", Reason: fmt.Sprintf("transactions would be given up: %s", Count(r.GivenUp)), Entries: r.GivenUp,
-			Flag: "--yes"}
+		reason := fmt.Sprintf("transactions would be given up: %s", Count(r.GivenUp))
+		if len(r.GivenUp) == 0 {
+			reason = "what would be given up cannot be told: " + strings.Join(r.Untold, "; ")
+		}
+
+		return &Refusal{Code: "transactions-given-up", Reason: reason, Entries: r.GivenUp, Flag: "--yes"}
 	}
 
 	return ex.opts.Confirm(r)

@@ -13,6 +13,9 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
+// noneOfItsOwn is why it cannot be told what a member lacks that has no database.
+const noneOfItsOwn = "this member has no database of its own, and gets all of it"
+
 // gains are what the tarball has and this member lacks: what an import brings. On a member that lags it is what the others did in the
 // meantime; it is also where everything is that somebody has put into a tarball that is not signed.
 type gains struct {
@@ -65,7 +68,7 @@ func (im *importer) incomparable(local *raftlog.Log) string {
 	case local.SoundIndex == 0 && local.LastIndex > 0:
 		return "this member's own log has no beginning"
 	case local.LastIndex == 0 || local.Snapshot() == nil && local.LastIndex <= 1:
-		return "this member has no database of its own, and gets all of it"
+		return noneOfItsOwn
 	}
 
 	return ""

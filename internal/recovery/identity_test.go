@@ -106,8 +106,12 @@ func (l identityLab) wantIdentity(t testing.TB, dir string, besides ...string) {
 		t.Errorf("there are %v, want %v", got, want)
 	}
 
-	if got := namesIn(t, filepath.Join(dir, databaseName)); !slices.Equal(got, []string{nodedb.File}) {
+	if got := namesIn(t, filepath.Join(dir, databaseName)); !slices.Equal(got, []string{globalName, nodedb.File}) {
 		t.Errorf("the database directory has %v", got)
+	}
+
+	if got := namesIn(t, filepath.Join(dir, databaseName, globalName)); !slices.Equal(got, []string{barName}) {
+		t.Errorf("the raft directory has %v", got)
 	}
 
 	node, err := nodedb.Read(t.Context(), filepath.Join(dir, databaseName))

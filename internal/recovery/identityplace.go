@@ -24,7 +24,7 @@ import (
 //  1. All is written to identity.restore and synced; then a note beside it, which says that it is complete.
 //  2. What is in the way is moved aside, if there is anything.
 //  3. Each file gets a second name at the top of LXD's directory: link(2) never replaces one. That it is ours is seen by its inode.
-//  4. The directory database is renamed, last: before, LXD does not start as this member.
+//  4. The directory database is renamed, last, with what keeps LXD from being started on it (startbar.go) in it: before, LXD does not start as this member.
 //  5. identity.restore is removed, then the note.
 const (
 	identityStaging = "identity.restore"
@@ -37,6 +37,7 @@ type placing struct{ dir directory }
 // placingNote says what an interrupted run has begun.
 type placingNote struct {
 	Backup string         `yaml:"backup"` // SHA-256 of the file
+	File   string         `yaml:"file"`   // its name then
 	Report IdentityReport `yaml:"report"`
 }
 
@@ -114,12 +115,17 @@ func (p placing) write(files []sealed.File) error {
 		}
 	}
 
-	return nil
+	return writeBar(p.staged(filepath.Join(databaseName, globalName)))
 }
 
-// complete notes that all of identity.restore is on disk.
-func (p placing) complete(backup string, report *IdentityReport) error {
-	data, err := yaml.Marshal(placingNote{Backup: backup, Report: *report})
+// complete notes that all of identity.restore is on disk. backup is the SHA-256 of the file.
+func (p placing) complete(backup string, file string, report *IdentityReport) error {
+	file, err := filepath.Abs(file)
+	if err != nil {
+		return err
+	}
+
+	data, err := yaml.Marshal(placingNote{Backup: backup, File: file, Report: *report})
 	if err == nil {
 		err = swapdir.SyncTree(p.staged(""))
 	}

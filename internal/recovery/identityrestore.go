@@ -53,8 +53,8 @@ type identityRestore struct {
 	manifest *bundle.Manifest
 }
 
-// RestoreIdentity gives a machine whose LXD has nothing yet the identity of a member: all of it, or nothing. It overwrites nothing. LXD is not started: a
-// member needs a global database first.
+// RestoreIdentity gives a machine whose LXD has nothing yet the identity of a member: all of it, or nothing. It overwrites nothing. LXD is kept from being
+// started: a member needs a global database first.
 func RestoreIdentity(ctx context.Context, opts IdentityOptions) (*IdentityReport, error) {
 	if os.Geteuid() != 0 {
 		return nil, ErrNotRoot
@@ -300,7 +300,7 @@ func (r *identityRestore) stage(ctx context.Context, there []string) (*IdentityR
 	}
 
 	report.Files = append(report.Files, filepath.Join(databaseName, nodedb.File))
-	return report, r.placing.complete(r.tarball.Digest, report)
+	return report, r.placing.complete(r.tarball.Digest, r.opts.Backup, report)
 }
 
 // newLXDDir is the directory of an LXD that may not have been started yet: the one that is given, else $LXD_DIR, else the only one that is there, or is going

@@ -90,8 +90,11 @@ func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 			return ctx.Err()
 		}
 
-		im.unknownLoss = im.unreadable(err)
-		r.GainedUntold = "this member's own log cannot be read"
+		im.unknownLoss, r.GainedUntold = im.unreadable(err), "this member's own log cannot be read"
+		if awaitsDatabase(err) {
+			im.unknownLoss, r.GainedUntold = "", noneOfItsOwn // so nothing can be lost with it
+		}
+
 		return im.checkFence(ctx, nil)
 	}
 

@@ -22,12 +22,22 @@ var errEmptied = errors.New("LXD's own loader was interrupted; import the tarbal
 type noGlobalError struct {
 	global string
 	state  string // what is wrong with it, as the end of a sentence
+	awaits bool   // it never had a database: this member's identity was restored, and nothing more
 }
 
 func (e *noGlobalError) Error() string {
+	if e.awaits {
+		return e.global + " " + e.state + ". " + awaitsAdvice
+	}
+
 	return e.advise("move it back, or import another member's tarball with `lxd-recover global-db-import`",
 		"move it back if it was moved away, or import another member's tarball with `lxd-recover global-db-import`")
 }
+
+// awaitsAdvice says how a member goes on that has its identity and no database.
+const awaitsAdvice = "If no other member works: `lxd-recover cluster export-db --source BACKUP`, with the newest backup of any member, " +
+	"makes a recovery tarball, which is imported on every member with `lxd-recover global-db-import`. If the others work: " +
+	"`lxd-recover global-db-resync`. LXD does not start here before"
 
 // advise says it, names what may be it, and says what to do: where there is such a directory, and where there is none.
 func (e *noGlobalError) advise(found string, otherwise string) string {
@@ -50,13 +60,15 @@ func checkGlobal(global string) error {
 		return err
 	case exists(filepath.Join(filepath.Dir(global), lxdUnpackName)):
 		return fmt.Errorf("%s is gone: %w", global, errEmptied)
+	case barred(global):
+		return &noGlobalError{global: global, state: "has no database yet: this member's identity was restored", awaits: true}
 	case err == nil && spareIn(filepath.Dir(global)):
 		return nil
 	case err == nil:
-		return &noGlobalError{global, "holds no file of raft"}
+		return &noGlobalError{global: global, state: "holds no file of raft"}
 	}
 
-	return &noGlobalError{global, "is missing"}
+	return &noGlobalError{global: global, state: "is missing"}
 }
 
 // spareIn tells whether a node database is that of a spare.
@@ -81,6 +93,12 @@ func (d directory) withoutGlobal() bool {
 	err := checkGlobal(d.global())
 	var none *noGlobalError
 	return errors.As(err, &none) || errors.Is(err, errEmptied)
+}
+
+// awaitsDatabase tells whether an error says that this member's identity was restored, and that it has had no database since.
+func awaitsDatabase(err error) bool {
+	var none *noGlobalError
+	return errors.As(err, &none) && none.awaits
 }
 
 // movedAside finds the directories beside a raft directory, and beside its database directory, that hold files of raft and are

@@ -38,17 +38,21 @@ type StatusReport struct {
 
 	Recovery raftlog.RecoveryEntry `json:"recovery,omitempty" yaml:"recovery,omitempty"`
 
-	Addresses []AddressRow     `json:"addresses" yaml:"addresses"`
-	Agree     bool             `json:"addresses_agree" yaml:"addresses_agree"`
-	Import    *Record          `json:"last_import" yaml:"last_import"`           // the import that the live database comes from, if it does
-	Edit      *Record          `json:"last_edit" yaml:"last_edit"`               // the edit of ours that it comes from, if it does
-	Resync    *Record          `json:"last_resync" yaml:"last_resync"`           // the resync that it comes from, if it does
-	Repair    *Record          `json:"last_repair" yaml:"last_repair"`           // the repair that it comes from, if it does
-	Backup    *ScheduledBackup `json:"scheduled_backup" yaml:"scheduled_backup"` // null where none are taken at set times
-	Pending   []string         `json:"pending" yaml:"pending"`                   // what LXD or lxd-recover will do next time
-	Kept      []KeptDatabase   `json:"backups" yaml:"backups"`
-	Problems  []string         `json:"problems" yaml:"problems"`
-	Warnings  []string         `json:"warnings" yaml:"warnings"` // what may become a problem
+	Addresses []AddressRow `json:"addresses" yaml:"addresses"`
+	Agree     bool         `json:"addresses_agree" yaml:"addresses_agree"`
+	Import    *Record      `json:"last_import" yaml:"last_import"` // the import that the live database comes from, if it does
+	Edit      *Record      `json:"last_edit" yaml:"last_edit"`     // the edit of ours that it comes from, if it does
+	Resync    *Record      `json:"last_resync" yaml:"last_resync"` // the resync that it comes from, if it does
+	Repair    *Record      `json:"last_repair" yaml:"last_repair"` // the repair that it comes from, if it does
+
+	// Identity is how a restore of this member's identity stands; null if there was none, or it is all done and a database was imported since.
+	Identity *RestoredIdentity `json:"identity_restore" yaml:"identity_restore"`
+
+	Backup   *ScheduledBackup `json:"scheduled_backup" yaml:"scheduled_backup"` // null where none are taken at set times
+	Pending  []string         `json:"pending" yaml:"pending"`                   // what LXD or lxd-recover will do next time
+	Kept     []KeptDatabase   `json:"backups" yaml:"backups"`
+	Problems []string         `json:"problems" yaml:"problems"`
+	Warnings []string         `json:"warnings" yaml:"warnings"` // what may become a problem
 
 	// LXD is the one that is installed. Findings are what it needs to start here, and lacks, or may lack.
 	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
@@ -72,6 +76,11 @@ func (r AddressRow) agree() bool { return r.Local == r.Raft && r.Raft == r.Nodes
 func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusReport, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
+		begun, begunErr := statusBegun(ctx, lxdDir)
+		if begun != nil || begunErr != nil {
+			return begun, begunErr
+		}
+
 		return nil, err
 	}
 
@@ -86,10 +95,15 @@ func Status(ctx context.Context, lxdDir string, progress Progress) (*StatusRepor
 	return report, report.databases(ctx, dir, read, readErr)
 }
 
+// newStatus returns a report whose lists are empty, not missing, in JSON.
+func newStatus(dir directory) *StatusReport {
+	return &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{},
+		Warnings: []string{}, Findings: []preflight.Finding{}}
+}
+
 // statusOf is Status without what the databases tell.
 func statusOf(ctx context.Context, dir directory) (*StatusReport, error) {
-	report := &StatusReport{Directory: dir.path, Addresses: []AddressRow{}, Pending: []string{}, Kept: []KeptDatabase{}, Problems: []string{},
-		Warnings: []string{}, Findings: []preflight.Finding{}}
+	report := newStatus(dir)
 	err := report.inspectDaemon(ctx, dir)
 	if err != nil {
 		return nil, err
@@ -152,6 +166,7 @@ func (r *StatusReport) pending(dir directory) error {
 
 // pendingFiles is pending, whoever has the directory locked.
 func (r *StatusReport) pendingFiles(dir directory) error {
+	r.identity(dir)
 	stopped, err := dir.readStopped()
 	if err != nil {
 		r.problem("%v", err)
@@ -232,8 +247,13 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, read *readO
 	}
 
 	r.member(dir, node, nodeErr, log.Configuration)
-	neverUsed := r.Standalone && r.Healthy && errors.Is(nodesErr, globaldb.ErrNoDatabase)
-	if nodesErr != nil && !neverUsed {
+	neverUsed := r.Healthy && errors.Is(nodesErr, globaldb.ErrNoDatabase)
+	switch {
+	case nodesErr == nil, neverUsed && r.Standalone:
+	case neverUsed && log.LastIndex == 0 && len(log.Configuration) == 0:
+		r.problem("the raft log has no entry: this member has no database yet. If the cluster works, LXD gets it from the leader; in a recovery, " +
+			"`lxd-recover global-db-import` brings it")
+	default:
 		r.problem("global database: %v", nodesErr)
 	}
 

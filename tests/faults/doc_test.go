@@ -18,6 +18,8 @@
 // others, a kill ends both processes, and an error there is one that the command has to make sense of. In the end a repair has
 // libdqlite serve the database of a scratch copy: what that makes differs from run to run, and no fault is placed there.
 //
+// The restore of a member's identity on a new machine is killed, and loses its power, in the same way: TestIdentity, with judges of its own.
+//
 // All of it takes some fifteen minutes. `make test` takes a sample, and everything around the exchange, and prints its size.
 // `make campaign` sets CAMPAIGN=1, which takes everything (of an edit's and a repair's errors every fourth, see thin), and
 // FAULTS_REPORT to the name of a file, to which what was counted is written as a table.

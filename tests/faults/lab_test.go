@@ -37,6 +37,8 @@ type lab struct {
 	undone   *job // the rollback of that import
 	changed  *job // `cluster edit` of our own, on the first member as it was before LXD's
 	mended   *job // the repair of the first member as it was before that, after its last write was cut short
+
+	identity *job // the restore of the second member's identity on a new machine; see identity_test.go
 }
 
 // jobs are the commands that are tried. The import without a node database differs from the other one in few calls, and is left to a
@@ -133,8 +135,13 @@ func (l *lab) make(ctx context.Context) error {
 		l.rows = append(l.rows, name)
 	}
 
+	err := l.makeIdentity(ctx)
+	if err != nil {
+		return err
+	}
+
 	c.KillAll()
-	err := errors.Join(l.makeChanged(ctx), l.makeMended())
+	err = errors.Join(l.makeChanged(ctx), l.makeMended())
 	if err != nil {
 		return err
 	}
