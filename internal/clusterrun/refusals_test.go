@@ -152,6 +152,32 @@ func (a *seenAgent) Look(ctx context.Context) (*recovery.MemberLook, error) {
 	return &look, nil
 }
 
+// A member that has lost its node database, with its log or without, is refused before anything is stopped, by a run and by a resync: neither makes a new one.
+func TestNodeDatabaseLost(t *testing.T) {
+	const command = "`lxd-recover global-db-resync --from HOST --node-db FILE` on node3 makes it"
+	for name, lost := range map[string][]string{"alone": {"local.db"}, "with its log": {"local.db", "global"}} {
+		t.Run(name, func(t *testing.T) {
+			l := newLab(t)
+			for _, part := range lost {
+				must(t, os.RemoveAll(filepath.Join(l.dirs["node3"], "database", part)))
+			}
+
+			must(t, os.MkdirAll(filepath.Join(l.dirs["node3"], "database/global"), 0o700))
+			before := l.contents()
+			_, _, resyncErr := clusterrun.PlanResync(t.Context(), l.options(), "node3")
+			_, _, runErr := clusterrun.MakePlan(t.Context(), l.options())
+			for _, err := range []error{resyncErr, runErr} {
+				var refusal *recovery.Refusal
+				if !errors.As(err, &refusal) || refusal.Code != "node-database-lost" || refusal.Member != "node3" || !strings.Contains(err.Error(), command) {
+					t.Errorf("%v", err)
+				}
+			}
+
+			l.wantOld(before)
+		})
+	}
+}
+
 // refusesLook plans with a member that says something else of itself.
 func (c *commandLab) refusesLook(test refusalCase) {
 	c.t.Helper()
