@@ -31,15 +31,15 @@ func firewall(t *testing.T, m *machines.Machine, from string, port string) {
 	}
 }
 
-// give gives a run that stops nothing, on the giver's machine.
+// give gives a run that starts nothing, on the giver's machine.
 func (l *sizesLab) give(args ...string) result {
 	l.t.Helper()
 	cmd := l.machines.Giver.Command(within(l.t, time.Minute), "lxd-recover", slices.Concat([]string{"cluster", "recover"}, args, []string{"--yes"}, l.reach())...)
 	return run(l.t, cmd)
 }
 
-// A cluster whose members have IPv6 addresses only gets new ones, by one command that finds its members in the list. First two firewalls are in the way, which
-// drop what they get: one of them keeps the giver off a member, the other one members from each other.
+// A cluster whose members have IPv6 addresses only gets new ones, by one command that finds its members in the list, and is taken back
+// to before. First two firewalls are in the way, which drop what they get: one of them keeps the giver off a member, the other one members from each other.
 func TestClusterRecoverIPv6(t *testing.T) {
 	t.Parallel()
 	lxd, _ := bothLXD(t)
@@ -82,4 +82,9 @@ func TestClusterRecoverIPv6(t *testing.T) {
 	l.recover(addresses...)
 	l.moved = true
 	l.wantRecovered()
+	l.stopCleanly()
+	r = l.give("undo", "--no-start") // the addresses that the run has changed are no user's change, which --discard-local-entries would have to give up
+	if r.status != 0 || strings.Contains(r.stderr, "lacks") {
+		t.Errorf("undo: exit status %d", r.status)
+	}
 }
