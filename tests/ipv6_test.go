@@ -34,8 +34,8 @@ func firewall(t *testing.T, m *machines.Machine, from string, port string) {
 // give gives a run that starts nothing, on the giver's machine.
 func (l *sizesLab) give(args ...string) result {
 	l.t.Helper()
-	cmd := l.machines.Giver.Command(within(l.t, time.Minute), "lxd-recover", slices.Concat([]string{"cluster", "recover"}, args, []string{"--yes"}, l.reach())...)
-	return run(l.t, cmd)
+	args = slices.Concat([]string{"cluster", "recover"}, args, []string{"--yes"}, l.reach())
+	return run(l.t, l.machines.Giver.Command(within(l.t, time.Minute), "lxd-recover", args...))
 }
 
 // A cluster whose members have IPv6 addresses only gets new ones, by one command that finds its members in the list, and is taken back

@@ -16,8 +16,8 @@ import (
 
 // The member whose database all were to get is gone before the others had it: resume takes the rest back, and says how to begin again without it.
 func TestResumeWithoutTheChosenMember(t *testing.T) {
-	const command = "if node1 is lost for good, and its LXD will not be started again, `lxd-recover cluster recover --lost node1` begins another run with the " +
-		"others (add --address and --host as before, and --from NAME to choose whose database all get)"
+	const command = "if node1 is lost for good, and its LXD will not be started again, `lxd-recover cluster recover --lost node1` begins another run with " +
+		"the others (add --address and --host as before, and --from NAME to choose whose database all get)"
 	for _, phase := range []string{"stopped"} {
 		t.Run(phase, func(t *testing.T) {
 			l := newLab(t)
@@ -42,7 +42,7 @@ func TestResumeWithoutTheChosenMember(t *testing.T) {
 				t.Errorf("%v, %+v", err, r)
 			}
 
-			_, err = clusterrun.Resume(t.Context(), l.from("node2"), p) // there is nothing to take back any more
+			_, err = clusterrun.Resume(t.Context(), l.from("node3"), p) // there is nothing to take back any more
 			if !errors.Is(err, clusterrun.ErrNoRun) || !strings.Contains(err.Error(), "in place on node2, node3: "+command) {
 				t.Errorf("%v", err)
 			}

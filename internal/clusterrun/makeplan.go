@@ -115,8 +115,8 @@ func (s *Session) canStop(name string) error {
 	case look.NodeLost != "":
 		return nodeLost(name, look.NodeLost)
 	case look.Beside != "":
-		return refuse(name, "two-lxd", "its LXD does not run, and there is another one's database in %s beside it: which of them is the member's is not known. "+
-			"Start LXD there, or rename the directory `database` of the one that is not used any more", look.Beside)
+		return refuse(name, "two-lxd", "its LXD does not run, and there is another one's database in %s beside it: which of them is the member's is not "+
+			"known. Start LXD there, or rename the directory `database` of the one that is not used any more", look.Beside)
 	case look.Obstacle != "":
 		return refuse(name, "cannot-exchange", "%s", look.Obstacle)
 	case look.Status.Running && look.Service == "":

@@ -20,7 +20,8 @@ func TestNotByRun(t *testing.T) {
 			map[string]string{"address": "'" + to + "'", "description": "''", "heartbeat": "2"})
 	}
 	setting := func(key string, value string) globaldb.RowChange {
-		return row("config", "id=7", map[string]string{"key": "'" + key + "'", "value": "'10'"}, map[string]string{"key": "'" + key + "'", "value": "'" + value + "'"})
+		key = "'" + key + "'"
+		return row("config", "id=7", map[string]string{"key": key, "value": "'10'"}, map[string]string{"key": key, "value": "'" + value + "'"})
 	}
 	described := address("1", "10.0.0.1:8443", "10.1.0.1:8443")
 	described.After["description"] = "'a user has written this'"

@@ -42,7 +42,8 @@ var refusalCases = []refusalCase{
 	{name: "no root", code: "not-root", member: "node2", ssh: unrooted,
 		text: "node2 is not reached: node2: the user there is not root (user id 65534), and sudo is not installed: connect as root"},
 	{name: "two hosts, one member", code: "wrong-host", member: "node2", ssh: `set -- node3 "$2"`, text: "at node2 there is node3, not node2; --host node2="},
-	{name: "another cluster's host", code: "another-cluster", member: "node2", ssh: "LAB=$LAB/other; PATH=$LAB/../bin:$PATH", text: "another cluster than node1"},
+	{name: "another cluster's host", code: "another-cluster", member: "node2", ssh: "LAB=$LAB/other; PATH=$LAB/../bin:$PATH",
+		text: "it is a member of another cluster than node1"},
 	{name: "wrong address", code: "address-absent", member: "node2", args: []string{"--address", "node2=[fd99::9]:8443"},
 		text: "its machine does not have the new address [fd99::9]:8443"},
 	{name: "no address", code: "member-list", args: []string{"--address", "node2=fd99::9:8443,node3=nowhere"}, text: "the new member list: "},
@@ -58,7 +59,8 @@ var refusalCases = []refusalCase{
 		change: func(look *recovery.MemberLook) { look.Answers = true }},
 	{name: "LXD that nothing runs", code: "no-service", member: "node2", text: "neither systemd nor snapd runs it: stop it first",
 		change: func(look *recovery.MemberLook) { look.Status.Running = true }},
-	{name: "no exchange", code: "cannot-exchange", member: "node2", text: "node2: overlay", change: func(look *recovery.MemberLook) { look.Obstacle = "overlay" }},
+	{name: "no exchange", code: "cannot-exchange", member: "node2", text: "node2: overlay",
+		change: func(look *recovery.MemberLook) { look.Obstacle = "overlay" }},
 }
 
 // What cannot be recovered is refused before anything is stopped: exit status 3, and one line that names the member.
@@ -68,7 +70,7 @@ func TestRefusals(t *testing.T) {
 	before := c.contents()
 	for _, test := range refusalCases {
 		t.Run(test.name, func(t *testing.T) {
-			c.t, c.lab.t = t, t
+			c.t = t
 			if test.change != nil {
 				c.refusesLook(test)
 			} else {
@@ -181,7 +183,7 @@ func TestNodeDatabaseLost(t *testing.T) {
 // refusesLook plans with a member that says something else of itself.
 func (c *commandLab) refusesLook(test refusalCase) {
 	c.t.Helper()
-	opts := c.lab.options()
+	opts := c.options()
 	opts.Connect = func(_ context.Context, m clusterrun.Member) (agent.Agent, error) {
 		a, err := c.connect(m)
 		change := test.change

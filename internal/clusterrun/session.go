@@ -19,7 +19,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
-	"github.com/lxd-recover/lxd-recover/internal/remote"
 )
 
 // Options say what is wanted, and how members are reached.
@@ -391,13 +390,13 @@ func (s *Session) unreached(ctx context.Context, failed failures) error {
 
 // notLetIn refuses a machine that is there and does not let us in as root: that its member is lost is no way out. It is nil for any other error.
 func notLetIn(name string, err error) error {
-	var e *remote.Error
-	if !errors.As(err, &e) || e.Code != remote.CodeHostKey && e.Code != remote.CodeNotRoot {
+	code := agent.NotLetIn(err)
+	if code == "" {
 		return nil
 	}
 
-	refusal := &recovery.Refusal{Code: e.Code, Member: name, Reason: fmt.Sprintf("%s is not reached: %v", cmp.Or(name, "this member"), err)}
-	if e.Code == remote.CodeHostKey {
+	refusal := &recovery.Refusal{Code: code, Member: name, Reason: fmt.Sprintf("%s is not reached: %v", cmp.Or(name, "this member"), err)}
+	if code == agent.CodeHostKey {
 		refusal.Use = "if the machine has a new key, and you know why, take it into your known hosts"
 	}
 

@@ -80,7 +80,8 @@ func (s *Session) undoPlan(ctx context.Context, p *Plan, st standing) (*Plan, er
 	}
 
 	undo := &Plan{ID: bundle.NewRun(), Created: time.Now().UTC().Truncate(time.Second), Version: s.opts.Version, Giver: s.opts.Giver,
-		From: old.from, Source: old.kept, Undoes: p.ID, UndoesSQL: p.SQL, Reason: old.reason, Certain: old.doubt == "", Doubt: old.doubt, NoStart: s.opts.NoStart,
+		From: old.from, Source: old.kept, Undoes: p.ID, UndoesSQL: p.SQL, Reason: old.reason,
+		Certain: old.doubt == "", Doubt: old.doubt, NoStart: s.opts.NoStart,
 		Losses: append([]Loss{}, old.losses...), Warnings: []string{}}
 	inForce := s.members(old.from) // the tarball gets it
 	for _, m := range p.Members {
