@@ -63,7 +63,7 @@ test-peers: deps $(DEPS)/.apt-peers
 
 APT_BUILD := autoconf automake libtool pkg-config dpkg-dev gcc libc6-dev libuv1-dev liblz4-dev libsqlite3-dev
 APT_TEST  := iproute2 util-linux rsync openssl squashfs-tools attr xz-utils strace time e2fsprogs \
-	mmdebstrap systemd-container debian-archive-keyring
+	mmdebstrap systemd-container debian-archive-keyring nftables
 APT_PEERS := lxc-dev libudev-dev libcap-dev libacl1-dev libseccomp-dev
 APT_BENCH := pigz
 

@@ -252,7 +252,12 @@ func (l *sizesLab) addresses() []string {
 	var changes []string
 	for _, m := range l.survivors() {
 		machine := l.machines.Of(m)
-		must(l.t, m.AddAddress(l.t.Context(), machine.NewIP()+"/16"))
+		prefix := "/16"
+		if strings.Contains(machine.NewIP(), ":") {
+			prefix = "/64 nodad"
+		}
+
+		must(l.t, m.AddAddress(l.t.Context(), machine.NewIP()+prefix))
 		changes = append(changes, m.Name+"="+machine.NewAddress())
 	}
 

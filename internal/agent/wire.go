@@ -232,6 +232,20 @@ var (
 	_ Agent = (*Remote)(nil)
 )
 
+// CodeHostKey is that of a machine whose key is not the one that ssh knows.
+const CodeHostKey = remote.CodeHostKey
+
+// NotLetIn is the code of an error of Dial that says that the machine is there, and does not let us in as root, or has another key; empty for any other one.
+func NotLetIn(err error) string {
+	for _, code := range []string{remote.CodeHostKey, remote.CodeNotRoot} {
+		if remote.HasCode(err, code) {
+			return code
+		}
+	}
+
+	return ""
+}
+
 // Dial starts an agent and connects to it.
 func Dial(ctx context.Context, opts remote.Options) (*Remote, error) {
 	conn, err := remote.Dial(ctx, opts)

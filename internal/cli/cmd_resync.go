@@ -9,11 +9,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/remote"
@@ -150,8 +152,17 @@ func printResyncPlan(w io.Writer, r *recovery.ResyncReport) {
 		fmt.Fprintf(w, "What is wrong with it: %s\n", r.Broken)
 	}
 
-	fmt.Fprintf(w, "LXD is %s. It is stopped first; instances go on running.\n", r.Daemon)
+	fmt.Fprintf(w, "LXD is %s. %s\n", r.Daemon, stopText(r.Daemon))
 	printList(w, "Warning", r.Warnings)
+}
+
+// stopText says what a resync does with an LXD that is in this state, in words.
+func stopText(state string) string {
+	if strings.HasPrefix(state, (&daemon.Status{}).String()) { // down, whether something would start it or not
+		return "It stays down until the new database is in place."
+	}
+
+	return "It is stopped first; instances go on running."
 }
 
 // memberText names the member, as far as it is known.

@@ -75,7 +75,7 @@ func printClusterResyncPlan(w io.Writer, p *clusterrun.ResyncPlan) {
 		fmt.Fprintf(w, "Its own log: %s.\n", logText(p.Seen))
 	}
 
-	fmt.Fprintf(w, "LXD on %s is %s. It is stopped first; instances go on running. No other member is stopped.\n", p.Member, p.Seen.Daemon)
+	fmt.Fprintf(w, "LXD on %s is %s. %s No other member is stopped.\n", p.Member, p.Seen.Daemon, stopText(p.Seen.Daemon))
 	if p.DiscardLocal {
 		fmt.Fprintf(w, "What only %s has is given up, even if it is of another history.\n", p.Member)
 	}

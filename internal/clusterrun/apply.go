@@ -400,12 +400,13 @@ func (s *Session) stage(ctx context.Context, p *Plan, r *Result) error {
 			r.Warnings = append(r.Warnings, name+": "+w)
 		}
 
-		if len(report.Discarded) == 0 || p.told(name, report.Discarded) {
+		lost := p.notByRun(report.Discarded)
+		if len(lost) == 0 || p.told(name, lost) {
 			continue
 		}
 
-		text := recovery.Count(report.Discarded).String()
-		for _, line := range recovery.Lines(report.Discarded) {
+		text := recovery.Count(lost).String()
+		for _, line := range recovery.Lines(lost) {
 			text += "\n  " + line
 		}
 
@@ -479,7 +480,13 @@ func (s *Session) takeBack(ctx context.Context, p *Plan, r *Result, why error) e
 	}
 
 	r.Left = slices.Sorted(maps.Keys(failed))
-	return &Partly{Err: fmt.Errorf("%w; taking it back failed: %w", why, failed.join()), Left: r.Left}
+	err := fmt.Errorf("%w; taking it back failed: %w", why, failed.join())
+	unreached := slices.Sorted(maps.Keys(s.cutOff(p)))
+	if len(unreached) > 0 && len(r.Old) > 0 && !s.mayBeExchanged(p) {
+		err = fmt.Errorf("%w; %s", err, p.anew(r.Old, unreached))
+	}
+
+	return &Partly{Err: err, Left: r.Left}
 }
 
 // ended tells whether an agent can be called no more.

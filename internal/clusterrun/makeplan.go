@@ -112,6 +112,11 @@ func (s *Session) canStop(name string) error {
 	switch {
 	case look.Open != nil:
 		return refuse(name, "open-run", "%s", recovery.OpenRunText(look.Open))
+	case look.NodeLost != "":
+		return nodeLost(name, look.NodeLost)
+	case look.Beside != "":
+		return refuse(name, "two-lxd", "its LXD does not run, and there is another one's database in %s beside it: which of them is the member's is not "+
+			"known. Start LXD there, or rename the directory `database` of the one that is not used any more", look.Beside)
 	case look.Obstacle != "":
 		return refuse(name, "cannot-exchange", "%s", look.Obstacle)
 	case look.Status.Running && look.Service == "":
@@ -120,6 +125,14 @@ func (s *Session) canStop(name string) error {
 	}
 
 	return nil
+}
+
+// nodeLost refuses a member whose node database is lost. name is empty if it is not known.
+func nodeLost(name string, why string) error {
+	name = cmp.Or(name, "this machine")
+	return &recovery.Refusal{Code: "node-database-lost", Member: name, Reason: name + ": " + why + ", and this command makes no new one",
+		Use: fmt.Sprintf("if the other members work, `lxd-recover global-db-resync --from HOST --node-db FILE` on %s makes it, and brings that member back: "+
+			"FILE is a copy of `database/local.db` of any other member. If they do not, recover them first, with --lost for this one", name)}
 }
 
 // check refuses what no run can go on with, before anything is stopped.
@@ -347,6 +360,12 @@ func lacksLog(look *recovery.MemberLook) bool {
 // later tells whether the machines get their new addresses when the run is over.
 func (p *Plan) later() bool { return p.Move && p.NoStart }
 
+// healingSQL keeps LXD from starting the instances of members that do not answer yet on others.
+const (
+	healingKey = "cluster.healing_threshold"
+	healingSQL = "UPDATE config SET value = '0' WHERE key = '" + healingKey + "';\n"
+)
+
 // list works out the new member list.
 func (s *Session) list(ctx context.Context, p *Plan) error {
 	look := s.looks[p.From]
@@ -393,7 +412,7 @@ func (s *Session) list(ctx context.Context, p *Plan) error {
 	}
 
 	if look.Place.Healing != "" && look.Place.Healing != "0" && !s.opts.KeepHealing {
-		p.SQL = "UPDATE config SET value = '0' WHERE key = 'cluster.healing_threshold';\n"
+		p.SQL = healingSQL
 		p.Warnings = append(p.Warnings, fmt.Sprintf("cluster.healing_threshold was %s, and becomes 0: LXD would start the instances of members that do not "+
 			"answer yet on others. `lxc config set cluster.healing_threshold %s` sets it again; --keep-healing leaves it",
 			look.Place.Healing, look.Place.Healing))
@@ -405,16 +424,16 @@ func (s *Session) list(ctx context.Context, p *Plan) error {
 // checkList refuses a list that the members cannot have.
 func (s *Session) checkList(old member.List, list member.List) error {
 	if len(list) != len(old) {
-		return fmt.Errorf("the list has %d members and had %d: none can be added or removed here", len(list), len(old))
+		return listRefused("", "it has %d members and had %d: none can be added or removed here", len(list), len(old))
 	}
 
 	for _, m := range list {
 		before, ok := old.ByID(m.ID)
 		switch {
 		case !ok || before.Name != m.Name:
-			return fmt.Errorf("no member has the id %d and the name %s: only addresses and roles can be changed", m.ID, m.Name)
+			return listRefused(m.Name, "no member has the id %d and the name %s: only addresses and roles can be changed", m.ID, m.Name)
 		case m.Role == raftlog.Voter && slices.Contains(s.opts.Lost, m.Name):
-			return fmt.Errorf("%s is lost, and cannot be a voter", m.Name)
+			return listRefused(m.Name, "%s is lost, and cannot be a voter", m.Name)
 		}
 	}
 
@@ -423,7 +442,16 @@ func (s *Session) checkList(old member.List, list member.List) error {
 		inForce[m.ID] = m.Address
 	}
 
-	return errors.Join(list.Validate(), list.ValidateNew(inForce))
+	err := errors.Join(list.Validate(), list.ValidateNew(inForce))
+	if err != nil {
+		return listRefused("", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+
+	return nil
+}
+
+func listRefused(name string, format string, args ...any) error {
+	return &recovery.Refusal{Code: "member-list", Member: name, Reason: "the new member list: " + fmt.Sprintf(format, args...)}
 }
 
 func seen(look *recovery.MemberLook) *Seen {
@@ -470,6 +498,12 @@ func (s *Session) checkRoom(p *Plan) error {
 	}
 
 	return nil
+}
+
+// at names the member that gets an address.
+func (p *Plan) at(address string) string {
+	i := slices.IndexFunc(p.Members, func(m Member) bool { return m.NewAddress == address })
+	return p.Members[i].Name
 }
 
 // probe asks the members whether they have their new addresses, and what they find at those of the others.
@@ -526,8 +560,8 @@ func (s *Session) probe(ctx context.Context, p *Plan) error {
 	}
 
 	for _, address := range slices.Sorted(maps.Keys(silent)) {
-		p.Warnings = append(p.Warnings, fmt.Sprintf("no machine answers at %s, as seen from %s: a firewall may be in the way",
-			address, strings.Join(silent[address], ", ")))
+		p.Warnings = append(p.Warnings, fmt.Sprintf("no machine answers at %s, the new address of %s, as seen from %s: a firewall may be in the way",
+			address, p.at(address), strings.Join(silent[address], ", ")))
 	}
 
 	return nil

@@ -53,9 +53,10 @@ type Plan struct {
 	Doubt   string `json:"doubt,omitempty" yaml:"doubt,omitempty"`
 
 	// Source is the name of a kept database of From that all get in place of the one in force: the run takes the cluster back to it. Undoes is the
-	// id of the run that is undone by this one.
-	Source string `json:"source,omitempty" yaml:"source,omitempty"`
-	Undoes string `json:"undoes,omitempty" yaml:"undoes,omitempty"`
+	// id of the run that is undone by this one, UndoesSQL what that one had LXD run on its database.
+	Source    string `json:"source,omitempty" yaml:"source,omitempty"`
+	Undoes    string `json:"undoes,omitempty" yaml:"undoes,omitempty"`
+	UndoesSQL string `json:"undoes_sql,omitempty" yaml:"undoes_sql,omitempty"`
 
 	Move    bool `json:"move" yaml:"move"`         // the cluster works, and is to be given new addresses
 	NoStart bool `json:"no_start" yaml:"no_start"` // LXD stays down in the end

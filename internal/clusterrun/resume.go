@@ -269,6 +269,19 @@ func lostUse(names []string) string {
 	return fmt.Sprintf("if it is lost for good, and its LXD will not be started again, --lost %s says so", printable.Word(strings.Join(names, ",")))
 }
 
+// anew says how to begin again after a run that some members have left, on their old database, and with which others cannot be reached. There is
+// no other choice of a database for a run that has begun: only a new one compares the members.
+func (p *Plan) anew(left []string, unreached []string) string {
+	text := fmt.Sprintf("the database from before the run is in place on %s", strings.Join(left, ", "))
+	if p.Undoes != "" { // it is another run that is to be undone
+		return text
+	}
+
+	lost := printable.Word(strings.Join(slices.Concat(p.Lost(), unreached), ","))
+	return text + fmt.Sprintf(": if %s is lost for good, and its LXD will not be started again, `lxd-recover cluster recover --lost %s` begins another run "+
+		"with the others (add --address and --host as before, and --from NAME to choose whose database all get)", strings.Join(unreached, ", "), lost)
+}
+
 func (p *Plan) reachable() (names []string) {
 	for _, m := range p.Members {
 		if !m.Lost {
@@ -315,7 +328,8 @@ func (s *Session) resume(ctx context.Context, p *Plan, r *Result) error {
 		return &Partly{Works: p.majority(st.started), Left: st.unreached, Err: fmt.Errorf("the run has ended on %s, and %s cannot be asked: not reached",
 			strings.Join(st.new, ", "), strings.Join(st.unreached, ", "))}
 	case len(st.open) == 0 && len(st.unreached) > 0:
-		return fmt.Errorf("%s: %w; %s was not reached", strings.Join(s.names(), ", "), ErrNoRun, strings.Join(st.unreached, ", "))
+		return fmt.Errorf("%s: %w; %s was not reached; %s", strings.Join(s.names(), ", "), ErrNoRun, strings.Join(st.unreached, ", "),
+			p.anew(st.apart, st.unreached))
 	case len(st.open) == 0:
 		return ErrNoRun
 	case len(st.started) > 0 && len(st.apart) > 0:

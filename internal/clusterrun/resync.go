@@ -144,6 +144,11 @@ func (s *Session) connectUnless(ctx context.Context, m Member) error {
 		return err
 	}
 
+	shut := notLetIn(m.Name, err)
+	if shut != nil {
+		return shut
+	}
+
 	return &recovery.Refusal{Code: "unreachable", Member: m.Name, Flag: "--host", Reason: fmt.Sprintf("%s is not reached: %v", m.Name, err),
 		Use: fmt.Sprintf("--host %s=DESTINATION says where ssh reaches it", printable.Word(m.Name))}
 }

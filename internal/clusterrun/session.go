@@ -194,6 +194,9 @@ func (f failures) join() error {
 	return errors.Join(errs...)
 }
 
+// line is join in one line.
+func (f failures) line() string { return strings.ReplaceAll(f.join().Error(), "\n", "; ") }
+
 // connect reaches a member and looks at it. m.Name may be empty: then it is whoever is there.
 func (s *Session) connect(ctx context.Context, m Member) (string, error) {
 	a, err := s.opts.Connect(ctx, m)
@@ -204,6 +207,10 @@ func (s *Session) connect(ctx context.Context, m Member) (string, error) {
 	look, err := a.Look(ctx)
 	if err == nil && look.Status.Member != nil {
 		err = checkName(look.Status.Member.Name)
+	}
+
+	if err == nil && look.Status.Member == nil && look.NodeLost != "" {
+		err = nodeLost(m.Name, look.NodeLost)
 	}
 
 	if err == nil && look.Status.Member == nil {
@@ -369,24 +376,62 @@ func (s *Session) unreached(ctx context.Context, failed failures) error {
 		}
 	}
 
-	return &recovery.Refusal{Code: "unreachable", Member: names[0], Flag: "--lost", Reason: fmt.Sprintf("not all members are reached: %v", failed.join()),
+	for _, name := range names {
+		err := notLetIn(name, failed[name])
+		if err != nil {
+			return err
+		}
+	}
+
+	return &recovery.Refusal{Code: "unreachable", Member: names[0], Flag: "--lost", Reason: "not all members are reached: " + failed.line(),
 		Use: fmt.Sprintf("--host NAME=DESTINATION says where ssh reaches a member; if a member is lost for good, and its LXD will not be started again, "+
 			"--lost %s says so", printable.Word(strings.Join(names, ",")))}
 }
 
-// first connects to the member that knows the others: this machine, or the first one that --host names.
+// notLetIn refuses a machine that is there and does not let us in as root: that its member is lost is no way out. It is nil for any other error.
+func notLetIn(name string, err error) error {
+	code := agent.NotLetIn(err)
+	if code == "" {
+		return nil
+	}
+
+	refusal := &recovery.Refusal{Code: code, Member: name, Reason: fmt.Sprintf("%s is not reached: %v", cmp.Or(name, "this member"), err)}
+	if code == agent.CodeHostKey {
+		refusal.Use = "if the machine has a new key, and you know why, take it into your known hosts"
+	}
+
+	return refusal
+}
+
+// firstOf connects to one of the members that --host names. A machine that is not the right one, or does not let us in, is a refusal at once.
+func (s *Session) firstOf(ctx context.Context, names []string) (string, error) {
+	failed := failures{}
+	for _, name := range names {
+		found, err := s.connect(ctx, Member{Name: name, Host: s.opts.Hosts[name]})
+		var refusal *recovery.Refusal
+		if err == nil || ctx.Err() != nil || errors.As(err, &refusal) {
+			return found, err
+		}
+
+		failed[name] = err
+	}
+
+	return "", s.unreached(ctx, failed)
+}
+
+// first connects to the member that knows the others: this machine, or the first one that is reached of those that --host names.
 func (s *Session) first(ctx context.Context) (string, error) {
 	if s.opts.Here {
-		return s.connect(ctx, Member{})
+		name, err := s.connect(ctx, Member{})
+		return name, cmp.Or(notLetIn("", err), err)
 	}
 
-	for _, name := range slices.Sorted(maps.Keys(s.opts.Hosts)) {
-		if !slices.Contains(s.opts.Lost, name) {
-			return s.connect(ctx, Member{Name: name, Host: s.opts.Hosts[name]})
-		}
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(s.opts.Hosts)), func(name string) bool { return slices.Contains(s.opts.Lost, name) })
+	if len(names) == 0 {
+		return "", errNoMember
 	}
 
-	return "", errNoMember
+	return s.firstOf(ctx, names)
 }
 
 var errNoMember = errors.New("this machine is no member of a cluster: --host NAME=DESTINATION says where ssh reaches one, and that one knows the others")

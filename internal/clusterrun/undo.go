@@ -6,12 +6,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -78,7 +80,8 @@ func (s *Session) undoPlan(ctx context.Context, p *Plan, st standing) (*Plan, er
 	}
 
 	undo := &Plan{ID: bundle.NewRun(), Created: time.Now().UTC().Truncate(time.Second), Version: s.opts.Version, Giver: s.opts.Giver,
-		From: old.from, Source: old.kept, Undoes: p.ID, Reason: old.reason, Certain: old.doubt == "", Doubt: old.doubt, NoStart: s.opts.NoStart,
+		From: old.from, Source: old.kept, Undoes: p.ID, UndoesSQL: p.SQL, Reason: old.reason,
+		Certain: old.doubt == "", Doubt: old.doubt, NoStart: s.opts.NoStart,
 		Losses: append([]Loss{}, old.losses...), Warnings: []string{}}
 	inForce := s.members(old.from) // the tarball gets it
 	for _, m := range p.Members {
@@ -113,12 +116,58 @@ func (s *Session) undoLosses(ctx context.Context, undo *Plan) error {
 		return fmt.Errorf("%s: what would be lost: %w", undo.From, err)
 	}
 
+	loss.Found = undo.notByRun(loss.Found)
 	lines := loss.Lines()
 	if len(lines) > 0 {
 		undo.Losses = append(undo.Losses, Loss{Member: strings.Join(s.names(), ", "), Count: recovery.Count(loss.Found).String(), Lines: lines})
 	}
 
 	return nil
+}
+
+// notByRun leaves out of transactions what the run that is undone has changed itself, when LXD started on its database: the addresses in force, which the
+// members keep, and what its own SQL has set. A user's rows in the same transaction stay.
+func (p *Plan) notByRun(found []recovery.Discarded) []recovery.Discarded {
+	if p.Undoes == "" {
+		return found
+	}
+
+	var left []recovery.Discarded
+	for _, d := range found {
+		rows := slices.DeleteFunc(slices.Clone(d.Rows), p.byRun)
+		if len(rows) == 0 && len(d.Rows) > 0 && d.Unknown == "" {
+			continue
+		}
+
+		d.Rows = rows
+		left = append(left, d)
+	}
+
+	return left
+}
+
+// byRun tells whether a run that is undone has changed a row, or would have: that is nobody's loss.
+func (p *Plan) byRun(row globaldb.RowChange) bool {
+	if row.Before == nil || row.After == nil {
+		return false
+	}
+
+	if row.Table == "config" {
+		return p.UndoesSQL == healingSQL && row.After["key"] == globaldb.Literal(healingKey) && row.After["value"] == globaldb.Literal("0")
+	}
+
+	for _, m := range p.Members {
+		if row.Table != "nodes" || row.Key != fmt.Sprintf("id=%d", m.ID) || row.After["address"] != globaldb.Literal(m.NewAddress) {
+			continue
+		}
+
+		rest := row
+		rest.Before = maps.Clone(row.Before)
+		rest.Before["address"] = row.After["address"]
+		return rest.ByLXD()
+	}
+
+	return false
 }
 
 // cameFrom is the member whose database all got, as they have noted it: that may have been another one than a plan says which was written before LXD

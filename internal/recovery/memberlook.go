@@ -4,6 +4,8 @@ package recovery
 
 import (
 	"context"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
@@ -20,6 +22,12 @@ type MemberLook struct {
 	Unread  string             `json:"unread,omitempty"`
 	Service string             `json:"service"` // what starts LXD here; empty if nothing is known
 	Place   globaldb.Placement `json:"place"`
+
+	// Beside is the directory of a second LXD on this machine that is a member of a cluster, if the first one does not run; empty if there is none.
+	Beside string `json:"beside,omitempty"`
+
+	// NodeLost says what is wrong with a node database that is missing or damaged; empty if it is there.
+	NodeLost string `json:"node_lost,omitempty"`
 
 	// Answers tells whether LXD here lists the members; Listed are their addresses by name, as it lists them. A leader that has lost its quorum a moment
 	// ago answers as well: see HasQuorum.
@@ -66,6 +74,10 @@ func Look(ctx context.Context, lxdDir string, told *Told, progress Progress) (*M
 		return nil, err
 	}
 
+	if lxdDir == "" && !l.Status.Running {
+		l.Beside = secondLXD(dir.path, lxdDirs())
+	}
+
 	err = l.databases(ctx, dir, progress)
 	if err != nil {
 		return nil, err
@@ -84,10 +96,31 @@ func Look(ctx context.Context, lxdDir string, told *Told, progress Progress) (*M
 	return l, l.daemon(ctx, dir)
 }
 
+// secondLXD is the first of some directories, but for one, that is of a member of a cluster: a snap may have come beside a package, or the other way round.
+func secondLXD(first string, dirs []string) string {
+	for _, dir := range dirs {
+		_, err := os.Stat(filepath.Join(dir, databaseName))
+		if err == nil {
+			_, err = os.Stat(filepath.Join(dir, clusterCertificateName))
+		}
+
+		if err == nil && dir != first {
+			return dir
+		}
+	}
+
+	return ""
+}
+
 // databases reads the databases, once for all that is to be known of them. Where instances are is for people: what cannot be read of that stays empty.
 func (l *MemberLook) databases(ctx context.Context, dir directory, progress Progress) error {
 	read, err := readDatabase(ctx, dir.global(), l.Status.Running, progress)
 	defer read.close()
+
+	_, lost, nodeErr := dir.readNode(ctx, l.Status.Running)
+	if nodeErr == nil && lost != nil { // what else is wrong with it is among the status's problems
+		l.NodeLost = lost.Error()
+	}
 
 	statusErr := l.Status.databases(ctx, dir, read, err)
 	if statusErr != nil {

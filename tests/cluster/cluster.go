@@ -47,6 +47,7 @@ type Options struct {
 	Members    int               // how many; 0 means 3
 	Standalone bool              // one LXD that is no member of a cluster: Members does not count, and Port only if Config sets core.https_address
 	Port       int               // LXD's port; 0 means 8443
+	IPv6       bool              // members have IPv6 addresses, and no other ones
 	Config     map[string]string // LXD's configuration from the start, for instance cluster.max_standby
 	Dir        string            // where the cluster's own directory is made; "" means the system's temporary directory
 	Log        io.Writer         // told what happens; nil means nobody

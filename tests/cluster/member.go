@@ -72,7 +72,7 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 			return dialer.DialContext(ctx, "unix", filepath.Join(m.dir, "unix.socket"))
 		},
 	}}
-	m.ns, err = c.sw.Plug(ctx, m.IP()+"/16")
+	m.ns, err = c.sw.Plug(ctx, m.IP()+c.prefix())
 	if err != nil {
 		return nil, err
 	}
@@ -94,8 +94,23 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 func (m *Member) Dir() string { return m.dir }
 
 // IP is the address that the member was given when it was made. It exists only inside the cluster's namespaces. All
-// clusters use the same ones: 10.77.0.101 for the first member, and so on.
-func (m *Member) IP() string { return fmt.Sprintf("10.77.0.%d", 100+m.ID) }
+// clusters use the same ones: 10.77.0.101 for the first member, or fd77::101, and so on.
+func (m *Member) IP() string {
+	if m.cluster.opts.IPv6 {
+		return fmt.Sprintf("fd77::%d", 100+m.ID)
+	}
+
+	return fmt.Sprintf("10.77.0.%d", 100+m.ID)
+}
+
+// prefix is the length of the prefix of the members' network, as in 10.77.0.101/16.
+func (c *Cluster) prefix() string {
+	if c.opts.IPv6 {
+		return "/64"
+	}
+
+	return "/16"
+}
 
 // Address is the IP and port with which the member was formed.
 func (m *Member) Address() string { return net.JoinHostPort(m.IP(), strconv.Itoa(m.cluster.opts.Port)) }

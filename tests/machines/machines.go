@@ -37,8 +37,9 @@ import (
 )
 
 const (
-	giverName    = "giver"
-	giverAddress = "10.77.0.250/16"
+	giverName        = "giver"
+	giverAddress     = "10.77.0.250/16"
+	giverIPv6Address = "fd77::250/64"
 )
 
 // upTime bounds the start of one machine's sshd, in the machine's time.
@@ -53,6 +54,7 @@ type Lab struct {
 	dir      string     // of all machines, in the cluster's
 	image    string     // what they have in common
 	lxd      cluster.LXD
+	ipv6     bool
 }
 
 // Machine is one machine. Its first process is sshd.
@@ -70,7 +72,7 @@ type Machine struct {
 // New forms a cluster (see cluster.New) whose members run in a machine each, and makes one more for the giver, on which tool is
 // /usr/bin/lxd-recover. On an error nothing is left.
 func New(ctx context.Context, opts cluster.Options, tool string) (*Lab, error) {
-	l := &Lab{lxd: opts.LXD}
+	l := &Lab{lxd: opts.LXD, ipv6: opts.IPv6}
 	opts.Place = l.place
 	var err error
 	l.Cluster, err = cluster.New(ctx, opts)
@@ -88,7 +90,7 @@ func New(ctx context.Context, opts cluster.Options, tool string) (*Lab, error) {
 // ForTest is New for tests: see cluster.ForTest.
 func ForTest(t testing.TB, opts cluster.Options, tool string) *Lab {
 	t.Helper()
-	l := &Lab{lxd: opts.LXD}
+	l := &Lab{lxd: opts.LXD, ipv6: opts.IPv6}
 	opts.Place = l.place
 	t.Cleanup(l.end) // after the cluster's own end
 	l.Cluster = cluster.ForTest(t, opts)
@@ -159,7 +161,12 @@ func (l *Lab) addGiver(ctx context.Context, tool string) error {
 	}
 
 	if err == nil {
-		g.ns, err = l.Cluster.Plug(ctx, giverAddress)
+		address := giverAddress
+		if l.ipv6 {
+			address = giverIPv6Address
+		}
+
+		g.ns, err = l.Cluster.Plug(ctx, address)
 	}
 
 	if err != nil {
@@ -300,7 +307,12 @@ func (m *Machine) equip(userKey string, known string, tool string) error {
 func (m *Machine) up(name string) string { return filepath.Join(m.dir, "up", name) }
 
 // NewIP is one more address for the member, on the same network: the giver knows the host's key there, too.
-func (m *Machine) NewIP() string { return strings.Replace(m.Member.IP(), "10.77.0.", "10.77.1.", 1) }
+func (m *Machine) NewIP() string {
+	return strings.NewReplacer("10.77.0.", "10.77.1.", "fd77::", "fd77::1:").Replace(m.Member.IP())
+}
+
+// Network is where the machine is on the network: commands run there by nsenter, with the programs of this machine.
+func (m *Machine) Network() *netns.Namespace { return m.ns }
 
 //go:embed machine.sh
 var machineScript string

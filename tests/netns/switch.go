@@ -5,6 +5,7 @@ package netns
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 )
 
@@ -36,7 +37,7 @@ func NewSwitch(ctx context.Context) (*Switch, error) {
 // Close cuts all that is plugged in off from each other.
 func (s *Switch) Close() error { return s.ns.Close() }
 
-// Plug makes a namespace with one interface, eth0, that is on the switch. cidr is its address, such as 10.78.0.1/16; "" means none.
+// Plug makes a namespace with one interface, eth0, that is on the switch. cidr is its address, such as 10.78.0.1/16 or fd78::1/64; "" means none.
 func (s *Switch) Plug(ctx context.Context, cidr string) (*Namespace, error) {
 	ns, err := New()
 	if err != nil {
@@ -53,6 +54,10 @@ func (s *Switch) Plug(ctx context.Context, cidr string) (*Namespace, error) {
 		"link set "+port+" master br0 up")
 	commands := []string{"link set lo up", "link set eth0 up"}
 	if cidr != "" {
+		if strings.Contains(cidr, ":") {
+			cidr += " nodad" // nobody else has it; LXD does not wait for an address
+		}
+
 		commands = append(commands, "addr add "+cidr+" dev eth0")
 	}
 
