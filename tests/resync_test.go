@@ -114,15 +114,16 @@ func loseMetadata(t *testing.T, global string) {
 // waitFollows waits until a member's directory has what another one's had.
 func waitFollows(t *testing.T, m *cluster.Member, leader *cluster.Member) {
 	t.Helper()
-	last := func(of *cluster.Member) uint64 {
+	log := func(of *cluster.Member) *raftlog.Log {
 		held, err := raftlog.Hold(t.Context(), filepath.Join(of.Dir(), "database/global"))
 		must(t, err)
 		defer held.Close()
 
 		log, err := raftlog.Open(t.Context(), held, raftlog.Options{})
 		must(t, err)
-		return log.SoundIndex
+		return log
 	}
+	last := func(of *cluster.Member) uint64 { return log(of).SoundIndex }
 	want := last(leader)
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -130,6 +131,14 @@ func waitFollows(t *testing.T, m *cluster.Member, leader *cluster.Member) {
 	for last(m) < want {
 		select {
 		case <-ctx.Done():
+			for _, of := range []*cluster.Member{m, leader} {
+				l := log(of)
+				t.Logf("%s: term %d, vote %d, first index %d, configuration %+v, problems %v", of.Name, l.Term, l.Vote, l.FirstIndex, l.Configuration, l.Problems)
+				for _, f := range l.Files {
+					t.Logf("%s: %+v", of.Name, f)
+				}
+			}
+
 			t.Fatalf("%s ends at %d, and %s had %d", m.Name, last(m), leader.Name, want)
 		case <-time.After(100 * time.Millisecond):
 		}
