@@ -3,6 +3,7 @@
 package tests
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -253,8 +254,13 @@ func (l *resyncKillLab) wantAll(t *testing.T, what string) {
 
 	for _, m := range members {
 		r := m.Command(t.Context(), tool, "global-db-sql", "--format", "csv", "SELECT name FROM profiles WHERE name LIKE 'row-%'")
+		var said bytes.Buffer
+		r.Stderr = &said
 		out, err := r.Output()
-		must(t, err)
+		if err != nil {
+			t.Fatalf("%s: %v: %s", m.Name, err, &said)
+		}
+
 		have := map[string]bool{}
 		for _, name := range strings.Fields(string(out)) {
 			have[name] = true

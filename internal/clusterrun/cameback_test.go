@@ -118,14 +118,14 @@ func sampledOf(first int, step int, whole int) []int {
 	return slices.DeleteFunc(sampled(first, step), func(number int) bool { return number > whole })
 }
 
-// fakeDaemon is a process that has a file of a member's database open, by which a running LXD is known. It has no service, and writes nothing.
+// fakeDaemon is a process that has a file of a member's database open for writing, by which a running LXD is known. It has no service, and writes nothing.
 type fakeDaemon struct{ cmd *exec.Cmd }
 
 const fakeFile = "database/global/metadata1"
 
 func startFakeDaemon(t testing.TB, lxd string) *fakeDaemon {
 	t.Helper()
-	d := &fakeDaemon{cmd: exec.CommandContext(t.Context(), "sh", "-c", `exec 3< "$1"; echo; exec sleep 600`, "sh", filepath.Join(lxd, fakeFile))}
+	d := &fakeDaemon{cmd: exec.CommandContext(t.Context(), "sh", "-c", `exec 3<> "$1"; echo; exec sleep 600`, "sh", filepath.Join(lxd, fakeFile))}
 	out, err := d.cmd.StdoutPipe()
 	must(t, err)
 	must(t, d.cmd.Start())
