@@ -133,7 +133,7 @@ func waitFollows(t *testing.T, m *cluster.Member, leader *cluster.Member) {
 		case <-ctx.Done():
 			for _, of := range []*cluster.Member{m, leader} {
 				l := log(of)
-				t.Logf("%s: term %d, vote %d, first index %d, configuration %+v, problems %v", of.Name, l.Term, l.Vote, l.FirstIndex, l.Configuration, l.Problems)
+				t.Logf("%s: term %d, vote %d, from index %d, configuration %+v, %v", of.Name, l.Term, l.Vote, l.FirstIndex, l.Configuration, l.Problems)
 				for _, f := range l.Files {
 					t.Logf("%s: %+v", of.Name, f)
 				}
