@@ -444,7 +444,7 @@ func (s *Session) checkList(old member.List, list member.List) error {
 
 	err := errors.Join(list.Validate(), list.ValidateNew(inForce))
 	if err != nil {
-		return listRefused("", "%s", strings.ReplaceAll(err.Error(), "\n", "; "))
+		return listRefused("", "%s", inLine(err))
 	}
 
 	return nil

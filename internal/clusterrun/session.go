@@ -195,7 +195,10 @@ func (f failures) join() error {
 }
 
 // line is join in one line.
-func (f failures) line() string { return strings.ReplaceAll(f.join().Error(), "\n", "; ") }
+func (f failures) line() string { return inLine(f.join()) }
+
+// inLine is the text of joined errors in one line.
+func inLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
 
 // connect reaches a member and looks at it. m.Name may be empty: then it is whoever is there.
 func (s *Session) connect(ctx context.Context, m Member) (string, error) {

@@ -187,15 +187,8 @@ func (p *patcher) checkDown(ctx context.Context) (running bool, err error) {
 
 // open replays the log. LXD may work on it.
 func (p *patcher) open(ctx context.Context, running bool) (log *raftlog.Log, db *globaldb.DB, err error) {
-	err = whileLive(ctx, running, func(last bool) (bool, error) {
-		var letGo func()
-		log, letGo, err = openLive(ctx, p.dir.global(), running, p.opts.Progress, raftlog.Options{})
-		defer letGo()
-
-		if err != nil || !log.Healthy() && !last {
-			return false, err
-		}
-
+	err = liveLog{global: p.dir.global(), live: running, progress: p.opts.Progress}.read(ctx, func(read *raftlog.Log) (bool, error) {
+		log = read
 		if !log.Healthy() {
 			return false, &DamageError{What: "the global database in " + p.dir.global(), Problems: log.Problems,
 				Advice: "Repair it, or recover it, first: a patch is tried on what LXD would start on."}

@@ -117,14 +117,13 @@ func (l *MemberLook) databases(ctx context.Context, dir directory, progress Prog
 	read, err := readDatabase(ctx, dir.global(), l.Status.Running, progress)
 	defer read.close()
 
-	_, lost, nodeErr := dir.readNode(ctx, l.Status.Running)
-	if nodeErr == nil && lost != nil { // what else is wrong with it is among the status's problems
-		l.NodeLost = lost.Error()
-	}
-
 	statusErr := l.Status.databases(ctx, dir, read, err)
 	if statusErr != nil {
 		return statusErr
+	}
+
+	if isLost(l.Status.nodeErr) { // what else is wrong with it is among the status's problems
+		l.NodeLost = l.Status.nodeErr.Error()
 	}
 
 	var src *Source

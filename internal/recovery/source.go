@@ -316,6 +316,28 @@ func whileLive(ctx context.Context, live bool, look func(last bool) (sound bool,
 	}
 }
 
+// liveLog is the log in a raft directory.
+type liveLog struct {
+	global   string
+	live     bool // a daemon works in the directory
+	progress Progress
+	opts     raftlog.Options
+}
+
+// read hands the log to use; again if a daemon got in the way of the reading or the use.
+func (l liveLog) read(ctx context.Context, use func(log *raftlog.Log) (sound bool, err error)) error {
+	return whileLive(ctx, l.live, func(last bool) (bool, error) {
+		log, letGo, err := openLive(ctx, l.global, l.live, l.progress, l.opts)
+		defer letGo()
+
+		if err != nil || !log.HealthySoFar() && !last {
+			return false, err
+		}
+
+		return use(log)
+	})
+}
+
 // readSource opens a source, reads its log and hands both to use; again if LXD got in the way.
 func readSource(ctx context.Context, source string, progress Progress, use func(*Source, *raftlog.Log) error) error {
 	src, err := openSource(ctx, source, progress)
@@ -325,14 +347,7 @@ func readSource(ctx context.Context, source string, progress Progress, use func(
 
 	defer src.Close()
 
-	return whileLive(ctx, src.daemon != "", func(last bool) (bool, error) {
-		log, letGo, err := openLive(ctx, src.global, src.daemon != "", progress, raftlog.Options{})
-		defer letGo()
-
-		if err != nil || !log.Healthy() && !last {
-			return false, err
-		}
-
+	return liveLog{global: src.global, live: src.daemon != "", progress: progress}.read(ctx, func(log *raftlog.Log) (bool, error) {
 		return true, use(src, log)
 	})
 }

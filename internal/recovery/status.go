@@ -57,6 +57,8 @@ type StatusReport struct {
 	// LXD is the one that is installed. Findings are what it needs to start here, and lacks, or may lack.
 	LXD      preflight.LXD       `json:"lxd" yaml:"lxd"`
 	Findings []preflight.Finding `json:"findings" yaml:"findings"`
+
+	nodeErr error // why the node database cannot be read; nil if it can
 }
 
 // AddressRow is a member's address in the three places where LXD keeps it: the node database, the raft log, and the table
@@ -224,6 +226,7 @@ func (r *StatusReport) pendingFiles(dir directory) error {
 // databases reads the node database, and compares what it, the raft log and the global database say of the members. err says why those cannot be read.
 func (r *StatusReport) databases(ctx context.Context, dir directory, read *readOnce, err error) error {
 	node, nodeErr := dir.nodeForStatus(ctx, r.Running)
+	r.nodeErr = nodeErr
 	var none *noGlobalError
 	if errors.Is(err, errEmptied) || errors.As(err, &none) {
 		r.problem("%v", err)

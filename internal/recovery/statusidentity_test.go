@@ -58,14 +58,20 @@ func wantBegun(t testing.TB, r *StatusReport, want RestoredIdentity, says ...str
 	}
 }
 
+// newRestoredLab restores the identity that a sealed backup has, and nothing more.
+func newRestoredLab(t *testing.T) (l identityLab, file string, into string) {
+	t.Helper()
+	l = newIdentityLab(t)
+	file, into = l.sealed(t), filepath.Join(t.TempDir(), "lxd")
+	_, err := l.restore(t, file, into, nil)
+	must(t, err)
+	return l, file, into
+}
+
 // A member that has its identity and no database: nothing is damaged, LXD does not start, an export of the backup works, and the import of that needs no leave
 // to lose anything, and ends it. So it is where an LXD has made raft's files and got no database; but that one had been started, and may be another's.
 func TestNoDatabaseYet(t *testing.T) {
-	l := newIdentityLab(t)
-	file := l.sealed(t)
-	into := filepath.Join(t.TempDir(), "lxd")
-	_, err := l.restore(t, file, into, nil)
-	must(t, err)
+	_, file, into := newRestoredLab(t)
 	d := directory{into}
 	if !barred(d.global()) {
 		t.Fatal("LXD is not kept from being started")
@@ -116,11 +122,7 @@ func wantNoDatabase(t testing.TB, err error) {
 
 // A spare that was restored is in no other state than the rest; what an LXD before 4.0 has left is no bar of ours; and a bar over a database is named.
 func TestBarred(t *testing.T) {
-	l := newIdentityLab(t)
-	file := l.sealed(t)
-	into := filepath.Join(t.TempDir(), "lxd")
-	_, err := l.restore(t, file, into, nil)
-	must(t, err)
+	l, _, into := newRestoredLab(t)
 	other := l.backupLab
 	other.dir = directory{into}
 	other.exec(t, "UPDATE raft_nodes SET role = 2")
@@ -143,11 +145,7 @@ func TestBarred(t *testing.T) {
 
 // An LXD that was started early by hand, without the bar, may have made raft's files and have got no database: that is none, and no damage.
 func TestMetadataOnly(t *testing.T) {
-	l := newIdentityLab(t)
-	file := l.sealed(t)
-	into := filepath.Join(t.TempDir(), "lxd")
-	_, err := l.restore(t, file, into, nil)
-	must(t, err)
+	_, file, into := newRestoredLab(t)
 	d := directory{into}
 	m := raftlog.Metadata{Version: 1, Term: 3}
 	must(t, os.Remove(filepath.Join(d.global(), barName)))

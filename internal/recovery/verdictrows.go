@@ -32,16 +32,9 @@ func (s *MemberState) readDatabases(ctx context.Context, dir directory, opts Mem
 
 	var log *raftlog.Log
 	var rows stateReader
-	err := whileLive(ctx, s.Running, func(last bool) (bool, error) {
-		var err error
-		var letGo func()
-		log, letGo, err = openLive(ctx, dir.global(), s.Running, opts.Progress, raftlog.Options{Later: opts.Outline})
-		defer letGo()
-
-		if err != nil || !log.HealthySoFar() && !last {
-			return false, err
-		}
-
+	live := liveLog{dir.global(), s.Running, opts.Progress, raftlog.Options{Later: opts.Outline}}
+	err := live.read(ctx, func(read *raftlog.Log) (bool, error) {
+		log = read
 		s.takeLog(log)
 		if opts.Outline {
 			return true, nil

@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -109,11 +108,6 @@ func TestIdentity(t *testing.T) {
 	all, err := j.steps(disks[0], systrace.Change)
 	must(t, err)
 	t.Logf("%d system calls", len(all))
-	known := map[step]bool{}
-	for _, s := range all {
-		known[s] = true
-	}
-
 	var killed, cutOff []fault
 	for _, at := range sample(all, each) {
 		killed = append(killed, fault{sort: j.name + " killed before a system call", at: at, kind: systrace.Change, action: always(systrace.KillBefore)})
@@ -123,56 +117,23 @@ func TestIdentity(t *testing.T) {
 		cutOff = append(cutOff, fault{sort: j.name + ", power cut before a system call", at: at, kind: systrace.Change, power: true, action: cut})
 	}
 
-	var places []*place
-	for i := range workers {
-		p, err := newPlace(t.TempDir())
-		must(t, err)
-		p.number = i
-		places = append(places, p)
+	known := setOf(all)
+	try := func(p *place, f fault) {
+		why := j.restoreWith(t, p, known, f)
+		if why != "" {
+			t.Errorf("%s at %s: %s", f.sort, f.at, why)
+		}
 	}
-
-	j.restoreAt(t, places, known, killed)
-	j.restoreAt(t, disks, known, cutOff)
-}
-
-// restoreAt tries faults at several places at the same time.
-func (j *job) restoreAt(t *testing.T, places []*place, known map[step]bool, faults []fault) {
-	t.Helper()
-	work := make(chan fault)
-	var group sync.WaitGroup
-	for _, p := range places {
-		group.Go(func() {
-			for f := range work {
-				why := j.restoreWith(p, known, f)
-				if why != "" {
-					t.Errorf("%s at %s: %s", f.sort, f.at, why)
-				}
-			}
-		})
-	}
-
-	for _, f := range faults {
-		work <- f
-	}
-
-	close(work)
-	group.Wait()
+	tryAt(newPlaces(t), killed, try)
+	tryAt(disks, cutOff, try)
 }
 
 // restoreWith restores with one fault, and then without. It returns what is wrong.
-func (j *job) restoreWith(p *place, known map[step]bool, f fault) string {
-	var r result
-	var differs string
-	var err error
-	for i := 0; i == 0 || differs != "" && i < attempts; i++ {
-		r, differs, err = j.tryOnce(p, known, f)
-		if err != nil {
-			return err.Error()
-		}
-	}
-
-	if differs != "" {
-		return fmt.Sprintf("%s: %s", differs, r)
+func (j *job) restoreWith(t *testing.T, p *place, known map[step]bool, f fault) string {
+	t.Helper()
+	r, err := j.attempt(t, p, known, f)
+	if err != nil {
+		return err.Error()
 	}
 
 	state, why := j.restored(p)

@@ -49,7 +49,12 @@ func eachJob(t *testing.T, kind systrace.Kind, faults func(j *job, all []step) [
 // inject tries faults and judges what they leave.
 func (j *job) inject(t *testing.T, all []step, faults []fault) {
 	t.Helper()
-	var places []*place
+	j.injectAt(t, newPlaces(t), all, faults)
+}
+
+// newPlaces makes a place for each worker.
+func newPlaces(t *testing.T) (places []*place) {
+	t.Helper()
 	for i := range workers {
 		p, err := newPlace(t.TempDir())
 		must(t, err)
@@ -57,23 +62,33 @@ func (j *job) inject(t *testing.T, all []step, faults []fault) {
 		places = append(places, p)
 	}
 
-	j.injectAt(t, places, all, faults)
+	return places
 }
 
 // injectAt tries faults at several places at the same time.
 func (j *job) injectAt(t *testing.T, places []*place, all []step, faults []fault) {
 	t.Helper()
+	known := setOf(all)
+	tryAt(places, faults, func(p *place, f fault) { j.try(t, p, known, f) })
+}
+
+func setOf(all []step) map[step]bool {
 	known := map[step]bool{}
 	for _, s := range all {
 		known[s] = true
 	}
 
+	return known
+}
+
+// tryAt tries faults at several places at the same time.
+func tryAt(places []*place, faults []fault, try func(p *place, f fault)) {
 	work := make(chan fault)
 	var group sync.WaitGroup
 	for _, p := range places {
 		group.Go(func() {
 			for f := range work {
-				j.try(t, p, known, f)
+				try(p, f)
 			}
 		})
 	}
@@ -94,21 +109,28 @@ const attempts = 3
 func (j *job) try(t *testing.T, p *place, known map[step]bool, f fault) {
 	t.Helper()
 	what := fmt.Sprintf("%s at %s", f.sort, f.at)
+	r, err := j.attempt(t, p, known, f)
+	if err != nil {
+		t.Errorf("%s: %v", what, err)
+		return
+	}
+
+	j.verify(t, p, what, f, r)
+}
+
+// attempt runs the job with one fault, until its calls are those of a clean run before that.
+func (j *job) attempt(t *testing.T, p *place, known map[step]bool, f fault) (result, error) {
+	t.Helper()
 	for i := 1; ; i++ {
 		r, differs, err := j.tryOnce(p, known, f)
 		switch {
-		case err != nil:
-			t.Errorf("%s: %v", what, err)
-		case differs != "" && i < attempts:
-			t.Logf("%s: %s: tried again: %s", what, differs, r)
-			continue
-		case differs != "":
-			t.Errorf("%s: %s: %s", what, differs, r)
-		default:
-			j.verify(t, p, what, f, r)
+		case err != nil, differs == "":
+			return r, err
+		case i == attempts:
+			return r, fmt.Errorf("%s: %s", differs, r)
 		}
 
-		return
+		t.Logf("%s at %s: %s: tried again: %s", f.sort, f.at, differs, r)
 	}
 }
 
