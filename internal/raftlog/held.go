@@ -229,7 +229,7 @@ func heldNames(dir string, wanted func(name string) bool) ([]string, error) {
 
 	var names []string
 	for _, e := range entries {
-		if wanted(e.Name()) {
+		if e.Type()&fs.ModeSocket == 0 && wanted(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

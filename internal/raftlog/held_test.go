@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"sync/atomic"
@@ -138,6 +139,10 @@ func TestHoldAll(t *testing.T) {
 	for name, data := range files {
 		must(t, os.WriteFile(filepath.Join(dir, name), data, 0o600))
 	}
+
+	socket, err := net.Listen("unix", filepath.Join(dir, "socket")) // cannot be opened
+	must(t, err)
+	defer socket.Close()
 
 	for all, hold := range map[bool]func(context.Context, string) (*raftlog.Held, error){false: raftlog.Hold, true: raftlog.HoldAll} {
 		held, err := hold(t.Context(), dir)

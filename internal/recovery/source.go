@@ -292,9 +292,10 @@ func within(src *Source, log *raftlog.Log, index uint64) error {
 }
 
 // Looking at a directory in which a daemon works may fail for no other reason than that: files get other names, and an entry that is
-// being written looks like damage. So it is looked at again, after pauses that double.
+// being written looks like damage. So it is looked at again, after pauses that double: for more than 6 seconds, as a segment that libdqlite
+// closes for a snapshot looks like one whose end is lost until a busy disk has it.
 const (
-	liveTries = 6
+	liveTries = 8
 	livePause = 50 * time.Millisecond
 )
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"testing"
+	"testing/synctest"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
@@ -32,29 +33,30 @@ func TestWhileLive(t *testing.T) {
 		"daemon, cannot be read now": {true, 0, broken, liveTries},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			looks := 0
-			err := whileLive(t.Context(), test.live, func(last bool) (bool, error) {
-				looks++
-				if last != (looks == liveTries || !test.live) {
-					t.Errorf("look %d is the last one: %v", looks, last)
+			synctest.Test(t, func(t *testing.T) {
+				looks := 0
+				err := whileLive(t.Context(), test.live, func(last bool) (bool, error) {
+					looks++
+					if last != (looks == liveTries || !test.live) {
+						t.Errorf("look %d is the last one: %v", looks, last)
+					}
+
+					if looks == test.sound {
+						return true, nil
+					}
+
+					return false, test.err
+				})
+
+				want := test.err
+				if test.sound > 0 {
+					want = nil
 				}
 
-				if looks == test.sound {
-					return true, nil
+				if looks != test.looks || !errors.Is(err, want) || want == nil && err != nil {
+					t.Errorf("%d looks, %v, want %d, %v", looks, err, test.looks, want)
 				}
-
-				return false, test.err
 			})
-
-			want := test.err
-			if test.sound > 0 {
-				want = nil
-			}
-
-			if looks != test.looks || !errors.Is(err, want) || want == nil && err != nil {
-				t.Errorf("%d looks, %v, want %d, %v", looks, err, test.looks, want)
-			}
 		})
 	}
 
