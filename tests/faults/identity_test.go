@@ -99,8 +99,8 @@ func timeless(t tree) tree {
 	return renamed.without(".")
 }
 
-// TestIdentity kills a restore of an identity before every call that touches the disk, and cuts the power at those that touch LXD's directory. At no moment
-// LXD finds a database that is not whole, or its member's without all certificates and keys; nothing that was there is lost; and the same command finishes.
+// TestIdentity kills a restore of an identity before and after every call that touches the disk, has each of them fail, and cuts the power at those that touch
+// LXD's directory. At no moment LXD finds a database that is not whole, or its member's without all certificates and keys; nothing that was there is lost; and the same command finishes.
 func TestIdentity(t *testing.T) {
 	l := getLab(t)
 	j := l.identity
@@ -108,9 +108,18 @@ func TestIdentity(t *testing.T) {
 	all, err := j.steps(disks[0], systrace.Change)
 	must(t, err)
 	t.Logf("%d system calls", len(all))
-	var killed, cutOff []fault
-	for _, at := range sample(all, each) {
+	var killed, failing, cutOff []fault
+	for i, at := range sample(all, each) {
 		killed = append(killed, fault{sort: j.name + " killed before a system call", at: at, kind: systrace.Change, action: always(systrace.KillBefore)})
+		for e, errno := range errnos {
+			if !at.scratch || e == i%len(errnos) {
+				failing = append(failing, fault{sort: j.name + ", " + unix.ErrnoName(errno), at: at, kind: systrace.Change, action: fails(errno)})
+			}
+		}
+	}
+
+	for _, at := range sample(all, lasting) {
+		killed = append(killed, fault{sort: j.name + " killed after a system call", at: at, kind: systrace.Change, action: always(systrace.KillAfter)})
 	}
 
 	for _, at := range append(sample(all, lasting), end) {
@@ -118,22 +127,31 @@ func TestIdentity(t *testing.T) {
 	}
 
 	known := setOf(all)
-	try := func(p *place, f fault) {
-		why := j.restoreWith(t, p, known, f)
+	try := func(p *place, f fault) result {
+		r, why := j.restoreWith(t, p, known, f)
 		if why != "" {
 			t.Errorf("%s at %s: %s", f.sort, f.at, why)
 		}
+
+		return r
 	}
-	tryAt(newPlaces(t), killed, try)
-	tryAt(disks, cutOff, try)
+	places := newPlaces(t)
+	tryAt(places, killed, func(p *place, f fault) {
+		r := try(p, f)
+		if r.signal != unix.SIGKILL {
+			t.Errorf("%s at %s: it was not killed: %s", f.sort, f.at, r)
+		}
+	})
+	tryAt(places, failing, func(p *place, f fault) { try(p, f) })
+	tryAt(disks, cutOff, func(p *place, f fault) { try(p, f) })
 }
 
-// restoreWith restores with one fault, and then without. It returns what is wrong.
-func (j *job) restoreWith(t *testing.T, p *place, known map[step]bool, f fault) string {
+// restoreWith restores with one fault, and then without. It returns how the run with the fault ended, and what is wrong.
+func (j *job) restoreWith(t *testing.T, p *place, known map[step]bool, f fault) (r result, why string) {
 	t.Helper()
 	r, err := j.attempt(t, p, known, f)
 	if err != nil {
-		return err.Error()
+		return r, err.Error()
 	}
 
 	state, why := j.restored(p)
@@ -152,12 +170,8 @@ func (j *job) restoreWith(t *testing.T, p *place, known map[step]bool, f fault) 
 		why = "success, and the identity is not in place"
 	}
 
-	if why == "" && r.signal != unix.SIGKILL && !f.power {
-		why = "it was not killed"
-	}
-
 	if why != "" {
-		return fmt.Sprintf("%s\nthe run: %s", why, r)
+		return r, fmt.Sprintf("%s\nthe run: %s", why, r)
 	}
 
 	why = j.restoreAgain(p)
@@ -168,7 +182,7 @@ func (j *job) restoreWith(t *testing.T, p *place, known map[step]bool, f fault) 
 			row.wedged++
 		}
 	})
-	return why
+	return r, why
 }
 
 // restoreAgain gives the command again. If all was done, it says that a member of a cluster is there.
