@@ -17,6 +17,7 @@ import (
 // One member is broken, in one way after the other, while the two others work and somebody writes. Each time it gets the cluster's database, is a voter
 // again, and no confirmed row is lost, even if the leader of before fails next.
 func TestResync(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, resyncs)
 }
 
@@ -29,6 +30,9 @@ func resyncs(t *testing.T, lxd cluster.LXD) {
 
 	must(t, w.WaitConfirmed(ctx, 10))
 	global := filepath.Join(three.Dir(), "database/global")
+	key, recipient := ageKey(t)
+	identity := filepath.Join(t.TempDir(), "identity.tar.gz")
+	mustRecover(t, three, "global-db-backup", "--nonce", "--identity", recipient, identity)
 	breaks := []struct {
 		name  string
 		broke func()
@@ -37,6 +41,12 @@ func resyncs(t *testing.T, lxd cluster.LXD) {
 		{"its metadata are gone", func() { loseMetadata(t, global) }},
 		{"the end of its log is lost", func() { cutLog(t, global) }},
 		{"nothing", func() {}},
+		{"its whole directory is gone, and its identity restored", func() {
+			must(t, os.Rename(three.Dir(), three.Dir()+".lost"))
+			must(t, os.Mkdir(three.Dir(), 0o711))
+			mustRecover(t, three, "global-db-identity", "restore", "--key", key, identity)
+			wantNoStart(t, ctx, three)
+		}},
 	}
 	for _, b := range breaks {
 		three.Kill()
