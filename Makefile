@@ -103,10 +103,10 @@ test-unit: deps
 test-damage: deps
 	$(call group,damage) -tags $(TAGS) -count 1 -timeout 50m ./tests/damage
 
-# Real clusters, guests with systemd and snapd, the pages of docs/. They mostly wait for elections and heartbeats, so that the
-# faults, which need the processors, run beside them.
+# Real clusters, guests with systemd and snapd, the pages of docs/. They mostly wait for elections and heartbeats, so that four of
+# them run at the same time, and the faults, which need the processors, beside them.
 test-real: build man test-deps test-peers
-	$(call group,real) -tags $(TAGS) -count 1 -timeout 50m -p 1 $$(go list ./tests/... | grep -v '/faults\|/damage\|/table')
+	$(call group,real) -tags $(TAGS) -count 1 -timeout 50m -p 1 -parallel 4 $$(go list ./tests/... | grep -v '/faults\|/damage\|/table')
 
 # Kills, errors and power cuts at system calls that touch the disk: a sample of them, or all (CAMPAIGN=1).
 test-faults: build test-deps test-peers

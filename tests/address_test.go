@@ -15,6 +15,7 @@ import (
 // A mistyped address of the member itself: nothing lets it through that is not told to, LXD does not start with it, and the refusal says
 // just that. An address that the machine gets later is as good as any.
 func TestAddressAbsent(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	c.KillAll()
@@ -59,6 +60,7 @@ func TestAddressAbsent(t *testing.T) {
 
 // The schema that LXD makes is found in its program, and is that of the databases that it has made.
 func TestInstalledLXD(t *testing.T) {
+	t.Parallel()
 	for _, known := range []struct {
 		find   func() (cluster.LXD, error)
 		schema int

@@ -17,6 +17,7 @@ import (
 // recovered, and if it never was. A member that goes on failing while the others answer is one that takes itself for a voter, as LXD
 // itself has it (see docs/architecture.md, "LXD's own failing starts"), or a failure of the test. CAMPAIGN=1 does it twenty times each.
 func TestEachMemberAnswers(t *testing.T) {
+	t.Parallel()
 	lxd, err := cluster.LXD6()
 	must(t, err)
 	restarts := 1

@@ -21,6 +21,7 @@ import (
 // An archive of a member that writes, takes snapshots, deletes segments and is started again has every entry that the member has ever had, and goes back to
 // any of them.
 func TestArchive(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, archiveLog)
 }
 

@@ -36,6 +36,7 @@ type exportAtLab struct {
 // A profile is deleted by accident, and noticed after other changes. The log says where; the export leaves out what came after it;
 // once imported everywhere the profile is back on all members, at the addresses that were edited meanwhile.
 func TestExportAt(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
 	m := c.Member(1)
@@ -171,6 +172,7 @@ func (l exportAtLab) wantBack(t testing.TB) {
 // A profile is deleted, and a snapshot taken before that is noticed. Raft keeps the one before it, from which the log goes on: the
 // cluster goes back to there.
 func TestExportAtOlderSnapshot(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
 	m := c.Member(1)

@@ -19,6 +19,7 @@ import (
 // Backups are taken while somebody writes, segments are closed and snapshots taken: each has every row that was confirmed before it began. Then all
 // databases are lost, and the last one brings the cluster back.
 func TestBackup(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, backupsUnderWriting)
 }
 

@@ -171,6 +171,7 @@ func wantLoss(t testing.TB, c *cluster.Cluster, r recovery.CompareReport, wrong 
 // Facts 6: the forgotten member, whose last term is no lower than the others'. Recovered from the one recommended, all rows are
 // there; from the wrong one, exactly those are missing that were named.
 func TestCompareForgottenMember(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	lost := forgottenMember(t, c)
@@ -228,6 +229,7 @@ func TestCompareForgottenMember(t *testing.T) {
 // Facts 5: a cluster in its first term, its members edited apart from each other and started. Raft takes different entries for the
 // same then, for ever; compare does not.
 func TestCompareEditedApart(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	one, two, three := c.Member(1), c.Member(2), c.Member(3)
@@ -259,6 +261,7 @@ func TestCompareEditedApart(t *testing.T) {
 // canonical/lxd#7540: one member is recovered as the only survivor, and goes on; then the others are started on their old data, and go on
 // as well. Both sides have confirmed changes, so none is recommended. While they run, nothing is damaged.
 func TestCompareRecoveredApart(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	one, two, three := c.Member(1), c.Member(2), c.Member(3)
@@ -302,6 +305,7 @@ func entryAt(t testing.TB, m *cluster.Member, index uint64) raftlog.Entry {
 // An entry that only the leader has: it is kept, and said to be uncommitted. Without the leader the others are enough; either of them
 // alone is not.
 func TestCompareUncommitted(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
@@ -337,6 +341,7 @@ func TestCompareUncommitted(t *testing.T) {
 // The first scenario of canonical/lxd#13524, A C | A B: an entry that only the leader has, and another one that the others have
 // committed in its place. What choosing the old leader would lose, and bring back, is just what is missing and there afterwards.
 func TestCompareBranch(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
@@ -382,6 +387,7 @@ func TestCompareBranch(t *testing.T) {
 // Members killed one after the other while clients write through all of them: whatever the tails are, the recommended member has every
 // row that was confirmed, and the cluster recovered from it, too.
 func TestCompareTails(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	var confirmed []string

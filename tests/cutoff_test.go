@@ -24,6 +24,7 @@ const stoppedNote = guestLXD + "/database.stopped.yaml"
 // TestCutOff cuts runs off while LXD is down, in every way but the power: it runs again when they end, or when the machine starts. Program and
 // unit are where the Debian package has them. Each part finds LXD running, in a cluster of one, with a row that the tarball lacks.
 func TestCutOff(t *testing.T) {
+	t.Parallel()
 	g := guest.ForTest(t, guest.Options{Name: "node1", Address: "10.78.0.1/16"})
 	must(t, g.Put(t.Context(), tool, "/usr/bin/lxd-recover", 0o755))
 	must(t, g.Put(t.Context(), "../deb/"+resumeUnit, "/usr/lib/systemd/system/"+resumeUnit, 0o644))

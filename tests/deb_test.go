@@ -16,6 +16,7 @@ import (
 // TestDeb installs the Debian package on a machine, uses what is in it, updates it, and removes it: nothing of it stays, and no
 // front-end that leads nowhere. It installs none unasked.
 func TestDeb(t *testing.T) {
+	t.Parallel()
 	first, next := packDeb(t, "v1.0", "022", "xz"), packDeb(t, "v1.0-1-gabcdef0", "022", "none")
 	wantSameFiles(t, first, packDeb(t, "v1.0", "077", "xz"))
 	g := guest.ForTest(t, guest.Options{Name: "server1", Mask: []string{"lxd.service", "lxd.socket"}})

@@ -30,6 +30,7 @@ const howtoImport = "6. Import it on every surviving member"
 
 // TestDocs runs every command of the pages as it stands there, on machines with LXD as Debian's package and as a snap.
 func TestDocs(t *testing.T) {
+	t.Parallel()
 	howto, trouble := readPage(t, "docs/howto-recover.md"), readPage(t, "docs/howto-troubleshoot.md")
 	readme, backup := readPage(t, "README.md"), readPage(t, "docs/howto-backup.md")
 	t.Run("machines", func(t *testing.T) {

@@ -77,6 +77,7 @@ func globalOf(m *cluster.Member) string { return filepath.Join(m.Dir(), "databas
 
 // Our edit, and the way from there to a cluster that works, on one cluster that is restored before each part.
 func TestEdit(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, editInParts)
 }
 

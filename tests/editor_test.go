@@ -143,6 +143,7 @@ type editorLab struct{ m *cluster.Member }
 
 // The edit as a person does it.
 func TestEditor(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	c.KillAll()
 	must(t, c.Save(within(t, time.Minute), "down"))

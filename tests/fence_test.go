@@ -70,6 +70,7 @@ func createRow(t testing.TB, m *cluster.Member, row string) {
 // The forgotten member (guarantee G5): imported on n1 and n2 only, all three started together. It must not win an election
 // and wipe the rows that it lacks.
 func TestForgottenMember(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, fencedAgainstForgotten)
 }
 
@@ -331,6 +332,7 @@ func lastIndex(t testing.TB, m *cluster.Member) uint64 {
 // import names the row and refuses; started without an import it is overruled, and all members end up alike. On LXD 5.0.2 only: that
 // a fenced entry wins is raft's rule, and TestForgottenMember sees it at work in both.
 func TestConflictingEntry(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 10*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
@@ -384,6 +386,7 @@ func TestConflictingEntry(t *testing.T) {
 // An import is refused beside a working cluster that knows nothing of this recovery, and welcome beside the one that it
 // brought back.
 func TestImportBesideCluster(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, importBesideCluster)
 }
 

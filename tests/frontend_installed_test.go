@@ -26,6 +26,7 @@ var rootShells = map[string][]string{
 
 // TestFrontEndInstalled is about a machine with LXD as a package: what root types, in whatever shell.
 func TestFrontEndInstalled(t *testing.T) {
+	t.Parallel()
 	g := guest.ForTest(t, guest.Options{Name: "node1"})
 	must(t, g.Put(t.Context(), tool, packagedTool, 0o755))
 	wantFound(t, g, packagedLXD)

@@ -320,6 +320,7 @@ func TestFrontEndWithoutLXD(t *testing.T) {
 
 // TestFrontEndOfDebiansLXD stands before the real thing.
 func TestFrontEndOfDebiansLXD(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{Members: 1})
 	m := c.Member(1)
 	lxd := filepath.Join(t.TempDir(), "lxd")

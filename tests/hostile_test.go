@@ -126,6 +126,7 @@ type hostileLab struct {
 // Tarballs made to do harm, given to the real program on a real member: one error, nothing changed, nothing left, and never
 // more than 64 MiB of memory.
 func TestHostileTarballs(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 8*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))

@@ -20,6 +20,7 @@ import (
 // Every disk of a cluster is lost, and new machines become its members: each gets its identity from its own backup, and all the database of the newest one. On
 // one of the new machines LXD was started before, as it is by the first lxc.
 func TestIdentity(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("CAMPAIGN") != "" {
 		cluster.EachLXD(t, everyDiskLost)
 		return

@@ -123,6 +123,7 @@ func dumpOf(t testing.TB, global string) []byte {
 
 // Real directories of LXD 5.0.2 in every state: our reading of them is libdqlite's.
 func TestReadAsLibdqlite(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 8*time.Minute)
 	all := func(state string, check func(testing.TB, string), members ...*cluster.Member) {
@@ -209,6 +210,7 @@ func worst(problems []raftlog.Problem) raftlog.Severity {
 
 // inspect and status change nothing, also beside a running daemon, and say that what they saw may not belong together.
 func TestInspectChangesNothing(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	m := c.Member(1)
 	besideFrozen(t, m, func() {
@@ -230,6 +232,7 @@ func TestInspectChangesNothing(t *testing.T) {
 
 // A damaged directory: inspect says so with exit status 4, export refuses, and neither touches it.
 func TestDamagedDirectory(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 2*time.Minute)
 	m := c.Member(1)
@@ -254,6 +257,7 @@ func TestDamagedDirectory(t *testing.T) {
 // The newest batch of a killed member's open segment is flipped: libdqlite would cut it and what is after it away without a
 // word. Accepted, the export has all before it, and a cluster starts from that.
 func TestAcceptDamage(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
 	m := c.Member(1)

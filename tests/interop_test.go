@@ -34,6 +34,7 @@ func newPort(members []*cluster.Member) []string {
 
 // LXD 6.6 and lxd-recover on one cluster: who made the tarball, and who takes it, is all one.
 func TestInterop(t *testing.T) {
+	t.Parallel()
 	begin := time.Now()
 	c := cluster.ForTest(t, cluster.Options{LXD: lxd6(t)})
 	ctx := within(t, 10*time.Minute)
@@ -122,6 +123,7 @@ func contents(t testing.TB, dir string) string {
 // cluster that is recovered with a newer LXD, as after a failed upgrade, has such a tarball with a database of its own: it is
 // imported, and libdqlite 1.11 goes on with what libdqlite 1.18 has written.
 func TestImportTarballOfNewerLXD(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	one := c.Member(1)

@@ -18,6 +18,7 @@ import (
 
 // Every run that replaces a database leaves it, and a report beside it; a removal takes both, and only those that were named.
 func TestKept(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{Members: 1})
 	m := c.Member(1)
 	c.KillAll()

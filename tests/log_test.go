@@ -66,6 +66,7 @@ type logLab struct {
 // The log of a real member: every entry is there, the rows are those that LXD's users changed, and the indexes are those at
 // which they did.
 func TestLog(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 2*time.Minute)
 	m := c.Member(1)

@@ -20,6 +20,7 @@ func localOf(m *cluster.Member) string { return filepath.Join(m.Dir(), "database
 // A member that has lost its node database gets a new one, made from another member's. Two of three are enough to work again, the one
 // with the new database among them: it must let the other one in before there is a leader.
 func TestRecoverLostNodeDatabase(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, recoverLostNodeDatabase)
 }
 
@@ -83,6 +84,7 @@ func count(t testing.TB, file string, query string) int {
 
 // A raft directory that was moved away: the import names it, and goes on without it when it is told to.
 func TestRecoverGlobalMovedAway(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
@@ -111,6 +113,7 @@ func TestRecoverGlobalMovedAway(t *testing.T) {
 
 // An LXD that was started without its node database has made a new one, in which there is no cluster. The import completes that one.
 func TestRecoverStartedWithoutNodeDatabase(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	one, two := c.Member(1), c.Member(2)

@@ -43,6 +43,7 @@ func patchFile(m *cluster.Member) string {
 
 // TestPatchStandalone has LXD run a patch when it starts: everything that it was tried with, behind an empty statement and comments, too.
 func TestPatchStandalone(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
 		m := cluster.StandaloneForTest(t, cluster.Options{LXD: lxd})
 		ctx := within(t, 3*time.Minute)
@@ -79,6 +80,7 @@ func TestPatchStandalone(t *testing.T) {
 
 // TestPatchLostMember has an edit carry a patch over, and add one without which LXD would wait for a lost member of an older version.
 func TestPatchLostMember(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{Members: 2})
 	ctx := within(t, 3*time.Minute)
 	one := c.Member(1)

@@ -14,6 +14,7 @@ import (
 
 // TestLeaderWithoutQuorum looks at a member whose cluster works, and at the leader right after the others were killed, while it still answers.
 func TestLeaderWithoutQuorum(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{Members: 3})
 	ctx := within(t, 3*time.Minute)
 	must(t, c.WaitFormed(ctx))

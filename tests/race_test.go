@@ -15,6 +15,7 @@ import (
 // A daemon that somebody starts by hand in the instant before the exchange: the import takes the exchange back and says so,
 // the daemon goes on with the database it has open, and the import works once it is stopped.
 func TestDaemonStartedDuringExchange(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
 	m := c.Member(2)

@@ -117,6 +117,7 @@ func addresses(members []*cluster.Member) []string {
 // The whole job: members killed one after the other, so that their logs end at different places, all addresses and the port
 // changed, recovered from the member that saw every confirmed row.
 func TestRecoverAtNewAddresses(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
 		moments := []struct{ third, others int }{{1, 2}, {40, 60}, {150, 300}}
 		if lxd.WritesTarball {
@@ -213,6 +214,7 @@ func wantStatus(t testing.TB, m *cluster.Member, moved []string) {
 }
 
 func TestRecoverWithoutAddressChange(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, recoverWithoutAddressChange)
 }
 
@@ -241,6 +243,7 @@ func recoverWithoutAddressChange(t *testing.T, lxd cluster.LXD) {
 
 // Five members, two of which never come back: the others go on without them.
 func TestRecoverWithoutTwoOfFive(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{Members: 5})
 	ctx := within(t, 5*time.Minute)
 	rows := []string{"one", "two"}
@@ -279,6 +282,7 @@ func setRoles(yaml []byte, roles ...string) []byte {
 
 // A stand-by has the log and no vote, a spare has neither: both get the database and their role.
 func TestRecoverStandByAndSpare(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{Members: 5, Config: map[string]string{"cluster.max_standby": "1"}})
 	ctx := within(t, 5*time.Minute)
 	must(t, c.WaitRoles(ctx, cluster.Roles{Voters: 3, StandBys: 1, Spares: 1}))
@@ -299,6 +303,7 @@ func TestRecoverStandByAndSpare(t *testing.T) {
 }
 
 func TestRecoverWithSnapshot(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "before-snapshot"))
@@ -316,6 +321,7 @@ func TestRecoverWithSnapshot(t *testing.T) {
 // A second import of the same tarball finds nothing to do; a rollback brings back the old database, to the byte, and a
 // cluster rolled back on all members starts as it was.
 func TestImportTwiceAndRollBack(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))
@@ -376,6 +382,7 @@ func TestImportTwiceAndRollBack(t *testing.T) {
 // A recovered cluster has run: one member is not rolled back alone, neither beside the others that run, nor with all of them down, and
 // nothing is changed by the attempt. One on which LXD has not run since can, unless a cluster works beside it.
 func TestRollbackOfOneMember(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "before"))

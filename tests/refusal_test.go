@@ -27,6 +27,7 @@ type refusalLab struct {
 
 // Everything that must be refused: the message, the exit status, and that nothing was changed.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	l := &refusalLab{cluster: c, one: c.Member(1), two: c.Member(2)}
@@ -256,6 +257,7 @@ func (l *refusalLab) importTo(t testing.TB, dir string) result {
 
 // Two clusters formed alike have the same names, ids and addresses. Only certificates tell them apart.
 func TestRefuseOtherCluster(t *testing.T) {
+	t.Parallel()
 	ours := cluster.ForTest(t, cluster.Options{})
 	theirs := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
@@ -274,6 +276,7 @@ func TestRefuseOtherCluster(t *testing.T) {
 
 // A member without its cluster certificate cannot tell whose tarball it is given, and none can tell where its own comes from.
 func TestRefuseWithoutCertificate(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	c.KillAll()
 	ctx := within(t, 3*time.Minute)
@@ -385,6 +388,7 @@ func wantMissing(t testing.TB, path string) {
 // A member whose node database does not know its own address any more, as LXD's own loader leaves it when it is killed between
 // its two commits: LXD does not start on it. The import recognises the member by its certificate and repairs it.
 func TestImportOnWedgedMember(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
 	must(t, c.Member(1).CreateProfile(ctx, "kept"))

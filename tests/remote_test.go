@@ -23,6 +23,7 @@ const agentHome = "/var/lib/lxd-recover"
 // TestRemoteSSH starts an agent on a machine with real sshd, sudo and logind, as different users. The giving side's ssh runs on that
 // machine, too.
 func TestRemoteSSH(t *testing.T) {
+	t.Parallel()
 	agent := filepath.Join(t.TempDir(), "agent")
 	build := run(t, exec.Command("go", "build", "-tags", "netgo,osusergo", "-o", agent, "./remoteagent"))
 	if build.status != 0 {

@@ -143,6 +143,7 @@ func isOpen(s raftlog.Segment) bool { return s.Open && !s.Unused }
 // TestRepairStandalone damages the database of a real standalone LXD, repairs it, and has LXD start on it: it has all that the disk
 // still held. Then the damaged one is put back, to the byte.
 func TestRepairStandalone(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
 		l := newRepairLab(t, lxd)
 		for name, test := range repairCases {
@@ -245,6 +246,7 @@ func removeAll(t testing.TB, dir string, pattern string) {
 // TestRepairMember repairs members of a cluster of three. One of three may be repaired in place only where nobody else can be asked, and
 // nothing is lost that it may have confirmed; the only survivor always.
 func TestRepairMember(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 4*time.Minute)
 	m := c.Member(1)

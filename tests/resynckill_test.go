@@ -26,6 +26,7 @@ import (
 // command or an agent is killed at a random moment. Each time nothing that was confirmed is lost on any member's disk, and the member is a voter again.
 // CAMPAIGN=1 does it 50 times with each LXD, RESYNCS=N so often.
 func TestResyncKilled(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, resyncsKilled)
 }
 

@@ -72,6 +72,7 @@ role ovn-chassis of member node2`
 
 // Content made with lxc on LXD 5.0.2, in the words of its users: what choosing a member from before would delete.
 func TestRowWords(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	m := c.Member(1)

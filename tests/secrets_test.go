@@ -38,6 +38,7 @@ type secretsLab struct {
 // A real LXD has signing keys, tokens and passwords in its database: no command but global-db-sql prints one, in no format. What a user
 // did is told all the same, and once.
 func TestSecrets(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{LXD: lxd6(t), Members: 1})
 	m := c.Member(1)
 	before := cutAt(t, m)

@@ -15,6 +15,7 @@ import (
 // TestSnapCluster has three machines with everything as snaps, and root types `lxd`. First all of them move to other
 // addresses, then one is lost. Each time one member imports by the command, and another by `snap set`.
 func TestSnapCluster(t *testing.T) {
+	t.Parallel()
 	ctx := within(t, 5*time.Minute)
 	network := guest.NetworkForTest(t)
 	var options []guest.Options

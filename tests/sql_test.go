@@ -55,6 +55,7 @@ func tableQueries(t testing.TB, ask func(query string) [][]string) map[string]st
 
 // What the running LXD says is what global-db-sql says once it is dead: now, and at every index before.
 func TestSQL(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 3*time.Minute)
 	m := c.Member(1)

@@ -24,6 +24,7 @@ const keptByHand = "database.before-repair-20261126T050000Z"
 // TestStandalone is about an LXD that is no member of a cluster: all that looks at a database works on it, running or not, finds nothing
 // wrong, and says so. What is for clusters only says that.
 func TestStandalone(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
 		for name, config := range map[string]map[string]string{
 			"local":                     nil,
@@ -108,6 +109,7 @@ func wantClusterOnly(t *testing.T, m *cluster.Member) {
 
 // TestStandaloneRollback puts a kept database of a standalone LXD back, and LXD starts on it.
 func TestStandaloneRollback(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
 		m := cluster.StandaloneForTest(t, cluster.Options{LXD: lxd})
 		ctx := within(t, 3*time.Minute)
@@ -148,6 +150,7 @@ func TestStandaloneRollback(t *testing.T) {
 
 // TestStandaloneLostNodeDatabase starts a standalone LXD whose node database is missing: it makes a new one, and goes on as it was.
 func TestStandaloneLostNodeDatabase(t *testing.T) {
+	t.Parallel()
 	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
 		m := cluster.StandaloneForTest(t, cluster.Options{LXD: lxd})
 		ctx := within(t, 3*time.Minute)
@@ -187,6 +190,7 @@ func wantStarted(t *testing.T, m *cluster.Member, profiles ...string) {
 
 // TestSystemdStandalone rolls a standalone LXD back that systemd runs: it is stopped, started once, and ready.
 func TestSystemdStandalone(t *testing.T) {
+	t.Parallel()
 	g := guest.ForTest(t, guest.Options{Name: "server1", Address: "10.78.0.1/16"})
 	must(t, g.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
 	must(t, g.StartStandalone(t.Context()))

@@ -15,6 +15,7 @@ import (
 
 // TestSystemdRepair repairs a standalone LXD that systemd runs, whatever state its unit is in: it is up in the end, and ready.
 func TestSystemdRepair(t *testing.T) {
+	t.Parallel()
 	g := guest.ForTest(t, guest.Options{Name: "server1", Address: "10.78.0.1/16"})
 	must(t, g.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
 	must(t, g.StartStandalone(t.Context()))

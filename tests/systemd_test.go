@@ -30,6 +30,7 @@ const otherTarball = "/root/other.tar.gz"
 // TestSystemd is about an LXD that systemd runs, and starts whenever somebody calls: each part finds it running, in a cluster
 // of one, and has a tarball to import that was exported from it before it last started.
 func TestSystemd(t *testing.T) {
+	t.Parallel()
 	g := guest.ForTest(t, guest.Options{Name: "node1", Address: "10.78.0.1/16"})
 	must(t, g.Put(t.Context(), tool, "/usr/local/bin/lxd-recover", 0o755))
 	must(t, guest.FormCluster(t.Context(), g))
@@ -224,6 +225,7 @@ func testFailingUnit(t *testing.T, g *guest.Guest) {
 
 // TestSystemdQuorumLoss has three machines, and LXD never runs again on one of them. On the others it runs, but does not work.
 func TestSystemdQuorumLoss(t *testing.T) {
+	t.Parallel()
 	ctx := within(t, 5*time.Minute)
 	network := guest.NetworkForTest(t)
 	var nodes []*guest.Guest

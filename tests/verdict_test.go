@@ -21,6 +21,7 @@ import (
 // member that was forgotten, once the cluster has brought it up to date, and its missing record is told; and not good with a member whose
 // snapshot lies beyond the recovery entry, of which LXD says that it is ONLINE and fully operational.
 func TestVerdict(t *testing.T) {
+	t.Parallel()
 	c := cluster.ForTest(t, cluster.Options{})
 	ctx := within(t, 5*time.Minute)
 	one, three := c.Member(1), c.Member(3)
