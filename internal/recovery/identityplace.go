@@ -280,7 +280,18 @@ func (p placing) takeBack(report *IdentityReport) error {
 }
 
 // finish removes identity.restore, and then its note: nothing of it is forgotten while a second name of a private key is left.
-func (p placing) finish() error { return errors.Join(os.RemoveAll(p.staged("")), p.forget()) }
+func (p placing) finish() error {
+	err := os.RemoveAll(p.staged(""))
+	if err == nil {
+		err = p.forget()
+	}
+
+	if err != nil {
+		return fmt.Errorf("the identity is in place, and what was prepared for it cannot be removed: %w. The same command finishes that", err)
+	}
+
+	return nil
+}
 
 // discard removes the note, and then identity.restore: one that is not whole any more is not taken for one that was put in place.
 func (p placing) discard() error {
