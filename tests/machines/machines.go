@@ -133,7 +133,7 @@ func (l *Lab) place(ctx context.Context, c *cluster.Cluster, m *cluster.Member) 
 	}
 
 	l.machines = append(l.machines, machine)
-	return machine.place(), nil
+	return machine.place(), machine.waitUp(ctx) // whoever enters before its first process is in all namespaces is not in them, either
 }
 
 func (l *Lab) key() string { return filepath.Join(l.dir, "id") }
@@ -143,10 +143,6 @@ func (l *Lab) addGiver(ctx context.Context, tool string) error {
 	known := ""
 	for _, m := range l.machines {
 		public, err := os.ReadFile(m.up(hostKey + ".pub"))
-		if err == nil {
-			err = m.waitUp(ctx)
-		}
-
 		if err != nil {
 			return err
 		}
