@@ -100,7 +100,8 @@ func timeless(t tree) tree {
 }
 
 // TestIdentity kills a restore of an identity before and after every call that touches the disk, has each of them fail, and cuts the power at those that touch
-// LXD's directory. At no moment LXD finds a database that is not whole, or its member's without all certificates and keys; nothing that was there is lost; and the same command finishes.
+// LXD's directory. At no moment LXD finds a database that is not whole, or its member's without all certificates and keys; nothing that was there is lost; and
+// the same command finishes.
 func TestIdentity(t *testing.T) {
 	l := getLab(t)
 	j := l.identity
