@@ -418,7 +418,7 @@ func TestClusterRecoverAllSizes(t *testing.T) {
 		}
 	}
 
-	t.Logf("%d of %d recovered; there are %d", recovered, len(sizes)*len(states)*len(generations), all)
+	t.Logf("sample: clusters of all sizes, from all states: %d of %d recovered; there are %d", recovered, len(sizes)*len(states)*len(generations), all)
 }
 
 // memoryBound is what lxd-recover may take of memory, bytes, on the giver and on each member, but for libdqlite's child process.
