@@ -106,12 +106,12 @@ test-damage: deps
 # Real clusters, guests with systemd and snapd, the pages of docs/. They mostly wait for elections and heartbeats, so that four of
 # them run at the same time, and the faults, which need the processors, beside them.
 test-real: build man test-deps test-peers
-	$(call group,real) -tags $(TAGS) -count 1 -timeout 50m -p 1 -parallel 4 $$(go list ./tests/... | grep -v '/faults\|/damage\|/table')
+	$(call group,real) -tags $(TAGS) -count 1 -timeout 80m -p 1 -parallel 4 $$(go list ./tests/... | grep -v '/faults\|/damage\|/table')
 
 # Kills, errors and power cuts at system calls that touch the disk: a sample of them, or all (CAMPAIGN=1).
 test-faults: build test-deps test-peers
 	mkdir -p $(RESULTS)
-	$(if $(CAMPAIGN),FAULTS_REPORT=$(CURDIR)/$(RESULTS)/faults.md) nice -n 10 $(call group,faults) -tags $(TAGS) -count 1 -timeout $(if $(CAMPAIGN),300m,50m) ./tests/faults/...
+	$(if $(CAMPAIGN),FAULTS_REPORT=$(CURDIR)/$(RESULTS)/faults.md) nice -n 10 $(call group,faults) -tags $(TAGS) -count 1 -timeout $(if $(CAMPAIGN),300m,80m) ./tests/faults/...
 
 # Kills, signals, frozen connections, full disks, reboots and power cuts at the events of a run over the whole cluster. test-unit has a sample of them.
 test-cluster: deps

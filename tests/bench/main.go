@@ -26,6 +26,7 @@ func main() {
 	flag.IntVar(&opts.runs, "runs", 3, "runs of each; the fastest counts")
 	flag.StringVar(&opts.page, "page", "", "write the page to this file, too")
 	flag.BoolVar(&opts.whole, "whole", false, "measure whole clusters only")
+	flag.BoolVar(&opts.last, "last", false, "of whole clusters, measure the one with the largest database only")
 	flag.BoolVar(&opts.backup, "backup", false, "measure backups only")
 	child := flag.String("child", "", "internal: what a child process does")
 	flag.Parse()
@@ -42,6 +43,7 @@ type options struct {
 	runs   int
 	page   string
 	whole  bool
+	last   bool
 	backup bool
 }
 

@@ -59,7 +59,11 @@ func benchWhole(ctx context.Context, p *page, opts options, tool string) error {
 		"on one, copies the tarball, and imports. LXD's own procedure is its `cluster edit`, scp, and its import at start, of which \"without LXD's "+
 		"start\" has the first two only.", lxd.Name)
 	var rows [][]string
-	for _, c := range wholeSizes {
+	for i, c := range wholeSizes {
+		if opts.last && i < len(wholeSizes)-1 {
+			continue
+		}
+
 		if c.size == 0 {
 			c.size = opts.size
 		}
@@ -234,9 +238,13 @@ func (w *whole) ours(ctx context.Context) (found way, err error) {
 	}
 
 	for events := json.NewDecoder(out); ; {
-		var e struct{ Member, Phase string }
+		var e struct{ Member, Phase, Text string }
 		if events.Decode(&e) != nil {
 			break
+		}
+
+		if e.Text != "" { // else it is the report
+			fmt.Fprintf(os.Stderr, "%6.2f s  %s  %s  %s\n", time.Since(s.began).Seconds(), e.Member, e.Phase, e.Text)
 		}
 
 		i := slices.IndexFunc(w.Cluster.Members(), func(m *cluster.Member) bool { return m.Name == e.Member })
