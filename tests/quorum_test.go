@@ -18,7 +18,7 @@ func TestLeaderWithoutQuorum(t *testing.T) {
 	c := cluster.ForTest(t, cluster.Options{Members: 3})
 	ctx := within(t, 3*time.Minute)
 	must(t, c.WaitFormed(ctx))
-	look, err := recovery.Look(ctx, c.Member(3).Dir(), nil, recovery.Progress{})
+	look, err := recovery.Look(ctx, c.Member(3).Dir(), recovery.Progress{})
 	must(t, err)
 	err = recovery.HasQuorum(ctx, c.Member(3).Dir())
 	if !look.Answers || len(look.Listed) != 3 || err != nil {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
@@ -24,6 +23,9 @@ import (
 type Agent interface {
 	// Look looks at the member. It changes nothing.
 	Look(ctx context.Context) (*recovery.MemberLook, error)
+
+	// Transactions tells what the transactions of the member's log after an index changed.
+	Transactions(ctx context.Context, after uint64) (*recovery.Transactions, error)
 
 	// Quorum has LXD there, which answers, write something, and returns an error if no majority of the voters confirms it. See recovery.HasQuorum.
 	Quorum(ctx context.Context) error
@@ -123,7 +125,6 @@ type Local struct {
 	mu   sync.Mutex // one call at a time
 	part *recovery.Part
 	done chan struct{}
-	told atomic.Pointer[recovery.Told] // by the last look
 
 	resyncing bool // LXD is stopped for a resync
 
@@ -198,12 +199,12 @@ func (l *Local) joined(do func(p *recovery.Part) error) error {
 
 // Look implements Agent.
 func (l *Local) Look(ctx context.Context) (*recovery.MemberLook, error) {
-	look, err := recovery.Look(ctx, l.opts.LXDDir, l.told.Load(), l.opts.Progress)
-	if err == nil {
-		l.told.Store(look.Told())
-	}
+	return recovery.Look(ctx, l.opts.LXDDir, l.opts.Progress)
+}
 
-	return look, err
+// Transactions implements Agent.
+func (l *Local) Transactions(ctx context.Context, after uint64) (*recovery.Transactions, error) {
+	return recovery.TransactionsAfter(ctx, l.opts.LXDDir, after, l.opts.Progress)
 }
 
 // Probe implements Agent.

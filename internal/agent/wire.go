@@ -17,6 +17,7 @@ import (
 // Names of the calls.
 const (
 	callLook     = "look"
+	callAfter    = "transactions"
 	callProbe    = "probe"
 	callState    = "state"
 	callLoss     = "kept-loss"
@@ -66,6 +67,10 @@ type digestArgs struct {
 
 type nonceArgs struct {
 	Nonce string `json:"nonce"`
+}
+
+type afterArgs struct {
+	After uint64 `json:"after"`
 }
 
 type keptArgs struct {
@@ -143,6 +148,8 @@ func (l *Local) handle(ctx context.Context, call remote.Call) (any, error) {
 	switch call.Method {
 	case callLook:
 		return l.Look(ctx)
+	case callAfter:
+		return with(call, func(args afterArgs) (any, error) { return l.Transactions(ctx, args.After) })
 	case callProbe:
 		return with(call, func(opts ProbeOptions) (any, error) { return l.Probe(ctx, opts) })
 	case callState:
@@ -285,6 +292,11 @@ func (r *Remote) Look(ctx context.Context) (*recovery.MemberLook, error) {
 	}
 
 	return look, err
+}
+
+// Transactions implements Agent.
+func (r *Remote) Transactions(ctx context.Context, after uint64) (*recovery.Transactions, error) {
+	return wanted[recovery.Transactions](ctx, r, callAfter, afterArgs{After: after})
 }
 
 // Probe implements Agent.

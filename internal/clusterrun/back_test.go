@@ -118,7 +118,7 @@ func (l *lab) phases() map[string]string {
 	l.t.Helper()
 	all := map[string]string{}
 	for name, dir := range l.dirs {
-		look, err := recovery.Look(l.t.Context(), dir, nil, recovery.Progress{})
+		look, err := recovery.Look(l.t.Context(), dir, recovery.Progress{})
 		must(l.t, err)
 		all[name] = ""
 		if look.Open != nil {

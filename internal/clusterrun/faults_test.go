@@ -419,7 +419,7 @@ const lookedAgain = 11
 
 // openPlan is the plan of the run that is open.
 func (f *farLab) openPlan() *clusterrun.Plan {
-	look, err := recovery.Look(f.t.Context(), f.dirs[f.open()[0]], nil, recovery.Progress{})
+	look, err := recovery.Look(f.t.Context(), f.dirs[f.open()[0]], recovery.Progress{})
 	must(f.t, err)
 	p, err := clusterrun.ParsePlan([]byte(look.Open.Plan))
 	must(f.t, err)

@@ -115,14 +115,14 @@ func hundredMember(t *testing.T) (dir string, be func(id int)) {
 // what was seen of the members comes to it as JSON, as over a connection.
 func TestPlanForHundredFakeMembers(t *testing.T) {
 	dir, be := hundredMember(t)
-	whole, err := recovery.Look(t.Context(), dir, nil, recovery.Progress{})
+	whole, err := recovery.Look(t.Context(), dir, recovery.Progress{})
 	must(t, err)
 	must(t, os.RemoveAll(filepath.Join(dir, "database/global")))
 	must(t, os.Mkdir(filepath.Join(dir, "database/global"), 0o700)) // as a spare has it
 	var seen []*recovery.MemberLook
 	for id := 1; id <= hundred; id++ {
 		be(id)
-		look, err := recovery.Look(t.Context(), dir, nil, recovery.Progress{})
+		look, err := recovery.Look(t.Context(), dir, recovery.Progress{})
 		must(t, err)
 		seen = append(seen, look)
 	}

@@ -222,11 +222,17 @@ func (s *Session) choose(ctx context.Context, p *Plan) error {
 		reports[name] = &still
 	}
 
-	return s.chooseBy(ctx, p, reports)
+	return s.chooseBy(ctx, p, reports, func(name string, after uint64) (*recovery.Transactions, error) {
+		return s.agent(name).Transactions(ctx, after)
+	})
 }
 
-// chooseBy finds the member whose database all get, by what is known of the members' databases, by their names.
-func (s *Session) chooseBy(ctx context.Context, p *Plan, reports map[string]*recovery.InspectReport) error {
+// tellAfter tells the transactions of a member's log after an index.
+type tellAfter func(name string, after uint64) (*recovery.Transactions, error)
+
+// chooseBy finds the member whose database all get, by what is known of the members' databases, by their names. tell is nil if the reports tell their last
+// transactions themselves.
+func (s *Session) chooseBy(ctx context.Context, p *Plan, reports map[string]*recovery.InspectReport, tell tellAfter) error {
 	dir, remove, err := scratch.Dir("plan")
 	if err != nil {
 		return err
@@ -262,25 +268,47 @@ func (s *Session) chooseBy(ctx context.Context, p *Plan, reports map[string]*rec
 	}
 
 	for _, rows := range report.Rows {
-		loss := Loss{Lines: []string{}}
+		has := &recovery.Transactions{List: rows.Has, From: rows.HasFrom}
+		if tell != nil && !rows.Gap {
+			has, err = tell(name(rows.Sources[0]), rows.Shared)
+			if err != nil {
+				return fmt.Errorf("%s: what its log has more than that of %s: %w", name(rows.Sources[0]), p.From, err)
+			}
+		}
+
+		loss := lossOf(has, rows.Shared)
 		for i, label := range rows.Sources {
 			loss.Member += strings.Repeat(", ", min(i, 1)) + name(label)
 		}
 
-		for _, t := range rows.Has {
-			loss.Lines = append(loss.Lines, t.Changes...)
-			if t.Unknown != "" {
-				loss.Lines = append(loss.Lines, fmt.Sprintf("index %d: %s", t.Index, t.Unknown))
-			}
-		}
-
-		if len(rows.Has) > 0 {
-			loss.Count = fmt.Sprintf("%d transactions", len(rows.Has))
+		if loss.Count != "" {
 			p.Losses = append(p.Losses, loss)
 		}
 	}
 
 	return nil
+}
+
+// lossOf is what is lost with a log that is another one after an index; it has no Count if that is nothing.
+func lossOf(has *recovery.Transactions, after uint64) Loss {
+	loss := Loss{Lines: []string{}}
+	for _, t := range has.List {
+		loss.Lines = append(loss.Lines, t.Changes...)
+		if t.Unknown != "" {
+			loss.Lines = append(loss.Lines, fmt.Sprintf("index %d: %s", t.Index, t.Unknown))
+		}
+	}
+
+	if len(has.List) > 0 {
+		loss.Count = fmt.Sprintf("%d transactions", len(has.List))
+	}
+
+	if has.From > after+1 {
+		loss.Count = fmt.Sprintf("%d transactions, and what was before index %d", len(has.List), has.From)
+		loss.Lines = append(loss.Lines, fmt.Sprintf("index %d to %d: too many to be told, or in a snapshot", after+1, has.From-1))
+	}
+
+	return loss
 }
 
 // labelled finds a member by its label in a comparison: not all know their names, and one may say that it has another one's.

@@ -66,7 +66,7 @@ func (s *Session) bestKept(ctx context.Context, p *Plan, first string, kept map[
 	}
 
 	chosen := &Plan{Losses: []Loss{}}
-	err := s.chooseBy(ctx, chosen, kept)
+	err := s.chooseBy(ctx, chosen, kept, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -257,14 +257,15 @@ func TestLastEntriesBounded(t *testing.T) {
 			r.LastEntries[len(r.LastEntries)-1].Changes[0] = strings.Repeat("x", test.bytes)
 		}
 
-		r.boundLast()
+		told := Transactions{List: r.LastEntries, From: r.LastEntriesFrom}
+		told.bound()
 		first := uint64(0)
-		if len(r.LastEntries) > 0 {
-			first = r.LastEntries[0].Index
+		if len(told.List) > 0 {
+			first = told.List[0].Index
 		}
 
-		if first != test.first || r.LastEntriesFrom != test.from {
-			t.Errorf("%s: told from index %d, all from %d; want %d, %d", test.name, first, r.LastEntriesFrom, test.first, test.from)
+		if first != test.first || told.From != test.from {
+			t.Errorf("%s: told from index %d, all from %d; want %d, %d", test.name, first, told.From, test.first, test.from)
 		}
 	}
 

@@ -24,6 +24,10 @@ type CompareRows struct {
 	// Has and Lacks are the transactions that they have and the preferred log lacks, and the other way round, as the sources' reports tell
 	// them: without those of which LXD writes all the time. HasFrom and LacksFrom are the indexes from which on the reports tell all; 0
 	// where that is all there is.
+	//
+	// Shared is the last index up to which they and the preferred log are the same; with Gap that says nothing, as entries are missing in theirs.
+	Shared    uint64               `json:"shared_index" yaml:"shared_index"`
+	Gap       bool                 `json:"gap,omitempty" yaml:"gap,omitempty"`
 	Has       []InspectTransaction `json:"has" yaml:"has"`
 	Lacks     []InspectTransaction `json:"lacks" yaml:"lacks"`
 	HasFrom   uint64               `json:"has_from,omitempty" yaml:"has_from,omitempty"`
@@ -55,6 +59,7 @@ func (l lastTransactions) after(index uint64) (list []InspectTransaction, from u
 // transactions fills in what the reports tell of the transactions by which a source differs from the preferred one.
 func (c *comparison) transactions(i int, rows *CompareRows) {
 	best, shared := c.result.Best[0], c.result.Shared[i]
+	rows.Shared, rows.Gap = shared, slices.ContainsFunc(c.result.Gaps, func(g survivor.Gap) bool { return g.Log == i })
 	for _, j := range c.result.Best {
 		if c.last[j].from > 0 {
 			best = j
@@ -67,7 +72,7 @@ func (c *comparison) transactions(i int, rows *CompareRows) {
 	}
 
 	rows.Has, rows.HasFrom = c.last[i].after(shared)
-	if slices.ContainsFunc(c.result.Gaps, func(g survivor.Gap) bool { return g.Log == i }) {
+	if rows.Gap {
 		rows.Has, rows.HasFrom = []InspectTransaction{}, 0 // they are those of the other one, under other indexes
 	}
 

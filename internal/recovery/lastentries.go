@@ -29,24 +29,34 @@ const (
 // moreLastRows is said of a transaction that changed more rows than a report tells.
 const moreLastRows = "there are more rows than the report tells"
 
-// lastEntries works out the rows of the last transactions, of which it gets the index and the term. Those that changed nothing but what
-// LXD writes all the time are not told. Where there are too many the newest count.
-//
-// What an earlier look has told of the same log is not worked out again.
-func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last []InspectTransaction, told *Told) error {
-	r.LastEntries, r.LastEntriesFrom = []InspectTransaction{}, r.Raft.SnapshotIndex+1
+// lastEntries works out the rows of the last transactions, of which it gets the index and the term.
+func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last []InspectTransaction) error {
+	r.LastEntries, r.LastEntriesFrom = []InspectTransaction{}, r.Raft.LastIndex+1
 	if r.Data == nil {
-		r.LastEntriesFrom = r.Raft.LastIndex + 1
 		return nil
 	}
 
-	if told.holds(r) {
-		r.LastEntries, r.LastEntriesFrom = slices.Clone(told.entries), told.from
-		last = slices.DeleteFunc(last, func(t InspectTransaction) bool { return t.Index <= told.last.Index })
+	told, err := tellLast(ctx, log, last, r.Raft.SnapshotIndex+1)
+	if err != nil {
+		return r.damaged(err)
 	}
 
+	r.LastEntries, r.LastEntriesFrom = told.List, told.From
+	return nil
+}
+
+// Transactions are the last transactions of a log that changed more than what LXD writes all the time, in words.
+type Transactions struct {
+	List []InspectTransaction `json:"list"`
+	From uint64               `json:"from"` // from this index on all are told
+}
+
+// tellLast works out the rows of transactions, of which it gets the index and the term; these are all from an index on. Those that changed nothing but what
+// LXD writes all the time are not told. Where there are too many the newest count.
+func tellLast(ctx context.Context, log *raftlog.Log, last []InspectTransaction, from uint64) (*Transactions, error) {
+	told := &Transactions{List: []InspectTransaction{}, From: from}
 	if n := len(last) - maxLastRead; n > 0 {
-		last, r.LastEntries, r.LastEntriesFrom = last[n:], []InspectTransaction{}, last[n].Index
+		last, told.From = last[n:], last[n].Index
 	}
 
 	reader := rowReader{log: log}
@@ -55,33 +65,62 @@ func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last 
 	for _, t := range last {
 		rows, unknown, err := reader.read(ctx, t.Index)
 		if err != nil {
-			return r.damaged(err)
+			return nil, err
 		}
 
 		t.tell(rows, unknown)
 		if len(t.Changes) > 0 || t.Unknown != "" {
-			r.LastEntries = append(r.LastEntries, t)
+			told.List = append(told.List, t)
 		}
 	}
 
-	r.boundLast()
-	return nil
+	told.bound()
+	return told, nil
 }
 
-// boundLast leaves the newest transactions, as many as there is room for.
-func (r *InspectReport) boundLast() {
+// bound leaves the newest transactions, as many as there is room for.
+func (told *Transactions) bound() {
 	size := 0
-	for i, t := range slices.Backward(r.LastEntries) {
+	for i, t := range slices.Backward(told.List) {
 		for _, line := range t.Changes {
 			size += len(line)
 		}
 
-		if size > maxLastText || len(r.LastEntries)-i > maxLastEntries {
-			r.LastEntriesFrom = t.Index + 1
-			r.LastEntries = slices.Delete(r.LastEntries, 0, i+1)
+		if size > maxLastText || len(told.List)-i > maxLastEntries {
+			told.From = t.Index + 1
+			told.List = slices.Delete(told.List, 0, i+1)
 			return
 		}
 	}
+}
+
+// TransactionsAfter tells the last transactions of this member's log, but for those up to an index. It changes nothing, and LXD may run: what it writes from
+// then on is not told.
+func TransactionsAfter(ctx context.Context, lxdDir string, after uint64, progress Progress) (*Transactions, error) {
+	dir, err := openDirectory(lxdDir)
+	if err != nil {
+		return nil, err
+	}
+
+	var told *Transactions
+	err = readSource(ctx, dir.path, progress, func(_ *Source, log *raftlog.Log) error {
+		from := max(after, raftOf(log).SnapshotIndex) + 1
+		var last []InspectTransaction
+		for entry, err := range log.Entries(ctx, max(log.FirstIndex, from)) {
+			if err != nil {
+				return err
+			}
+
+			if changesRows(entry) && entry.Index <= log.SoundIndex {
+				last = append(last, InspectTransaction{Index: entry.Index, Term: entry.Term})
+			}
+		}
+
+		told, err = tellLast(ctx, log, last, from)
+		return err
+	})
+
+	return told, err
 }
 
 // tell fills in the words of rows.
@@ -96,28 +135,4 @@ func (t *InspectTransaction) tell(rows []globaldb.RowChange, unknown string) {
 			t.Unknown = moreLastRows
 		}
 	}
-}
-
-// Told is what a look has told of the last transactions of a log.
-type Told struct {
-	last     InspectEntry // up to where
-	snapshot uint64       // index of the log's snapshot
-	entries  []InspectTransaction
-	from     uint64
-}
-
-// told is what a report has told; nil if that is nothing.
-func (r *InspectReport) told() *Told {
-	if r == nil || r.Data == nil || len(r.Entries) == 0 || r.Raft.SoundIndex != r.Raft.LastIndex {
-		return nil
-	}
-
-	return &Told{last: r.Entries[len(r.Entries)-1], snapshot: r.Raft.SnapshotIndex, entries: slices.Clone(r.LastEntries), from: r.LastEntriesFrom}
-}
-
-// holds tells whether what was told is true of a report's log: it has the same last entry, and so all before it.
-func (t *Told) holds(r *InspectReport) bool {
-	return t != nil && t.snapshot == r.Raft.SnapshotIndex && slices.ContainsFunc(r.Entries, func(e InspectEntry) bool {
-		return e.Index == t.last.Index && e.Term == t.last.Term && e.Checksum == t.last.Checksum && e.Type == t.last.Type
-	})
 }

@@ -4,62 +4,36 @@ package recovery
 
 import (
 	"reflect"
-	"slices"
 	"testing"
-
-	"github.com/lxd-recover/lxd-recover/internal/raftlog"
-	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
 
-// What was told of a log is told again, and what has come since is added. It is not told of a log that is another one from there on.
-func TestTold(t *testing.T) {
-	dir := raftlogtest.Global(t, "small/n2-preimport")
-	look := func(told *Told) *InspectReport {
-		var r *InspectReport
-		err := readSource(t.Context(), dir, Progress{}, func(src *Source, log *raftlog.Log) error {
-			read := replay(t.Context(), log)
-			defer read.close()
-
-			var err error
-			r, err = inspect(t.Context(), src, read, told)
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-
-		return r
-	}
-
-	whole := look(nil)
+// What comes after an index is told as the report of the whole log tells it, and nothing else is. A look does not tell it.
+func TestTransactionsAfter(t *testing.T) {
+	l := newRollbackLab(t)
+	l.withKept(t, "n1-preedit", "n3-preedit")
+	whole, err := Inspect(t.Context(), l.dir.path, Progress{})
+	must(t, err)
 	if len(whole.LastEntries) < 4 {
 		t.Fatalf("%d transactions are told, which is too few for a test", len(whole.LastEntries))
 	}
 
-	middle := whole.LastEntries[len(whole.LastEntries)/2].Index
-	at := slices.IndexFunc(whole.Entries, func(e InspectEntry) bool { return e.Index == middle })
-	told := whole.told()
-	told.last = whole.Entries[at]
-	told.entries = slices.DeleteFunc(told.entries, func(e InspectTransaction) bool { return e.Index > middle })
-	marked := told.entries[0].Index
-	told.entries[0] = InspectTransaction{Index: marked, Changes: []string{"as it was told"}}
-
-	again := look(told)
-	if again.LastEntries[0].Changes[0] != "as it was told" || !reflect.DeepEqual(again.LastEntries[1:], whole.LastEntries[1:]) ||
-		again.LastEntriesFrom != whole.LastEntriesFrom {
-		t.Errorf("told again:\n%+v\nwant\n%+v", again.LastEntries, whole.LastEntries)
+	middle := len(whole.LastEntries) / 2
+	for after, want := range map[uint64][]InspectTransaction{
+		0:                                      whole.LastEntries,
+		whole.LastEntries[middle].Index - 1:    whole.LastEntries[middle:],
+		whole.LastEntries[middle].Index:        whole.LastEntries[middle+1:],
+		whole.LastEntries[middle].Index + 1000: {},
+	} {
+		told, err := TransactionsAfter(t.Context(), l.dir.path, after, Progress{})
+		must(t, err)
+		if !reflect.DeepEqual(told.List, want) || told.From != max(after, whole.Raft.SnapshotIndex)+1 {
+			t.Errorf("after index %d: all from index %d, %+v, want %+v", after, told.From, told.List, want)
+		}
 	}
 
-	for name, change := range map[string]func(*Told){
-		"another content":  func(c *Told) { c.last.Checksum = "00" },
-		"another term":     func(c *Told) { c.last.Term++ },
-		"another snapshot": func(c *Told) { c.snapshot++ },
-		"a longer log":     func(c *Told) { c.last.Index = whole.Raft.LastIndex + 1 },
-	} {
-		other := *told
-		change(&other)
-		if r := look(&other); !reflect.DeepEqual(r.LastEntries, whole.LastEntries) {
-			t.Errorf("%s: %+v", name, r.LastEntries[0])
-		}
+	look, err := Look(t.Context(), l.dir.path, Progress{})
+	must(t, err)
+	if len(look.Inspect.LastEntries) > 0 || look.Inspect.LastEntriesFrom != whole.Raft.LastIndex+1 {
+		t.Errorf("a look tells all from index %d: %+v", look.Inspect.LastEntriesFrom, look.Inspect.LastEntries)
 	}
 }

@@ -41,24 +41,25 @@ type MemberLook struct {
 
 	// Resyncing says that LXD is stopped here for a resync, which waits for a backup, is under way, or was cut off.
 	Resyncing bool `json:"resyncing,omitempty"`
-
-	told *Told
 }
-
-// Told is what the look has told of the last transactions: the next look at the same log is faster with it.
-func (l *MemberLook) Told() *Told { return l.Inspect.told() }
 
 // answerTime is how long an LXD that runs may take to tell whether its cluster works. One without a quorum does not answer.
 const answerTime = 5 * time.Second
 
-// Look looks at this member. It changes nothing, and wakes nobody. told is what an earlier look has told, or nil.
-func Look(ctx context.Context, lxdDir string, told *Told, progress Progress) (*MemberLook, error) {
+// Look looks at this member. It changes nothing, and wakes nobody. The report of what the databases hold does not tell the last transactions: see
+// TransactionsAfter.
+func Look(ctx context.Context, lxdDir string, progress Progress) (*MemberLook, error) {
+	return lookAt(ctx, lxdDir, false, progress)
+}
+
+// lookAt is Look; tell has the last transactions told.
+func lookAt(ctx context.Context, lxdDir string, tell bool, progress Progress) (*MemberLook, error) {
 	dir, err := openDirectory(lxdDir)
 	if err != nil {
 		return nil, err
 	}
 
-	l := &MemberLook{told: told, Clock: time.Now().UTC(), Size: treeSize(dir.database())}
+	l := &MemberLook{Clock: time.Now().UTC(), Size: treeSize(dir.database())}
 	l.Open, err = dir.readOpenRun()
 	if err != nil {
 		return nil, err
@@ -78,7 +79,7 @@ func Look(ctx context.Context, lxdDir string, told *Told, progress Progress) (*M
 		l.Beside = secondLXD(dir.path, lxdDirs())
 	}
 
-	err = l.databases(ctx, dir, progress)
+	err = l.databases(ctx, dir, tell, progress)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +114,7 @@ func secondLXD(first string, dirs []string) string {
 }
 
 // databases reads the databases, once for all that is to be known of them. Where instances are is for people: what cannot be read of that stays empty.
-func (l *MemberLook) databases(ctx context.Context, dir directory, progress Progress) error {
+func (l *MemberLook) databases(ctx context.Context, dir directory, tell bool, progress Progress) error {
 	read, err := readDatabase(ctx, dir.global(), l.Status.Running, progress)
 	defer read.close()
 
@@ -134,7 +135,7 @@ func (l *MemberLook) databases(ctx context.Context, dir directory, progress Prog
 	if err == nil {
 		defer src.Close()
 
-		l.Inspect, err = inspect(ctx, src, read, l.told)
+		l.Inspect, err = inspect(ctx, src, read, tell)
 	}
 
 	if ctx.Err() != nil {

@@ -302,7 +302,7 @@ func roles(list member.List) (all []raftlog.Role) {
 // A look at a member tells a run over the cluster what it has to know.
 func TestLook(t *testing.T) {
 	l := newPartLab(t)
-	look, err := Look(t.Context(), l.dirs[0].path, nil, Progress{})
+	look, err := Look(t.Context(), l.dirs[0].path, Progress{})
 	must(t, err)
 	data, err := json.Marshal(look)
 	must(t, err)

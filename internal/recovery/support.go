@@ -42,7 +42,7 @@ func Support(ctx context.Context, lxdDir string, w io.Writer) error {
 	}
 
 	s := &support{tar: tar.NewWriter(w), now: time.Now()}
-	look, err := Look(ctx, dir.path, nil, Progress{})
+	look, err := lookAt(ctx, dir.path, true, Progress{})
 	s.addJSON("look.json", look, err)
 	state, err := ReadMemberState(ctx, MemberStateOptions{LXDDir: dir.path})
 	s.addJSON("state.json", state, err)
