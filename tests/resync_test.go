@@ -129,7 +129,7 @@ func waitFollows(t *testing.T, m *cluster.Member, leader *cluster.Member) {
 		must(t, err)
 		defer held.Close()
 
-		log, err := raftlog.Open(t.Context(), held, raftlog.Options{})
+		log, err := raftlog.Open(t.Context(), held, raftlog.Options{Live: true})
 		must(t, err)
 		return log
 	}

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -28,6 +29,39 @@ func TestLives(t *testing.T) {
 				wholeAndHealthy(t, h.Live(rand.New(rand.NewPCG(number, 3))))
 			})
 		}
+	}
+}
+
+// TestCuts reads the directories of members that new leaders have cut the log of. If the member has removed a whole segment for that, it looks as if one were
+// lost; but not to a daemon that works there, nor to who knows that one does.
+func TestCuts(t *testing.T) {
+	const each = 30
+	removed := 0
+	for _, name := range raftlogtest.HistoryNames() {
+		h := raftlogtest.HistoryOf(t, name)
+		for number := range uint64(each) {
+			d := h.LiveWithCuts(rand.New(rand.NewPCG(number, 4)))
+			log, err := raftlog.Open(t.Context(), d.FS(), raftlog.Options{Live: true})
+			must(t, err)
+			if next := sameEntries(t, log, d.History); !log.Healthy() || log.LastIndex != d.Last || next != d.Last+1 {
+				t.Errorf("%s %d: while a daemon works there: healthy %v, last index %d, want %d: %v in %v", name, number, log.Healthy(), log.LastIndex, d.Last,
+					log.Problems, d.Names())
+			}
+
+			log = open(t, d.FS())
+			if d.CutAway() {
+				removed++
+			}
+
+			whole := slices.ContainsFunc(log.Readings, func(r raftlog.Reading) bool { return r.Last == d.Last })
+			if !d.CutAway() && (!log.Healthy() || log.LastIndex != d.Last) || d.CutAway() && !whole {
+				t.Errorf("%s %d: healthy %v, last index %d, want %d: %v in %v", name, number, log.Healthy(), log.LastIndex, d.Last, log.Problems, d.Names())
+			}
+		}
+	}
+
+	if removed < 10 {
+		t.Errorf("a whole segment was removed in %d directories only", removed)
 	}
 }
 

@@ -25,6 +25,10 @@ type Options struct {
 	// was left.
 	Later bool
 
+	// Live says that a daemon works in the directory, so that it was whole when that has started. A new leader makes a member remove whole segments if it
+	// has other entries in them; without a daemon that looks as if they were lost.
+	Live bool
+
 	// Known is what an earlier look at the same directory found, or nil. Closed segments and snapshots whose files have the sizes and
 	// times that they had then are not read again: what was found in them still counts. libdqlite never writes to such files.
 	Known *Log
@@ -86,6 +90,7 @@ type Log struct {
 	foundLoad, foundStart Outcome
 	foundDropped          uint64
 
+	live   bool // see Options.Live
 	unread bool // the data of snapshots, see Options.Later
 }
 
@@ -127,7 +132,7 @@ func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
 	const attempts = 3
 	var err error
 	for range attempts {
-		l := &Log{fsys: fsys}
+		l := &Log{fsys: fsys, live: opts.Live}
 		err = l.read(newDirectory(ctx, fsys, opts))
 		if err == nil {
 			return l, nil

@@ -130,6 +130,8 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 
 	near := len(beyond) > 0 && beyond[0].First-r.Last <= nearHole
 	switch {
+	case follow == contradicts && named >= r.start() && l.cutWhileLive(r, opens[0]):
+		return list
 	case follow == contradicts && named >= r.start():
 		short := r
 		short.For = append(slices.Clone(r.For), why)
@@ -156,6 +158,12 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 	}
 
 	return append(list, short)
+}
+
+// cutWhileLive says whether the daemon that works in the directory has removed the segments that are missing before an open one: it has read the log when it
+// started, nobody else removes files under it, and there was another leader since the closed segments end.
+func (l *Log) cutWhileLive(r Reading, next opened) bool {
+	return l.live && max(l.Term, next.FirstTerm) > r.LastTerm
 }
 
 // besideLostSnapshot adds the reading without the open segments if those with them end before a snapshot of which only the name is left, or

@@ -93,7 +93,7 @@ func (b *backup) look(ctx context.Context, known *raftlog.Log) (*view, error) {
 		return nil, err
 	}
 
-	opts := raftlog.Options{Sums: true, AllSums: b.opts.Trailing, Known: known}
+	opts := raftlog.Options{Sums: true, AllSums: b.opts.Trailing, Live: true, Known: known}
 	if known == nil {
 		done := b.opts.Progress.start("Checking "+b.dir.global(), dirSize(b.dir.global()))
 		defer done()

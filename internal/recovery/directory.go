@@ -289,6 +289,7 @@ func openLive(ctx context.Context, global string, live bool, progress Progress, 
 		return nil, func() {}, err
 	}
 
+	opts.Live = true
 	log, err = openFiles(ctx, global, held, progress, opts)
 	return log, held.Close, err
 }

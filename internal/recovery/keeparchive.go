@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/archive"
+	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
@@ -62,6 +63,11 @@ func Archive(ctx context.Context, opts ArchiveOptions) (*ArchiveReport, error) {
 		return nil, err
 	}
 
+	writers, err := daemon.Writers(dir.global())
+	if err != nil {
+		return nil, err
+	}
+
 	held, err := raftlog.Hold(ctx, dir.global())
 	if err != nil {
 		return nil, err
@@ -70,7 +76,7 @@ func Archive(ctx context.Context, opts ArchiveOptions) (*ArchiveReport, error) {
 	defer held.Close()
 
 	done := opts.Progress.start("Checking "+dir.global(), dirSize(dir.global()))
-	log, err := raftlog.Open(ctx, held, raftlog.Options{AllSums: true, Progress: opts.Progress.add})
+	log, err := raftlog.Open(ctx, held, raftlog.Options{AllSums: true, Live: len(writers) > 0, Progress: opts.Progress.add})
 	done()
 	if err != nil {
 		return nil, err

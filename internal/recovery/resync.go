@@ -529,7 +529,7 @@ func (rs *resync) lastLive(ctx context.Context, known *raftlog.Log) (uint64, *ra
 
 	defer held.Close()
 
-	log, err := raftlog.Open(ctx, held, raftlog.Options{Known: known})
+	log, err := raftlog.Open(ctx, held, raftlog.Options{Live: true, Known: known})
 	if err != nil {
 		return 0, known, err
 	}

@@ -5,6 +5,7 @@ package recovery
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -129,4 +130,26 @@ func TestSourceKinds(t *testing.T) {
 
 	_, err := openSource(t.Context(), t.TempDir(), Progress{})
 	wantError(t, err, "holds no global database of LXD")
+}
+
+// A member that a new leader has made remove a segment looks as if one were lost, but for the daemon that works there.
+func TestOpenLiveCut(t *testing.T) {
+	h := raftlogtest.HistoryOf(t, raftlogtest.HistoryNames()[0])
+	var d *raftlogtest.Directory
+	for seed := uint64(0); d == nil || !d.CutAway(); seed++ {
+		d = h.LiveWithCuts(rand.New(rand.NewPCG(seed, 4)))
+	}
+
+	global := filepath.Join(t.TempDir(), globalName)
+	must(t, os.Mkdir(global, 0o700))
+	must(t, d.Write(global))
+	for _, live := range []bool{true, false} {
+		log, letGo, err := openLive(t.Context(), global, live, Progress{}, raftlog.Options{})
+		must(t, err)
+		if log.Healthy() != live || live && log.LastIndex != d.Last {
+			t.Errorf("live %v: healthy %v, up to index %d of %d: %v", live, log.Healthy(), log.LastIndex, d.Last, log.Problems)
+		}
+
+		letGo()
+	}
 }

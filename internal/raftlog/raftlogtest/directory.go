@@ -29,6 +29,7 @@ type Directory struct {
 	before  string   // the closed segment that the first open one goes on after, empty for none
 	counter uint64   // of the first open segment: one more than the daemon has closed since it started
 	run     []string // those that it has closed and that were still there, before any damage
+	cutAway int      // how many more it has closed, and a new leader has made it remove
 	cutAt   uint64   // where raft began to cut the log, and was killed; 0 for never: from there on there are two logs
 }
 
@@ -167,6 +168,9 @@ func (d *Directory) Batch(name string, number int) (start, end int, first uint64
 
 	return f.batches[number].start, f.batches[number].end, first
 }
+
+// CutAway tells whether new leaders have made the daemon remove whole segments since it started: the counter of the first open one is higher for it.
+func (d *Directory) CutAway() bool { return d.cutAway > 0 }
 
 // Edit has a function change a copy of a file's content.
 func (d *Directory) Edit(name string, change func(p []byte) []byte) {

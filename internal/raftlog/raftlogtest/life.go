@@ -18,7 +18,12 @@ import (
 //   - open segments are counted from 1 in every run of the daemon, and each closed one has used a number up
 //   - two snapshots are kept, and closed segments as far as a number of entries before the newest one
 //   - two spare open segments of zeros follow the one in use
-func (h *History) Live(rnd *rand.Rand) *Directory {
+func (h *History) Live(rnd *rand.Rand) *Directory { return h.live(rnd, false) }
+
+// LiveWithCuts is Live of a member of a cluster that new leaders have cut the log of: what it had written of another leader's, and they have not.
+func (h *History) LiveWithCuts(rnd *rand.Rand) *Directory { return h.live(rnd, true) }
+
+func (h *History) live(rnd *rand.Rand, cuts bool) *Directory {
 	last := 150 + rnd.Uint64N(h.Last()-149)
 	l := &life{
 		rnd:       rnd,
@@ -29,7 +34,13 @@ func (h *History) Live(rnd *rand.Rand) *Directory {
 	}
 	l.trailing = []uint64{l.threshold, 2 * l.threshold, 8192}[rnd.IntN(3)]
 	if h.clustered() && rnd.IntN(2) == 0 {
-		l.d.History = h.withTerms(l.elections(last))
+		l.elected = l.elections(last)
+		l.d.History = h.withTerms(l.elected)
+	}
+
+	if cuts {
+		l.elected = append(l.elected, 100+rnd.Uint64N(last-99), last-rnd.Uint64N(min(last, 20)))
+		l.d.History = h.withTerms(l.elected)
 	}
 
 	l.begin()
@@ -40,7 +51,12 @@ func (h *History) Live(rnd *rand.Rand) *Directory {
 	}
 
 	for l.next() <= last {
-		l.batch(l.batchSize(last))
+		size := l.batchSize(last)
+		if cuts {
+			size = l.upToElection(size)
+		}
+
+		l.batch(size)
 		l.takeSnapshot()
 
 		if rnd.Float64() < l.restart {
@@ -74,6 +90,8 @@ type life struct {
 	older     uint64        // and of the one before
 	snapshots int           // that were taken
 	full      bool          // whether the last closed segment was closed for being full
+
+	elected []uint64 // indexes of the first entries of new terms
 }
 
 func (l *life) next() uint64 { return l.written + 1 }
@@ -100,6 +118,44 @@ func (l *life) batchSize(last uint64) uint64 {
 	}
 
 	return min(n, last-l.written)
+}
+
+// upToElection is how many of the next entries come before one of a new term. If that is the very next one, what the member had written in its place is cut
+// away first, half of the times.
+func (l *life) upToElection(n uint64) uint64 {
+	for _, first := range l.elected {
+		switch {
+		case first == l.next():
+			if l.rnd.IntN(2) == 0 { // the member was away, and comes back with what only it has
+				l.close()
+				l.begin()
+			}
+
+			if l.rnd.IntN(2) == 0 {
+				l.cut()
+			}
+
+		case first > l.next():
+			n = min(n, first-l.next())
+		}
+	}
+
+	return n
+}
+
+// cut is what a new leader makes the member do that has written entries after the last one which that leader has, too: it closes the segment in use. If
+// that has other entries, they stay, as one batch; else the segment is removed. Closed segments before it are not cut here.
+func (l *life) cut() {
+	if len(l.open.batches) == 0 {
+		l.d.counter++
+		l.d.cutAway++
+		return
+	}
+
+	entries := l.d.History.Entries[l.open.first-1 : l.open.last]
+	l.open = segmentWriter{}
+	l.open.append(entries...)
+	l.close()
 }
 
 // segmentSize is what an open segment has room for, bytes.
@@ -139,7 +195,7 @@ func (l *life) close() {
 }
 
 // begin is a start of the daemon.
-func (l *life) begin() { l.d.run, l.d.counter = nil, 1 }
+func (l *life) begin() { l.d.run, l.d.counter, l.d.cutAway = nil, 1, 0 }
 
 // takeSnapshot takes one at an entry that was just written, or a little earlier, if there were enough since the last one.
 func (l *life) takeSnapshot() {
