@@ -142,6 +142,9 @@ func (l *Log) withOpen(r Reading, opens []opened) []Reading {
 		for i := range list {
 			// A new leader that cuts a whole segment away leaves the same picture.
 			list[i].Against, list[i].Excluded = append(list[i].Against, why), near || opens[0].FirstTerm == r.LastTerm
+			if !list[i].Excluded {
+				list[i].For = append(list[i].For, fmt.Sprintf("%s begins with a later term: a new leader may have had them removed", opens[0].File))
+			}
 		}
 
 		return slices.Concat([]Reading{short}, l.withoutLast(r, named, opens), list)

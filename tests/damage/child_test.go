@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -92,6 +93,10 @@ func do(what, dir string) error {
 		}
 
 		return engine.Serve(context.Background(), dir, address, globaldb.Name, printRows)
+	case form:
+		return engine.Reconfigure(filepath.Join(dir, "1"), five())
+	case voter:
+		return beVoter(dir)
 	}
 
 	server, err := engine.Open(engine.ServeID, address, dir)
