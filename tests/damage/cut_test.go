@@ -203,8 +203,8 @@ func (v *voters) reaches(ctx context.Context, id uint64, want uint64) *raftlog.L
 	}
 }
 
-// A member that has written nothing since its start but what another leader's log lacks removes that segment when it follows that one. Its directory looks as if
-// a segment were lost, unless it is known that a daemon works there.
+// A member that has written nothing since its start but what another leader's log lacks removes that segment when it follows that one. Its directory looks as
+// if a segment were lost, unless it is known that a daemon works there.
 func TestCutByNewLeader(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
