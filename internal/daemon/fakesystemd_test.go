@@ -364,6 +364,20 @@ func (f *fakeSystemd) begun() []string {
 	return slices.Clone(f.jobs)
 }
 
+// timer is the state of the timer, and how often systemd has read its units.
+func (f *fakeSystemd) timer() (state string, loads int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.units[testTimer], f.loads
+}
+
+// enabling is what was asked about files of units so far.
+func (f *fakeSystemd) enabling() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.files)
+}
+
 // lets tells whether a unit would be started.
 func (f *fakeSystemd) lets(unit string) bool {
 	f.mu.Lock()

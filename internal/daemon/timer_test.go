@@ -13,14 +13,14 @@ import (
 
 const testTimer = "lxd-recover-backup.timer"
 
-// The timer takes the times that it is given, also where it runs already, and nothing is left of that when it is disabled.
+// The timer takes the times that it is given, even if it runs already, and nothing is left of that when it is disabled.
 func TestTimer(t *testing.T) {
 	for _, breaks := range []int{0, 2} {
 		fake := startFakeSystemd(t, onJob, breaks, map[string]string{testTimer: "inactive"})
 		timer := Timer{Unit: testTimer}
 		dir := filepath.Join(unitDir, testTimer+".d")
 		for _, every := range []string{"hourly", "daily"} {
-			loads := fake.loads
+			_, loads := fake.timer()
 			err := timer.Enable(t.Context(), every)
 			if err != nil {
 				t.Fatal(err)
@@ -31,8 +31,9 @@ func TestTimer(t *testing.T) {
 				t.Errorf("%q, %v", text, err)
 			}
 
-			if fake.loads == loads || fake.units[testTimer] != "active" {
-				t.Errorf("%s: it is %s; systemd has read its units %d times", every, fake.units[testTimer], fake.loads-loads)
+			state, now := fake.timer()
+			if now == loads || state != "active" {
+				t.Errorf("%s: it is %s; systemd has read its units %d times", every, state, now-loads)
 			}
 		}
 
@@ -43,8 +44,8 @@ func TestTimer(t *testing.T) {
 			}
 
 			_, err = os.Stat(dir)
-			if !errors.Is(err, os.ErrNotExist) || fake.units[testTimer] != "inactive" {
-				t.Errorf("it is %s, %v", fake.units[testTimer], err)
+			if state, _ := fake.timer(); !errors.Is(err, os.ErrNotExist) || state != "inactive" {
+				t.Errorf("it is %s, %v", state, err)
 			}
 		}
 
@@ -53,8 +54,9 @@ func TestTimer(t *testing.T) {
 			t.Errorf("jobs %q", fake.begun())
 		}
 
-		if want := []string{"EnableUnitFiles " + testTimer, "DisableUnitFiles " + testTimer}; breaks == 0 && !slices.Equal(slices.Compact(fake.files), want) {
-			t.Errorf("files %q", fake.files)
+		want := []string{"EnableUnitFiles " + testTimer, "DisableUnitFiles " + testTimer}
+		if breaks == 0 && !slices.Equal(slices.Compact(fake.enabling()), want) {
+			t.Errorf("files %q", fake.enabling())
 		}
 	}
 }
