@@ -29,9 +29,8 @@ const (
 // moreLastRows is said of a transaction that changed more rows than a report tells.
 const moreLastRows = "there are more rows than the report tells"
 
-// lastEntries works out the rows of the last transactions, of which it gets the index and the term.
+// lastEntries works out the rows of the last transactions, of which it gets the index and the term; of a log that cannot be replayed none are told.
 func (r *InspectReport) lastEntries(ctx context.Context, log *raftlog.Log, last []InspectTransaction) error {
-	r.LastEntries, r.LastEntriesFrom = []InspectTransaction{}, r.Raft.LastIndex+1
 	if r.Data == nil {
 		return nil
 	}

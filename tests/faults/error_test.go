@@ -19,17 +19,7 @@ var errnos = []unix.Errno{unix.ENOSPC, unix.EIO, unix.EDQUOT, unix.EROFS, unix.E
 // many alike, with one of them in turn.
 func TestError(t *testing.T) {
 	eachJob(t, systrace.Change, func(j *job, all []step) []fault {
-		var faults []fault
-		for i, at := range sample(all, each) {
-			for e, errno := range errnos {
-				if at.scratch && e != i%len(errnos) {
-					continue
-				}
-
-				faults = append(faults, fault{sort: j.name + ", " + unix.ErrnoName(errno), at: at, kind: systrace.Change, action: fails(errno)})
-			}
-		}
-
+		faults := j.failures(all)
 		for _, at := range allOf(all, func(s step) bool { return s.rename }) {
 			for _, errno := range []unix.Errno{unix.EIO, unix.EINTR} {
 				faults = append(faults, fault{sort: j.name + ", renamed and reported to have failed",
@@ -39,6 +29,21 @@ func TestError(t *testing.T) {
 
 		return j.thin(all, faults)
 	})
+}
+
+// failures are calls of a job that fail.
+func (j *job) failures(all []step) (faults []fault) {
+	for i, at := range sample(all, each) {
+		for e, errno := range errnos {
+			if at.scratch && e != i%len(errnos) {
+				continue
+			}
+
+			faults = append(faults, fault{sort: j.name + ", " + unix.ErrnoName(errno), at: at, kind: systrace.Change, action: fails(errno)})
+		}
+	}
+
+	return faults
 }
 
 // A disk that has become read-only, or is full, stays so: from one call on, all fail.

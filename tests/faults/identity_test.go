@@ -109,20 +109,7 @@ func TestIdentity(t *testing.T) {
 	all, err := j.steps(disks[0], systrace.Change)
 	must(t, err)
 	t.Logf("%d system calls", len(all))
-	var killed, failing, cutOff []fault
-	for i, at := range sample(all, each) {
-		killed = append(killed, fault{sort: j.name + " killed before a system call", at: at, kind: systrace.Change, action: always(systrace.KillBefore)})
-		for e, errno := range errnos {
-			if !at.scratch || e == i%len(errnos) {
-				failing = append(failing, fault{sort: j.name + ", " + unix.ErrnoName(errno), at: at, kind: systrace.Change, action: fails(errno)})
-			}
-		}
-	}
-
-	for _, at := range sample(all, lasting) {
-		killed = append(killed, fault{sort: j.name + " killed after a system call", at: at, kind: systrace.Change, action: always(systrace.KillAfter)})
-	}
-
+	var cutOff []fault
 	for _, at := range append(sample(all, lasting), end) {
 		cutOff = append(cutOff, fault{sort: j.name + ", power cut before a system call", at: at, kind: systrace.Change, power: true, action: cut})
 	}
@@ -137,13 +124,13 @@ func TestIdentity(t *testing.T) {
 		return r
 	}
 	places := newPlaces(t)
-	tryAt(places, killed, func(p *place, f fault) {
+	tryAt(places, j.kills(all), func(p *place, f fault) {
 		r := try(p, f)
 		if r.signal != unix.SIGKILL {
 			t.Errorf("%s at %s: it was not killed: %s", f.sort, f.at, r)
 		}
 	})
-	tryAt(places, failing, func(p *place, f fault) { try(p, f) })
+	tryAt(places, j.failures(all), func(p *place, f fault) { try(p, f) })
 	tryAt(disks, cutOff, func(p *place, f fault) { try(p, f) })
 }
 

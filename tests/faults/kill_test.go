@@ -12,17 +12,20 @@ import (
 
 // Killed before every call that touches the disk, and after every one that touches LXD's directory.
 func TestKill(t *testing.T) {
-	eachJob(t, systrace.Change, func(j *job, all []step) (faults []fault) {
-		for _, at := range sample(all, each) {
-			faults = append(faults, fault{sort: j.name + " killed before a system call", at: at, kind: systrace.Change, action: always(systrace.KillBefore)})
-		}
+	eachJob(t, systrace.Change, (*job).kills)
+}
 
-		for _, at := range sample(all, lasting) {
-			faults = append(faults, fault{sort: j.name + " killed after a system call", at: at, kind: systrace.Change, action: always(systrace.KillAfter)})
-		}
+// kills are a job's, before and after its system calls.
+func (j *job) kills(all []step) (faults []fault) {
+	for _, at := range sample(all, each) {
+		faults = append(faults, fault{sort: j.name + " killed before a system call", at: at, kind: systrace.Change, action: always(systrace.KillBefore)})
+	}
 
-		return faults
-	})
+	for _, at := range sample(all, lasting) {
+		faults = append(faults, fault{sort: j.name + " killed after a system call", at: at, kind: systrace.Change, action: always(systrace.KillAfter)})
+	}
+
+	return faults
 }
 
 func always(a systrace.Action) func(*place, *systrace.Call) systrace.Action {
