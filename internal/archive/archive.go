@@ -103,6 +103,9 @@ var (
 type Owner struct {
 	Name        string `json:"name"`        // for messages
 	Certificate string `json:"certificate"` // fingerprint of server.crt
+
+	// Product is the name of what it is a member of; empty for LXD, as in archives that were begun before there was another one.
+	Product string `json:"product,omitempty"`
 }
 
 // mark is what the file says that makes a directory an archive.
@@ -140,18 +143,13 @@ func Open(dir string, owner Owner, link bool) (*Archive, error) {
 		}
 	}
 
-	has := mark{}
-	data, err := os.ReadFile(filepath.Join(dir, markName))
-	if err == nil {
-		err = json.Unmarshal(data, &has)
-	}
-
+	has, err := OwnerOf(dir)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, markName), err)
-	case has.Owner.Certificate != owner.Certificate:
+		return nil, err
+	case has.Certificate != owner.Certificate:
 		return nil, fmt.Errorf("%w: %s is of %s, with the server certificate %.12s…, and this is %s, with %.12s…. Each member needs an archive of its own: "+
-			"name another directory", ErrOwner, dir, has.Owner.Name, has.Owner.Certificate, owner.Name, owner.Certificate)
+			"name another directory", ErrOwner, dir, has.Name, has.Certificate, owner.Name, owner.Certificate)
 	}
 
 	return &Archive{dir: dir, link: link}, nil
@@ -161,6 +159,21 @@ func Open(dir string, owner Owner, link bool) (*Archive, error) {
 func Is(dir string) bool {
 	_, err := os.Lstat(filepath.Join(dir, markName))
 	return err == nil
+}
+
+// OwnerOf is the member that an archive is of.
+func OwnerOf(dir string) (Owner, error) {
+	has := mark{}
+	data, err := os.ReadFile(filepath.Join(dir, markName))
+	if err == nil {
+		err = json.Unmarshal(data, &has)
+	}
+
+	if err != nil {
+		return Owner{}, fmt.Errorf("%s: %w", filepath.Join(dir, markName), err)
+	}
+
+	return has.Owner, nil
 }
 
 // Parts are the parts of an archive: those of the lineage that was added to last are at the end, and its newest one is the last.

@@ -28,9 +28,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// DefaultName is LXD's name for a recovery tarball.
-const DefaultName = "lxd_recovery_db.tar.gz"
-
 // Names of the tarball's own entries.
 const (
 	ManifestName  = "recovery.yaml"
@@ -117,7 +114,8 @@ type Patch struct {
 
 // Cluster identifies the cluster.
 type Cluster struct {
-	Certificate string `yaml:"certificate"` // SHA-256 of the cluster certificate (DER), lower-case hexadecimal
+	Certificate string `yaml:"certificate"`       // SHA-256 of the cluster certificate (DER), lower-case hexadecimal
+	Product     string `yaml:"product,omitempty"` // what it is a cluster of, such as Incus; empty for LXD
 }
 
 // Raft is where the log stands.

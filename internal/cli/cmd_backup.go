@@ -16,12 +16,10 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/archive"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/sealed"
 )
-
-// defaultBackup is the name of a backup unless another one is given.
-const defaultBackup = "lxd_database_backup.tar.gz"
 
 // defaultBackupWait is how long a backup waits for a transaction of the leader.
 const defaultBackupWait = time.Minute
@@ -53,7 +51,7 @@ transaction, the leader's next heartbeat, which takes up to 20 seconds. With --n
 the server configuration, user.lxd-recover.nonce, which is removed again. That needs no clock to be right, either.
 
 The database is checked first, as by "lxd-recover cluster export-db", and the backup is signed with the cluster's private key.
-Whoever has it has all that the database holds. FILE is ./` + defaultBackup + ` unless given, - is standard output.
+Whoever has it has all that the database holds. FILE is ./lxd_database_backup.tar.gz unless given, - is standard output.
 
 With --archive the closed segments and the snapshots of raft's log are kept in DIR as they appear, so that the log reaches further
 back than raft keeps it, two or three hours. Run it more often than that. global-db-log, -sql --at and "lxd-recover cluster export-db
@@ -85,7 +83,7 @@ global-db-inspect, -compare, -log and -sql read a backup. It is no recovery tarb
 				}
 			}
 
-			return runBackup(cmd.Context(), opts, optionalArg(args, defaultBackup))
+			return runBackup(cmd.Context(), opts, optionalArg(args, product.Current().Backup))
 		},
 	}
 	cmd.Flags().BoolVar(&opts.Force, "force", false, "replace FILE if it exists")
@@ -259,7 +257,7 @@ func printBackup(w io.Writer, r *recovery.BackupReport) {
 		fmt.Fprintf(w, "What makes another machine %s is in it, encrypted: certificates, private keys and local.db.\n", r.Source.Name)
 	}
 
-	fmt.Fprintf(w, "All that LXD has confirmed before %s is in it: %s.\n", r.Began.UTC().Format(time.DateTime)+" UTC", proofText(r))
+	product.Fprintf(w, "All that LXD has confirmed before %s is in it: %s.\n", r.Began.UTC().Format(time.DateTime)+" UTC", proofText(r))
 	printList(w, "Warning", r.Warnings)
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
@@ -188,7 +189,7 @@ func sourceHealthText(s recovery.CompareSource) string {
 	case s.Gap:
 		return "entries are MISSING"
 	case s.RunningDaemon != "":
-		return "LXD RUNS: may not belong together"
+		return product.Text("LXD RUNS: may not belong together")
 	case s.Healthy && !s.Raft.Whole:
 		return "CUT by libdqlite once"
 	case s.Healthy && s.Copy:
@@ -208,7 +209,7 @@ func printTimes(w io.Writer, r *recovery.CompareReport) {
 	}
 
 	if len(old) > 0 {
-		fmt.Fprintf(w, "\nA source counts as its member's last state: LXD must not have run there since. Taken earlier: %s.\n", strings.Join(old, ", "))
+		product.Fprintf(w, "\nA source counts as its member's last state: LXD must not have run there since. Taken earlier: %s.\n", strings.Join(old, ", "))
 	}
 }
 
@@ -232,7 +233,7 @@ func printLXDs(w io.Writer, sources []recovery.CompareSource) {
 	}
 
 	if different {
-		fmt.Fprintf(w, "\nAll members of a cluster need the same version of LXD, and these are not of one: %s.\n", strings.Join(all, "; "))
+		product.Fprintf(w, "\nAll members of a cluster need the same version of LXD, and these are not of one: %s.\n", strings.Join(all, "; "))
 	}
 }
 
@@ -335,11 +336,11 @@ func printDifference(w io.Writer, d recovery.CompareRows, recommended *recovery.
 	}
 
 	if housekeeping > 0 && shown == 0 {
-		fmt.Fprintf(w, "  change nothing but %d rows that LXD writes by itself: operations, warnings, heartbeats\n", housekeeping)
+		product.Fprintf(w, "  change nothing but %d rows that LXD writes by itself: operations, warnings, heartbeats\n", housekeeping)
 		return
 	}
 
 	if housekeeping > 0 {
-		fmt.Fprintf(w, "  (and %d rows that LXD writes by itself: operations, warnings, heartbeats)\n", housekeeping)
+		product.Fprintf(w, "  (and %d rows that LXD writes by itself: operations, warnings, heartbeats)\n", housekeeping)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -100,7 +101,7 @@ which then takes the place of the live one in one step; that one is kept.
 func (o *editOptions) checkPassthrough(cmd *cobra.Command) error {
 	for _, flag := range []string{"lost", "any-role", "drop-patch"} {
 		if o.passthrough && cmd.Flags().Changed(flag) {
-			return usageError{fmt.Errorf("--%s does nothing with --passthrough: LXD's own command makes the change", flag), cmd.CommandPath()}
+			return usageError{product.Errorf("--%s does nothing with --passthrough: LXD's own command makes the change", flag), cmd.CommandPath()}
 		}
 	}
 
@@ -204,7 +205,7 @@ func printEditPlan(w io.Writer, r *recovery.EditReport) {
 func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, program string) {
 	switch {
 	case opts.passthrough:
-		fmt.Fprintln(w, "LXD's own command is done.")
+		fmt.Fprintln(w, product.Text("LXD's own command is done."))
 	case r.NothingToDo:
 		fmt.Fprintf(w, "%s has exactly this member list already, from an edit; its database ends at %s. Nothing was changed.\n", r.Member.Name, r.Raft)
 	default:
@@ -216,18 +217,18 @@ func printEditDone(w io.Writer, r *recovery.EditReport, opts editOptions, progra
 	}
 
 	if r.Tarball != "" {
-		fmt.Fprintf(w, "LXD's recovery tarball was moved to %s: LXD would not have started here as long as it was in its place.\n", r.Tarball)
+		product.Fprintf(w, "LXD's recovery tarball was moved to %s: LXD would not have started here as long as it was in its place.\n", r.Tarball)
 	}
 
 	printCarried(w, r.Carried.Shown())
 	printList(w, "Warning", r.Warnings)
 	if opts.Alone {
-		fmt.Fprintln(w, "\nNext: start LXD here. The lost members are then removed with `lxc cluster remove --force NAME`.")
+		fmt.Fprintln(w, product.Text("\nNext: start LXD here. The lost members are then removed with `lxc cluster remove --force NAME`."))
 		return
 	}
 
-	fmt.Fprintf(w, "\nNext, before LXD is started anywhere, here:\n\n    %s cluster export-db\n\n", program)
-	fmt.Fprintf(w, "Then here, and on every other member that is to have the database%s:\n\n    %s global-db-import lxd_recovery_db.tar.gz\n",
+	product.Fprintf(w, "\nNext, before LXD is started anywhere, here:\n\n    %s cluster export-db\n\n", program)
+	product.Fprintf(w, "Then here, and on every other member that is to have the database%s:\n\n    %s global-db-import lxd_recovery_db.tar.gz\n",
 		survivorsText(r), program)
 }
 

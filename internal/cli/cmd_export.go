@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -49,7 +49,7 @@ func newExportCmd() *cobra.Command {
 Run it on the member that "lxd-recover cluster edit" was run on, while LXD is stopped on all members. The database is checked
 first; nothing in LXD's directory is changed. The tarball is signed with the cluster's private key, cluster.key. A standalone server,
 which is no member of a cluster, is refused. FILE is
-./` + bundle.DefaultName + ` unless given, - is standard output.
+./lxd_recovery_db.tar.gz unless given, - is standard output.
 
 With --at the cluster goes back to an earlier state: what LXD did after that entry of the raft log, an accidental "lxc delete"
 for one, is left out. "lxd-recover global-db-log --find TEXT" finds the index: the one before the entry to be undone. A time, in UTC,
@@ -77,7 +77,7 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 				return err
 			}
 
-			return runExport(cmd.Context(), opts, optionalArg(args, bundle.DefaultName))
+			return runExport(cmd.Context(), opts, optionalArg(args, product.Current().Tarball))
 		},
 	}
 	cmd.Flags().BoolVar(&opts.Force, "force", false, "replace FILE if it exists")
@@ -182,14 +182,14 @@ func printExport(w io.Writer, r *recovery.ExportReport, told *toldOnce) {
 		flags += " --unsigned"
 	}
 
-	fmt.Fprintf(w, `
+	product.Fprintf(w, `
 Next: keep LXD stopped everywhere, copy the file to every other surviving member, and run on each, this one included:
 
     lxd-recover global-db-import%s %s
 
 Start LXD only when that is done on at least %d of the %d voters.
-`, flags, filepath.Base(cmp.Or(r.File, bundle.DefaultName)), r.Members.Majority(), r.Members.Voters())
+`, flags, filepath.Base(cmp.Or(r.File, product.Current().Tarball)), r.Members.Majority(), r.Members.Voters())
 	if len(r.GivenUp) > 0 && r.SnapshotFence == "" {
-		fmt.Fprintf(w, "Leave no member out: one with a snapshot beyond index %d would never catch up, although LXD lists it as online.\n", r.Before.Index)
+		product.Fprintf(w, "Leave no member out: one with a snapshot beyond index %d would never catch up, although LXD lists it as online.\n", r.Before.Index)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -136,8 +137,8 @@ func printFrontendStatus(w io.Writer, r *frontend.Report) {
 
 	writeTable(w, nil, [][]string{
 		{"front-end", installed},
-		{"lxd in this PATH", found},
-		{"LXD's own", orDash(r.LXD)},
+		{product.Text("lxd in this PATH"), found},
+		{product.Text("LXD's own"), orDash(r.LXD)},
 	})
 	printList(w, "Warning", r.Warnings)
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -330,9 +331,9 @@ func hookInstall(context.Context) error {
 	}
 
 	dir, err := recovery.FindLXD()
-	status := "ready: LXD's directory is " + dir
+	status := product.Text("ready: LXD's directory is ") + dir
 	if err != nil {
-		status = "waiting for LXD: " + err.Error() + ", or install LXD (`snap install lxd`)"
+		status = product.Text("waiting for LXD: ") + err.Error() + product.Text(", or install LXD (`snap install lxd`)")
 	}
 
 	fmt.Fprintln(stderr(), status)
@@ -341,6 +342,5 @@ func hookInstall(context.Context) error {
 
 // hookRemove leaves nothing of the snap in the way of LXD's own commands.
 func hookRemove(context.Context) error {
-	_, err := frontend.RemoveOwn(frontend.DefaultDir)
-	return err
+	return frontend.RemoveOwn(frontend.DefaultDir)
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/sealed"
 )
@@ -110,7 +111,7 @@ func printIdentityRestored(w io.Writer, r *recovery.IdentityReport) {
 		fmt.Fprintf(w, "What was there is kept in %s.\n", r.Replaced)
 	}
 
-	fmt.Fprint(w, `
+	fmt.Fprint(w, product.Text(`
 LXD does not start here until it has a global database: it says "Unsupported upgrade path", and database/global/logs.db is why.
 
 Next, when all members have their identity, on one of them:
@@ -119,5 +120,5 @@ Next, when all members have their identity, on one of them:
 
 with the newest backup of any member. Then import the recovery tarball on all of them. If the others work, and this
 member alone was lost: `+"`lxd-recover global-db-resync`"+`.
-`)
+`))
 }

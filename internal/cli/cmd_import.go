@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -139,7 +140,7 @@ func printImportPlan(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 	printList(w, "Not checked", r.Unchecked)
 	printList(w, "Warning", r.Warnings)
 	fmt.Fprintf(w, "\nThe database that is replaced will be kept (%s)%s.\n", bytesText(r.Size), keptBesideText(r.KeptSpace))
-	fmt.Fprintf(w, "LXD is %s.\n", r.Daemon)
+	product.Fprintf(w, "LXD is %s.\n", r.Daemon)
 	if r.NothingToDo {
 		fmt.Fprintln(w, "This member has exactly this database already.")
 	}
@@ -191,7 +192,7 @@ func printList(w io.Writer, title string, lines []string) {
 
 func printImportDone(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 	if r.NothingToDo {
-		fmt.Fprintf(w, "%s has exactly this database already: nothing was changed. LXD is %s.\n", r.Member.Name, r.Daemon)
+		product.Fprintf(w, "%s has exactly this database already: nothing was changed. LXD is %s.\n", r.Member.Name, r.Daemon)
 		printList(w, "Warning", r.Warnings)
 		if r.Started {
 			printDaemon(w, r.Started, r.Ready, r.StartCommand)
@@ -215,7 +216,7 @@ func printImportDone(w io.Writer, r *recovery.ImportReport, told *toldOnce) {
 // printCarried says, once all is done, what is still pending.
 func printCarried(w io.Writer, carried string) {
 	if carried != "" {
-		fmt.Fprintf(w, "What was pending in patch.global.sql is pending still. LXD runs it when it next starts:\n%s", indented(carried))
+		product.Fprintf(w, "What was pending in patch.global.sql is pending still. LXD runs it when it next starts:\n%s", indented(carried))
 	}
 }
 
@@ -235,7 +236,7 @@ func printDaemon(w io.Writer, started bool, ready bool, command string) {
 	}
 
 	if !started && !ready && command != "" {
-		fmt.Fprintf(w, "\n\n    %s\n    lxc cluster list", command)
+		product.Fprintf(w, "\n\n    %s\n    lxc cluster list", command)
 	}
 
 	fmt.Fprintln(w)
@@ -245,10 +246,10 @@ func printDaemon(w io.Writer, started bool, ready bool, command string) {
 func daemonText(started bool, ready bool) string {
 	switch {
 	case ready:
-		return "LXD is up"
+		return product.Text("LXD is up")
 	case started:
-		return "LXD was started"
+		return product.Text("LXD was started")
 	}
 
-	return "LXD was not started"
+	return product.Text("LXD was not started")
 }

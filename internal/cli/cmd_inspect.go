@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -75,7 +76,8 @@ func runInspect(ctx context.Context, output format, source string, certificate s
 // warnRunning tells of the daemon that runs on what was read.
 func warnRunning(daemon string) {
 	if daemon != "" {
-		fmt.Fprintf(stderr(), "LXD runs on this database, %s: what was read may not belong together, and its newest entries may not be committed.\n", daemon)
+		product.Fprintf(stderr(), "LXD runs on this database, %s: what was read may not belong together, and its newest entries may not be committed.\n",
+			daemon)
 	}
 }
 
@@ -112,9 +114,9 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 		rows = append(rows, []string{"database", data})
 	}
 
-	rows = append(rows, []string{"health", healthText(r.Healthy, r.Raft)}, []string{"libdqlite", libdqliteText(r.Libdqlite)})
+	rows = append(rows, []string{"health", healthText(r.Healthy, r.Raft)}, []string{engineName(), libdqliteText(r.Libdqlite)})
 	if !r.Healthy && libdqliteLogText(r.Libdqlite) != "" {
-		rows = append(rows, []string{"libdqlite's log", libdqliteLogText(r.Libdqlite)})
+		rows = append(rows, []string{engineName() + "'s log", libdqliteLogText(r.Libdqlite)})
 	}
 
 	writeTable(w, nil, rows)
@@ -127,7 +129,7 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 	printReadings(w, r)
 	for i, action := range r.Libdqlite.Actions {
 		if i == 0 {
-			fmt.Fprintln(w, "\nOn loading, libdqlite would:")
+			fmt.Fprintf(w, "\nOn loading, %s would:\n", engineName())
 		}
 
 		fmt.Fprintln(w, "  "+action)
@@ -202,6 +204,9 @@ func healthText(healthy bool, raft recovery.InspectRaft) string {
 	return fmt.Sprintf("DAMAGED, sound up to index %d", raft.SoundIndex)
 }
 
+// engineName is what people call the engine of the database.
+func engineName() string { return product.Current().Engine.String() }
+
 func libdqliteText(l recovery.Libdqlite) string {
 	text := "load: " + l.Load.String()
 	if l.Start != l.Load {
@@ -241,7 +246,7 @@ func printProblems(w io.Writer, problems []raftlog.Problem, all bool) {
 
 		fmt.Fprintf(w, "  %s\n", p)
 		if p.Libdqlite != "" {
-			fmt.Fprintf(w, "      libdqlite: %s\n", p.Libdqlite)
+			fmt.Fprintf(w, "      %s: %s\n", engineName(), p.Libdqlite)
 		}
 
 		if p.Advice != "" {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -98,7 +99,7 @@ func runPatch(ctx context.Context, opts patchOptions, file string) error {
 	}
 
 	opts.Progress = newProgress(ctx, os.Stderr)
-	confirm := confirmation{what: "patch", question: "Hand this to LXD's next start?", yes: opts.yes}
+	confirm := confirmation{what: "patch", question: product.Text("Hand this to LXD's next start?"), yes: opts.yes}
 	if opts.Remove {
 		confirm = confirmation{what: "removal", question: "Remove this?", yes: opts.yes}
 	}
@@ -187,7 +188,7 @@ func printPatchRows(w io.Writer, r *recovery.PatchReport, verb string) {
 		fmt.Fprintf(w, "  and more rows than these in %s\n", strings.Join(r.MoreIn, ", "))
 	}
 
-	printList(w, "LXD needs more than this to start", r.Findings)
+	printList(w, product.Text("LXD needs more than this to start"), r.Findings)
 	printList(w, "Warning", r.Warnings)
 }
 
@@ -224,7 +225,7 @@ func printPending(w io.Writer, r *recovery.PatchReport) {
 
 	switch {
 	case r.Fails != "":
-		fmt.Fprintf(w, "\nProblem: it does not run on this database, and LXD may not start with it: %s\n", r.Fails)
+		product.Fprintf(w, "\nProblem: it does not run on this database, and LXD may not start with it: %s\n", r.Fails)
 	case r.Pending != "" || len(r.Rows) > 0:
 		printPatchRows(w, r, "\nIt changes")
 	}
@@ -233,10 +234,10 @@ func printPending(w io.Writer, r *recovery.PatchReport) {
 // whenRead says when LXD runs a patch.
 func whenRead(r *recovery.PatchReport) string {
 	if r.Standalone {
-		return "LXD runs it in one transaction when it next starts, and deletes the file."
+		return product.Text("LXD runs it in one transaction when it next starts, and deletes the file.")
 	}
 
-	return "LXD runs it in one transaction when it next starts here and finds a leader, and deletes the file."
+	return product.Text("LXD runs it in one transaction when it next starts here and finds a leader, and deletes the file.")
 }
 
 // indented is SQL as it stands in messages.
@@ -248,10 +249,11 @@ func indented(sql string) string {
 func printPatch(w io.Writer, carried string, patch string) {
 	added := strings.TrimPrefix(patch, carried)
 	if carried != "" {
-		fmt.Fprintf(w, "\nWhat is pending in patch.global.sql stays, and was tried on this database. LXD runs it when it next starts:\n%s", indented(carried))
+		product.Fprintf(w, "\nWhat is pending in patch.global.sql stays, and was tried on this database. LXD runs it when it next starts:\n%s",
+			indented(carried))
 	}
 
 	if added != "" {
-		fmt.Fprintf(w, "\nWhen LXD next starts it brings what the global database says of the members up to date:\n%s", indented(added))
+		product.Fprintf(w, "\nWhen LXD next starts it brings what the global database says of the members up to date:\n%s", indented(added))
 	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -414,7 +415,8 @@ func (o *recoverOptions) confirmPlan(ctx context.Context, p *clusterrun.Plan) er
 	}
 
 	if len(lost) > 0 && (p.Undoes == "" || len(o.lost) > 0) {
-		err := confirmation{what: "recovery", question: fmt.Sprintf("Will LXD on %s never start again on its old database?", strings.Join(lost, ", "))}.ask(ctx)
+		err := confirmation{what: "recovery", question: product.Sprintf("Will LXD on %s never start again on its old database?", strings.Join(lost,
+			", "))}.ask(ctx)
 		if err != nil {
 			return err
 		}
@@ -427,7 +429,7 @@ func (o *recoverOptions) confirmPlan(ctx context.Context, p *clusterrun.Plan) er
 		}
 	}
 
-	return confirmation{what: "recovery", question: "Stop LXD on all members and carry this out?"}.ask(ctx)
+	return confirmation{what: "recovery", question: product.Text("Stop LXD on all members and carry this out?")}.ask(ctx)
 }
 
 // ask puts a question that comes up while a run is under way.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -121,7 +122,7 @@ func repairSubject(r *recovery.RepairReport) string {
 }
 
 func printWhole(w io.Writer, r *recovery.RepairReport) {
-	fmt.Fprintf(w, "There is nothing to repair: the database of %s is whole, and LXD would start on all of it.\n", repairSubject(r))
+	product.Fprintf(w, "There is nothing to repair: the database of %s is whole, and LXD would start on all of it.\n", repairSubject(r))
 	printList(w, "Checked", r.Checked)
 	printList(w, "Warning", r.Warnings)
 	if r.Started {
@@ -129,7 +130,7 @@ func printWhole(w io.Writer, r *recovery.RepairReport) {
 		return
 	}
 
-	fmt.Fprintf(w, "\nLXD is %s.\n", r.Daemon)
+	product.Fprintf(w, "\nLXD is %s.\n", r.Daemon)
 }
 
 // printRepairPlan shows what a repair will change, and what it cannot give back.
@@ -150,7 +151,7 @@ func printRepairPlan(w io.Writer, format string, r *recovery.RepairReport, told 
 		then = "Neither systemd nor snapd is known to run it here: start it by hand afterwards"
 	}
 
-	fmt.Fprintf(w, "LXD is %s. %s.\n", r.Daemon, then)
+	product.Fprintf(w, "LXD is %s. %s.\n", r.Daemon, then)
 }
 
 // repairRows are the figures of a plan.
@@ -165,7 +166,7 @@ func repairRows(r *recovery.RepairReport) [][]string {
 	}
 
 	return [][]string{
-		{"LXD", startText(r.Libdqlite), "starts with all of it"},
+		{product.Text("LXD"), startText(r.Libdqlite), "starts with all of it"},
 		{"last raft entry", fmt.Sprintf("%s (%s)", r.Local, proof), r.Raft.String()},
 		{"raft term", "", term},
 		{"rows", "", contentText(r.Database)},

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -51,7 +52,7 @@ func runResume(ctx context.Context, opts resumeOptions) error {
 
 func printResumed(w io.Writer, r *recovery.ResumeReport) {
 	if !r.Found {
-		fmt.Fprintf(w, "There is nothing to resume. LXD is %s.\n", r.Daemon)
+		product.Fprintf(w, "There is nothing to resume. LXD is %s.\n", r.Daemon)
 		return
 	}
 

@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/remote"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
@@ -85,7 +86,7 @@ func runResync(ctx context.Context, opts resyncOptions) error {
 		opts.Backup = file
 	}
 
-	confirm := confirmation{what: "resync", question: "Stop LXD here, and replace its database by the cluster's?", yes: opts.yes}
+	confirm := confirmation{what: "resync", question: product.Text("Stop LXD here, and replace its database by the cluster's?"), yes: opts.yes}
 	opts.Confirm = confirmPlan(ctx, confirm, printResyncPlan)
 	if opts.from == "" && opts.Backup == "" {
 		report, err := recovery.PrepareResync(ctx, opts.ResyncOptions)
@@ -132,7 +133,7 @@ func dialSource(ctx context.Context, opts resyncOptions) (agent.Agent, error) {
 
 // fetchBackup has a backup made there, and returns its file here.
 func fetchBackup(ctx context.Context, source agent.Agent, dir string, nonce string) (string, error) {
-	file := filepath.Join(dir, defaultBackup)
+	file := filepath.Join(dir, product.Current().Backup)
 	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		return "", err
@@ -152,7 +153,7 @@ func printResyncPlan(w io.Writer, r *recovery.ResyncReport) {
 		fmt.Fprintf(w, "What is wrong with it: %s\n", r.Broken)
 	}
 
-	fmt.Fprintf(w, "LXD is %s. %s\n", r.Daemon, stopText(r.Daemon))
+	product.Fprintf(w, "LXD is %s. %s\n", r.Daemon, stopText(r.Daemon))
 	printList(w, "Warning", r.Warnings)
 }
 
@@ -175,7 +176,7 @@ func memberText(r *recovery.ResyncReport) string {
 }
 
 func printPrepared(w io.Writer, r *recovery.ResyncReport) {
-	fmt.Fprintf(w, `LXD is stopped on %s, and nothing else was changed.
+	product.Fprintf(w, `LXD is stopped on %s, and nothing else was changed.
 
 Next, on any other member of this cluster, while LXD runs there:
 
@@ -186,13 +187,13 @@ Then copy the file to this machine, and run here:
     lxd-recover global-db-resync %s
 
 Do not start LXD here before: then it has to be begun anew. `+"`lxd-recover resume`"+` starts it, if you change your mind.
-`, memberText(r), r.Nonce, defaultBackup)
+`, memberText(r), r.Nonce, product.Current().Backup)
 	printList(w, "Warning", r.Warnings)
 }
 
 func printResync(w io.Writer, r *recovery.ResyncReport) {
 	fmt.Fprintf(w, "%s has the database of the cluster, from %s: %s.\n", memberText(r), r.Source, r.Raft)
-	fmt.Fprintf(w, "The transaction with index %d was committed after LXD had stopped here, and is in it.\n", r.Committed.Index)
+	product.Fprintf(w, "The transaction with index %d was committed after LXD had stopped here, and is in it.\n", r.Committed.Index)
 	fmt.Fprintf(w, "The database as it was before is kept in %s.\n", r.Kept)
 	if len(r.Discarded) > 0 {
 		fmt.Fprintf(w, "What only %s had, and the cluster has never confirmed: %s.\n", memberText(r), recovery.Count(r.Discarded))

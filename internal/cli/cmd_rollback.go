@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -122,14 +123,14 @@ func printRollbackPlan(w io.Writer, r *recovery.RollbackReport, told *toldOnce) 
 	}
 
 	printList(w, "Warning", r.Warnings)
-	fmt.Fprintf(w, "\nThe database that is replaced will be kept. LXD is %s.\n", r.Daemon)
+	product.Fprintf(w, "\nThe database that is replaced will be kept. LXD is %s.\n", r.Daemon)
 	printElsewhere(w, r)
 }
 
 // printElsewhere says where else the same is to be done.
 func printElsewhere(w io.Writer, r *recovery.RollbackReport) {
 	if len(r.Elsewhere) > 0 {
-		fmt.Fprintf(w, "If %s went along, roll it back, too, before LXD is started on any member.\n", strings.Join(r.Elsewhere, " or "))
+		product.Fprintf(w, "If %s went along, roll it back, too, before LXD is started on any member.\n", strings.Join(r.Elsewhere, " or "))
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -63,14 +64,14 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 		raft += ", DAMAGED"
 	}
 
-	rows := [][]string{{"directory", r.Directory}, {"member", name}, {"LXD", r.Daemon}}
+	rows := [][]string{{"directory", r.Directory}, {"member", name}, {product.Text("LXD"), r.Daemon}}
 	if r.LXD.Program != "" {
 		rows = append(rows, []string{"installed", r.LXD.String()})
 	}
 
 	rows = append(rows, []string{"last raft entry", raft})
 	if r.Import != nil {
-		from := cmp.Or(r.Import.Source, "a tarball of LXD's own")
+		from := cmp.Or(r.Import.Source, product.Text("a tarball of LXD's own"))
 		rows = append(rows, []string{"last import", fmt.Sprintf("%s, from %s, %s", r.Import.Made.Local().Format(time.DateTime), from, r.Import.Raft)})
 	}
 
@@ -97,7 +98,7 @@ func printStatus(w io.Writer, r *recovery.StatusReport) {
 	printList(w, "Problem", r.Problems)
 	printList(w, "Warning", r.Warnings)
 	if r.Running {
-		fmt.Fprintln(w, "\nLXD runs: what was read of its database may not belong together.")
+		fmt.Fprintln(w, product.Text("\nLXD runs: what was read of its database may not belong together."))
 	}
 
 	if len(r.Kept) == 0 {
@@ -145,7 +146,7 @@ func printAddresses(w io.Writer, r *recovery.StatusReport) {
 		rows = append(rows, []string{fmt.Sprint(a.ID), a.Name, orDash(a.Local), orDash(a.Raft), orDash(a.Nodes)})
 	}
 
-	fmt.Fprintln(w, "\nAddresses, in the three places where LXD keeps them:")
+	fmt.Fprintln(w, product.Text("\nAddresses, in the three places where LXD keeps them:"))
 	writeTable(w, []string{"id", "name", "node database", "raft log", "global database"}, rows)
 	switch {
 	case r.Standalone:
@@ -163,7 +164,7 @@ func patchNote(r *recovery.StatusReport) string {
 	}
 
 	if record != nil && record.Patch != "" && !r.Running {
-		return " The global database follows when LXD next starts: see Pending."
+		return product.Text(" The global database follows when LXD next starts: see Pending.")
 	}
 
 	return ""

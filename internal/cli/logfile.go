@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -84,7 +85,7 @@ func (l *eventLog) open(cmd *cobra.Command, args []string) error {
 	cmd.Flags().Visit(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name+"="+f.Value.String()) })
 	l.Logger = newLogger(&steady{to: file}).With("pid", os.Getpid())
 	l.Info("begin", "command", cmd.CommandPath(), "flags", strings.Join(flags, " "), "arguments", strings.Join(args, " "),
-		"version", Version, "lxd_dir", os.Getenv("LXD_DIR"))
+		"version", Version, "lxd_dir", os.Getenv(product.Text("LXD_DIR")))
 	return nil // the process's end closes it: the last line is written when all else is done
 }
 

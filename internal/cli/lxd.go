@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Exit statuses of the front-end if it cannot hand over: a shell's.
@@ -37,11 +38,18 @@ func handOver() int {
 // speakAsLXD makes a root command that of the front-end: it has those of our commands that `lxd` has, which speak of themselves
 // as such, and LXD's global flags, which are accepted and do nothing.
 func speakAsLXD(root *cobra.Command) {
-	root.Use, root.Version = frontend.Name, ""
+	root.Use, root.Version = frontend.Name(), ""
 	for _, cmd := range root.Commands() {
 		if cmd.Name() != "cluster" && !frontend.Owns([]string{cmd.Name()}) {
 			root.RemoveCommand(cmd)
 		}
+	}
+
+	prefix := product.Current().Prefix
+	if prefix != "" {
+		admin := &cobra.Command{Use: prefix, Hidden: true, RunE: groupRun}
+		admin.AddCommand(newClusterCmd())
+		root.AddCommand(admin)
 	}
 
 	for _, f := range frontend.Flags {
@@ -67,10 +75,13 @@ func renameCommands(cmd *cobra.Command) {
 
 // asLXD names the commands in a text as the front-end has them. Those that LXD has, too, keep our name: a shell that remembers where LXD's
 // own program is would run that one.
-var asLXD = strings.NewReplacer(
-	"lxd-recover cluster edit", "lxd-recover cluster edit", "lxd-recover cluster recover-from", "lxd-recover cluster recover-from",
-	"lxd-recover cluster ", "lxd cluster ", "lxd-recover global-db-", "lxd global-db-",
-).Replace
+func asLXD(text string) string {
+	program := frontend.Name()
+	return strings.NewReplacer(
+		"lxd-recover cluster edit", "lxd-recover cluster edit", "lxd-recover cluster recover-from", "lxd-recover cluster recover-from",
+		"lxd-recover cluster ", program+" cluster ", "lxd-recover global-db-", program+" global-db-",
+	).Replace(text)
+}
 
 // speaksAsLXD is true if this process was called as lxd: then what it says to people names its commands so.
 var speaksAsLXD bool
@@ -104,7 +115,7 @@ func lxdCommand(stdin io.Reader, args []string) (func(context.Context) error, er
 
 	return func(ctx context.Context) error {
 		cmd := exec.CommandContext(ctx, program, args...)
-		cmd.Args[0] = frontend.Name
+		cmd.Args[0] = frontend.Name()
 		cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, os.Stderr, os.Stderr
 		cmd.Cancel = func() error { return cmd.Process.Signal(unix.SIGTERM) }
 		return cmd.Run()

@@ -15,6 +15,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // memberList is the YAML that `lxd cluster show` prints and `lxd cluster edit` takes.
@@ -41,7 +42,7 @@ const maxMemberList = 1 << 20
 // encodeMembers writes a list for the editor.
 func encodeMembers(list member.List, last bundle.Position) ([]byte, error) {
 	var text bytes.Buffer
-	fmt.Fprintf(&text, memberListComment, last)
+	product.Fprintf(&text, memberListComment, last)
 	enc := yaml.NewEncoder(&text)
 	enc.SetIndent(2)
 	err := enc.Encode(memberList{list})
@@ -56,11 +57,11 @@ func decodeMembers(data []byte, current member.List) (member.List, error) {
 	dec.KnownFields(true)
 	err := dec.Decode(&list)
 	if errors.Is(err, io.EOF) {
-		return nil, errors.New("the list of members is empty: `lxd cluster show` prints the one that there is")
+		return nil, errors.New(product.Text("the list of members is empty: `lxd cluster show` prints the one that there is"))
 	}
 
 	if err != nil {
-		return nil, fmt.Errorf("not a list of members as `lxd cluster show` prints it: %w", err)
+		return nil, product.Errorf("not a list of members as `lxd cluster show` prints it: %w", err)
 	}
 
 	for i, m := range list.Members {

@@ -23,6 +23,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/remote"
 )
@@ -409,7 +410,7 @@ func printRecoverPlan(w io.Writer, p *clusterrun.Plan) {
 
 	printList(w, "Warning", p.Warnings)
 	if len(p.Lost()) > 0 {
-		fmt.Fprintf(w, "\nLXD on %s must never start again on its old database: those members would go on as a cluster of their own, "+
+		product.Fprintf(w, "\nLXD on %s must never start again on its old database: those members would go on as a cluster of their own, "+
 			"and no run can reach them there.\n",
 			strings.Join(p.Lost(), ", "))
 	}
@@ -443,9 +444,9 @@ func printRecovered(w io.Writer, r *clusterrun.Result, p *clusterrun.Plan) {
 	fmt.Fprintln(w, ".")
 	switch {
 	case p.NoStart:
-		fmt.Fprintln(w, "LXD was not started, and nothing keeps it from being started. Start it on all members.")
+		fmt.Fprintln(w, product.Text("LXD was not started, and nothing keeps it from being started. Start it on all members."))
 	case len(r.Ready) > 0:
-		fmt.Fprintf(w, "LXD answers on %s, %.0f s after the run began.\n", listText(r.Ready), r.Seconds)
+		product.Fprintf(w, "LXD answers on %s, %.0f s after the run began.\n", listText(r.Ready), r.Seconds)
 	}
 
 	if r.Verdict != nil {
@@ -456,7 +457,7 @@ func printRecovered(w io.Writer, r *clusterrun.Result, p *clusterrun.Plan) {
 	if len(lost) > 0 && p.Undoes == "" {
 		fmt.Fprintf(w, "\nLeft to do for the lost members, on any member, once each:\n")
 		for _, name := range lost {
-			fmt.Fprintf(w, "  lxc cluster remove --force %s\n", printable.Word(name))
+			product.Fprintf(w, "  lxc cluster remove --force %s\n", printable.Word(name))
 		}
 	}
 

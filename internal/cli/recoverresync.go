@@ -11,6 +11,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -44,7 +45,7 @@ func runRecoverResync(cmd *cobra.Command, o *recoverOptions) error {
 
 	plan.DiscardLocal = o.discard
 	printClusterResyncPlan(stderr(), plan)
-	question := fmt.Sprintf("Stop LXD on %s, and replace its database by the cluster's?", plan.Member)
+	question := product.Sprintf("Stop LXD on %s, and replace its database by the cluster's?", plan.Member)
 	if !o.yes {
 		err = confirmation{what: "resync", question: question}.ask(ctx)
 	}
@@ -75,7 +76,7 @@ func printClusterResyncPlan(w io.Writer, p *clusterrun.ResyncPlan) {
 		fmt.Fprintf(w, "Its own log: %s.\n", logText(p.Seen))
 	}
 
-	fmt.Fprintf(w, "LXD on %s is %s. %s No other member is stopped.\n", p.Member, p.Seen.Daemon, stopText(p.Seen.Daemon))
+	product.Fprintf(w, "LXD on %s is %s. %s No other member is stopped.\n", p.Member, p.Seen.Daemon, stopText(p.Seen.Daemon))
 	if p.DiscardLocal {
 		fmt.Fprintf(w, "What only %s has is given up, even if it is of another history.\n", p.Member)
 	}

@@ -16,10 +16,12 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/clusterrun"
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -55,16 +57,23 @@ Exit status:
 // lxd it runs what is a command of ours, and becomes LXD's own program for everything else, before anything is set up.
 func Main(argv []string) int {
 	name, args := argv[0], argv[1:]
-	if frontend.Called(name) && !frontend.Owns(args) {
-		return handOver()
+	called := frontend.Called(name)
+	if called != nil {
+		product.Only(called)
+		if !frontend.Owns(args) {
+			return handOver()
+		}
+	} else {
+		product.Use(recovery.Here())
 	}
 
 	boundMemory()
 
 	cmd := newRootCmd()
+	inWordsOf(product.Current(), cmd)
 	out := &errorKeeper{to: os.Stdout} // cobra does not look whether its help could be written
 	cmd.SetOut(out)
-	speaksAsLXD = frontend.Called(name)
+	speaksAsLXD = called != nil
 	if speaksAsLXD {
 		speakAsLXD(cmd)
 	}
@@ -75,9 +84,9 @@ func Main(argv []string) int {
 	defer stop()
 
 	logged, log := withEventLog(ctx)
-	called, err := cmd.ExecuteContextC(logged)
+	ran, err := cmd.ExecuteContextC(logged)
 	err = cmp.Or(err, out.err)
-	unprinted := printRefusals(os.Stdout, called, err)
+	unprinted := printRefusals(os.Stdout, ran, err)
 	if unprinted != nil {
 		err = errors.Join(err, unprinted)
 	}
@@ -95,12 +104,21 @@ func Main(argv []string) int {
 	}
 
 	text := message(err)
-	if frontend.Called(name) {
+	if called != nil {
 		text = asLXD(text)
 	}
 
 	fmt.Fprintln(stderr(), "Error: "+text)
 	return exitStatus(err)
+}
+
+// inWordsOf has the help of a command, and of those below it, speak of a product.
+func inWordsOf(p *product.Product, cmd *cobra.Command) {
+	cmd.Short, cmd.Long, cmd.Example = p.Text(cmd.Short), p.Text(cmd.Long), p.Text(cmd.Example)
+	cmd.Flags().VisitAll(func(f *pflag.Flag) { f.Usage = p.Text(f.Usage) })
+	for _, c := range cmd.Commands() {
+		inWordsOf(p, c)
+	}
 }
 
 func newRootCmd() *cobra.Command {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Who ends a command, and how.
@@ -95,7 +97,7 @@ func heed(run bool, heard <-chan os.Signal, stopped <-chan struct{}, cancel func
 			}
 
 			if insists && run {
-				fmt.Fprintln(&steady{to: os.Stderr}, endedAtOnce)
+				fmt.Fprintln(&steady{to: os.Stderr}, product.Text(endedAtOnce))
 			}
 
 			if insists {

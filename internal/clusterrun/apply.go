@@ -18,6 +18,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -50,7 +51,7 @@ func (e *TakenBack) Error() string {
 		return e.Err.Error() + "; this run has changed nothing"
 	}
 
-	return e.Err.Error() + "; nothing was changed: every member has the database that it had, and LXD runs again where it ran"
+	return e.Err.Error() + product.Text("; nothing was changed: every member has the database that it had, and LXD runs again where it ran")
 }
 
 func (e *TakenBack) Unwrap() error { return e.Err }
@@ -112,7 +113,7 @@ func (s *Session) tellPhase(name string, phase recovery.Phase) {
 		text = cmp.Or(byHandText[phase], text)
 	}
 
-	s.tell(name, string(phase), "%s", text)
+	s.tell(name, string(phase), "%s", product.Text(text))
 }
 
 // byHand tells whether nothing is known that starts LXD on a member that was looked at.
@@ -181,7 +182,7 @@ func (s *Session) prepare(ctx context.Context, p *Plan, r *Result) error {
 	err = s.phase(ctx, recovery.PhaseStopped, func(name string, a agent.Agent) error {
 		killed, err := a.Stop(ctx)
 		if killed {
-			s.tell(name, "", "LXD did not heed SIGTERM, and its process was killed; instances go on running")
+			s.tell(name, "", "%s", product.Text("LXD did not heed SIGTERM, and its process was killed; instances go on running"))
 		}
 
 		return err
@@ -252,7 +253,7 @@ func (s *Session) lookAgain(ctx context.Context, p *Plan) error {
 
 	p.Certain, p.Doubt, p.Losses = now.Certain, now.Doubt, now.Losses
 	return s.ask(ctx, Question{Code: "changed", Lines: changes,
-		Text: "Now that LXD is down everywhere, not all is as the plan has seen it. Go on?"})
+		Text: product.Text("Now that LXD is down everywhere, not all is as the plan has seen it. Go on?")})
 }
 
 // sees notes where the members' logs ended when LXD was down everywhere: an undo looks for a log that ended there.
@@ -579,7 +580,7 @@ func (s *Session) askLost(ctx context.Context, p *Plan) error {
 	for i, found := range r.Others {
 		if found == daemon.Answers || found == daemon.Mute {
 			return &recovery.Refusal{Code: "lost-member-answers", Member: lost[i],
-				Reason: fmt.Sprintf("LXD answers at %s, the address of %s, which was said to be lost. Stop LXD there, or take %s into the run",
+				Reason: product.Sprintf("LXD answers at %s, the address of %s, which was said to be lost. Stop LXD there, or take %s into the run",
 					opts.Others[i], lost[i], lost[i])}
 		}
 	}
@@ -798,7 +799,7 @@ func (s *Session) start(ctx context.Context, r *Result) error {
 		defer s.mu.Unlock()
 
 		if listed == nil {
-			silent[name] = errors.New("LXD was started and does not answer yet")
+			silent[name] = errors.New(product.Text("LXD was started and does not answer yet"))
 			return nil
 		}
 
@@ -807,7 +808,7 @@ func (s *Session) start(ctx context.Context, r *Result) error {
 	})
 	slices.Sort(r.Ready)
 	for _, name := range r.Ready {
-		s.tell(name, "", "LXD answers")
+		s.tell(name, "", "%s", product.Text("LXD answers"))
 	}
 
 	// What has come so far does not go back by itself: the run is over there.

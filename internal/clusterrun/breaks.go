@@ -2,7 +2,11 @@
 
 package clusterrun
 
-import "github.com/lxd-recover/lxd-recover/internal/recovery"
+import (
+	"github.com/lxd-recover/lxd-recover/internal/recovery"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
+)
 
 // Break is what becomes of a run that is cut off: of the part of a member that has come to one of some phases.
 type Break struct {
@@ -43,15 +47,15 @@ func Breaks() []Break {
 	early := []recovery.Phase{recovery.PhaseReached, recovery.PhaseGated, recovery.PhaseStopped, recovery.PhaseStaged}
 	armed, exchanged, started := []recovery.Phase{recovery.PhaseArmed}, []recovery.Phase{recovery.PhaseExchanged}, []recovery.Phase{recovery.PhaseStarted}
 	return []Break{
-		{early, CutGiver, "each member takes its part back: LXD runs again where it ran", WayNothing, WayNothing},
-		{early, CutMember, "the giver takes everything back, there too if it can connect again; if not, LXD stays down there, from `gated` on, " +
-			"until the machine is started anew", WayBack, WayBack},
-		{armed, CutGiver, "LXD stays down, on the old database", WayOnOrBack, WayBack},
+		{early, CutGiver, product.Text("each member takes its part back: LXD runs again where it ran"), WayNothing, WayNothing},
+		{early, CutMember, product.Text("the giver takes everything back, there too if it can connect again; if not, LXD stays down there, from `gated` on, " +
+			"until the machine is started anew"), WayBack, WayBack},
+		{armed, CutGiver, product.Text("LXD stays down, on the old database"), WayOnOrBack, WayBack},
 		{armed, CutMember, "the giver connects again; if it cannot, it goes on with the others, or takes everything back if they are no majority",
 			WayAsOthers, WayBackOrAnother},
-		{exchanged, CutGiver, "LXD stays down, on the new database", WayOnIfMost, WayBack},
-		{exchanged, CutMember, "LXD stays down there, on the new database; the giver starts the others", WayAsOthers, WayBackOrAnother},
-		{started, CutGiver, "LXD runs on the new database, and starts with the machine", WayOn, WayAnother},
-		{started, CutMember, "LXD runs on the new database, and starts with the machine", WayOn, WayAnother},
+		{exchanged, CutGiver, product.Text("LXD stays down, on the new database"), WayOnIfMost, WayBack},
+		{exchanged, CutMember, product.Text("LXD stays down there, on the new database; the giver starts the others"), WayAsOthers, WayBackOrAnother},
+		{started, CutGiver, product.Text("LXD runs on the new database, and starts with the machine"), WayOn, WayAnother},
+		{started, CutMember, product.Text("LXD runs on the new database, and starts with the machine"), WayOn, WayAnother},
 	}
 }

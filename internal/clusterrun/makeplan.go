@@ -19,6 +19,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
@@ -80,8 +81,8 @@ func (s *Session) warnByHand(p *Plan) {
 		when = "when the run is over"
 	}
 
-	p.Warnings = append(p.Warnings, fmt.Sprintf("nothing is known that starts LXD on %s: nothing keeps it from being started there while the run is at work. "+
-		"Start it yourself, %s", strings.Join(names, ", "), when))
+	p.Warnings = append(p.Warnings, product.Sprintf("nothing is known that starts LXD on %s: nothing keeps it from being started there while the run is at "+
+		"work. Start it yourself, %s", strings.Join(names, ", "), when))
 }
 
 // dropEntries lets go of what was read of the members' logs. Where they ended is in the plan, and they are read again once LXD is down.
@@ -115,13 +116,13 @@ func (s *Session) canStop(name string) error {
 	case look.NodeLost != "":
 		return nodeLost(name, look.NodeLost)
 	case look.Beside != "":
-		return refuse(name, "two-lxd", "its LXD does not run, and there is another one's database in %s beside it: which of them is the member's is not "+
-			"known. Start LXD there, or rename the directory `database` of the one that is not used any more", look.Beside)
+		return refuse(name, "two-lxd", product.Text("its LXD does not run, and there is another one's database in %s beside it: which of them is the "+
+			"member's is not known. Start LXD there, or rename the directory `database` of the one that is not used any more"), look.Beside)
 	case look.Obstacle != "":
 		return refuse(name, "cannot-exchange", "%s", look.Obstacle)
 	case look.Status.Running && look.Service == "":
-		return refuse(name, "no-service", "LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
-			"`lxd shutdown` would stop all instances as well)", look.Status.Daemon)
+		return refuse(name, "no-service", product.Text("LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
+			"`lxd shutdown` would stop all instances as well)"), look.Status.Daemon)
 	}
 
 	return nil
@@ -182,7 +183,7 @@ func (s *Session) refuseWorking(ctx context.Context, answer []string) error {
 	}
 
 	return &recovery.Refusal{Code: "working-cluster", Member: works[0], Flag: "--move", Use: "--move gives a working cluster new addresses",
-		Reason: fmt.Sprintf("LXD on %s answers, and a majority of the voters has confirmed what it wrote (it was given %s): the cluster works, and "+
+		Reason: product.Sprintf("LXD on %s answers, and a majority of the voters has confirmed what it wrote (it was given %s): the cluster works, and "+
 			"there is nothing to recover", strings.Join(works, ", "), daemon.QuorumTime)}
 }
 
@@ -441,8 +442,8 @@ func (s *Session) list(ctx context.Context, p *Plan) error {
 
 	if look.Place.Healing != "" && look.Place.Healing != "0" && !s.opts.KeepHealing {
 		p.SQL = healingSQL
-		p.Warnings = append(p.Warnings, fmt.Sprintf("cluster.healing_threshold was %s, and becomes 0: LXD would start the instances of members that do not "+
-			"answer yet on others. `lxc config set cluster.healing_threshold %s` sets it again; --keep-healing leaves it",
+		p.Warnings = append(p.Warnings, product.Sprintf("cluster.healing_threshold was %s, and becomes 0: LXD would start the instances of members that do "+
+			"not answer yet on others. `lxc config set cluster.healing_threshold %s` sets it again; --keep-healing leaves it",
 			look.Place.Healing, look.Place.Healing))
 	}
 
@@ -520,7 +521,7 @@ func (s *Session) checkRoom(p *Plan) error {
 
 		if look.Status.LXD.Schema > 0 && look.Status.LXD.Schema < schema {
 			return &recovery.Refusal{Code: "schema-newer", Member: name,
-				Reason: fmt.Sprintf("%s: its LXD %s knows the database's schema up to version %d, and the one of %s "+
+				Reason: product.Sprintf("%s: its LXD %s knows the database's schema up to version %d, and the one of %s "+
 					"has version %d: it would not start. Update LXD there first", name, look.Status.LXD.Version, look.Status.LXD.Schema, p.From, schema)}
 		}
 	}
@@ -573,7 +574,7 @@ func (s *Session) probe(ctx context.Context, p *Plan) error {
 	for _, name := range names {
 		for _, address := range answers[name].Absent {
 			absent = &recovery.Refusal{Code: "address-absent", Member: name,
-				Reason: fmt.Sprintf("%s: its machine does not have the new address %s, and LXD would not start there", name, address)}
+				Reason: product.Sprintf("%s: its machine does not have the new address %s, and LXD would not start there", name, address)}
 		}
 
 		for i, m := range others(name) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -266,7 +267,7 @@ func (s *Session) standing(p *Plan) (st standing) {
 
 // lostUse says how a member is declared lost.
 func lostUse(names []string) string {
-	return fmt.Sprintf("if it is lost for good, and its LXD will not be started again, --lost %s says so", printable.Word(strings.Join(names, ",")))
+	return product.Sprintf("if it is lost for good, and its LXD will not be started again, --lost %s says so", printable.Word(strings.Join(names, ",")))
 }
 
 // anew says how to begin again after a run that some members have left, on their old database, and with which others cannot be reached. There is
@@ -278,8 +279,8 @@ func (p *Plan) anew(left []string, unreached []string) string {
 	}
 
 	lost := printable.Word(strings.Join(slices.Concat(p.Lost(), unreached), ","))
-	return text + fmt.Sprintf(": if %s is lost for good, and its LXD will not be started again, `lxd-recover cluster recover --lost %s` begins another run "+
-		"with the others (add --address and --host as before, and --from NAME to choose whose database all get)", strings.Join(unreached, ", "), lost)
+	return text + product.Sprintf(": if %s is lost for good, and its LXD will not be started again, `lxd-recover cluster recover --lost %s` begins another "+
+		"run with the others (add --address and --host as before, and --from NAME to choose whose database all get)", strings.Join(unreached, ", "), lost)
 }
 
 func (p *Plan) reachable() (names []string) {
@@ -333,7 +334,7 @@ func (s *Session) resume(ctx context.Context, p *Plan, r *Result) error {
 	case len(st.open) == 0:
 		return ErrNoRun
 	case len(st.started) > 0 && len(st.apart) > 0:
-		return &Partly{Works: p.majority(st.started), Left: st.open, Err: fmt.Errorf("%s: the database from before the run is in place, and LXD has been "+
+		return &Partly{Works: p.majority(st.started), Left: st.open, Err: product.Errorf("%s: the database from before the run is in place, and LXD has been "+
 			"started on the new one on %s: start LXD there, and look with `lxd-recover cluster recover verify`; or undo the run",
 			strings.Join(st.apart, ", "), strings.Join(st.started, ", "))}
 	}
@@ -342,7 +343,7 @@ func (s *Session) resume(ctx context.Context, p *Plan, r *Result) error {
 	armed := len(st.ahead)+len(st.unreached) == len(p.reachable()) // all that are reached
 	if could && armed && len(st.new) == 0 && len(st.unreached) > 0 {
 		return &recovery.Refusal{Code: "unreachable", Member: st.unreached[0], Flag: "--lost", Use: lostUse(st.unreached),
-			Reason: fmt.Sprintf("%s is not reached, and the others could go on with the run; until then LXD stays down there. "+
+			Reason: product.Sprintf("%s is not reached, and the others could go on with the run; until then LXD stays down there. "+
 				"`lxd-recover cluster recover undo` takes everything back", strings.Join(st.unreached, ", "))}
 	}
 
@@ -388,8 +389,8 @@ func (s *Session) askWritten(ctx context.Context, names []string) error {
 		return nil
 	}
 
-	return s.ask(ctx, Question{Code: "losses", Lines: lines, Text: "LXD was started by hand on members that were ready for the exchange, and has written " +
-		"what the new database lacks. That would be lost. Go on?"})
+	return s.ask(ctx, Question{Code: "losses", Lines: lines, Text: product.Text("LXD was started by hand on members that were ready for the exchange, and " +
+		"has written what the new database lacks. That would be lost. Go on?")})
 }
 
 // goOn exchanges and starts what is not yet.

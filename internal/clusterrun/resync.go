@@ -16,6 +16,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
@@ -191,7 +192,7 @@ func (s *Session) gives(ctx context.Context, name string, broken Member) error {
 	}
 
 	if !look.Answers {
-		return errors.New("LXD there does not answer")
+		return errors.New(product.Text("LXD there does not answer"))
 	}
 
 	if look.Inspect == nil || !look.Inspect.Healthy {
@@ -257,7 +258,7 @@ func (s *Session) keepsQuorum(ctx context.Context, name string, broken Member) e
 		return nil
 	}
 
-	return fmt.Errorf("without %s %d of %d voters would be left, which is no majority, as LXD does not answer on %s: start it there first",
+	return product.Errorf("without %s %d of %d voters would be left, which is no majority, as LXD does not answer on %s: start it there first",
 		broken.Name, alive, voters, strings.Join(down, ", "))
 }
 
@@ -328,22 +329,22 @@ func (s *Session) abandon(ctx context.Context, p *ResyncPlan, why error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), takeBackTime)
 	defer cancel()
 
-	s.tell(p.Member, "", "LXD is started again if it ran: %v", why)
+	s.tell(p.Member, "", product.Text("LXD is started again if it ran: %v"), why)
 	look, err := s.abandonOn(ctx, p)
 	if err != nil {
-		return &Partly{Works: s.works(ctx, p), Err: fmt.Errorf("%w; whether the new database is in place on %s is not known: %w; "+
+		return &Partly{Works: s.works(ctx, p), Err: product.Errorf("%w; whether the new database is in place on %s is not known: %w; "+
 			"`lxd-recover resume` on %s starts LXD there again if it is down; then give this command again", why, p.Member, err, p.Member)}
 	}
 
 	before, now := s.looks[p.Member].Status.Resync, look.Status.Resync
 	if now != nil && (before == nil || before.Run != now.Run) {
-		return &Partly{Works: s.works(ctx, p), Err: fmt.Errorf("%w; the new database is in place on %s; "+
+		return &Partly{Works: s.works(ctx, p), Err: product.Errorf("%w; the new database is in place on %s; "+
 			"`lxd-recover global-db-status` there says whether LXD runs", why, p.Member)}
 	}
 
 	was := s.looks[p.Member]
 	if was.Status.Running && !look.Status.Running || was.Answers && !look.Answers {
-		return &Partly{Works: s.works(ctx, p), Err: fmt.Errorf("%w; the database on %s is the one that it had, and LXD there, "+
+		return &Partly{Works: s.works(ctx, p), Err: product.Errorf("%w; the database on %s is the one that it had, and LXD there, "+
 			"which ran before, does not answer; "+
 			"`lxd-recover global-db-status` there says more", why, p.Member)}
 	}
@@ -414,8 +415,8 @@ func (s *Session) refuseResyncing() error {
 	for _, name := range s.names() {
 		if s.looks[name].Resyncing {
 			return &recovery.Refusal{Code: "resync-cut-off", Member: name,
-				Reason: fmt.Sprintf("LXD on %s is stopped for a resync, which was cut off, is under way, or waits for a backup", name),
-				Use: fmt.Sprintf("`lxd-recover cluster recover --resync %s` begins it anew, `lxd-recover resume` on %s gives it up and starts LXD there",
+				Reason: product.Sprintf("LXD on %s is stopped for a resync, which was cut off, is under way, or waits for a backup", name),
+				Use: product.Sprintf("`lxd-recover cluster recover --resync %s` begins it anew, `lxd-recover resume` on %s gives it up and starts LXD there",
 					printable.Word(name), name)}
 		}
 	}

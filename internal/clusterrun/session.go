@@ -18,6 +18,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -217,7 +218,7 @@ func (s *Session) connect(ctx context.Context, m Member) (string, error) {
 	}
 
 	if err == nil && look.Status.Member == nil {
-		err = errors.New("LXD there does not tell which member it is: see `lxd-recover global-db-status` there")
+		err = errors.New(product.Text("LXD there does not tell which member it is: see `lxd-recover global-db-status` there"))
 	}
 
 	name := m.Name
@@ -387,7 +388,7 @@ func (s *Session) unreached(ctx context.Context, failed failures) error {
 	}
 
 	return &recovery.Refusal{Code: "unreachable", Member: names[0], Flag: "--lost", Reason: "not all members are reached: " + failed.line(),
-		Use: fmt.Sprintf("--host NAME=DESTINATION says where ssh reaches a member; if a member is lost for good, and its LXD will not be started again, "+
+		Use: product.Sprintf("--host NAME=DESTINATION says where ssh reaches a member; if a member is lost for good, and its LXD will not be started again, "+
 			"--lost %s says so", printable.Word(strings.Join(names, ",")))}
 }
 

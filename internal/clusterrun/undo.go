@@ -14,6 +14,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/agent"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -70,7 +71,7 @@ func (s *Session) undoPlan(ctx context.Context, p *Plan, st standing) (*Plan, er
 	added := s.addedSince(p)
 	if len(added) > 0 {
 		return nil, &recovery.Refusal{Code: "members-added", Member: added[0],
-			Reason: fmt.Sprintf("%s joined the cluster after the run, and the database from before it does not know them: LXD there would go on "+
+			Reason: product.Sprintf("%s joined the cluster after the run, and the database from before it does not know them: LXD there would go on "+
 				"with the new one. Remove them first, with `lxc cluster remove`", strings.Join(added, ", "))}
 	}
 

@@ -9,12 +9,13 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // socketName is LXD's API socket inside its directory.
@@ -190,7 +191,7 @@ func dial(ctx context.Context, socket string) bool {
 }
 
 // ErrStillRunning says that a daemon, or another process, still uses the database after it should have stopped.
-var ErrStillRunning = errors.New("LXD still runs")
+var ErrStillRunning error = product.Error("LXD still runs")
 
 // WaitGone waits until nothing holds the database any more and nothing answers on the socket.
 func WaitGone(ctx context.Context, lxdDir string) error {
@@ -219,7 +220,7 @@ func WaitGone(ctx context.Context, lxdDir string) error {
 }
 
 // ErrNotReady says that LXD was started and has not answered within the time given.
-var ErrNotReady = errors.New("LXD does not answer yet")
+var ErrNotReady error = product.Error("LXD does not answer yet")
 
 // WaitReady waits until LXD answers on its API socket, which a cluster member does once a majority of the voters is up. It
 // returns the addresses of the members as LXD lists them, by name: none on a standalone server. The error is ErrNotReady when the context ended first,

@@ -16,6 +16,8 @@ import (
 
 	"github.com/coreos/go-systemd/v22/dbus"
 	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // firmTime bounds StopFirmly beyond patience, where its context does not.
@@ -122,7 +124,7 @@ func (f *firmStop) own(ctx context.Context) ([]Process, error) {
 
 	mains, err := service.mains(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("find LXD's process: %w", err)
+		return nil, product.Errorf("find LXD's process: %w", err)
 	}
 
 	return ownProcesses(holders, mains), nil
@@ -164,7 +166,7 @@ func (f *firmStop) timeEnded(ctx context.Context, err error) error {
 
 	text := strings.Join(names, "; ")
 	if f.killed {
-		text += "; LXD was sent SIGKILL, which a process in state D heeds only when what it waits for has come, such as a disk or a file server"
+		text += product.Text("; LXD was sent SIGKILL, which a process in state D heeds only when what it waits for has come, such as a disk or a file server")
 	}
 
 	return fmt.Errorf("%w: %s: %w", ErrStillRunning, text, err)

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/coreos/go-systemd/v22/dbus"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // The start gate is a drop-in beside each unit that would start LXD: a condition that does not hold as long as a file exists. What the file says
@@ -31,7 +33,7 @@ var (
 const reloadTime = 90 * time.Second
 
 // ErrGated says that a gate keeps LXD from being started.
-var ErrGated = errors.New("LXD is kept from being started")
+var ErrGated error = product.Error("LXD is kept from being started")
 
 // FoundGate is a unit that Gate keeps from being started.
 type FoundGate struct {
@@ -103,8 +105,8 @@ func (g *FoundGate) text() (string, error) {
 	}
 
 	var b strings.Builder
-	b.WriteString("# Written by lxd-recover, which is at work on the database of this LXD cluster: LXD must not be started on it meanwhile.\n" +
-		"# `lxd-recover cluster recover resume` or `lxd-recover cluster recover undo` take this away. Without the file below it does nothing.\n")
+	b.WriteString(product.Text("# Written by lxd-recover, which is at work on the database of this LXD cluster: LXD must not be started on it meanwhile.\n" +
+		"# `lxd-recover cluster recover resume` or `lxd-recover cluster recover undo` take this away. Without the file below it does nothing.\n"))
 	if g.madeDir {
 		b.WriteString(gateMadeDir + "\n")
 	}

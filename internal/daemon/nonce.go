@@ -4,11 +4,12 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 	"path/filepath"
 
 	lxd "github.com/canonical/lxd/client"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // WriteThroughLeader has the LXD in a directory set a key of the server configuration to a value, and remove it again: two transactions of the leader's. It
@@ -16,19 +17,19 @@ import (
 func WriteThroughLeader(ctx context.Context, lxdDir string, key string, value string) error {
 	server, err := lxd.ConnectLXDUnixWithContext(ctx, filepath.Join(lxdDir, socketName), nil)
 	if err != nil {
-		return fmt.Errorf("ask LXD to write %s: %w", key, err)
+		return product.Errorf("ask LXD to write %s: %w", key, err)
 	}
 
 	defer server.Disconnect()
 
 	err = setKey(server, key, value)
 	if err != nil {
-		return fmt.Errorf("ask LXD to write %s: %w", key, err)
+		return product.Errorf("ask LXD to write %s: %w", key, err)
 	}
 
 	err = setKey(server, key, "")
 	if err != nil {
-		return fmt.Errorf("LXD has written %[1]s, and does not remove it: %[2]w; `lxc config unset %[1]s` does", key, err)
+		return product.Errorf("LXD has written %[1]s, and does not remove it: %[2]w; `lxc config unset %[1]s` does", key, err)
 	}
 
 	return nil

@@ -22,6 +22,8 @@ import (
 
 	lxd "github.com/canonical/lxd/client"
 	"github.com/canonical/lxd/shared/api"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // peerTimeout bounds what asking one other member may take. A daemon without a quorum does not answer at all.
@@ -211,4 +213,4 @@ func reach(ctx context.Context, address string, certificate []byte) Reach {
 }
 
 // String names the peer.
-func (p Peer) String() string { return fmt.Sprintf("LXD at %s", p.Address) }
+func (p Peer) String() string { return product.Sprintf("LXD at %s", p.Address) }

@@ -4,8 +4,9 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"slices"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // PriorState is the state of a service before it was stopped: what Start has to bring back, and Release to let go. It is plain
@@ -46,7 +47,7 @@ func (p *PriorState) Service(ctx context.Context) (Service, error) {
 		return newSnapd(p.Name), nil
 	}
 
-	return nil, fmt.Errorf("no way is known to start LXD through %q: start it by hand, then remove this file", p.Kind)
+	return nil, product.Errorf("no way is known to start LXD through %q: start it by hand, then remove this file", p.Kind)
 }
 
 // WantDaemon has Start bring LXD itself up, also where it was down.

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	lxd "github.com/canonical/lxd/client"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // A leader that has lost its quorum does not know it at once: for some seconds it goes on answering whatever it can read from its own disk.
@@ -25,7 +27,7 @@ const (
 const beat = "UPDATE nodes SET heartbeat = strftime('%%Y-%%m-%%d %%H:%%M:%%f+00:00', 'now') WHERE id = %d"
 
 // errNoBeat says that LXD has written nothing.
-var errNoBeat = errors.New("its LXD does not find itself among the members")
+var errNoBeat error = product.Error("its LXD does not find itself among the members")
 
 // Quorum tells whether the LXD in a directory belongs to a cluster that has a quorum, for QuorumTime at most. What it can read is no proof, so it is had to
 // write its own member's heartbeat, which a majority of the voters has to confirm. id is the member's. Call it for an LXD that answers.
@@ -40,7 +42,7 @@ func Quorum(ctx context.Context, lxdDir string, id uint64) error {
 		}
 
 		if pause(ctx) != nil {
-			return fmt.Errorf("no majority of the voters confirms what LXD writes: %w", err)
+			return product.Errorf("no majority of the voters confirms what LXD writes: %w", err)
 		}
 	}
 }

@@ -27,7 +27,7 @@ func TestCalled(t *testing.T) {
 		"lxd": true, "/usr/local/sbin/lxd": true, "./lxd": true,
 		"lxd-recover": false, "/usr/bin/lxd-recover": false, "lxd/lxd-recover": false, "lxc": false, "": false,
 	} {
-		if Called(argv0) != want {
+		if (Called(argv0) != nil) != want {
 			t.Errorf("%q is called as the front-end: %v", argv0, !want)
 		}
 	}

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: AGPL-3.0-only
 
 // Package frontend makes `lxd` in root's PATH a link to lxd-recover, which carries out the commands that it owns and hands
-// every other one over to LXD's own `lxd`.
+// every other one over to LXD's own `lxd`; on a machine with Incus `incusd`, which `incus admin` runs as well.
 //
 // Whoever is handed over must not be able to tell the difference: Exec replaces the process, with the arguments, the
 // environment, the signals and the limits that it was started with. And two copies of lxd-recover must never call each other:
@@ -12,16 +12,17 @@ package frontend
 
 import (
 	"debug/buildinfo"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Name is what the front-end is called as.
-const Name = "lxd"
+func Name() string { return product.Current().Program }
 
 // DefaultDir is where the link is put: Debian and Ubuntu have it first in the PATH of root's shells and in sudo's secure_path,
 // before /usr/bin and /snap/bin, and no package ever installs anything in it.
@@ -31,17 +32,23 @@ const DefaultDir = "/usr/local/sbin"
 const module = "github.com/lxd-recover/lxd-recover"
 
 // fallbacks are where LXD's own program is looked for when PATH does not have it: sudo's secure_path on Debian lacks /snap/bin.
-var fallbacks = []string{"/snap/bin", "/var/lib/snapd/snap/bin", "/usr/bin", "/usr/sbin"}
+var fallbacks = func() []string { return product.Current().Programs }
 
 // ErrNoLXD says that there is nothing to hand over to.
-var ErrNoLXD = errors.New("no LXD to hand this over to: " + Name + " is neither in PATH nor in " + strings.Join(fallbacks, ", ") +
-	"; install LXD, or remove the front-end with `lxd-recover frontend remove`")
+var ErrNoLXD error = noLXD{}
 
-// Called tells whether a process with this argv[0] was called as the front-end.
-func Called(argv0 string) bool { return filepath.Base(argv0) == Name }
+type noLXD struct{}
+
+func (noLXD) Error() string {
+	return product.Sprintf("no LXD to hand this over to: %s is neither in PATH nor in %s; install LXD, or remove the front-end with `lxd-recover frontend remove`",
+		Name(), strings.Join(fallbacks(), ", "))
+}
+
+// Called is the product whose front-end a process with this argv[0] was called as; nil for none.
+func Called(argv0 string) *product.Product { return product.ByProgram(argv0) }
 
 // Next returns LXD's own program. The path is not resolved: /snap/bin/lxd is a link to a program that looks at its own name.
-func Next() (string, error) { return next(os.Getenv("PATH"), fallbacks) }
+func Next() (string, error) { return next(os.Getenv("PATH"), fallbacks()) }
 
 func next(path string, more []string) (string, error) {
 	found := find(path, more, func(program string) bool { return !isOurs(program) })
@@ -60,7 +67,7 @@ func find(path string, more []string, wanted func(program string) bool) string {
 			continue
 		}
 
-		program := filepath.Join(dir, Name)
+		program := filepath.Join(dir, Name())
 		if executable(program) && wanted(program) {
 			return program
 		}

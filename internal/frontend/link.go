@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // programName is the base name of what the link points to.
@@ -53,7 +55,7 @@ func Install(dir string) (*Report, error) {
 		return nil, err
 	}
 
-	link := filepath.Join(dir, Name)
+	link := filepath.Join(dir, Name())
 	before, err := readLink(link)
 	changed := before != target
 	switch {
@@ -80,12 +82,12 @@ func Install(dir string) (*Report, error) {
 	}
 
 	if r.LXD == "" {
-		r.Warnings = append(r.Warnings, "no LXD of its own was found to hand other commands over to: install LXD")
+		r.Warnings = append(r.Warnings, product.Text("no LXD of its own was found to hand other commands over to: install LXD"))
 	}
 
 	weak := exposed(target)
 	if weak != "" {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%s can be changed by others than root, and root runs it as `lxd`: "+
+		r.Warnings = append(r.Warnings, product.Sprintf("%s can be changed by others than root, and root runs it as `lxd`: "+
 			"move %s to /usr/local/bin, owned by root, and install again", weak, programName))
 	}
 
@@ -94,10 +96,10 @@ func Install(dir string) (*Report, error) {
 
 func notEffective(dir string, r *Report) string {
 	if r.Found == "" || !inPath(dir) {
-		return fmt.Sprintf("`lxd` is not the front-end yet in this PATH: put %s into it, first", dir)
+		return product.Sprintf("`lxd` is not the front-end yet in this PATH: put %s into it, first", dir)
 	}
 
-	return fmt.Sprintf("`lxd` is still %s in this PATH: put %s before %s", r.Found, dir, filepath.Dir(r.Found))
+	return product.Sprintf("`lxd` is still %s in this PATH: put %s before %s", r.Found, dir, filepath.Dir(r.Found))
 }
 
 func inPath(dir string) bool {
@@ -112,7 +114,7 @@ func inPath(dir string) bool {
 
 // Remove removes the link, to whichever copy of lxd-recover it points.
 func Remove(dir string) (*Report, error) {
-	link := filepath.Join(dir, Name)
+	link := filepath.Join(dir, Name())
 	target, err := readLink(link)
 	if err != nil {
 		return nil, err
@@ -134,24 +136,28 @@ func Remove(dir string) (*Report, error) {
 	return r, nil
 }
 
-// RemoveOwn is Remove for a copy of lxd-recover that is about to go: a link to another copy stays.
-func RemoveOwn(dir string) (*Report, error) {
+// RemoveOwn removes the front-ends of all products for a copy of lxd-recover that is about to go: a link to another copy stays.
+func RemoveOwn(dir string) error {
 	own, err := stableName()
 	if err != nil {
-		return nil, err
+		return err
 	}
 
-	target, err := os.Readlink(filepath.Join(dir, Name))
-	if err != nil || target != own {
-		return Status(dir)
+	var errs []error
+	for _, p := range product.All {
+		link := filepath.Join(dir, p.Program)
+		target, err := os.Readlink(link)
+		if err == nil && target == own {
+			errs = append(errs, os.Remove(link))
+		}
 	}
 
-	return Remove(dir)
+	return errors.Join(errs...)
 }
 
 // Status looks how the front-end in dir stands.
 func Status(dir string) (*Report, error) {
-	r := &Report{Link: filepath.Join(dir, Name)}
+	r := &Report{Link: filepath.Join(dir, Name())}
 	var foreign *ForeignError
 	var err error
 	r.Target, err = readLink(r.Link)
@@ -200,7 +206,7 @@ func readLink(link string) (string, error) {
 
 // replaceLink points an existing link to target, in one step.
 func replaceLink(target string, link string) error {
-	temporary := filepath.Join(filepath.Dir(link), "."+Name+"."+programName)
+	temporary := filepath.Join(filepath.Dir(link), "."+filepath.Base(link)+"."+programName)
 	err := os.Remove(temporary)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

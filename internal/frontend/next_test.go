@@ -16,7 +16,7 @@ import (
 func TestNextSkipsOurs(t *testing.T) {
 	top := t.TempDir()
 	in := func(dir string) string {
-		path := filepath.Join(top, dir, Name)
+		path := filepath.Join(top, dir, Name())
 		must(t, os.MkdirAll(filepath.Dir(path), 0o755))
 		return path
 	}
@@ -87,8 +87,8 @@ func TestNextUnresolved(t *testing.T) {
 	must(t, os.MkdirAll(filepath.Dir(snap), 0o755))
 	must(t, os.MkdirAll(bin, 0o755))
 	must(t, os.WriteFile(snap, []byte("#!/bin/sh\n"), 0o755))
-	must(t, os.Symlink(snap, filepath.Join(bin, Name)))
-	wantNext(t, []string{bin}, nil, filepath.Join(bin, Name))
+	must(t, os.Symlink(snap, filepath.Join(bin, Name())))
+	wantNext(t, []string{bin}, nil, filepath.Join(bin, Name()))
 }
 
 func wantNext(t *testing.T, path []string, more []string, want string) {

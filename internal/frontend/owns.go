@@ -5,6 +5,8 @@ package frontend
 import (
 	"slices"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Flag is a global flag of LXD's command line. It may stand before, between and after the words of a command.
@@ -38,7 +40,7 @@ const clusterGroup = "cluster"
 // edit that slips through to LXD is one without our checks.
 func Owns(args []string) bool { return owns(args, "") }
 
-// owns looks at what follows group, which is empty or "cluster".
+// owns looks at what follows group, which is empty, "cluster", or the word that may stand before that: only commands of the group cluster follow it.
 func owns(args []string, group string) bool {
 	for i, arg := range args {
 		switch {
@@ -57,7 +59,12 @@ func owns(args []string, group string) bool {
 				return owns(args[i+1:], clusterGroup)
 			}
 
-			return strings.HasPrefix(arg, commandPrefix)
+			prefix := product.Current().Prefix
+			if group == "" && arg == prefix {
+				return owns(args[i+1:], prefix)
+			}
+
+			return group == "" && strings.HasPrefix(arg, commandPrefix)
 		}
 
 		value, known := flagValue(arg)

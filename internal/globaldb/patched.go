@@ -17,6 +17,7 @@ import (
 	"github.com/mattn/go-sqlite3"
 
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // patchTimeout bounds how long a patch may take on a copy. LXD's start is cut short by its service manager at some time, too.
@@ -152,7 +153,7 @@ func runPatch(ctx context.Context, file string, statements []string) error {
 }
 
 // errRows says that a statement returns rows: libdqlite takes the first one for an error where nobody waits for it.
-var errRows = errors.New("it returns rows: LXD would take that for an error, and not start")
+var errRows error = product.Error("it returns rows: LXD would take that for an error, and not start")
 
 func runStatement(ctx context.Context, conn *sqlite3.SQLiteConn, statement string) error {
 	prepared, err := conn.Prepare(statement)
@@ -188,8 +189,8 @@ func runStatement(ctx context.Context, conn *sqlite3.SQLiteConn, statement strin
 func refusedByPatch(err error) error {
 	var e sqlite3.Error
 	if errors.As(err, &e) && e.Code == sqlite3.ErrAuth {
-		return errors.New("this cannot be tried: LXD runs a patch inside one transaction of its own, " +
-			"where transactions, PRAGMA, ATTACH and load_extension have no place")
+		return errors.New(product.Text("this cannot be tried: LXD runs a patch inside one transaction of its own, " +
+			"where transactions, PRAGMA, ATTACH and load_extension have no place"))
 	}
 
 	return err

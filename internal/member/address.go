@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Host is the host of an address HOST:PORT, without brackets; the whole address where it is none.
@@ -85,7 +87,7 @@ func CheckAddress(address string) error {
 }
 
 func spelling(address string, canonical string) error {
-	return fmt.Errorf("address %q has another usual spelling, and LXD takes two spellings for two addresses: write %s", address, canonical)
+	return product.Errorf("address %q has another usual spelling, and LXD takes two spellings for two addresses: write %s", address, canonical)
 }
 
 // CheckChange checks an address that takes the place of one that is in force, empty for none. A host that stays may be odd.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
@@ -28,7 +29,7 @@ import (
 const File = "local.db"
 
 // ErrUnknownMember says that the node database is one of a member of a cluster, and does not tell which one.
-var ErrUnknownMember = errors.New("the node database does not tell which member of its cluster this LXD is")
+var ErrUnknownMember error = product.Error("the node database does not tell which member of its cluster this LXD is")
 
 // A standalone server, which is no member of a cluster, is the only server of its raft log. LXD gives it this id and this address there.
 const (
@@ -342,7 +343,7 @@ func (n *Node) identify() error {
 	}
 
 	// What LXD's own loader leaves when it is killed half way.
-	return fmt.Errorf("%w: no member that it lists has the address %s, which is its cluster.https_address; "+
+	return product.Errorf("%w: no member that it lists has the address %s, which is its cluster.https_address; "+
 		"an interrupted loader of LXD leaves it so, and `lxd-recover global-db-import` of another member's tarball repairs it",
 		ErrUnknownMember, n.ClusterAddress)
 }

@@ -88,6 +88,11 @@ func changesRows(action int, _ string, arg2 string, _ string) int {
 	return sqlite.SQLITE_DENY
 }
 
+// Patches returns the names of all patches that a node database marks as applied.
+func Patches(ctx context.Context, databaseDir string) ([]string, error) {
+	return PatchesSince(ctx, databaseDir, time.Time{})
+}
+
 // PatchesSince returns the names of LXD's own patches that a node database marks as applied after a time.
 func PatchesSince(ctx context.Context, databaseDir string, since time.Time) ([]string, error) {
 	db, done, err := openCopy(filepath.Join(databaseDir, File))

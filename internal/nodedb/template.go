@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // The node database's schemas that are known: 42 is LXD 5.0's, 43 the one of 5.21, 6.6 and 6.9. Both have the same tables.
@@ -56,7 +57,7 @@ func ReadTemplate(ctx context.Context, file string) (*Template, error) {
 
 	found, err := damage(ctx, db)
 	if err == nil && found != "" {
-		return nil, fmt.Errorf("%s is not a node database of LXD (%s); %w", file, found, ErrNoTemplate)
+		return nil, product.Errorf("%s is not a node database of LXD (%s); %w", file, found, ErrNoTemplate)
 	}
 
 	t := &Template{File: file}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Codes of findings about addresses.
@@ -215,20 +216,20 @@ func checkOwnAddresses(facts Facts) []Finding {
 			f.Text = "whether this machine has the address " + f.Text + ", cannot be told"
 		case a.Key == KeyCluster && covers(core, cluster):
 			f.Code = CodeAddressUnknown
-			f.Text = fmt.Sprintf("this machine does not have the address %s: LXD starts, as it listens on all addresses (%s is %s), and the others reach it "+
-				"only if something forwards that address to this machine", f.Text, KeyCore, core)
+			f.Text = product.Sprintf("this machine does not have the address %s: LXD starts, as it listens on all addresses (%s is %s), and the others reach "+
+				"it only if something forwards that address to this machine", f.Text, KeyCore, core)
 		case listening[a.Key]:
 			f.Code, f.Fatal = CodeAddressGone, true
 			if a.New {
 				f.Code = CodeAddressAbsent
 			}
 
-			f.Text = fmt.Sprintf("this machine does not have the address %s: LXD does not start without it (cannot assign requested address)", f.Text)
+			f.Text = product.Sprintf("this machine does not have the address %s: LXD does not start without it (cannot assign requested address)", f.Text)
 			f.Advice = facts.absentAdvice(a)
 		default:
 			f.Code = CodeCoreNotReachable
-			f.Text = fmt.Sprintf("this machine does not have the address %s: LXD starts, and clients do not reach it there", f.Text)
-			f.Advice = "`lxc config set " + a.Key + "` changes it when LXD is up."
+			f.Text = product.Sprintf("this machine does not have the address %s: LXD starts, and clients do not reach it there", f.Text)
+			f.Advice = product.Text("`lxc config set ") + a.Key + product.Text("` changes it when LXD is up.")
 		}
 
 		found = append(found, f)
@@ -241,20 +242,21 @@ func checkOwnAddresses(facts Facts) []Finding {
 func (facts Facts) absentAdvice(a OwnAddress) string {
 	switch {
 	case a.Key == KeyCluster && !a.New:
-		return "Give this machine the address before LXD is started. If it has another one now, `lxd-recover cluster edit` corrects the member list."
+		return product.Text("Give this machine the address before LXD is started. If it has another one now, `lxd-recover cluster edit` corrects the " +
+			"member list.")
 	case a.Key == KeyCluster:
-		return "If it is mistyped, correct it, after an edit with another `lxd-recover cluster edit` and a new export; " +
-			"else give this machine the address before LXD is started."
+		return product.Text("If it is mistyped, correct it, after an edit with another `lxd-recover cluster edit` and a new export; " +
+			"else give this machine the address before LXD is started.")
 	}
 
 	self, _ := facts.Members.ByID(facts.Self)
 	_, port, err := net.SplitHostPort(a.Address)
 	host := member.Host(self.Address)
 	if err != nil || host == "" || host == self.Address {
-		return "Give this machine the address before LXD is started, or change the setting in " + patchLocal + "."
+		return product.Text("Give this machine the address before LXD is started, or change the setting in ") + patchLocal + "."
 	}
 
-	return fmt.Sprintf("Give this machine the address before LXD is started, or write the change into %s, which LXD runs first: %s",
+	return product.Sprintf("Give this machine the address before LXD is started, or write the change into %s, which LXD runs first: %s",
 		patchLocal, SettingSQL(a.Key, net.JoinHostPort(host, port)))
 }
 
@@ -289,9 +291,9 @@ func checkLeft(facts Facts) []Finding {
 	for _, l := range facts.Left {
 		f := Finding{Code: CodeAddressLeft, Member: l.Member,
 			Text:   fmt.Sprintf("%s still names %s, which was an address of %s and is %s now", l.Where, l.Address, l.Member, l.New),
-			Advice: "Change it when LXD is up, if it means that machine."}
+			Advice: product.Text("Change it when LXD is up, if it means that machine.")}
 		if l.Key != "" {
-			f.Advice = fmt.Sprintf("`lxc config set %s` changes it when LXD is up.", l.Key)
+			f.Advice = product.Sprintf("`lxc config set %s` changes it when LXD is up.", l.Key)
 		}
 
 		found = append(found, f)

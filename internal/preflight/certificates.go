@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // expiresSoon is how long before its end a certificate is worth a word.
@@ -85,8 +87,8 @@ func checkCertificates(facts Facts) []Finding {
 // renewal says how a certificate is replaced.
 func (c Certificate) renewal() string {
 	if c.Member == "" {
-		return "While the cluster works, `lxc cluster update-certificate` replaces it. " +
-			"Else put one new cluster.crt, with its cluster.key, on all members before the database is exported."
+		return product.Text("While the cluster works, `lxc cluster update-certificate` replaces it. " +
+			"Else put one new cluster.crt, with its cluster.key, on all members before the database is exported.")
 	}
 
 	return "The members accept a new one only if the database of the cluster has it, too."

@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxd-recover/lxd-recover/internal/frontend"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // versionTimeout bounds how long LXD's program may take to print its version.
@@ -102,10 +103,10 @@ var versionNumber = regexp.MustCompile(`^[0-9]+(\.[0-9a-z~+-]+)*$`)
 
 // schemaUpdate is the name of a function in LXD's program that brings the schema of the global database from one version to the next. Go
 // programs have the names of their functions in them, stripped ones, too.
-var schemaUpdate = regexp.MustCompile(`lxd/db/cluster\.updateFromV([0-9]+)\x00`)
+var schemaUpdate = regexp.MustCompile(`(?:lxd|server)/db/cluster\.updateFromV([0-9]+)\x00`)
 
 // ErrNoSchema says that a program does not tell which schema it makes.
-var ErrNoSchema = errors.New("no function of LXD's that updates the schema of its global database is in this program")
+var ErrNoSchema error = product.Error("no function of LXD's that updates the schema of its global database is in this program")
 
 // SchemaOf is the version of the global database's schema that an LXD program makes, which it does not print: one more than the highest
 // that it can update from.
@@ -131,7 +132,7 @@ func schemaIn(r io.Reader) (int, error) {
 	for {
 		n, err := io.ReadFull(in, buffer[kept:])
 		data := buffer[:kept+n]
-		if bytes.Contains(data, []byte("lxd/db/cluster.updateFromV")) {
+		if bytes.Contains(data, []byte("/db/cluster.updateFromV")) {
 			for _, parts := range schemaUpdate.FindAllSubmatch(data, -1) {
 				version, numErr := strconv.Atoi(string(parts[1]))
 				if numErr == nil {

@@ -8,10 +8,10 @@
 package preflight
 
 import (
-	"fmt"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Finding is one thing that keeps LXD from starting or working, or may do so.
@@ -126,6 +126,6 @@ func checkRoom(facts Facts) []Finding {
 	}
 
 	return []Finding{{Code: "disk-full", Member: facts.name(),
-		Text:   fmt.Sprintf("the disk of the database has %d MiB left: LXD's database allocates some files of 8 MiB when it starts", *facts.Free>>20),
-		Advice: "Make room before LXD is started."}}
+		Text:   product.Sprintf("the disk of the database has %d MiB left: LXD's database allocates some files of 8 MiB when it starts", *facts.Free>>20),
+		Advice: product.Text("Make room before LXD is started.")}}
 }

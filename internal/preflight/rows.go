@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Codes of the findings about members.
@@ -55,9 +56,9 @@ func checkRows(facts Facts) []Finding {
 		f := Finding{Code: NoRow, Member: m.Name, Fatal: m.ID == facts.Self}
 		f.Text = fmt.Sprintf("%s is a member in the raft log, and has no row in the table nodes of the global database: ", Named(m))
 		if f.Fatal {
-			f.Text += "LXD does not start here (\"updated 0 rows instead of 1\")"
+			f.Text += product.Text("LXD does not start here (\"updated 0 rows instead of 1\")")
 		} else {
-			f.Text += "its LXD does not start, and `lxc cluster remove` cannot find it"
+			f.Text += product.Text("its LXD does not start, and `lxc cluster remove` cannot find it")
 			f.Advice = "If it is no member any more, `lxd-recover cluster edit` can leave it out of the list."
 		}
 
@@ -96,11 +97,11 @@ func checkVersions(facts Facts) []Finding {
 	var found []Finding
 	for _, n := range unlike {
 		f := Finding{Code: VersionBehind, Member: n.Name}
-		waits := fmt.Sprintf("behind this member's %d and %d: LXD here waits until %s is upgraded, for ever if that is lost",
+		waits := product.Sprintf("behind this member's %d and %d: LXD here waits until %s is upgraded, for ever if that is lost",
 			own.Schema, own.APIExtensions, n.Name)
 		if !n.behind(own) {
 			f.Code = VersionAhead
-			waits = fmt.Sprintf("this member's are %d and %d: an LXD of that version does not start here before it is upgraded, too",
+			waits = product.Sprintf("this member's are %d and %d: an LXD of that version does not start here before it is upgraded, too",
 				own.Schema, own.APIExtensions)
 		}
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Codes of findings about schemas.
@@ -29,9 +31,9 @@ func (l LXD) String() string {
 		version = strconv.Quote(version)
 	}
 
-	text := "LXD " + version
+	text := product.Text("LXD ") + version
 	if l.Version == "" {
-		text = "LXD of unknown version"
+		text = product.Text("LXD of unknown version")
 	}
 
 	if l.Schema > 0 {
@@ -52,23 +54,23 @@ func checkSchema(facts Facts) []Finding {
 		return []Finding{{Code: CodeSchemaNewer, Member: facts.name(), Fatal: true,
 			Text: fmt.Sprintf("the global database has schema %d, and the %s that is installed here (%s) knows schemas up to %d: it does not start "+
 				"(this node's version is behind)", facts.Schema, lxdVersion(facts.Installed), facts.Installed.Program, known),
-			Advice: "Upgrade LXD on this member first, to the version of the members that the database comes from."}}
+			Advice: product.Text("Upgrade LXD on this member first, to the version of the members that the database comes from.")}}
 	case facts.LastRan == 0 || facts.Schema <= facts.LastRan:
 		return nil
 	}
 
 	return []Finding{{Code: CodeSchemaNewer, Member: facts.name(), Fatal: true,
-		Text: fmt.Sprintf("the global database has schema %d, and the LXD that ran last on this member had schema %d: "+
+		Text: product.Sprintf("the global database has schema %d, and the LXD that ran last on this member had schema %d: "+
 			"unless it was upgraded since, it does not start (this node's version is behind)", facts.Schema, facts.LastRan),
-		Advice: "Make sure that LXD on this member has the version of the members that the database comes from."}}
+		Advice: product.Text("Make sure that LXD on this member has the version of the members that the database comes from.")}}
 }
 
 func lxdVersion(l LXD) string {
 	if l.Version == "" {
-		return "LXD"
+		return product.Text("LXD")
 	}
 
-	return "LXD " + l.Version
+	return product.Text("LXD ") + l.Version
 }
 
 // checkGoingBack says what LXD does again, and what not, on a database that is older than what it has had here.
@@ -77,15 +79,16 @@ func checkGoingBack(facts Facts) []Finding {
 	newest := max(facts.LastRan, facts.Installed.Schema)
 	if facts.Schema > 0 && facts.Schema < newest {
 		found = append(found, Finding{Code: CodeSchemaOlder, Member: facts.name(),
-			Text: fmt.Sprintf("the global database has schema %d, and LXD has schema %d here: when LXD starts it brings the database from the one to the other",
+			Text: product.Sprintf("the global database has schema %d, and LXD has schema %d here: when LXD starts it brings the database from the one "+
+				"to the other",
 				facts.Schema, newest)})
 	}
 
 	if len(facts.Patches) > 0 {
 		found = append(found, Finding{Code: CodePatchesDone, Member: facts.name(),
-			Text: fmt.Sprintf("the node database marks patches of LXD's own as applied that are newer than the global database: %s. "+
+			Text: product.Sprintf("the node database marks patches of LXD's own as applied that are newer than the global database: %s. "+
 				"LXD does not apply them again, although the global database is without what they did to it", strings.Join(facts.Patches, ", ")),
-			Advice: fmt.Sprintf("LXD applies one again if this is written into %s first: DELETE FROM patches WHERE name = 'NAME';", patchLocal)})
+			Advice: product.Sprintf("LXD applies one again if this is written into %s first: DELETE FROM patches WHERE name = 'NAME';", patchLocal)})
 	}
 
 	return found

@@ -5,6 +5,8 @@ package raftlog
 import (
 	"fmt"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // checkNames reports what the names alone say: strays, leftovers, names that libdqlite misreads or dies of, and what its maintenance
@@ -55,7 +57,7 @@ func (l *Log) checkNames(pl *problemList) {
 				l.misreadSnapshot(f)
 			}
 		case f.Kind == StrayFile:
-			p.Text = "not a file of dqlite or LXD"
+			p.Text = product.Text("not a file of dqlite or LXD")
 		}
 
 		if p.Text != "" {

@@ -5,6 +5,8 @@ package raftlog
 import (
 	"fmt"
 	"slices"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // conclude derives from the entries that libdqlite would hold whether a member would start on them, and reports those that it would
@@ -40,7 +42,7 @@ func (l *Log) conclude(ld *loader) {
 		ld.say(Problem{Severity: Error, File: ld.placed[0].segment.File, Offset: segmentHeader, Index: 1,
 			Text:      "the log begins with an entry that is no configuration, and there is no snapshot: its beginning is missing",
 			Libdqlite: "loads it with index 1, and aborts the process when the member starts (assertion)",
-			Advice:    "recover from another member, or from a backup of LXD's database directory"})
+			Advice:    product.Text("recover from another member, or from a backup of LXD's database directory")})
 	}
 
 	if len(ld.placed) == 0 && ld.snapshot == nil {
@@ -53,7 +55,7 @@ func (l *Log) judgeEmpty(ld *loader) {
 	p := Problem{Severity: Error, Offset: -1,
 		Text:      "there is no entry and no snapshot that libdqlite would load",
 		Libdqlite: "starts as a new, empty database",
-		Advice:    "recover from another member, or from a backup of LXD's database directory"}
+		Advice:    product.Text("recover from another member, or from a backup of LXD's database directory")}
 	used := slices.ContainsFunc(l.Segments, func(s Segment) bool { return !s.Unused })
 	if l.Libdqlite.Load == LoadsClean && !used && (l.Term > 0 || len(l.Files) == 0) { // a spare has nothing at all
 		p.Severity = Warning

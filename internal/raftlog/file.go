@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // errShrunk says that a file ended before the size it had when it was opened: somebody else is writing.
@@ -42,6 +44,7 @@ type directory struct {
 	allSums  bool
 	later    bool
 	known    *Log // see Options
+	engine   product.Engine
 
 	batches *batchReader // with its buffers, for the next segment
 	window  []byte       // of the search after damage
@@ -49,7 +52,8 @@ type directory struct {
 
 // newDirectory returns a directory whose progress may be reported from several goroutines.
 func newDirectory(ctx context.Context, fsys fs.FS, opts Options) *directory {
-	d := &directory{ctx: ctx, fsys: fsys, sums: opts.Sums || opts.AllSums, allSums: opts.AllSums, later: opts.Later, known: opts.Known}
+	d := &directory{ctx: ctx, fsys: fsys, sums: opts.Sums || opts.AllSums, allSums: opts.AllSums, later: opts.Later, known: opts.Known,
+		engine: opts.Engine}
 	if opts.Progress != nil {
 		var mu sync.Mutex
 		d.progress = func(bytes int64) {
@@ -72,7 +76,8 @@ func (d *directory) each(n int, do func(d *directory, i int) error) error {
 	var next atomic.Int64
 	var group sync.WaitGroup
 	for range min(n, runtime.GOMAXPROCS(0), maxReaders) {
-		own := &directory{ctx: d.ctx, fsys: d.fsys, progress: d.progress, sums: d.sums, allSums: d.allSums, later: d.later, known: d.known}
+		own := &directory{ctx: d.ctx, fsys: d.fsys, progress: d.progress, sums: d.sums, allSums: d.allSums, later: d.later, known: d.known,
+			engine: d.engine}
 		group.Go(func() {
 			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
 				errs[i] = do(own, i)

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // LeftOut is what is in a file, or was, and is not in the log.
@@ -235,7 +237,7 @@ func (l *Log) judgeReading(pl *problemList) {
 			Text: fmt.Sprintf("the disk holds a log up to index %d, and libdqlite would lose %d entries of it, or take them for others",
 				l.LastIndex, absent),
 			Libdqlite: fmt.Sprintf("loads a log up to index %d and reports success", l.Libdqlite.LastIndex),
-			Advice:    "do not start LXD on it: `lxd-recover global-db-repair` makes it load whole"})
+			Advice:    product.Text("do not start LXD on it: `lxd-recover global-db-repair` makes it load whole")})
 	}
 }
 
@@ -250,7 +252,7 @@ func (l *Log) judgeSnapshot(pl *problemList) {
 	pl.add(Problem{Severity: Error, File: s.File, Offset: -1, Index: s.Index,
 		Text:      fmt.Sprintf("its database has %d pages, and that is not what the entries before it lead to", s.Databases[0].pages),
 		Libdqlite: "begins with it, and serves a database with rows missing",
-		Advice:    "do not start LXD on it: `lxd-recover global-db-repair` goes on from what was before it"})
+		Advice:    product.Text("do not start LXD on it: `lxd-recover global-db-repair` goes on from what was before it")})
 }
 
 // notLoaded counts the entries after the snapshot that libdqlite would not have, or not at their index, and those that it would have

@@ -2,7 +2,11 @@
 
 package raftlog
 
-import "fmt"
+import (
+	"fmt"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
+)
 
 // loadOpen reads an open segment, which libdqlite finalises on the way: it cuts the file after the last sound batch and renames it to
 // a closed one, or deletes it when it has none.
@@ -108,7 +112,7 @@ func (ld *loader) checkTail(p *piece, next uint64) {
 			Text: fmt.Sprintf("the segment ends in zeros where the first batch of the later %s would have fitted: "+
 				"entries may be gone", p.next.name),
 			Libdqlite: "takes the later segment as the continuation and reports success",
-			Advice:    "harmless if LXD was killed while it took a snapshot; otherwise compare with the other members, if there are any"})
+			Advice:    product.Text("harmless if LXD was killed while it took a snapshot; otherwise compare with the other members, if there are any")})
 	}
 }
 

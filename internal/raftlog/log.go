@@ -10,6 +10,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // Options for [Open].
@@ -29,6 +31,12 @@ type Options struct {
 	// has other entries in them; without a daemon that looks as if they were lost.
 	Live bool
 
+	// Engine is the one whose directory it is.
+	Engine product.Engine
+
+	// Recovered says that something beside the directory shows that its last entry is a recovery's, if it looks like one of raft's own, too.
+	Recovered bool
+
 	// Known is what an earlier look at the same directory found, or nil. Closed segments and snapshots whose files have the sizes and
 	// times that they had then are not read again: what was found in them still counts. libdqlite never writes to such files.
 	Known *Log
@@ -36,6 +44,8 @@ type Options struct {
 
 // Log is what one pass over a raft directory found.
 type Log struct {
+	Engine product.Engine // see Options
+
 	Files    []File       // everything, by name
 	Metadata [2]*Metadata // of metadata1 and metadata2, nil when missing or unusable
 	Term     uint64       // of the metadata in force: the one with the higher version
@@ -91,6 +101,7 @@ type Log struct {
 	foundDropped          uint64
 
 	live   bool // see Options.Live
+	marked bool // see Options.Recovered
 	unread bool // the data of snapshots, see Options.Later
 }
 
@@ -132,7 +143,7 @@ func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
 	const attempts = 3
 	var err error
 	for range attempts {
-		l := &Log{fsys: fsys, live: opts.Live}
+		l := &Log{fsys: fsys, live: opts.Live, Engine: opts.Engine, marked: opts.Recovered}
 		err = l.read(newDirectory(ctx, fsys, opts))
 		if err == nil {
 			return l, nil
@@ -400,6 +411,9 @@ func (l *Log) readSegments(d *directory) error {
 // a lone change of members at the end of the log, the first entry of its term, looks like a fenced one. LXD reads its database before it
 // changes members, which writes a barrier, so that is not known to happen. The metadata say nothing: a member that was started without
 // a majority has gone on to later terms.
+//
+// cowsql's recovery writes an entry with the term of the one before it. What it does to the members tells it from a leader's, see
+// Configuration.LeadsTo, and where that does not, what lies beside the directory: see Options.Recovered.
 func (l *Log) edited() bool {
 	last, ok := l.placed.at(l.LastIndex)
 	if !ok {
@@ -412,7 +426,7 @@ func (l *Log) edited() bool {
 		return false
 	}
 
-	if s.LastTerm == 1 {
+	if s.LastTerm == 1 && !l.Engine.RecoversInTerm() {
 		return true
 	}
 
@@ -426,5 +440,16 @@ func (l *Log) edited() bool {
 		earlier = max(earlier, p.part.MaxTerm)
 	}
 
-	return s.LastTerm > earlier
+	if s.LastTerm > earlier {
+		return true
+	}
+
+	return l.Engine.RecoversInTerm() && s.LastTerm == earlier && (l.marked || l.recoveredInTerm())
+}
+
+// recoveredInTerm says whether the last entry did to the members what a leader's does not do, if it is known who they were. With one role that is
+// another one nothing in the log tells.
+func (l *Log) recoveredInTerm() bool {
+	before, known := l.configurationBefore(l.LastIndex)
+	return known && !before.LeadsTo(l.Configuration)
 }

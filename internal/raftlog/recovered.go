@@ -51,6 +51,31 @@ func (l *Log) configurationBefore(index uint64) (c Configuration, known bool) {
 	return c, known
 }
 
+// LeadsTo tells whether a leader of raft may have written o as the configuration that follows c: it adds one server, as a spare, gives one another role, or
+// removes one, each in an entry of its own. A recovery may change anything, nothing too. Source: raft_add, raft_assign and raft_remove of dqlite's raft.
+func (c Configuration) LeadsTo(o Configuration) bool {
+	added, removed, assigned := 0, 0, 0
+	for _, s := range o {
+		i := slices.IndexFunc(c, func(b Server) bool { return b.ID == s.ID })
+		switch {
+		case i < 0 && s.Role == Spare:
+			added++
+		case i < 0 || c[i].Address != s.Address:
+			return false
+		case c[i].Role != s.Role:
+			assigned++
+		}
+	}
+
+	for _, s := range c {
+		if !slices.ContainsFunc(o, func(b Server) bool { return b.ID == s.ID }) {
+			removed++
+		}
+	}
+
+	return added+removed+assigned == 1
+}
+
 // same tells whether two configurations have the same servers, in any order.
 func (c Configuration) same(o Configuration) bool {
 	return len(c) == len(o) && !slices.ContainsFunc(c, func(s Server) bool { return !slices.Contains(o, s) })

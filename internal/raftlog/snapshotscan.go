@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 const (
@@ -146,6 +148,10 @@ func (s *Snapshot) damaged(load, start Outcome, file, text, libdqlite string) {
 
 // checkFrame looks at how the data is packed, which not every libdqlite likes.
 func (s *Snapshot) checkFrame(d *directory) {
+	if !s.Compressed && d.engine.RawSnapshots() {
+		return
+	}
+
 	if !s.Compressed {
 		s.load, s.start = max(s.load, Refuses), max(s.start, Refuses)
 		s.problem(Error, s.File, "the snapshot is not compressed, so it has no checksum",
@@ -227,7 +233,7 @@ func (s *Snapshot) scanWAL(db SnapshotDatabase, image *DatabaseImage) {
 	s.problems = append(s.problems, Problem{Severity: Info, File: s.File, Offset: -1, Index: s.Index,
 		Text:      fmt.Sprintf("database %q has a write-ahead log in the snapshot, as 1.16 and earlier wrote it", db.Name),
 		Libdqlite: "1.18.3 and 1.18.4 abort the process when a member starts on it (assertion); all others read it",
-		Advice:    "nothing, as long as LXD does not come with one of these two"})
+		Advice:    product.Text("nothing, as long as LXD does not come with one of these two")})
 	_, err := io.Copy(io.Discard, db.Main)
 	if err != nil {
 		return

@@ -16,6 +16,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
@@ -181,7 +182,7 @@ func (p *patcher) checkDown(ctx context.Context) (running bool, err error) {
 	}
 
 	return running, &Refusal{Code: "lxd-runs", Flag: whileRunningFlag,
-		Reason: fmt.Sprintf("LXD is %s, and reads %s only when it starts: until then it goes on writing, and the patch would meet another database "+
+		Reason: product.Sprintf("LXD is %s, and reads %s only when it starts: until then it goes on writing, and the patch would meet another database "+
 			"than the one that it was tried on. Stop LXD first. `lxd sql global` changes the database of an LXD that works", status, patchName)}
 }
 
@@ -191,7 +192,7 @@ func (p *patcher) open(ctx context.Context, running bool) (log *raftlog.Log, db 
 		log = read
 		if !log.Healthy() {
 			return false, &DamageError{What: "the global database in " + p.dir.global(), Problems: log.Problems,
-				Advice: "Repair it, or recover it, first: a patch is tried on what LXD would start on."}
+				Advice: product.Text("Repair it, or recover it, first: a patch is tried on what LXD would start on.")}
 		}
 
 		db, err = globaldb.Open(ctx, log, log.SoundIndex)
@@ -228,7 +229,7 @@ func (p *patcher) pendingFails(failed *globaldb.StatementError) error {
 		return nil
 	}
 
-	return fmt.Errorf("%s, as it is already, does not run on the database: %w; LXD may not start with it. "+
+	return product.Errorf("%s, as it is already, does not run on the database: %w; LXD may not start with it. "+
 		"Correct it, or remove it with `lxd-recover global-db-patch --remove`", p.report.File, failed)
 }
 
@@ -289,7 +290,7 @@ func (p *patcher) preflight(ctx context.Context, before *globaldb.DB, after *glo
 		p.report.Findings = append(p.report.Findings, f.String())
 		known := slices.ContainsFunc(was, func(w preflight.Finding) bool { return w.Code == f.Code && w.Member == f.Member })
 		if p.opts.SQL != "" && f.Fatal && !known && !p.opts.Force {
-			return &Refusal{Code: "patch-stops-lxd", Member: f.Member, Flag: forceFlag, Reason: "with this patch LXD would not start: " + f.Text}
+			return &Refusal{Code: "patch-stops-lxd", Member: f.Member, Flag: forceFlag, Reason: product.Text("with this patch LXD would not start: ") + f.Text}
 		}
 	}
 
@@ -322,7 +323,7 @@ func (p *patcher) askOthers(ctx context.Context) error {
 
 	for i, m := range others {
 		if found[i] == daemon.Answers {
-			p.report.Warnings = append(p.report.Warnings, fmt.Sprintf("LXD runs on %s: the patch will run on the database of the cluster, "+
+			p.report.Warnings = append(p.report.Warnings, product.Sprintf("LXD runs on %s: the patch will run on the database of the cluster, "+
 				"which may have more than this member's that it was tried on", preflight.Named(m)))
 		}
 	}

@@ -253,7 +253,7 @@ func (b *backup) manifest() *bundle.Manifest {
 	return &bundle.Manifest{
 		Version: b.opts.Version, Kind: bundle.KindBackup, Created: time.Now().UTC().Truncate(time.Second), Run: bundle.NewRun(),
 		Source:  bundle.Source{ID: b.node.Self.ID, Name: b.node.Self.Name, Address: b.node.Self.Address},
-		Cluster: bundle.Cluster{Certificate: r.Cluster}, Raft: bundle.Raft{Before: r.Raft, After: r.Raft}, Members: r.Members,
+		Cluster: bundle.Cluster{Certificate: r.Cluster, Product: b.dir.productName()}, Raft: bundle.Raft{Before: r.Raft, After: r.Raft}, Members: r.Members,
 		Backup: &bundle.Backup{Began: r.Began.Truncate(time.Second), Proof: r.Proof, Nonce: b.nonce, Next: r.Next},
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -93,7 +94,7 @@ func (b *backup) look(ctx context.Context, known *raftlog.Log) (*view, error) {
 		return nil, err
 	}
 
-	opts := raftlog.Options{Sums: true, AllSums: b.opts.Trailing, Live: true, Known: known}
+	opts := engineOptions(ctx, b.dir.global(), raftlog.Options{Sums: true, AllSums: b.opts.Trailing, Live: true, Known: known})
 	if known == nil {
 		done := b.opts.Progress.start("Checking "+b.dir.global(), dirSize(b.dir.global()))
 		defer done()
@@ -176,8 +177,9 @@ func (p *prover) begin(ctx context.Context, log *raftlog.Log) error {
 	}
 
 	if !status.Running() {
-		return &Refusal{Code: "not-running", Member: b.node.Self.Name, Reason: "LXD does not run on " + b.node.Self.Name +
-			": its disk does not follow the leader, and lacks what the others have confirmed since. Run the command on a member whose LXD runs. " +
+		return &Refusal{Code: "not-running", Member: b.node.Self.Name, Reason: product.Text("LXD does not run on ") + b.node.Self.Name +
+			product.Text(": its disk does not follow the leader, and lacks what the others have confirmed since. Run the command on a member whose "+
+				"LXD runs. ") +
 			"If it runs on none, `lxd-recover cluster export-db` takes the database of stopped members"}
 	}
 
@@ -249,7 +251,7 @@ func (b *backup) noProof(p *prover) error {
 		what = "the key that was written through its leader"
 	}
 
-	return &Refusal{Code: "no-leader", Member: b.node.Self.Name, Reason: fmt.Sprintf(
+	return &Refusal{Code: "no-leader", Member: b.node.Self.Name, Reason: product.Sprintf(
 		"%s did not reach this member's disk within %s, with another transaction after it: "+
 			"nothing shows that all that the cluster has confirmed is here, so nothing was written. Is LXD running here, and does `lxc cluster list` answer? "+
 			"A cluster that has lost its quorum is recovered with `lxd-recover cluster recover`", what, b.opts.Wait)}

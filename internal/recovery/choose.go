@@ -14,6 +14,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -27,7 +28,7 @@ func (ed *editor) warnOfLost() {
 	}
 
 	if len(lost) > 0 {
-		ed.report.warn(fmt.Sprintf("the lost members, %s, must never start LXD on their old databases again: they would go on as a cluster of their own, "+
+		ed.report.warn(product.Sprintf("the lost members, %s, must never start LXD on their old databases again: they would go on as a cluster of their own, "+
 			"and each side would lack what the other one writes. A machine that comes back gets a new LXD, and joins again", strings.Join(lost, ", ")))
 	}
 }
@@ -132,7 +133,7 @@ func (ed *editor) current(logged member.List) member.List {
 func checkEdit(old member.List, edited member.List) error {
 	switch {
 	case len(edited) < len(old):
-		return fmt.Errorf("the list has %d members and had %d: "+
+		return product.Errorf("the list has %d members and had %d: "+
 			"none can be removed here, give a lost one the role %q and remove it later with `lxc cluster remove --force`", len(edited), len(old), raftlog.Spare)
 	case len(edited) > len(old):
 		return fmt.Errorf("the list has %d members and had %d: none can be added here", len(edited), len(old))

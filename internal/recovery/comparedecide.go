@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
@@ -29,8 +30,8 @@ func (c *comparison) decide() {
 	running := c.running()
 	switch {
 	case verdict != survivor.Known && len(running) > 0:
-		r.Refusal = &CompareRefusal{Verdict: survivor.Running, Reason: fmt.Sprintf("LXD runs on %s, and where a log ends that is being written is not known. "+
-			"Stop LXD on every member, and compare again", strings.Join(running, ", "))}
+		r.Refusal = &CompareRefusal{Verdict: survivor.Running, Reason: product.Sprintf("LXD runs on %s, and where a log ends that is being written is not "+
+			"known. Stop LXD on every member, and compare again", strings.Join(running, ", "))}
 		return
 	case verdict != survivor.Known && (c.doubtful() || s.Copy):
 		r.Refusal = &CompareRefusal{Verdict: verdict, Reason: c.doubt() + c.newest()}
@@ -83,7 +84,7 @@ func (c *comparison) preferences() []preference {
 		{"it is this machine's", is(func(s CompareSource) bool { return s.here })},
 		{"its current raft term is the most recent", func(a, b int) int { return cmp.Compare(term(b), term(a)) }},
 		{"its database is at hand", is(func(s CompareSource) bool { return !s.report })},
-		{"it is LXD's directory", is(func(s CompareSource) bool { return s.Kind == kindLXD })},
+		{product.Text("it is LXD's directory"), is(func(s CompareSource) bool { return isKind(s.Kind, kindLXD) })},
 		{"its id is the lowest", func(a, b int) int { return cmp.Compare(c.id(a), c.id(b)) }},
 	}
 }
@@ -207,18 +208,18 @@ func (c *comparison) doubt() string {
 		len(c.result.Seen), len(r.Voters), strings.Join(why, "; "))
 	switch {
 	case c.result.Verdict == survivor.LeftOut:
-		text = fmt.Sprintf("%s were not seen whole, and what they have written since the recovery at index %d, if LXD was started there, cannot be known",
+		text = product.Sprintf("%s were not seen whole, and what they have written since the recovery at index %d, if LXD was started there, cannot be known",
 			strings.Join(slices.Concat(absent, unsure), ", "), c.result.Recovered)
 	case 2*len(c.result.Seen) > len(r.Voters):
 		text = "the members' roles were changing, and more than half of the voters before that change are needed, too"
 	}
 
 	if slices.ContainsFunc(r.Sources, func(s CompareSource) bool { return s.Member == nil }) {
-		text += ". A source that does not tell whose it is counts for none: give LXD's directory or database/, not global/"
+		text += product.Text(". A source that does not tell whose it is counts for none: give LXD's directory or database/, not global/")
 	}
 
 	if slices.ContainsFunc(r.Sources, func(s CompareSource) bool { return s.Copy }) {
-		text += ". One of LXD's backups, a kept database, or an export that leaves entries out does not tell where its member's log ended"
+		text += product.Text(". One of LXD's backups, a kept database, or an export that leaves entries out does not tell where its member's log ended")
 	}
 
 	return text

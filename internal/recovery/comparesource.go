@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
@@ -40,7 +41,7 @@ func (c *comparison) read(ctx context.Context, source string) error {
 	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Signature: report.Signature,
 		Member: report.Member, Raft: report.Raft,
 		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, Machine: report.Machine, report: saved,
-		here: report.Kind == kindLXD && !saved && isHere(source)}
+		here: isKind(report.Kind, kindLXD) && !saved && isHere(source)}
 	if report.Data != nil {
 		s.Schema = report.Data.SchemaVersion
 	}
@@ -77,7 +78,8 @@ func (c *comparison) learn(m member.Member) {
 func survivorLog(r *InspectReport) (*survivor.Log, error) {
 	l := &survivor.Log{
 		Cluster: r.Cluster, Term: r.Raft.MetadataTerm, Edited: r.Raft.Edited, Copy: r.Copy,
-		Whole: r.Raft.Whole && r.RunningDaemon == "" && r.Format == inspectFormat,
+		InTerm: product.ByName(r.Product).Engine.RecoversInTerm(),
+		Whole:  r.Raft.Whole && r.RunningDaemon == "" && r.Format == inspectFormat,
 	}
 	if r.Raft.SnapshotIndex <= r.Raft.SoundIndex {
 		l.Snapshot = survivor.Position{Index: r.Raft.SnapshotIndex, Term: r.Raft.SnapshotTerm}

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -72,7 +73,7 @@ func CutOff(path string) string {
 		return planErr.Error()
 	}
 
-	return what + ": `lxd-recover resume` finishes what is left, and starts LXD again if that run had stopped it"
+	return what + product.Text(": `lxd-recover resume` finishes what is left, and starts LXD again if that run had stopped it")
 }
 
 // openRunLeft says which run over the whole cluster was cut off here; empty if it is at work.
@@ -100,7 +101,7 @@ func (d directory) openRunLeft() string {
 func ResumeAtBoot(ctx context.Context, opts ResumeOptions, told func(dir string, report *ResumeReport)) error {
 	var errs []error
 	opts.Later = true
-	for _, path := range lxdDirs() {
+	for _, path := range product.Places() {
 		d := directory{path: path}
 		resume := Resume
 		switch {

@@ -11,6 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // daemonCycle stops LXD around a change of its database and starts it again, if it was up. What it stops is written down
@@ -64,7 +65,7 @@ func (c *daemonCycle) stop(ctx context.Context) error {
 		before.Join(&earlier.Before)
 	}
 
-	c.progress.step("Stopping LXD (" + service.Name() + ")")
+	c.progress.step(product.Text("Stopping LXD (") + service.Name() + ")")
 	err = c.note(before)
 	if err != nil {
 		return err
@@ -173,7 +174,7 @@ func stoppable(status *daemon.Status) error {
 	}
 
 	if status.Running() {
-		return fmt.Errorf("LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
+		return product.Errorf("LXD is %s, and neither systemd nor snapd runs it: stop it first (with SIGTERM; "+
 			"`lxd shutdown` would stop all instances as well), then run this command again", status)
 	}
 
@@ -197,7 +198,7 @@ func (c *daemonCycle) start(ctx context.Context, members member.List) (startResu
 		return result, c.end(ctx)
 	}
 
-	c.progress.step("Starting LXD (" + c.service.Name() + ")")
+	c.progress.step(product.Text("Starting LXD (") + c.service.Name() + ")")
 	err := c.bringUp(ctx)
 	if err != nil {
 		return result, errors.Join(inPlace(err), c.leave(ctx))
@@ -231,7 +232,7 @@ func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result
 
 	addresses, err := daemon.WaitReady(limited, c.dir.path, c.service)
 	if ctx.Err() != nil && err != nil {
-		result.warnings = append(result.warnings, "LXD was started, and was not waited for to the end, as this run was interrupted")
+		result.warnings = append(result.warnings, product.Text("LXD was started, and was not waited for to the end, as this run was interrupted"))
 		return nil
 	}
 
@@ -248,7 +249,7 @@ func (c *daemonCycle) waitReady(ctx context.Context, members member.List, result
 	for _, m := range members {
 		address, ok := addresses[m.Name]
 		if ok && address != m.Address {
-			result.warnings = append(result.warnings, fmt.Sprintf("LXD lists %s at %s, not at %s: its address patch was lost; "+
+			result.warnings = append(result.warnings, product.Sprintf("LXD lists %s at %s, not at %s: its address patch was lost; "+
 				"see `lxd-recover global-db-status`", m.Name, address, m.Address))
 		}
 	}
@@ -264,7 +265,7 @@ func (c *daemonCycle) alone(ctx context.Context) bool {
 
 // notReady explains an LXD that was started and does not answer yet.
 func notReady(alone bool, members member.List) string {
-	const text = "LXD was started and does not answer yet: "
+	text := product.Text("LXD was started and does not answer yet: ")
 	switch {
 	case alone:
 		return text + "its journal tells what it is at"
@@ -314,9 +315,9 @@ func (c *daemonCycle) startAfterFailure(ctx context.Context) error {
 		return nil
 	}
 
-	what := "Starting LXD again"
+	what := product.Text("Starting LXD again")
 	if errors.Is(ctx.Err(), context.Canceled) {
-		what = "Interrupted: starting LXD again, on the database that is in place; a second Ctrl-C would leave it stopped"
+		what = product.Text("Interrupted: starting LXD again, on the database that is in place; a second Ctrl-C would leave it stopped")
 	}
 
 	c.progress.step(what)

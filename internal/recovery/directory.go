@@ -12,6 +12,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,19 +20,18 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 // Names inside LXD's directory and inside its database directory.
 const (
-	databaseName  = "database"
-	stagingName   = "database.import"
-	globalName    = "global"
-	patchName     = "patch.global.sql"
-	recordName    = "lxd-recover.yaml"       // what the import left in a database directory, see Record
-	lxdTarball    = "lxd_recovery_db.tar.gz" // LXD itself loads a tarball of this name when it starts
-	lxdUnpackName = "global.recover"         // where it unpacks it
-	lockName      = "dqlite-lock"
+	databaseName = "database"
+	stagingName  = "database.import"
+	globalName   = "global"
+	patchName    = "patch.global.sql"
+	recordName   = "lxd-recover.yaml" // what the import left in a database directory, see Record
+	lockName     = "dqlite-lock"
 )
 
 // clusterCertificateName is the file in LXD's directory with the cluster certificate. A standalone server has none.
@@ -40,19 +40,29 @@ const clusterCertificateName = "cluster.crt"
 // serverCertificateName is the file in LXD's directory with this server's own certificate.
 const serverCertificateName = "server.crt"
 
-// FindLXD returns LXD's directory on this machine: $LXD_DIR, else the snap's, else the package's.
+// FindLXD returns LXD's directory on this machine: $LXD_DIR, else the snap's, else the package's; or Incus's, by the same rules. With databases of both,
+// one of the variables has to say which is meant.
 func FindLXD() (string, error) {
-	dir := os.Getenv("LXD_DIR")
-	if dir != "" {
-		return filepath.Abs(dir)
+	candidates := product.Places()
+	if len(candidates) == 1 {
+		return filepath.Abs(candidates[0])
 	}
 
-	candidates := lxdDirs()
+	found := ""
 	for _, dir := range candidates {
 		_, err := os.Stat(filepath.Join(dir, databaseName))
-		if err == nil || errors.Is(err, os.ErrPermission) {
-			return dir, nil
+		switch {
+		case err != nil && !errors.Is(err, os.ErrPermission):
+		case found == "":
+			found = dir
+		case product.Of(found) != product.Of(dir):
+			return "", fmt.Errorf("there is a database of %s in %s, and one of %s in %s: set %s or %s to the directory that is meant",
+				product.Of(found).Name, found, product.Of(dir).Name, dir, product.Of(found).Variable, product.Of(dir).Variable)
 		}
+	}
+
+	if found != "" {
+		return found, nil
 	}
 
 	for _, dir := range candidates {
@@ -61,17 +71,7 @@ func FindLXD() (string, error) {
 		}
 	}
 
-	return "", fmt.Errorf("no LXD found in %s or %s: set LXD_DIR to its directory", candidates[0], candidates[1])
-}
-
-// lxdDirs are where an LXD may have its directory: where $LXD_DIR says, or the snap's and the package's.
-func lxdDirs() []string {
-	dir := os.Getenv("LXD_DIR")
-	if dir != "" {
-		return []string{dir}
-	}
-
-	return []string{"/var/snap/lxd/common/lxd", "/var/lib/lxd"}
+	return "", errors.New("no LXD found in " + strings.Join(candidates, " or ") + ": set LXD_DIR to its directory, or INCUS_DIR to that of an Incus")
 }
 
 // directory is LXD's directory on this machine.
@@ -89,6 +89,7 @@ func openDirectory(path string) (directory, error) {
 	}
 
 	d := directory{path: path}
+	product.Use(d.product())
 	if os.Geteuid() != 0 {
 		return d, ErrNotRoot
 	}
@@ -100,7 +101,7 @@ func openDirectory(path string) (directory, error) {
 			return d, errors.New(begun.text(d))
 		}
 
-		return d, fmt.Errorf("%s is not the directory of an LXD: %s is missing; set LXD_DIR to the one that is", path, d.database())
+		return d, product.Errorf("%s is not the directory of an LXD: %s is missing; set LXD_DIR to the one that is", path, d.database())
 	}
 
 	if err != nil {
@@ -109,7 +110,7 @@ func openDirectory(path string) (directory, error) {
 
 	// Where one of the two is missing, what needs it says so itself: it is still an LXD's directory, and may be repaired.
 	if !isDatabase(d.database()) {
-		return d, fmt.Errorf("%s is not the directory of an LXD: neither %s nor %s is there; set LXD_DIR to the one that is", path, d.global(), d.local())
+		return d, product.Errorf("%s is not the directory of an LXD: neither %s nor %s is there; set LXD_DIR to the one that is", path, d.global(), d.local())
 	}
 
 	return d, nil
@@ -299,7 +300,7 @@ func openFiles(ctx context.Context, global string, files fs.FS, progress Progres
 	defer done()
 
 	opts.Progress = progress.add
-	log, err := raftlog.Open(ctx, files, opts)
+	log, err := raftlog.Open(ctx, files, engineOptions(ctx, global, opts))
 	if err != nil {
 		return nil, err
 	}

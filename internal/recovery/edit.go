@@ -19,6 +19,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
@@ -327,7 +328,7 @@ func (ed *editor) checkDown(ctx context.Context) error {
 		how += " (" + status.Service.Name() + ")"
 	}
 
-	return fmt.Errorf("LXD is %s: %s, here and on all other members", status, how)
+	return product.Errorf("LXD is %s: %s, here and on all other members", status, how)
 }
 
 // checkOthers refuses while the daemon of another member answers: what it commits from now on would be lost.
@@ -346,7 +347,7 @@ func (ed *editor) checkOthers(ctx context.Context) error {
 	}
 
 	for i, m := range others {
-		ed.report.Others = append(ed.report.Others, Other{Name: m.Name, Address: m.Address, Found: reachText[found[i]]})
+		ed.report.Others = append(ed.report.Others, Other{Name: m.Name, Address: m.Address, Found: product.Text(reachText[found[i]])})
 		if ed.opts.BesideCluster {
 			continue
 		}
@@ -359,9 +360,9 @@ func (ed *editor) checkOthers(ctx context.Context) error {
 			continue
 		}
 
-		reason := fmt.Sprintf("LXD still runs on %s (%s): what it writes from now on would be lost. Stop LXD on all members first", m.Name, m.Address)
+		reason := product.Sprintf("LXD still runs on %s (%s): what it writes from now on would be lost. Stop LXD on all members first", m.Name, m.Address)
 		if ed.opts.Alone {
-			reason = fmt.Sprintf("LXD runs on %s (%s), which has survived, too: "+
+			reason = product.Sprintf("LXD runs on %s (%s), which has survived, too: "+
 				"`lxd-recover cluster edit` recovers with all survivors, and `lxd cluster export-db` and `lxd global-db-import` take them along. "+
 				"If %s is to be left behind, stop LXD there first", m.Name, m.Address, m.Name)
 		}
@@ -389,7 +390,7 @@ func (ed *editor) checkDamage(ctx context.Context) error {
 
 	if !ed.log.Healthy() && !ed.opts.AcceptDamage {
 		return &DamageError{What: "the global database in " + ed.dir.global(), Problems: ed.log.Problems,
-			Advice: fmt.Sprintf("LXD's own edit would go on and lose this without a word. Edit another member, whose database is sound. "+
+			Advice: product.Sprintf("LXD's own edit would go on and lose this without a word. Edit another member, whose database is sound. "+
 				"If there is none: --accept-damage goes on with what is sound, which is all up to index %d.", ed.log.SoundIndex)}
 	}
 

@@ -11,6 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -186,7 +187,7 @@ func (ed *editor) tellLeftOut(current member.List) {
 func (ed *editor) settleLost() {
 	for _, m := range ed.members {
 		if ed.lost[m.ID] && m.Role == raftlog.Voter {
-			ed.report.warn(fmt.Sprintf("%s is lost, and stays a voter: LXD needs %d of the %d voters", m.Name, ed.members.Majority(), ed.members.Voters()))
+			ed.report.warn(product.Sprintf("%s is lost, and stays a voter: LXD needs %d of the %d voters", m.Name, ed.members.Majority(), ed.members.Voters()))
 		}
 	}
 
@@ -198,7 +199,7 @@ func (ed *editor) settleLost() {
 		}
 
 		ed.pending.versions += preflight.VersionSQL(n, own)
-		ed.report.warn(fmt.Sprintf("%s is lost, and has schema %d and %d API extensions in the table nodes: LXD would wait for it. "+
+		ed.report.warn(product.Sprintf("%s is lost, and has schema %d and %d API extensions in the table nodes: LXD would wait for it. "+
 			"%s gives its row this member's, %d and %d", n.Name, n.Schema, n.APIExtensions, patchName, own.Schema, own.APIExtensions))
 		for i := range ed.rows {
 			if ed.rows[i].ID == n.ID {

@@ -4,12 +4,12 @@ package recovery
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // checkAddresses refuses addresses that no member can have, and a new one of this member that this machine does not have.
@@ -80,7 +80,7 @@ func (ed *editor) askNewAddresses(ctx context.Context) error {
 			ed.needs.facts.Silent = append(ed.needs.facts.Silent, preflight.Silent{Member: m.Name, Address: m.Address})
 		case found[i] == daemon.Answers && !ed.opts.BesideCluster:
 			return &Refusal{Code: "working-cluster", Member: m.Name, Flag: "--beside-cluster",
-				Reason: fmt.Sprintf("LXD of this cluster runs at %s, the new address of %s: what it writes from now on would be lost. "+
+				Reason: product.Sprintf("LXD of this cluster runs at %s, the new address of %s: what it writes from now on would be lost. "+
 					"Stop LXD on all members first", m.Address, m.Name)}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -68,7 +69,7 @@ func (d directory) finishInterrupted() (*swapdir.Plan, error) {
 func (d directory) finishedText(plan *swapdir.Plan) string {
 	when := plan.Created.Format(time.RFC3339)
 	if plan.Purpose == purposeUndo {
-		return fmt.Sprintf("finished taking back the exchange of %s, during which LXD had been started", when)
+		return product.Sprintf("finished taking back the exchange of %s, during which LXD had been started", when)
 	}
 
 	return fmt.Sprintf("finished the %s of %s, which had been interrupted; the database it replaced is kept in %s", plan.Purpose, when, d.join(plan.Keep))

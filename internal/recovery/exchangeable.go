@@ -12,6 +12,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/mounts"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -104,6 +105,6 @@ func (d directory) checkRoom(ctx context.Context) error {
 		return err
 	}
 
-	return fmt.Errorf("there is not enough room in %s for what else is in %s and would be carried over: it takes %s, and %s are free; "+
+	return product.Errorf("there is not enough room in %s for what else is in %s and would be carried over: it takes %s, and %s are free; "+
 		"move what LXD did not put there to another place, or make room", d.path, d.database(), sizeText(need), sizeText(free))
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
@@ -242,7 +243,7 @@ func (ex *exporter) lockDatabase(ctx context.Context) (func(), error) {
 	}
 
 	if status.Running() {
-		return nil, fmt.Errorf("LXD is %s: its database changes while it is read. Stop LXD on all members first%s", status, here(status.StopByHand()))
+		return nil, product.Errorf("LXD is %s: its database changes while it is read. Stop LXD on all members first%s", status, here(status.StopByHand()))
 	}
 
 	return lockDqlite(ex.dir.global())
@@ -286,7 +287,7 @@ func (ex *exporter) examine(ctx context.Context) error {
 		Created: time.Now().UTC().Truncate(time.Second),
 		Run:     ex.runID(),
 		Source:  bundle.Source{ID: node.Self.ID, Name: node.Self.Name, Address: node.Self.Address},
-		Cluster: bundle.Cluster{Certificate: certificate},
+		Cluster: bundle.Cluster{Certificate: certificate, Product: ex.dir.productName()},
 		Raft:    bundle.Raft{Before: last}, // After is set when the fence is known
 		Members: members,
 	}
@@ -338,7 +339,7 @@ func (ex *exporter) memberList(ctx context.Context, node *nodedb.Node) (member.L
 	if !ex.log.Edited && !ex.opts.Unedited {
 		return nil, &Refusal{
 			Code: "unedited",
-			Reason: fmt.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. "+
+			Reason: product.Sprintf("the member list was not edited on %s since LXD last ran there: the tarball would carry the old one. "+
 				"Run `lxd-recover cluster edit` here first", node.Self.Name),
 			Flag: "--unedited",
 		}

@@ -12,6 +12,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/printable"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -101,7 +102,7 @@ func knowsMembers(ctx context.Context, log *raftlog.Log, at uint64, members memb
 		known[n.ID] = true
 		_, ok := members.ByID(n.ID)
 		if !ok {
-			warnings = append(warnings, fmt.Sprintf("at index %d %s (id %d) was a member and is none any more: "+
+			warnings = append(warnings, product.Sprintf("at index %d %s (id %d) was a member and is none any more: "+
 				"`lxc cluster remove --force %s` removes it again", at, n.Name, n.ID, printable.Word(n.Name)))
 		}
 	}

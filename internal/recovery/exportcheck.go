@@ -29,8 +29,9 @@ type exportCheck struct {
 }
 
 func newExportCheck(ctx context.Context, global string, opts ExportOptions) *exportCheck {
-	return &exportCheck{ctx: ctx, global: global, accept: opts.AcceptDamage, reading: opts.Reading, bar: opts.Progress, done: func() {},
-		opts: raftlog.Options{Sums: true, AllSums: opts.At > 0, Later: !opts.AcceptDamage && opts.At == 0, Progress: opts.Progress.add}}
+	read := engineOptions(ctx, global, raftlog.Options{Sums: true, AllSums: opts.At > 0, Progress: opts.Progress.add})
+	read.Later = !opts.AcceptDamage && opts.At == 0 && !read.Engine.RawSnapshots() // what has to be packed anew is read before
+	return &exportCheck{ctx: ctx, global: global, accept: opts.AcceptDamage, reading: opts.Reading, bar: opts.Progress, done: func() {}, opts: read}
 }
 
 // outline returns the log as it is if the snapshots are sound; where something else is damaged, it reads them, too, and does what rest

@@ -5,11 +5,11 @@ package recovery
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // notePatch has the manifest tell what is pending in this member's patch.global.sql.
@@ -21,7 +21,7 @@ func (ex *exporter) notePatch() error {
 
 	ex.manifest.Patch = bundle.Patch{Own: pending.digest(), Versions: pending.versions}
 	if pending.own != "" {
-		ex.report.Warnings = append(ex.report.Warnings, fmt.Sprintf("%s here has %s: it is not in the tarball. An import on this member carries it over, "+
+		ex.report.Warnings = append(ex.report.Warnings, product.Sprintf("%s here has %s: it is not in the tarball. An import on this member carries it over, "+
 			"and LXD runs it when it next starts here", patchName, pendingPatch{own: pending.own}))
 	}
 
@@ -40,7 +40,7 @@ func (ex *exporter) noteOwnEdit() error {
 		return err
 	}
 
-	ex.report.Warnings = append(ex.report.Warnings, fmt.Sprintf("the last entry, index %d, is of LXD's own command, and not of "+
+	ex.report.Warnings = append(ex.report.Warnings, product.Sprintf("the last entry, index %d, is of LXD's own command, and not of "+
 		"`lxd-recover cluster edit`: lxd-recover has kept no database from before it, so `lxd-recover global-db-rollback` cannot go back to that",
 		ex.log.LastIndex))
 	return nil

@@ -15,6 +15,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -60,7 +61,7 @@ func (ex *exporter) chooseSource(ctx context.Context) error {
 func (ex *exporter) trustSource() error {
 	s := ex.opened
 	if s.daemon != "" {
-		return fmt.Errorf("%s: LXD runs on it, %s: stop it first", s.Path, s.daemon)
+		return product.Errorf("%s: LXD runs on it, %s: stop it first", s.Path, s.daemon)
 	}
 
 	if s.bundle == nil {

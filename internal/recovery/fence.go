@@ -65,8 +65,16 @@ func plain(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS) ([]bu
 			return nil, err
 		}
 
-		pieces = append(pieces,
-			bundle.FilePiece(fsys, s.Meta, s.Meta, meta.Size(), s.MetaSHA256), bundle.FilePiece(fsys, s.File, s.File, s.Size, s.SHA256))
+		data := bundle.FilePiece(fsys, s.File, s.File, s.Size, s.SHA256)
+		if log.Engine.RawSnapshots() && !s.Compressed {
+			data, err = framed(ctx, data)
+		}
+
+		if err != nil {
+			return nil, err
+		}
+
+		pieces = append(pieces, bundle.FilePiece(fsys, s.Meta, s.Meta, meta.Size(), s.MetaSHA256), data)
 	}
 
 	for _, run := range log.Runs() {

@@ -7,12 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -44,20 +44,25 @@ func (ed *editor) handOver(ctx context.Context) error {
 	ed.reporter.run.State, _ = raftState(ed.dir.global()) // without it a rollback knows less, and refuses more
 	ed.reporter.prepare(keep, ed.report)
 	if err != nil {
-		return fmt.Errorf("LXD's own command failed: %w; the database as it was before is kept in %s, `lxd-recover global-db-rollback %s` puts it back",
+		return product.Errorf("LXD's own command failed: %w; the database as it was before is kept in %s, `lxd-recover global-db-rollback %s` puts it back",
 			err, ed.report.Kept, keep)
 	}
 
 	ed.report.Done = true
 	ed.warnOfOwn(ctx)
-	tarball := filepath.Join(ed.dir.database(), lxdTarball)
+	tarball := ed.dir.loads()
+	if tarball == "" {
+		return nil
+	}
+
 	aside := ed.dir.join("lxd_recovery_db." + stamp(time.Now()) + ".tar.gz")
 	err = unix.Renameat2(unix.AT_FDCWD, tarball, unix.AT_FDCWD, aside, unix.RENAME_NOREPLACE)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil
 	case err != nil:
-		return fmt.Errorf("LXD's own command is done, but move %s to %s: %w: do that by hand, LXD does not start as long as it is there", tarball, aside, err)
+		return product.Errorf("LXD's own command is done, but move %s to %s: %w: do that by hand, LXD does not start as long as it is there", tarball, aside,
+			err)
 	}
 
 	ed.report.Tarball = aside

@@ -18,6 +18,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
 	"github.com/lxd-recover/lxd-recover/internal/sealed"
 )
@@ -72,7 +73,7 @@ func RestoreIdentity(ctx context.Context, opts IdentityOptions) (*IdentityReport
 	}
 
 	if err != nil && !errors.Is(err, os.ErrExist) {
-		return nil, fmt.Errorf("%w: is LXD installed?", err)
+		return nil, product.Errorf("%w: is LXD installed?", err)
 	}
 
 	unlock, err := r.dir.lock(unix.LOCK_EX)
@@ -102,7 +103,7 @@ func (r *identityRestore) refuseRunning(ctx context.Context) error {
 		return err
 	}
 
-	return &Refusal{Code: "running", Reason: fmt.Sprintf("LXD is %s on this machine: stop it first%s", status, here(status.StopByHand()))}
+	return &Refusal{Code: "running", Reason: product.Sprintf("LXD is %s on this machine: stop it first%s", status, here(status.StopByHand()))}
 }
 
 // open reads and checks the whole backup, and opens what is encrypted in it.
@@ -190,6 +191,11 @@ func (r *identityRestore) check() error {
 		return r.damaged("%w", err)
 	}
 
+	err = r.dir.checkProduct(r.manifest)
+	if err != nil {
+		return err
+	}
+
 	if signer.fingerprint != r.manifest.Cluster.Certificate {
 		return r.damaged("its cluster certificate is %.12s…, and the backup is of the cluster with %.12s…", signer.fingerprint, r.manifest.Cluster.Certificate)
 	}
@@ -262,8 +268,8 @@ func (r *identityRestore) refuseExisting(ctx context.Context, there []string) er
 		return nil
 	}
 
-	return &Refusal{Code: "identity-exists", Reason: text + ": LXD has been started there. Nothing is overwritten", Flag: "--replace",
-		Use: "--replace moves it to a directory beside them, with all that this LXD knows of instances and volumes"}
+	return &Refusal{Code: "identity-exists", Reason: text + product.Text(": LXD has been started there. Nothing is overwritten"), Flag: "--replace",
+		Use: product.Text("--replace moves it to a directory beside them, with all that this LXD knows of instances and volumes")}
 }
 
 // stage writes the files to a directory beside those that they become.
@@ -306,7 +312,7 @@ func (r *identityRestore) stage(ctx context.Context, there []string) (*IdentityR
 // newLXDDir is the directory of an LXD that may not have been started yet: the one that is given, else $LXD_DIR, else the only one that is there, or is going
 // to be.
 func newLXDDir(given string) (string, error) {
-	candidates := lxdDirs()
+	candidates := product.Places()
 	switch {
 	case given != "":
 		return filepath.Abs(given)
@@ -323,10 +329,11 @@ func newLXDDir(given string) (string, error) {
 
 	switch len(found) {
 	case 0:
-		return "", fmt.Errorf("neither %s nor %s is there: install LXD first, or name its directory with --into", candidates[0], candidates[1])
+		return "", errors.New("none of " + strings.Join(candidates, ", ") +
+			product.Text(" is there: install LXD first, or name its directory with --into"))
 	case 1:
 		return found[0], nil
 	}
 
-	return "", fmt.Errorf("there are %s and %s: say with --into which one is LXD's directory", found[0], found[1])
+	return "", product.Errorf("there are %s: say with --into which one is LXD's directory", strings.Join(found, " and "))
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -257,7 +258,7 @@ func (im *importer) checkLoss() error {
 			im.report.Member.Name, Count(im.report.Discarded)), Entries: im.report.Discarded, Flag: "--discard-local-entries"}
 	case im.unknownLoss != "" && im.live:
 		// It is compared again once LXD is down.
-		im.warnOnce("what only this member has cannot be told while LXD runs: " + im.unknownLoss)
+		im.warnOnce(product.Text("what only this member has cannot be told while LXD runs: ") + im.unknownLoss)
 	case im.unknownLoss != "":
 		return &Refusal{Code: "loss-unknown", Reason: unknown, Flag: "--discard-local-entries"}
 	}

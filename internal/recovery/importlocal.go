@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -38,19 +39,19 @@ func (im *importer) lookAtLocal(ctx context.Context) localLook {
 // interrupted: the files go one after the other, and what is left of them may look sound.
 func (im *importer) useBackup(ctx context.Context, source *Source, look *localLook) (used bool, err error) {
 	if source == nil && look.emptied {
-		look.err = errors.New("LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it")
+		look.err = errors.New(product.Text("LXD's own loader was interrupted after it had removed it, and no backup of LXD's has it"))
 		return false, ctx.Err()
 	}
 
 	if source == nil {
-		im.warnOnce("LXD's own loader was interrupted here, " +
-			"and there is no backup of LXD's to tell whether it had begun to remove this member's global database")
+		im.warnOnce(product.Text("LXD's own loader was interrupted here, " +
+			"and there is no backup of LXD's to tell whether it had begun to remove this member's global database"))
 		return false, nil
 	}
 
 	backup, err := readLog(ctx, source.global, im.opts.Progress)
 	if err != nil && look.emptied {
-		look.err = fmt.Errorf("LXD's own loader was interrupted after it had removed it, and LXD's backup %s cannot be read: %w", source.Path, err)
+		look.err = product.Errorf("LXD's own loader was interrupted after it had removed it, and LXD's backup %s cannot be read: %w", source.Path, err)
 		return false, ctx.Err()
 	}
 
@@ -59,8 +60,8 @@ func (im *importer) useBackup(ctx context.Context, source *Source, look *localLo
 	}
 
 	look.log, look.err = backup, nil
-	im.warnOnce("LXD's own loader was interrupted after it had begun to remove this member's global database: " +
-		"what is in LXD's backup " + source.Path + " was compared")
+	im.warnOnce(product.Text("LXD's own loader was interrupted after it had begun to remove this member's global database: "+
+		"what is in LXD's backup ") + source.Path + " was compared")
 	return true, nil
 }
 
@@ -68,7 +69,7 @@ func (im *importer) useBackup(ctx context.Context, source *Source, look *localLo
 func (im *importer) compareLocal(ctx context.Context, look localLook) error {
 	r := im.report
 	im.compared = look.signature
-	if exists(filepath.Join(im.dir.database(), lxdUnpackName)) {
+	if loaderLeft(im.dir.database()) != "" {
 		source := im.dir.beforeLoader(ctx, im.opts.Progress)
 		if source != nil {
 			defer source.Close()
@@ -158,8 +159,8 @@ func (im *importer) beyondFence(local *raftlog.Log) string {
 		return ""
 	}
 
-	return fmt.Sprintf("this member's own snapshot, at index %d, lies beyond the tarball's fence at %s. A member with such a snapshot that is not imported to "+
-		"takes nothing from the others, and `lxc cluster list` says that it is ONLINE: import on every member, "+
+	return product.Sprintf("this member's own snapshot, at index %d, lies beyond the tarball's fence at %s. A member with such a snapshot that is not "+
+		"imported to takes nothing from the others, and `lxc cluster list` says that it is ONLINE: import on every member, "+
 		"or export again with --snapshot-fence, which brings such members along", s.Index, im.report.Raft)
 }
 

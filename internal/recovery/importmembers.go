@@ -4,11 +4,11 @@ package recovery
 
 import (
 	"context"
-	"fmt"
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // checkMembers looks at what the tarball's database knows of the members, once what is pending here has run on it. what names that
@@ -78,7 +78,7 @@ func (im *importer) onePatch() error {
 	}
 
 	return &Refusal{Code: "two-patches", Member: im.report.Member.Name, Flag: dropPatchFlag,
-		Reason: fmt.Sprintf("SQL is pending in %s here, and on %s, which the tarball was exported from: LXD would run both, "+
+		Reason: product.Sprintf("SQL is pending in %s here, and on %s, which the tarball was exported from: LXD would run both, "+
 			"in the order in which the members start. Leave it to one of them: `lxd-recover global-db-patch --list` shows what is pending, "+
 			"--remove removes it", patchName, manifest.Source.Name)}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -173,7 +174,7 @@ func (im *importer) syncStaged() error {
 func (im *importer) unpack(ctx context.Context) error {
 	f, err := newfile.Open(im.opts.Tarball)
 	if errors.Is(err, newfile.ErrNotRegular) {
-		return fmt.Errorf("%s is not a file: give the tarball itself, %s unless it was named otherwise", im.opts.Tarball, bundle.DefaultName)
+		return fmt.Errorf("%s is not a file: give the tarball itself, %s unless it was named otherwise", im.opts.Tarball, product.Current().Tarball)
 	}
 
 	if err != nil {
@@ -241,7 +242,7 @@ func (im *importer) checkLog(log *raftlog.Log) error {
 	im.report.Raft = bundle.Position{Index: log.LastIndex, Term: log.LastTerm}
 	if im.tarball.Manifest == nil && (!log.Edited || log.LastTerm != 1) && !im.fencedHere {
 		return &DamageError{What: what, Problems: []raftlog.Problem{{Severity: raftlog.Error, Offset: -1,
-			Text: "it does not end in a member list as `lxd cluster edit` writes it, and " + bundle.ManifestName + " is missing"}}}
+			Text: product.Text("it does not end in a member list as `lxd cluster edit` writes it, and ") + bundle.ManifestName + " is missing"}}}
 	}
 
 	if im.tarball.Manifest != nil && im.tarball.Manifest.Raft.After != im.report.Raft {
@@ -256,10 +257,15 @@ func (im *importer) checkLog(log *raftlog.Log) error {
 // certificate.
 func (im *importer) checkCluster() error {
 	manifest, node := im.tarball.Manifest, im.node
+	err := im.dir.checkProduct(manifest)
+	if err != nil {
+		return err
+	}
+
 	if manifest == nil {
 		im.report.Unchecked = append(im.report.Unchecked,
-			"the tarball is LXD's own and carries no cluster certificate: "+
-				"that it comes from this cluster was told from the member's own certificate in its database only",
+			product.Text("the tarball is LXD's own and carries no cluster certificate: "+
+				"that it comes from this cluster was told from the member's own certificate in its database only"),
 			"it carries no checksums: damage that leaves the raft log readable cannot be seen",
 			"it is not fenced: it is fenced here, to the same bytes on every member, so import it with lxd-recover on a majority of the voters at the least")
 	} else {
@@ -318,8 +324,8 @@ func (im *importer) checkDatabase(ctx context.Context) error {
 	}
 
 	if trusted == "" && im.tarball.Manifest != nil {
-		im.report.Warnings = append(im.report.Warnings, "the tarball's database knows no certificate of this member: "+
-			"LXD may refuse it until it is trusted again")
+		im.report.Warnings = append(im.report.Warnings, product.Text("the tarball's database knows no certificate of this member: "+
+			"LXD may refuse it until it is trusted again"))
 	} else if trusted != own {
 		return wrongCluster("its database does not know this member's certificate %.12s… for %s", own, im.report.Member.Name)
 	}
@@ -441,11 +447,8 @@ func (im *importer) sameAsLive() (bool, error) {
 		return false, err
 	}
 
-	for _, name := range []string{lxdTarball, lxdUnpackName} {
-		_, err := os.Lstat(filepath.Join(im.dir.database(), name))
-		if err == nil {
-			return false, nil
-		}
+	if im.dir.loads() != "" || loaderLeft(im.dir.database()) != "" {
+		return false, nil
 	}
 
 	if SQL(patch) != im.report.Patch {

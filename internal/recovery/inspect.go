@@ -13,6 +13,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -36,7 +37,8 @@ type InspectReport struct {
 	// A standalone server is its own only member, and has no name.
 	Cluster    string            `json:"cluster_certificate,omitempty" yaml:"cluster_certificate,omitempty"`
 	Member     *InspectMember    `json:"member" yaml:"member"`
-	Standalone bool              `json:"standalone" yaml:"standalone"` // of an LXD that is no member of a cluster
+	Standalone bool              `json:"standalone" yaml:"standalone"`               // of an LXD that is no member of a cluster
+	Product    string            `json:"product,omitempty" yaml:"product,omitempty"` // what it is a database of, such as Incus; empty for LXD
 	Raft       InspectRaft       `json:"raft" yaml:"raft"`
 	Members    member.List       `json:"members" yaml:"members"` // of the configuration in force; names where they are known
 	Data       *globaldb.Summary `json:"database" yaml:"database"`
@@ -156,11 +158,11 @@ func inspect(ctx context.Context, src *Source, read *readOnce, tell bool) (*Insp
 	log := read.log
 	r := &InspectReport{
 		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second),
-		Copy:          src.Kind == kindKept || src.Kind == kindBackup || src.Kind == kindOwn || src.Kind == kindArchive,
+		Copy:          src.Kind == kindKept || isKind(src.Kind, kindBackup) || src.Kind == kindOwn || src.Kind == kindArchive,
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: libdqliteOf(log),
 		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),
-		Raft:    raftOf(log),
+		Raft: raftOf(log), Product: nameOfProduct(src.product),
 		Entries: []InspectEntry{}, Findings: []preflight.Finding{},
 	}
 	r.Raft.Whole = r.Raft.Whole && src.daemon == ""
@@ -304,8 +306,8 @@ func (r *InspectReport) database(ctx context.Context, src *Source, read *readOnc
 func noTransaction(servers raftlog.Configuration) raftlog.Problem {
 	if aloneInLog(servers) {
 		return raftlog.Problem{Severity: raftlog.Warning, Offset: -1,
-			Text:      "no transaction is in the log: LXD has not written anything to its database yet",
-			Libdqlite: "starts with an empty database", Advice: "nothing, if LXD was installed a moment ago"}
+			Text:      product.Text("no transaction is in the log: LXD has not written anything to its database yet"),
+			Libdqlite: "starts with an empty database", Advice: product.Text("nothing, if LXD was installed a moment ago")}
 	}
 
 	return raftlog.Problem{Severity: raftlog.Warning, Offset: -1,
@@ -361,7 +363,7 @@ func (r *InspectReport) member(ctx context.Context, src *Source, log *raftlog.Lo
 	case errors.Is(err, nodedb.ErrUnknownMember), errors.Is(err, nodedb.ErrMissing):
 	case err != nil:
 		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, File: nodedb.File, Offset: -1, Text: err.Error(),
-			Libdqlite: "does not know it: it is LXD's own node database, without which LXD does not start",
+			Libdqlite: product.Text("does not know it: it is LXD's own node database, without which LXD does not start"),
 			Advice:    "recover from this global database all the same, if it is the one to recover from"})
 	}
 
@@ -398,7 +400,7 @@ func (r *InspectReport) alone(lxdDir string, node *nodedb.Node, log *raftlog.Log
 	r.Standalone, why = standalone(lxdDir, node, log.Configuration)
 	if why != nil {
 		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, File: nodedb.File, Offset: -1, Text: why.text,
-			Libdqlite: "does not know it: it is LXD's own node database, on which LXD starts as a standalone server", Advice: why.advice})
+			Libdqlite: product.Text("does not know it: it is LXD's own node database, on which LXD starts as a standalone server"), Advice: why.advice})
 	}
 
 	if r.Standalone {

@@ -9,12 +9,13 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 // lxdDir is the directory of the LXD that a source is of, empty where it is not that, or a part of it.
 func (s *Source) lxdDir() string {
-	if s.Kind != kindLXD {
+	if !isKind(s.Kind, kindLXD) {
 		return ""
 	}
 
@@ -52,7 +53,7 @@ func (r *InspectReport) needs(src *Source, found inDatabase) {
 	}
 
 	facts.Self, facts.Nodes, facts.InForce = 0, found.rows, nil // what is to come into force is another matter
-	if src.Kind == kindLXD && r.Member != nil {
+	if isKind(src.Kind, kindLXD) && r.Member != nil {
 		facts.Self = r.Member.ID
 	}
 
@@ -63,6 +64,6 @@ func (r *InspectReport) needs(src *Source, found inDatabase) {
 	r.Findings = preflight.Check(facts)
 	for _, f := range r.Findings {
 		r.Problems = append(r.Problems, raftlog.Problem{Severity: raftlog.Warning, Offset: -1, Text: f.Text,
-			Libdqlite: "loads the database: it is LXD that goes by this", Advice: f.Advice})
+			Libdqlite: product.Text("loads the database: it is LXD that goes by this"), Advice: f.Advice})
 	}
 }

@@ -76,7 +76,8 @@ func Archive(ctx context.Context, opts ArchiveOptions) (*ArchiveReport, error) {
 	defer held.Close()
 
 	done := opts.Progress.start("Checking "+dir.global(), dirSize(dir.global()))
-	log, err := raftlog.Open(ctx, held, raftlog.Options{AllSums: true, Live: len(writers) > 0, Progress: opts.Progress.add})
+	log, err := raftlog.Open(ctx, held,
+		engineOptions(ctx, dir.global(), raftlog.Options{AllSums: true, Live: len(writers) > 0, Progress: opts.Progress.add}))
 	done()
 	if err != nil {
 		return nil, err
@@ -97,7 +98,7 @@ func Archive(ctx context.Context, opts ArchiveOptions) (*ArchiveReport, error) {
 
 // openArchive opens this member's archive, and tells which lineage the database in force belongs to.
 func openArchive(ctx context.Context, dir directory, opts ArchiveOptions) (a *archive.Archive, lineage string, err error) {
-	owner := archive.Owner{Name: "this member"}
+	owner := archive.Owner{Name: "this member", Product: dir.productName()}
 	owner.Certificate, err = dir.serverCertificate()
 	if err != nil {
 		return nil, "", err

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // maxRows bounds the rows of one transaction that people are shown; reports have all.
@@ -65,7 +66,7 @@ func (t Tally) String() string {
 	}
 
 	if t.LXD > 0 {
-		parts = append(parts, fmt.Sprintf("%d by LXD itself", t.LXD))
+		parts = append(parts, product.Sprintf("%d by LXD itself", t.LXD))
 	}
 
 	return strings.Join(parts, ", ")

@@ -12,6 +12,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // NewNodeDatabase is the node database that takes the place of a lost one.
@@ -131,7 +132,7 @@ func (l *lostNode) belongs(ctx context.Context, db *globaldb.DB, members member.
 
 	if versions[whose.ID] != versions[self.ID] {
 		l.template = t.WithoutPatches()
-		warnings = append(warnings, fmt.Sprintf("%s has not run the same LXD as this member (%s; here %s): "+
+		warnings = append(warnings, product.Sprintf("%s has not run the same LXD as this member (%s; here %s): "+
 			"which patches are applied is not taken from it, and LXD applies all of its own again when it starts",
 			whose.Name, versions[whose.ID], versions[self.ID]))
 	}
@@ -145,8 +146,8 @@ func otherClusters(t *nodedb.Template, format string, args ...any) error {
 
 // settingsLost says which settings a member loses with its node database, or has lost.
 func (d directory) settingsLost(ctx context.Context) string {
-	text := "the new node database has none of this member's own settings but the two addresses: " +
-		"set what else there was, such as core.metrics_address or storage.images_volume, again when LXD is up"
+	text := product.Text("the new node database has none of this member's own settings but the two addresses: " +
+		"set what else there was, such as core.metrics_address or storage.images_volume, again when LXD is up")
 	settings := slices.DeleteFunc(nodedb.Settings(ctx, d.database()), func(s string) bool {
 		return strings.HasPrefix(s, "cluster.https_address=") || strings.HasPrefix(s, "core.https_address=")
 	})

@@ -11,6 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // MemberLook is what a run over the whole cluster has to know of a member. It is plain data: it travels from the member to the machine that
@@ -76,7 +77,7 @@ func lookAt(ctx context.Context, lxdDir string, tell bool, progress Progress) (*
 	}
 
 	if lxdDir == "" && !l.Status.Running {
-		l.Beside = secondLXD(dir.path, lxdDirs())
+		l.Beside = secondLXD(dir.path, product.Places())
 	}
 
 	err = l.databases(ctx, dir, tell, progress)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -76,9 +77,9 @@ func checkKnown(facts preflight.Facts, wayOut func(id uint64) string) error {
 	}
 
 	m := rowless[0]
-	where := "its LXD would not start"
+	where := product.Text("its LXD would not start")
 	if m.ID == facts.Self {
-		where = "LXD would not start here (\"updated 0 rows instead of 1\")"
+		where = product.Text("LXD would not start here (\"updated 0 rows instead of 1\")")
 	}
 
 	reason := fmt.Sprintf("the table nodes of the global database has no row of %s, which is a member in the raft log: %s", preflight.Named(m), where)

@@ -11,12 +11,13 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
 // errEmptied is what reading a raft directory ends with that LXD's own loader has removed: it does so before it renames the one that
 // it has unpacked, and was killed in between.
-var errEmptied = errors.New("LXD's own loader was interrupted; import the tarball with `lxd-recover global-db-import`")
+var errEmptied error = product.Error("LXD's own loader was interrupted; import the tarball with `lxd-recover global-db-import`")
 
 // noGlobalError says that a database directory has no raft directory, or an empty one.
 type noGlobalError struct {
@@ -27,7 +28,7 @@ type noGlobalError struct {
 
 func (e *noGlobalError) Error() string {
 	if e.awaits {
-		return e.global + " " + e.state + ". " + awaitsAdvice
+		return e.global + " " + e.state + ". " + product.Text(awaitsAdvice)
 	}
 
 	return e.advise("move it back, or import another member's tarball with `lxd-recover global-db-import`",
@@ -58,7 +59,7 @@ func checkGlobal(global string) error {
 		return nil
 	case err != nil && !errors.Is(err, os.ErrNotExist):
 		return err
-	case exists(filepath.Join(filepath.Dir(global), lxdUnpackName)):
+	case loaderLeft(filepath.Dir(global)) != "":
 		return fmt.Errorf("%s is gone: %w", global, errEmptied)
 	case barred(global):
 		return &noGlobalError{global: global, state: "has no database yet: this member's identity was restored", awaits: true}
@@ -111,7 +112,7 @@ func movedAside(global string) []string {
 		entries, _ := os.ReadDir(parent)
 		for _, e := range entries {
 			path := filepath.Join(parent, e.Name())
-			if path == global || path == database || e.Name() == lxdUnpackName || ownName(e.Name()) {
+			if path == global || path == database || e.Name() == product.LXD.Unpacks || ownName(e.Name()) {
 				continue
 			}
 
@@ -134,7 +135,7 @@ func ownName(name string) bool {
 
 // isDatabase tells whether a directory is a database directory of LXD's, or what is left of one.
 func isDatabase(dir string) bool {
-	for _, name := range []string{globalName, lxdUnpackName, nodedb.File} {
+	for _, name := range []string{globalName, product.LXD.Unpacks, nodedb.File} {
 		if exists(filepath.Join(dir, name)) {
 			return true
 		}

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // CheckOutput refuses a file that is to be written into a database directory of this machine's LXD. The file need not exist.
@@ -33,7 +35,7 @@ func (d directory) keepOut(path string) error {
 		return err
 	}
 
-	return &Refusal{Code: "output-in-database", Reason: fmt.Sprintf("%s would be in %s: LXD (5.21.3 and later, 6.2 and later) loads a tarball "+
+	return &Refusal{Code: "output-in-database", Reason: product.Sprintf("%s would be in %s: LXD (5.21.3 and later, 6.2 and later) loads a tarball "+
 		"that it finds in its database directory when it starts, and an import takes what else is there along; name a file elsewhere", path, in)}
 }
 

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // TestExportIntoDatabase refuses to write a tarball where LXD would load it, whatever the name is that leads there.
@@ -26,9 +28,9 @@ func TestExportIntoDatabase(t *testing.T) {
 	t.Chdir(l.dir.database())
 	before := namesAndContent(t, l.dir.path)
 	for _, output := range []string{
-		filepath.Join(l.dir.database(), lxdTarball), filepath.Join(l.dir.global(), "x"), filepath.Join(link, databaseName, "x"),
+		filepath.Join(l.dir.database(), product.LXD.Loads), filepath.Join(l.dir.global(), "x"), filepath.Join(link, databaseName, "x"),
 		filepath.Join(link, databaseName, "not", "there"), filepath.Join(bind, "x"), filepath.Join(l.dir.path, "not", "..", databaseName, "x"),
-		l.dir.join(keptImport, "x"), filepath.Join(elsewhere, "local.db"), "x", "./" + lxdTarball,
+		l.dir.join(keptImport, "x"), filepath.Join(elsewhere, "local.db"), "x", "./" + product.LXD.Loads,
 	} {
 		_, err := Export(t.Context(), ExportOptions{LXDDir: l.dir.path, Output: output, Unedited: true, Force: true})
 		wantOutputRefused(t, output, err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -283,7 +284,7 @@ func (p *Part) Gate(ctx context.Context) error {
 		return err
 	}
 
-	p.opts.Progress.step("Keeping LXD from being started (" + status.Service.Name() + ")")
+	p.opts.Progress.step(product.Text("Keeping LXD from being started (") + status.Service.Name() + ")")
 	err = status.Service.Hold(ctx, p.run.Before)
 	if err == nil {
 		err = status.Service.Gate(ctx, p.run.Before, p.dir.join(openRunName))
@@ -312,7 +313,7 @@ func (p *Part) Stop(ctx context.Context) (killed bool, err error) {
 
 	service, err := p.service(ctx)
 	if err == nil && service != nil {
-		p.opts.Progress.step("Stopping LXD (" + service.Name() + ")")
+		p.opts.Progress.step(product.Text("Stopping LXD (") + service.Name() + ")")
 		killed, err = daemon.StopFirmly(ctx, p.dir.path, service, stopPatience)
 	}
 
@@ -395,7 +396,7 @@ func (p *Part) bringUp(ctx context.Context, always bool) error {
 		return err
 	}
 
-	p.opts.Progress.step("Starting LXD (" + service.Name() + ")")
+	p.opts.Progress.step(product.Text("Starting LXD (") + service.Name() + ")")
 	start := service.Start
 	if p.later {
 		start = service.StartLater
@@ -479,7 +480,7 @@ func (p *Part) TurnBack() error {
 	case p.run == nil:
 		return nil
 	case p.run.Phase == PhaseStarted:
-		return &Refusal{Code: "lxd-has-run", Reason: "LXD was started here on the new database: an exchange back would lose what it has written"}
+		return &Refusal{Code: "lxd-has-run", Reason: product.Text("LXD was started here on the new database: an exchange back would lose what it has written")}
 	case p.run.Back:
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // ArmedState is the database in force of a member that is armed.
@@ -130,12 +131,12 @@ func (p *Part) refuseWritten(ctx context.Context, accepted string) error {
 // Refusal is that of an exchange. member may be empty.
 func (w *WrittenSince) Refusal(member string) *Refusal {
 	if w.Running {
-		return &Refusal{Code: "lxd-runs", Member: member, Reason: "LXD was started although this run keeps it down, and writes to the old database. " +
-			"Stop it there and run `lxd-recover cluster recover resume`, or take the run back with `lxd-recover cluster recover undo`"}
+		return &Refusal{Code: "lxd-runs", Member: member, Reason: product.Text("LXD was started although this run keeps it down, and writes to the old " +
+			"database. Stop it there and run `lxd-recover cluster recover resume`, or take the run back with `lxd-recover cluster recover undo`")}
 	}
 
 	return &Refusal{Code: "written-since-armed", Member: member, Entries: w.Found, Flag: "--discard-local-entries",
-		Reason: fmt.Sprintf("LXD was started although this run keeps it down, and has written to the old database what the new one lacks: %s. "+
+		Reason: product.Sprintf("LXD was started although this run keeps it down, and has written to the old database what the new one lacks: %s. "+
 			"`lxd-recover cluster recover resume` asks about it, `lxd-recover cluster recover undo` takes the run back",
 			strings.Join(append([]string{Count(w.Found).String()}, w.Untold...), "; "))}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // checkPeers refuses an import beside a working cluster that does not come from the same recovery. What is imported is
@@ -25,7 +26,7 @@ func (im *importer) checkPeers(ctx context.Context) error {
 
 	for _, p := range peers {
 		if !slices.ContainsFunc(p.Rows, im.isMark) {
-			return &Refusal{Code: "working-cluster", Reason: fmt.Sprintf("%s serves a working cluster that does not come from this recovery: "+
+			return &Refusal{Code: "working-cluster", Reason: product.Sprintf("%s serves a working cluster that does not come from this recovery: "+
 				"starting this member on the tarball would stall it. "+
 				"If that cluster is the one to keep, do not import, start LXD here as it is; else stop LXD on all its members first",
 				p), Flag: "--beside-cluster"}
@@ -78,7 +79,7 @@ func (d directory) askPeers(ctx context.Context, addresses []string) (others, er
 		case daemon.Answers:
 			o.up = append(o.up, addresses[i])
 		case daemon.Mute:
-			o.mute = append(o.mute, fmt.Sprintf("%s: %s: whether a cluster works there cannot be told", addresses[i], muteText))
+			o.mute = append(o.mute, fmt.Sprintf("%s: %s: whether a cluster works there cannot be told", addresses[i], product.Text(muteText)))
 		}
 	}
 
@@ -95,7 +96,7 @@ const muteText = "something takes connections and does not answer, as an LXD tha
 
 // mutePeer refuses beside a member whose LXD may be up although it says nothing.
 func mutePeer(m member.Member) *Refusal {
-	reason := fmt.Sprintf("%s (%s) is up: %s. If LXD still runs there, what it writes from now on would be lost. "+
-		"Stop LXD on all members first, and kill its process where it does not heed that", m.Name, m.Address, muteText)
+	reason := product.Sprintf("%s (%s) is up: %s. If LXD still runs there, what it writes from now on would be lost. "+
+		"Stop LXD on all members first, and kill its process where it does not heed that", m.Name, m.Address, product.Text(muteText))
 	return &Refusal{Code: "silent-member", Member: m.Name, Reason: reason, Flag: "--beside-cluster"}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // pendingPatch is what a patch.global.sql holds, by who has written it. LXD runs the file once, in one transaction, when it next starts
@@ -181,7 +182,7 @@ func tryPatch(ctx context.Context, db *globaldb.DB, p pendingPatch, what string)
 	var failed *globaldb.StatementError
 	if errors.As(err, &failed) {
 		return nil, &Refusal{Code: "patch-fails", Flag: dropPatchFlag,
-			Reason: fmt.Sprintf("%s, which is pending here, does not run on %s: %v. LXD may not start with it. Correct it, or remove it with "+
+			Reason: product.Sprintf("%s, which is pending here, does not run on %s: %v. LXD may not start with it. Correct it, or remove it with "+
 				"`lxd-recover global-db-patch --remove`", patchName, what, failed)}
 	}
 

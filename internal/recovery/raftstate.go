@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // raftState sums up what a raft directory holds: the names and sizes of raft's files, and the content of metadata and open segments.
@@ -72,7 +74,7 @@ const (
 func (d directory) originOf(name string, all []KeptDatabase) (o origin, why string) {
 	now, err := raftState(d.join(name, globalName))
 	if err != nil {
-		return used, fmt.Sprintf("it cannot be told whether LXD has run on the database in %s: %v", d.join(name), err)
+		return used, product.Sprintf("it cannot be told whether LXD has run on the database in %s: %v", d.join(name), err)
 	}
 
 	record, err := readRecord(d.join(name))
@@ -100,10 +102,10 @@ func (d directory) originOf(name string, all []KeptDatabase) (o origin, why stri
 	case o == restored:
 		return restored, ""
 	case !known:
-		return used, fmt.Sprintf("it is not known whether LXD has run on the database in %s: the report of the run that put it in place is missing",
+		return used, product.Sprintf("it is not known whether LXD has run on the database in %s: the report of the run that put it in place is missing",
 			d.join(name))
 	default:
-		return used, fmt.Sprintf("LXD has run on the database in %s since a run of lxd-recover has put it in place", d.join(name))
+		return used, product.Sprintf("LXD has run on the database in %s since a run of lxd-recover has put it in place", d.join(name))
 	}
 }
 
@@ -121,7 +123,7 @@ func (d directory) ranSince(all []KeptDatabase, i int) (ran bool, why string) {
 		case o == used:
 			return true, why
 		case o == restored && d.usedAfter(name, all, all[i]):
-			return true, fmt.Sprintf("LXD has run on the database in %s before it was replaced and put back", d.join(name))
+			return true, product.Sprintf("LXD has run on the database in %s before it was replaced and put back", d.join(name))
 		}
 	}
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -151,7 +152,7 @@ func TestRepairCarriesOver(t *testing.T) {
 	database := filepath.Join(lxd, databaseName)
 	removeFiles("metadata1", "metadata2")(t, filepath.Join(database, globalName))
 	const patch = "UPDATE config SET value = 'x';\n"
-	for name, data := range map[string]string{patchName: patch, "local.db.bak": "a copy", lxdTarball: "a tarball"} {
+	for name, data := range map[string]string{patchName: patch, "local.db.bak": "a copy", product.LXD.Loads: "a tarball"} {
 		must(t, os.WriteFile(filepath.Join(database, name), []byte(data), 0o640))
 	}
 
@@ -164,11 +165,11 @@ func TestRepairCarriesOver(t *testing.T) {
 		}
 	}
 
-	if exists(filepath.Join(database, lxdTarball)) || !exists(filepath.Join(r.Kept, lxdTarball)) {
+	if exists(filepath.Join(database, product.LXD.Loads)) || !exists(filepath.Join(r.Kept, product.LXD.Loads)) {
 		t.Error("LXD would load its tarball in place of the repaired database")
 	}
 
-	if said := strings.Join(r.Warnings, "\n"); !strings.Contains(said, lxdTarball) || !strings.Contains(said, patchName) {
+	if said := strings.Join(r.Warnings, "\n"); !strings.Contains(said, product.LXD.Loads) || !strings.Contains(said, patchName) {
 		t.Errorf("warnings: %s", said)
 	}
 

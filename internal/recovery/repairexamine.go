@@ -14,6 +14,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -344,11 +345,11 @@ func (rp *repairer) givenUp(ctx context.Context) error {
 // tellPending tells what becomes of what LXD is to do when it next starts.
 func (rp *repairer) tellPending() {
 	if exists(filepath.Join(rp.dir.database(), patchName)) {
-		rp.report.warn(patchName + " is taken over: LXD runs it when it next starts")
+		rp.report.warn(patchName + product.Text(" is taken over: LXD runs it when it next starts"))
 	}
 
-	if exists(filepath.Join(rp.dir.database(), lxdTarball)) {
-		rp.report.warn(lxdTarball + ", which LXD would load when it next starts, in place of the repaired database, stays with the old one")
+	if tarball := rp.dir.loads(); tarball != "" {
+		rp.report.warn(filepath.Base(tarball) + product.Text(", which LXD would load when it next starts, in place of the repaired database, stays with the old one"))
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -103,7 +104,7 @@ func (c repairCase) refuseAt() *Refusal {
 	}
 
 	return &Refusal{Code: "one-of-several",
-		Reason: fmt.Sprintf("%s is one of several members: taken back alone, it would be brought to the others' database again, or take "+
+		Reason: product.Sprintf("%s is one of several members: taken back alone, it would be brought to the others' database again, or take "+
 			"confirmed changes away from them. Stop LXD on all members, run `lxd-recover cluster export-db --at %d` here, and import the tarball on all",
 			c.self.Name, c.at)}
 }
@@ -117,9 +118,9 @@ func (c repairCase) refusal() *Refusal {
 
 	works := slices.IndexFunc(c.others, func(o otherMember) bool { return o.works })
 	if works >= 0 {
-		return c.refused("the cluster works without %[1]s: LXD on %[2]s answers. What %[1]s has confirmed to the others its own disk cannot tell for certain, "+
-			"and they have all of it. To bring it back from them, stop LXD on all members, run `lxd-recover cluster export-db --unedited` on %[2]s, "+
-			"and import that tarball on all", c.self.Name, c.others[works].Name)
+		return c.refused(product.Text("the cluster works without %[1]s: LXD on %[2]s answers. What %[1]s has confirmed to the others its own disk cannot "+
+			"tell for certain, and they have all of it. To bring it back from them, stop LXD on all members, run `lxd-recover cluster export-db --unedited` "+
+			"on %[2]s, and import that tarball on all"), c.self.Name, c.others[works].Name)
 	}
 
 	var there []string
@@ -130,9 +131,9 @@ func (c repairCase) refusal() *Refusal {
 	}
 
 	if len(there) > 0 {
-		return c.refused("other members can be reached: %s. What %s has confirmed to them its own disk cannot tell for certain. "+
+		return c.refused(product.Text("other members can be reached: %s. What %s has confirmed to them its own disk cannot tell for certain. "+
 			"Recover the cluster: stop LXD on all members, have `lxd-recover global-db-compare` choose one, "+
-			"run `lxd-recover cluster export-db` there, and import the tarball on all",
+			"run `lxd-recover cluster export-db` there, and import the tarball on all"),
 			strings.Join(there, ", "), c.self.Name)
 	}
 
@@ -178,7 +179,7 @@ func (rp *repairer) askOthers(ctx context.Context) ([]otherMember, error) {
 	var answer []string
 	for i, m := range all {
 		others[i] = otherMember{
-			Other: Other{Name: nameOf(m), Address: m.Address, Found: reachText[reached[i]]},
+			Other: Other{Name: nameOf(m), Address: m.Address, Found: product.Text(reachText[reached[i]])},
 			there: reached[i] == daemon.Answers || reached[i] == daemon.Refused || reached[i] == daemon.Mute,
 		}
 		rp.report.Others = append(rp.report.Others, others[i].Other)

@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -29,8 +30,8 @@ func uncertain(log *raftlog.Log, last uint64) bool {
 func provenEnd(log *raftlog.Log, what string) (bundle.Position, error) {
 	if log.SoundIndex == 0 {
 		return bundle.Position{}, &DamageError{What: what, Problems: log.Problems,
-			Advice: "Nothing is left that a repair could begin with. A kept database (`lxd-recover global-db-kept list`), one of LXD's own backups " +
-				"(db_backup.*.tar.gz), or another member may have it."}
+			Advice: product.Text("Nothing is left that a repair could begin with. A kept database (`lxd-recover global-db-kept list`), one of LXD's own " +
+				"backups (db_backup.*.tar.gz), or another member may have it.")}
 	}
 
 	return bundle.Position{Index: log.LastIndex, Term: log.LastTerm}, nil

@@ -11,6 +11,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -24,8 +25,8 @@ var replaced = map[string]bool{
 	nodedb.File + "-shm":     true,
 	patchName:                true,
 	recordName:               true,
-	lxdTarball:               true,
-	lxdUnpackName:            true,
+	product.LXD.Loads:        true,
+	product.LXD.Unpacks:      true,
 }
 
 // replacement is what turns the staging directory, in which only global/ is complete, into the database directory that takes

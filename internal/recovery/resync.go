@@ -13,6 +13,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
@@ -322,8 +323,8 @@ func (rs *resync) exchange(ctx context.Context) error {
 	defer unlock()
 
 	if signature(rs.dir.global()) != rs.down {
-		return errors.New("LXD has run here since it was stopped: what was taken from the other member is too old by now. " +
-			"Nothing was changed; run the command again")
+		return errors.New(product.Text("LXD has run here since it was stopped: what was taken from the other member is too old by now. " +
+			"Nothing was changed; run the command again"))
 	}
 
 	staged := &replacement{
@@ -507,12 +508,13 @@ func (rs *resync) follow(ctx context.Context) (bool, error) {
 		select {
 		case <-ctx.Done():
 			if spare {
-				rs.report.warn("this member is a spare: it gets no log from the leader, and its directory stays as it is until LXD gives it another role")
+				rs.report.warn(product.Text("this member is a spare: it gets no log from the leader, and its directory stays as it is until LXD gives " +
+					"it another role"))
 				return false, nil
 			}
 
-			return false, fmt.Errorf("the new database is in place and LXD was started, but this member's log has not gone on within %s: it ends at index %d, "+
-				"and the leader's had index %d. Is LXD running here, and on the leader? `journalctl` tells; "+
+			return false, product.Errorf("the new database is in place and LXD was started, but this member's log has not gone on within %s: it ends at "+
+				"index %d, and the leader's had index %d. Is LXD running here, and on the leader? `journalctl` tells; "+
 				"`lxd-recover global-db-inspect` shows when it goes on",
 				rs.opts.Follow, last, next)
 		case <-time.After(proofPause):
@@ -529,7 +531,7 @@ func (rs *resync) lastLive(ctx context.Context, known *raftlog.Log) (uint64, *ra
 
 	defer held.Close()
 
-	log, err := raftlog.Open(ctx, held, raftlog.Options{Live: true, Known: known})
+	log, err := raftlog.Open(ctx, held, engineOptions(ctx, rs.dir.global(), raftlog.Options{Live: true, Known: known}))
 	if err != nil {
 		return 0, known, err
 	}

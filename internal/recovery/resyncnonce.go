@@ -14,6 +14,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
@@ -38,7 +39,7 @@ func (d directory) forgetNonce() { _ = os.Remove(d.join(pendingName)) }
 
 // preparedNonce is the nonce that the backup has to have. down is the signature of the raft directory now: LXD may not have run since it was stopped.
 func (d directory) preparedNonce(down string) (string, error) {
-	const again = "`lxd-recover global-db-resync` without a file stops LXD and says which backup to make"
+	again := product.Text("`lxd-recover global-db-resync` without a file stops LXD and says which backup to make")
 	data, err := newfile.Read(d.join(pendingName))
 	if errors.Is(err, os.ErrNotExist) {
 		return "", errors.New("this member was not stopped for a resync: " + again)
@@ -56,7 +57,8 @@ func (d directory) preparedNonce(down string) (string, error) {
 
 	if p.Signature != down {
 		d.forgetNonce()
-		return "", errors.New("LXD has run here since it was stopped for the resync, so that a backup of before is too old. Nothing was changed; " + again)
+		return "", errors.New(product.Text("LXD has run here since it was stopped for the resync, so that a backup of before is too old. Nothing was "+
+			"changed; ") + again)
 	}
 
 	return p.Nonce, nil

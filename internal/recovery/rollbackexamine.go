@@ -15,6 +15,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -190,7 +191,7 @@ func (rb *rollback) checkRan() error {
 		return nil
 	}
 
-	return &Refusal{Code: "lxd-has-run", Reason: fmt.Sprintf("%s. What was written since is on other members, too: "+
+	return &Refusal{Code: "lxd-has-run", Reason: product.Sprintf("%s. What was written since is on other members, too: "+
 		"if %s went back alone, raft would take its rollback back, or the cluster could be left without a leader. "+
 		"Take one kept database to all members instead: stop LXD on all of them, run `lxd-recover cluster export-db --source %s` on one, "+
 		"and import its tarball on all with --discard-local-entries", why, rb.name(), rb.report.Restored.Name)}
@@ -312,13 +313,14 @@ func (rb *rollback) checkPeers(ctx context.Context) error {
 
 	switch {
 	case len(names) > 0:
-		return &Refusal{Code: "working-cluster", Reason: fmt.Sprintf("%s serves a working cluster: this member's old database beside it would stall it, "+
+		return &Refusal{Code: "working-cluster", Reason: product.Sprintf("%s serves a working cluster: this member's old database beside it would stall it, "+
 			"or be replaced by its. Stop LXD on all members first", strings.Join(names, ", ")), Flag: "--beside-cluster"}
 	case len(answers.up) > 0:
-		return &Refusal{Code: "member-up", Reason: fmt.Sprintf("LXD runs at %s: with the votes of members that are rolled back it would take the rollback "+
+		return &Refusal{Code: "member-up", Reason: product.Sprintf("LXD runs at %s: with the votes of members that are rolled back it would take the rollback "+
 			"back. Stop LXD on all members first", strings.Join(answers.up, ", ")), Flag: "--beside-cluster"}
 	case len(answers.mute) > 0:
-		return &Refusal{Code: "silent-member", Reason: strings.Join(answers.mute, "; ") + ". Stop LXD on all members first", Flag: "--beside-cluster"}
+		return &Refusal{Code: "silent-member", Reason: strings.Join(answers.mute, "; ") + product.Text(". Stop LXD on all members first"),
+			Flag: "--beside-cluster"}
 	}
 
 	return nil

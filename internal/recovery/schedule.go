@@ -18,6 +18,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/retention"
 	"github.com/lxd-recover/lxd-recover/internal/sealed"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
@@ -70,7 +71,7 @@ var scheduleDirs = func() (config string, state string) {
 		return ownSnapCommon, ownSnapCommon
 	}
 
-	return "/etc/lxd-recover", "/var/lib/lxd-recover"
+	return "/etc/lxd-recover", product.Text("/var/lib/lxd-recover")
 }
 
 // ownSnapCommon is $SNAP_COMMON of lxd-recover's snap: what calls us as `lxd` does not set that.
@@ -318,7 +319,8 @@ func makeBackupDir(path string) (warnings []string, err error) {
 		return warnings, nil
 	}
 
-	return warnings, replaceSmall(mark, []byte("Backups of LXD's global database by lxd-recover. Where this file is missing no backup is written.\n"))
+	return warnings, replaceSmall(mark,
+		[]byte(product.Text("Backups of LXD's global database by lxd-recover. Where this file is missing no backup is written.\n")))
 }
 
 // DisableBackupsReport is what was disabled.

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // clusterKeyName is the private key that belongs to the cluster certificate: every member has it, and nobody else.
@@ -150,7 +151,7 @@ func (im *importer) judge(origin *bundle.Origin) error {
 	if manifest == nil {
 		im.report.Signature = SignatureNone
 		im.report.Unchecked = append(im.report.Unchecked,
-			"the tarball is not signed, as LXD's own tarballs are not: nothing tells who made it, and whether somebody changed it since")
+			product.Text("the tarball is not signed, as LXD's own tarballs are not: nothing tells who made it, and whether somebody changed it since"))
 		return nil
 	}
 
@@ -190,7 +191,7 @@ func noRecoveryTarball(tarball string) error {
 
 // unsigned is the refusal of a tarball that anybody may have made.
 func unsigned(origin *bundle.Origin, tarball string) error {
-	why := "it is one that LXD's own `lxd cluster edit` writes, or one of lxd-recover's from which the signature was taken out"
+	why := product.Text("it is one that LXD's own `lxd cluster edit` writes, or one of lxd-recover's from which the signature was taken out")
 	if origin.Manifest != nil {
 		why = "lxd-recover made it without the cluster's key, or before it signed tarballs, or the signature was taken out"
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle/bundletest"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
@@ -63,7 +64,7 @@ func (l signedLab) exportFenced(t testing.TB, key crypto.Signer, term uint64) st
 	log := openDir(t, global)
 	pieces, after, err := fenced(t.Context(), log, log.LastIndex, os.DirFS(global), term)
 	must(t, err)
-	tarball := filepath.Join(t.TempDir(), bundle.DefaultName)
+	tarball := filepath.Join(t.TempDir(), product.LXD.Tarball)
 	f, err := os.Create(tarball)
 	must(t, err)
 	defer f.Close()
@@ -387,7 +388,7 @@ func TestInspectSignature(t *testing.T) {
 		"changed":         {l.dir.path, writeTarball(t, changed), "", Signature{SignatureInvalid, l.fingerprint}},
 		"elsewhere":       {without, l.tarball, "", Signature{SignatureUnknown, l.fingerprint}},
 		"elsewhere, told": {without, l.tarball, old, Signature{SignatureValid, l.fingerprint}},
-		"LXD's own":       {l.dir.path, filepath.Join(raftlogtest.Fixtures(t), "small", lxdTarball), "", Signature{SignatureNone, ""}},
+		"LXD's own":       {l.dir.path, filepath.Join(raftlogtest.Fixtures(t), "small", product.LXD.Loads), "", Signature{SignatureNone, ""}},
 		"a directory":     {l.dir.path, l.dir.path, "", Signature{}},
 	} {
 		t.Setenv("LXD_DIR", test.dir)

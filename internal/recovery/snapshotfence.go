@@ -150,8 +150,7 @@ func writeSnapshot(ctx context.Context, log *raftlog.Log, last uint64, path stri
 	defer f.Close()
 
 	head := raftlog.SnapshotHeader(globaldb.Name, info.Size())
-	w := lz4.NewWriter(f)
-	err = w.Apply(lz4.SizeOption(uint64(len(head))+uint64(info.Size())), lz4.ChecksumOption(true), lz4.BlockSizeOption(lz4.Block64Kb))
+	w, err := frameWriter(f, int64(len(head))+info.Size())
 	if err == nil {
 		_, err = w.Write(head)
 	}
@@ -174,6 +173,12 @@ func writeSnapshot(ctx context.Context, log *raftlog.Log, last uint64, path stri
 	}
 
 	return info.Size(), nil
+}
+
+// frameWriter packs what is written to it, size bytes, as libdqlite packs a snapshot: in an LZ4 frame that says its size and has a checksum.
+func frameWriter(to io.Writer, size int64) (*lz4.Writer, error) {
+	w := lz4.NewWriter(to)
+	return w, w.Apply(lz4.SizeOption(uint64(size)), lz4.ChecksumOption(true), lz4.BlockSizeOption(lz4.Block64Kb))
 }
 
 // copyAsWAL copies a replayed database as dqlite keeps it: in WAL mode, which the bytes 18 and 19 say.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/archive"
@@ -18,6 +19,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
@@ -32,6 +34,11 @@ const (
 	kindArchive = "archive" // its newest part
 )
 
+// isKind tells whether a source is of a kind, in the words of any product.
+func isKind(kind string, of string) bool {
+	return slices.ContainsFunc(product.All, func(p *product.Product) bool { return p.Text(of) == kind })
+}
+
 // Source is a global database to look into: a directory, or a tarball unpacked to a scratch directory.
 type Source struct {
 	Path   string // as it was given
@@ -39,9 +46,10 @@ type Source struct {
 	global string // the raft directory
 	nodes  string // the directory that holds local.db, empty where there is none
 
-	bundle *bundle.Extracted // of a recovery tarball
-	daemon string            // the daemon that runs on it, empty where none does
-	remove func()
+	product *product.Product  // whose database it is, LXD if nothing tells
+	bundle  *bundle.Extracted // of a recovery tarball
+	daemon  string            // the daemon that runs on it, empty where none does
+	remove  func()
 }
 
 // Close removes what a tarball was unpacked to.
@@ -89,7 +97,7 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 		return nil, err
 	}
 
-	s := &Source{Path: name}
+	s := &Source{Path: name, product: product.LXD}
 	switch {
 	case exists(filepath.Join(abs, databaseName, globalName)):
 		s.Kind, s.nodes = kindLXD, filepath.Join(abs, databaseName)
@@ -111,13 +119,20 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 		s.Kind = kindArchive
 	}
 
+	p, known := knownProduct(ctx, s.global)
+	if known {
+		s.product = p
+		product.Use(p)
+	}
+
+	s.Kind = product.Text(s.Kind)
 	files, err := raftFiles(s.global)
 	if err != nil {
 		return nil, err
 	}
 
 	if len(files) == 0 {
-		return nil, fmt.Errorf("%s holds no global database of LXD: neither metadata nor segments are in %s", name, s.global)
+		return nil, product.Errorf("%s holds no global database of LXD: neither metadata nor segments are in %s", name, s.global)
 	}
 
 	holders, err := daemon.Writers(s.global)
@@ -148,7 +163,7 @@ func openTarball(ctx context.Context, name string, size int64, progress Progress
 		return nil, err
 	}
 
-	s := &Source{Path: name, global: filepath.Join(dir, globalName), remove: remove}
+	s := &Source{Path: name, product: product.LXD, global: filepath.Join(dir, globalName), remove: remove}
 	err = s.unpack(ctx, dir, size, progress)
 	if err != nil {
 		s.Close()
@@ -185,7 +200,7 @@ func (s *Source) unpack(ctx context.Context, scratch string, size int64, progres
 	}
 
 	if isBackup {
-		s.Kind, s.nodes = kindBackup, scratch
+		s.Kind, s.nodes = product.Text(kindBackup), scratch
 		return s.unpackBackup(ctx, f, scratch, progress)
 	}
 
@@ -202,9 +217,13 @@ func (s *Source) unpack(ctx context.Context, scratch string, size int64, progres
 	}
 
 	s.Kind = "recovery tarball"
+	if s.bundle.Manifest != nil {
+		s.product = product.ByName(s.bundle.Manifest.Cluster.Product)
+	}
+
 	switch {
 	case s.bundle.Manifest == nil:
-		s.Kind = "recovery tarball of LXD's own"
+		s.Kind = product.Text("recovery tarball of LXD's own")
 	case s.bundle.Manifest.IsBackup():
 		s.Kind = kindOwn
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -20,7 +21,7 @@ import (
 const noAddress = "0.0.0.0"
 
 // errStandalone is how a command ends that is for members of a cluster only.
-var errStandalone = errors.New("this LXD is a standalone server, no member of a cluster: `lxd-recover global-db-repair` repairs its database")
+var errStandalone error = product.Error("this LXD is a standalone server, no member of a cluster: `lxd-recover global-db-repair` repairs its database")
 
 // mismatch is what does not fit together of a database that looks like a standalone server's, and may be that of a member which has
 // lost its node database.

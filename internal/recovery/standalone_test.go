@@ -13,6 +13,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
@@ -106,7 +107,7 @@ func standings() []standing {
 	emptied := func(t testing.TB) string {
 		dir := solo(t)
 		must(t, os.RemoveAll(filepath.Join(dir, databaseName, globalName)))
-		must(t, os.Mkdir(filepath.Join(dir, databaseName, lxdUnpackName), 0o700))
+		must(t, os.Mkdir(filepath.Join(dir, databaseName, product.LXD.Unpacks), 0o700))
 		return dir
 	}
 	lost := func(base func(testing.TB) string, files ...string) func(testing.TB) string {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -32,7 +33,7 @@ func writeBar(global string) error {
 		return err
 	}
 
-	return swapdir.WriteFile(filepath.Join(global, barName), []byte(barText))
+	return swapdir.WriteFile(filepath.Join(global, barName), []byte(product.Text(barText)))
 }
 
 // barred tells whether LXD is kept from being started on a raft directory.

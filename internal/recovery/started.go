@@ -4,13 +4,13 @@ package recovery
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -55,7 +55,8 @@ func (im *importer) startedBefore(ctx context.Context, local *raftlog.Log) (stri
 			continue
 		}
 
-		log, err := raftlog.Open(ctx, os.DirFS(filepath.Join(database, globalName)), raftlog.Options{Later: true})
+		global := filepath.Join(database, globalName)
+		log, err := raftlog.Open(ctx, os.DirFS(global), engineOptions(ctx, global, raftlog.Options{Later: true}))
 		if err != nil {
 			log = nil
 		}
@@ -136,7 +137,7 @@ func (im *importer) startedText(ctx context.Context, what string, log *raftlog.L
 		seen = "entries up to " + bundle.Position{Index: log.LastIndex, Term: log.LastTerm}.String()
 	}
 
-	return fmt.Sprintf("a cluster was started from this tarball before: %s has %s, after the fence at %s. Started from it again, "+
+	return product.Sprintf("a cluster was started from this tarball before: %s has %s, after the fence at %s. Started from it again, "+
 		"members that have entries of the first time would keep other rows, and nobody would notice. "+
 		"No cluster of this recovery answers now: start LXD on its members, and import then. "+
 		"Or, to begin anew, run `lxd-recover cluster export-db` again, and import the new tarball on all members", what, seen, im.report.Raft), nil

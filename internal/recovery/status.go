@@ -17,6 +17,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
@@ -199,14 +200,14 @@ func (r *StatusReport) pendingFiles(dir directory) error {
 
 	for _, file := range []struct{ path, meaning string }{
 		{dir.join(stagingName), "what an interrupted run had prepared: the next one removes it, and so does `lxd-recover resume`"},
-		{dir.join(pendingName), "LXD was stopped for a resync, which waits for a backup: `lxd-recover global-db-resync BACKUP` goes on. " +
-			"Once LXD has run, it has to be begun anew"},
+		{dir.join(pendingName), product.Text("LXD was stopped for a resync, which waits for a backup: `lxd-recover global-db-resync BACKUP` goes on. " +
+			"Once LXD has run, it has to be begun anew")},
 		{dir.join(removingName), "a kept database that was to be deleted, and is half: `lxd-recover resume` finishes it"},
-		{filepath.Join(dir.database(), patchName), "LXD will run it against the global database when it next starts" + patchText(dir)},
-		{filepath.Join(dir.database(), "patch.local.sql"), "LXD will run it against the node database when it next starts"},
-		{filepath.Join(dir.database(), lxdTarball), "LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, " +
-			"and refuses to start on the member that it was made on"},
-		{filepath.Join(dir.database(), lxdUnpackName), "LXD's own loader was interrupted here"},
+		{filepath.Join(dir.database(), patchName), product.Text("LXD will run it against the global database when it next starts") + patchText(dir)},
+		{filepath.Join(dir.database(), "patch.local.sql"), product.Text("LXD will run it against the node database when it next starts")},
+		{dir.loads(), product.Text("LXD (5.21.3 and later, 6.2 and later) will load this tarball when it next starts, " +
+			"and refuses to start on the member that it was made on")},
+		{loaderLeft(dir.database()), product.Text("LXD's own loader was interrupted here")},
 	} {
 		_, err := os.Lstat(file.path)
 		if errors.Is(err, os.ErrNotExist) || plan != nil && file.path == dir.join(stagingName) {
@@ -254,8 +255,8 @@ func (r *StatusReport) databases(ctx context.Context, dir directory, read *readO
 	switch {
 	case nodesErr == nil, neverUsed && r.Standalone:
 	case neverUsed && log.LastIndex == 0 && len(log.Configuration) == 0:
-		r.problem("the raft log has no entry: this member has no database yet. If the cluster works, LXD gets it from the leader; in a recovery, " +
-			"`lxd-recover global-db-import` brings it")
+		r.problem("%s", product.Text("the raft log has no entry: this member has no database yet. If the cluster works, LXD gets it from the leader; in a "+
+			"recovery, `lxd-recover global-db-import` brings it"))
 	default:
 		r.problem("global database: %v", nodesErr)
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // inspectDaemon tells how LXD stands. Where systemd or snapd do not say, because they hang, the rest of the report is worth as much.
@@ -25,7 +26,7 @@ func (r *StatusReport) inspectDaemon(ctx context.Context, dir directory) error {
 		return holdersErr
 	}
 
-	r.problem("how LXD is run here cannot be told: %v", err)
+	r.problem(product.Text("how LXD is run here cannot be told: %v"), err)
 	r.Daemon, r.Running = "cannot be told", len(holders) > 0
 	if r.Running {
 		r.Daemon = (&daemon.Status{Holders: holders}).String()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // States of a member's identity that was put in place by RestoreIdentity.
@@ -55,7 +56,7 @@ func (r *RestoredIdentity) text(d directory) string {
 			"run it again, which removes this", d.join(identityStaging))
 	}
 
-	return fmt.Sprintf("the restore of the identity of %s was interrupted, and is not finished: `lxd-recover global-db-identity restore` "+
+	return product.Sprintf("the restore of the identity of %s was interrupted, and is not finished: `lxd-recover global-db-identity restore` "+
 		"with the same backup, %s, finishes it. Do not start LXD before", r.Member.Name, r.Backup)
 }
 
@@ -73,8 +74,8 @@ func (r *StatusReport) identity(d directory) {
 	}
 
 	if barred(d.global()) {
-		r.problem("%s keeps LXD from being started, as it was placed there with this member's identity, when there was no database. "+
-			"Somebody has put one there by hand since: `lxd-recover global-db-import` of a recovery tarball takes its place",
+		r.problem(product.Text("%s keeps LXD from being started, as it was placed there with this member's identity, when there was no database. "+
+			"Somebody has put one there by hand since: `lxd-recover global-db-import` of a recovery tarball takes its place"),
 			filepath.Join(d.global(), barName))
 	}
 }
@@ -87,7 +88,7 @@ func statusBegun(ctx context.Context, lxdDir string) (*StatusReport, error) {
 
 	dirs := []string{lxdDir}
 	if lxdDir == "" {
-		dirs = lxdDirs()
+		dirs = product.Places()
 	}
 
 	for _, path := range dirs {

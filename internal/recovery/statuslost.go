@@ -9,6 +9,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/nodedb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -30,8 +31,8 @@ func (d directory) nodeForStatus(ctx context.Context, live bool) (*nodedb.Node, 
 func (r *StatusReport) nodeProblem(d directory, err error) {
 	switch {
 	case isLost(err) && d.certified():
-		r.problem("%v: LXD does not start as this member. `lxd-recover global-db-import --node-db FILE` of a recovery tarball makes a new one; "+
-			"FILE is a copy of `database/local.db` of any other member of this cluster", err)
+		r.problem(product.Text("%v: LXD does not start as this member. `lxd-recover global-db-import --node-db FILE` of a recovery tarball makes a new one; "+
+			"FILE is a copy of `database/local.db` of any other member of this cluster"), err)
 	case isLost(err) && r.Standalone:
 		r.problem("%s", standaloneNodeText(err))
 	case r.Standalone && errors.Is(err, nodedb.ErrUnknownMember): // it has been given a cluster address, and no cluster yet
@@ -42,7 +43,7 @@ func (r *StatusReport) nodeProblem(d directory, err error) {
 
 // standaloneNodeText says what to do about a standalone server's node database that is lost.
 func standaloneNodeText(lost error) string {
-	return lost.Error() + ": put back a copy of it. Where there is none, LXD makes a new one, without this server's settings"
+	return lost.Error() + product.Text(": put back a copy of it. Where there is none, LXD makes a new one, without this server's settings")
 }
 
 // emptyProblem says that a node database lists no members although this is not a standalone server, for which why is the reason.
@@ -52,8 +53,8 @@ func (r *StatusReport) emptyProblem(d directory, servers raftlog.Configuration, 
 		return
 	}
 
-	r.problem("the table raft_nodes of the node database %s is empty, and %s says that this is a member of a cluster: LXD does not start as that member. "+
-		"`lxd-recover global-db-import` of a recovery tarball fills it", d.local(), d.join(clusterCertificateName))
+	r.problem(product.Text("the table raft_nodes of the node database %s is empty, and %s says that this is a member of a cluster: LXD does not start as "+
+		"that member. `lxd-recover global-db-import` of a recovery tarball fills it"), d.local(), d.join(clusterCertificateName))
 }
 
 // recognise finds out by the certificate which member this is, where the node database does not tell. That it cannot be told is no

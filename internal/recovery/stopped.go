@@ -12,6 +12,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/swapdir"
 )
 
@@ -33,7 +34,7 @@ type Stopped struct {
 
 // String says what an interrupted run has left to be done.
 func (s *Stopped) String() string {
-	text := fmt.Sprintf("the %s of %s had stopped LXD", s.Purpose, s.Since.Format(time.RFC3339))
+	text := product.Sprintf("the %s of %s had stopped LXD", s.Purpose, s.Since.Format(time.RFC3339))
 	if s.Before.Held {
 		text += " and held refreshes of the snap " + s.Before.Name
 	}
@@ -60,7 +61,7 @@ func (d directory) readStopped() (*Stopped, error) {
 	}
 
 	if err != nil {
-		return nil, fmt.Errorf("%s cannot be used: %w; start LXD by hand and remove the file", path, err)
+		return nil, product.Errorf("%s cannot be used: %w; start LXD by hand and remove the file", path, err)
 	}
 
 	return s, nil

@@ -13,10 +13,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // journalTime bounds how long the journal may take, journalSpan is how far back it is read, journalLines how much of it.
@@ -27,7 +29,9 @@ const (
 )
 
 // journalUnits are what is read of the journal.
-var journalUnits = []string{"lxd.service", "lxd.socket", "snap.lxd.daemon.service", "snap.lxd.daemon.unix.socket", "lxd-recover-resume.service"}
+func journalUnits(p *product.Product) []string {
+	return append(slices.Clone(p.Units), "lxd-recover-resume.service")
+}
 
 // maxSupportFile bounds one file that is packed, in bytes.
 const maxSupportFile = 16 << 20
@@ -106,7 +110,7 @@ func (s *support) journal(ctx context.Context) {
 	defer cancel()
 
 	args := []string{"--no-pager", "--output=short-iso", "--since=" + journalSpan, "--lines=" + journalLines}
-	for _, unit := range journalUnits {
+	for _, unit := range journalUnits(product.Current()) {
 		args = append(args, "--unit="+unit)
 	}
 

@@ -127,7 +127,8 @@ func databaseTerm(ctx context.Context, database string, proven uint64) (uint64, 
 		return highest, nil
 	}
 
-	log, err := raftlog.Open(ctx, os.DirFS(filepath.Join(database, globalName)), raftlog.Options{Later: true})
+	global := filepath.Join(database, globalName)
+	log, err := raftlog.Open(ctx, os.DirFS(global), engineOptions(ctx, global, raftlog.Options{Later: true}))
 	if err == nil {
 		highest = max(highest, log.EntryTerm)
 	}

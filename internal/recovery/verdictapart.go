@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // identities looks at whose states were read, and returns those of members of this cluster.
@@ -158,7 +159,7 @@ func (j *judge) saidOnline(s *MemberState) string {
 	for _, by := range j.states {
 		for _, m := range by.Listed {
 			if s.Member != nil && m.Name == s.Member.Name && m.Status == statusOnline {
-				return ", although LXD says ONLINE"
+				return product.Text(", although LXD says ONLINE")
 			}
 		}
 	}

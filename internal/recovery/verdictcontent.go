@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // addresses compares the addresses in all places of all members with those that the members are to have: the expected ones, or those of raft's
@@ -219,6 +220,6 @@ func (j *judge) leftovers() {
 			texts = append(texts, fmt.Sprintf("%s on %s", v, versions[v]))
 		}
 
-		j.find("versions-differ", "", "the versions of LXD differ: %s", strings.Join(texts, ", "))
+		j.find("versions-differ", "", product.Text("the versions of LXD differ: %s"), strings.Join(texts, ", "))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -142,7 +143,7 @@ func TestVerdictPending(t *testing.T) {
 			must(t, dir.writeStopped(Stopped{Purpose: purposeImport, Since: time.Now()}))
 		}},
 		"what LXD's loader has unpacked": {"pending", notInOrder + "on node3 something is pending: ", func(t *testing.T, dir directory) {
-			must(t, os.Mkdir(filepath.Join(dir.database(), lxdUnpackName), 0o700))
+			must(t, os.Mkdir(filepath.Join(dir.database(), product.LXD.Unpacks), 0o700))
 		}},
 		"an open run": {"open-run", notInOrder + "node3 is part of a run over the whole cluster", func(t *testing.T, dir directory) {
 			must(t, os.WriteFile(dir.join(openRunName), []byte("run: x\n"), 0o600))

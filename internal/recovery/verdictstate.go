@@ -13,6 +13,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -170,7 +171,7 @@ func ReadMemberState(ctx context.Context, opts MemberStateOptions) (*MemberState
 // list asks the member's own LXD for its list of members, if it runs.
 func (s *MemberState) list(ctx context.Context, dir directory) {
 	if !s.Running {
-		s.ListedUntold = "LXD does not run"
+		s.ListedUntold = product.Text("LXD does not run")
 		return
 	}
 
@@ -182,7 +183,7 @@ func (s *MemberState) list(ctx context.Context, dir directory) {
 	case err == nil:
 		s.Listed = list
 	case limited.Err() != nil:
-		s.ListedUntold = fmt.Sprintf("LXD did not answer within %s", listTime)
+		s.ListedUntold = product.Sprintf("LXD did not answer within %s", listTime)
 	default:
 		s.ListedUntold = err.Error()
 	}
@@ -281,8 +282,8 @@ func (s *MemberState) name() string {
 	case s.Member != nil:
 		return fmt.Sprintf("the member with the id %d", s.Member.ID)
 	case s.HostName != "":
-		return fmt.Sprintf("the LXD in %s on %s", s.Directory, s.HostName)
+		return product.Sprintf("the LXD in %s on %s", s.Directory, s.HostName)
 	}
 
-	return "the LXD in " + s.Directory
+	return product.Text("the LXD in ") + s.Directory
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
 	"github.com/lxd-recover/lxd-recover/internal/daemon"
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // LXD's words for the state of a member that works.
@@ -77,9 +78,9 @@ func (j *judge) leaders(ours []*MemberState) {
 	for _, s := range ours {
 		switch {
 		case !s.Running:
-			j.find("lxd-down", s.name(), "LXD does not run on %s (%s)", s.name(), s.Daemon)
+			j.find("lxd-down", s.name(), product.Text("LXD does not run on %s (%s)"), s.name(), s.Daemon)
 		case s.Listed == nil:
-			j.find("no-answer", s.name(), "LXD on %s does not list the members: %s", s.name(), s.ListedUntold)
+			j.find("no-answer", s.name(), product.Text("LXD on %s does not list the members: %s"), s.name(), s.ListedUntold)
 		}
 	}
 
@@ -93,7 +94,7 @@ func (j *judge) leaders(ours []*MemberState) {
 
 	switch len(leaders) {
 	case 0:
-		j.find("no-leader", "", "no LXD says which member leads")
+		j.find("no-leader", "", "%s", product.Text("no LXD says which member leads"))
 	case 1:
 		j.leader(leaders[0])
 	default:
@@ -106,7 +107,7 @@ func (j *judge) leader(name string) {
 	j.verdict.Leader = name
 	i := slices.IndexFunc(j.aboard, func(s *MemberState) bool { return s.Member != nil && s.Member.Name == name })
 	if i < 0 {
-		j.find("no-leader", name, "LXD says that %s leads, of which it is not known that it has this recovery", name)
+		j.find("no-leader", name, product.Text("LXD says that %s leads, of which it is not known that it has this recovery"), name)
 		return
 	}
 
@@ -187,18 +188,18 @@ func (j *judge) lists() {
 
 			i := slices.IndexFunc(by.Listed, func(l daemon.ListedMember) bool { return l.Name == m.Name })
 			if i < 0 {
-				j.find("address-listed", m.Name, "LXD on %s does not list %s", by.name(), m.Name)
+				j.find("address-listed", m.Name, product.Text("LXD on %s does not list %s"), by.name(), m.Name)
 				continue
 			}
 
 			l := by.Listed[i]
 			if l.Address != m.Address {
-				j.find("address-listed", m.Name, "LXD on %s lists %s at %s, and it is to be at %s", by.name(), m.Name, l.Address, m.Address)
+				j.find("address-listed", m.Name, product.Text("LXD on %s lists %s at %s, and it is to be at %s"), by.name(), m.Name, l.Address, m.Address)
 			}
 
 			if l.Status != statusOnline && l.Status != statusEvacuated && !told {
 				told = true
-				j.find("offline", m.Name, "LXD on %s says that %s is %s: %s", by.name(), m.Name, strings.ToUpper(l.Status), l.Message)
+				j.find("offline", m.Name, product.Text("LXD on %s says that %s is %s: %s"), by.name(), m.Name, strings.ToUpper(l.Status), l.Message)
 			}
 		}
 	}

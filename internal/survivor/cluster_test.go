@@ -264,7 +264,12 @@ func (c *cluster) change(p *peer) {
 	case c.IntN(8) == 0:
 		configuration = slices.Delete(configuration, i, i+1)
 	default:
-		configuration[i].Role = raftlog.Role(c.IntN(3))
+		role := raftlog.Role(c.IntN(3))
+		if role == configuration[i].Role { // raft refuses that
+			return
+		}
+
+		configuration[i].Role = role
 	}
 
 	if len(voters(configuration)) > 0 {

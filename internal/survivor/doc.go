@@ -72,7 +72,11 @@
 // end of a log is left out, unless another log goes on after it.
 //
 // A recovery's entry inside a log is told from a leader's change by its term, which is lower than the one before or the first of its kind,
-// or by changing more than a leader changes at once. In a log that has had one term only, one that makes one change is not told.
+// or by what it changes: a leader changes one thing at a time, and never nothing or an address ([raftlog.Configuration.LeadsTo]). In a log that has
+// had one term only, one that makes one change is not told.
+//
+// Incus's recovery (cowsql) writes an entry with the term of the one before it, so what it changes is all that tells it. With one role that is
+// another one nothing in the log does: then what was in force before it may be in force still, and is looked at as well.
 //
 // A log whose entries are those of another one from some place on, but at lower indexes, lacks a segment. It is sound up to there.
 //

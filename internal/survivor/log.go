@@ -49,6 +49,7 @@ type Log struct {
 
 	Term   uint64 // the member's current term, 0 where it is not known
 	Edited bool   // the last entry is a recovery's
+	InTerm bool   // a recovery's entry has the term of the entry before it, as with cowsql
 	Whole  bool   // the end of the log is beyond doubt
 	Copy   bool   // of an earlier time: sound as it is, but it does not tell where the member's log ended
 
@@ -88,6 +89,7 @@ func (l *Log) truncate(n int) { l.Entries = l.Entries[:len(l.Entries)-n] }
 // leader's.
 func (l *Log) withoutRecovery() (Log, []raftlog.Configuration) {
 	c := *l
+	c.changes = changesOf(&c)
 	var doubtful []raftlog.Configuration
 	if n := len(c.Entries); !c.Edited && n > 0 && c.end() > max(c.Snapshot.Index, 1) {
 		last := c.Entries[n-1] // a term falls with a recovery's entry only, wherever that lies
@@ -98,7 +100,15 @@ func (l *Log) withoutRecovery() (Log, []raftlog.Configuration) {
 		c.truncate(1)
 		for n := len(c.Entries); n > 0 && c.end() > max(c.Snapshot.Index, 1); n = len(c.Entries) {
 			last, before := c.Entries[n-1], c.termBefore(c.end())
-			if last.Type != raftlog.ChangeEntry || last.Term != 1 && last.Term <= before {
+			if last.Type != raftlog.ChangeEntry {
+				break
+			}
+
+			if last.Term != 1 && last.Term <= before && !c.noLeaders(last) {
+				if c.InTerm && last.Change != nil && last.Term == before { // a recovery's, or a leader's
+					doubtful = append(doubtful, c.inForce(c.end()-1))
+				}
+
 				break
 			}
 
@@ -110,16 +120,28 @@ func (l *Log) withoutRecovery() (Log, []raftlog.Configuration) {
 		}
 	}
 
-	c.changes = nil
-	for i, e := range c.Entries {
-		if e.Change != nil {
-			c.changes = append(c.changes, c.First+uint64(i))
-		}
-	}
-
+	c.changes = changesOf(&c)
 	c.certain = max(c.Snapshot.Index, c.confirmed())
 	configurations := slices.Concat([]raftlog.Configuration{c.inForce(c.Last().Index)}, doubtful)
 	return c, configurations
+}
+
+// changesOf are the indexes of the configurations among a log's entries.
+func changesOf(l *Log) []uint64 {
+	var indexes []uint64
+	for i, e := range l.Entries {
+		if e.Change != nil {
+			indexes = append(indexes, l.First+uint64(i))
+		}
+	}
+
+	return indexes
+}
+
+// noLeaders tells whether the last entry of a log, a configuration, is none that a leader can have written after the one before it, if that is known.
+func (l *Log) noLeaders(last Entry) bool {
+	before := l.inForce(l.end() - 1)
+	return last.Change != nil && len(before) > 0 && !before.LeadsTo(*last.Change)
 }
 
 // confirmed is the last index of which the log itself proves that it, and all before it, was committed; 0 where it proves nothing. A leader

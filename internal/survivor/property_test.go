@@ -237,6 +237,10 @@ func (s *simulation) couldHaveCommitted(logs []evidence, r Result, figures map[s
 			return nil // it has something else: what it can have had after that is not worked out here
 		}
 
+		if l.Edited && l.InTerm && len(l.Entries) > 1 && l.Entries[len(l.Entries)-2].Type == raftlog.ChangeEntry {
+			return nil // the same in any term
+		}
+
 		if l.Edited && len(l.Entries) > 1 && l.Entries[len(l.Entries)-2].Term == 1 && l.Entries[len(l.Entries)-2].Type == raftlog.ChangeEntry &&
 			r.Ends[r.Best[0]].Term == 1 {
 			return nil // two edits, or a leader's change and one edit: more than one configuration may be in force
@@ -244,13 +248,16 @@ func (s *simulation) couldHaveCommitted(logs []evidence, r Result, figures map[s
 	}
 
 	change := best.change()
+	proven := slices.ContainsFunc(logs, func(l evidence) bool { return l.Snapshot.Index >= change }) // a snapshot has nothing but what is committed
 	could := s.hidden(best.log, seen).commitUnseen(seen, figures) ||
-		change > 1 && s.hidden(best.log[:change-1], seen).commitUnseen(seen, figures) // without the last change
+		change > 1 && !proven && s.hidden(best.log[:change-1], seen).commitUnseen(seen, figures) // without the last change
 	switch {
 	case could && r.Verdict == Known:
 		return fmt.Errorf("but the others can have committed something: best %v, voters %v, seen %v", best.last(), voters(best.configuration()), seen)
 	case could || r.Verdict != TooFew: // a damaged log shows part of what it holds: that may not fit
 		return nil
+	case slices.ContainsFunc(logs, func(l evidence) bool { return l.Copy && !l.Whole }):
+		return nil // a damaged copy of a member that was seen whole: nothing is counted for it, which is more careful than need be
 	}
 
 	return fmt.Errorf("but the others cannot have committed anything: best %v, voters %v, seen %v", best.last(), voters(best.configuration()), seen)

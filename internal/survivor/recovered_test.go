@@ -42,7 +42,7 @@ func recover1(s *simulation) *recovered {
 
 	term := uint64(1)
 	last := source.log[len(source.log)-1].Term
-	if s.IntN(3) > 0 || last == 1 && step(source.configuration(), c) { // fenced; without that, nothing would tell it from a leader's change
+	if s.IntN(3) > 0 || last == 1 && source.configuration().LeadsTo(c) { // fenced; without that, nothing would tell it from a leader's change
 		for _, n := range s.nodes {
 			term = max(term, n.term+1000)
 		}

@@ -181,13 +181,19 @@ func (s *simulation) mayChange(n *node, strict bool) bool {
 	return n.leader && n.change() <= n.commit && (own || !strict)
 }
 
-// assign gives a member another role.
+// assign gives a member another role. Raft refuses to give it the one that it has.
 func (s *simulation) assign(n *node, id uint64, role raftlog.Role) {
 	c := slices.Clone(n.configuration())
 	for i := range c {
-		if c[i].ID == id {
-			c[i].Role = role
+		if c[i].ID != id {
+			continue
 		}
+
+		if c[i].Role == role {
+			return
+		}
+
+		c[i].Role = role
 	}
 
 	if len(voters(c)) > 0 {
@@ -323,11 +329,16 @@ func (s *simulation) shown(n *node) evidence {
 		l.Whole = false
 		l.truncate(s.IntN(1 + int(l.end()-max(l.Snapshot.Index, l.First-1))))
 	} else if s.IntN(3) == 0 && len(n.log) > 0 { // edited since, perhaps twice
+		inTerm := s.IntN(2) == 0 // by an Incus
+		l.InTerm = inTerm
 		for i := range uint64(1 + s.IntN(2)) {
 			e := s.entry(1, n.configuration()[:1])
-			if s.IntN(3) == 0 { // fenced
+			switch before := l.Last().Term; {
+			case s.IntN(3) == 0: // fenced
 				e.Term = 1e9 + 1000*i
 				l.Term = e.Term
+			case inTerm:
+				e.Term = max(before, 1)
 			}
 
 			l.Entries = append(l.Entries, e)

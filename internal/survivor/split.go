@@ -38,7 +38,7 @@ func (c *comparison) restore(whole []*Log) {
 }
 
 // recoveries are the recovery entries that the logs have gone on after, as far as they can be told from a leader's changes: the term
-// falls there, or begins there, or more changes than a leader changes at once.
+// falls there, or begins there, or another change is made than a leader makes.
 func (c *comparison) recoveries() []recovery {
 	var list []recovery
 	for i := range c.logs {
@@ -57,37 +57,13 @@ func (c *comparison) recoveries() []recovery {
 				continue
 			}
 
-			if e.Term != before.Term || !step(l.inForce(index-1), *e.Change) {
+			if e.Term != before.Term || !l.inForce(index-1).LeadsTo(*e.Change) {
 				list = append(list, recovery{i, index})
 			}
 		}
 	}
 
 	return list
-}
-
-// step tells whether a leader can have made one configuration of the other: it adds a spare, removes one server, or assigns it a role.
-func step(before raftlog.Configuration, after raftlog.Configuration) bool {
-	changes := 0
-	for _, s := range after {
-		i := slices.IndexFunc(before, func(o raftlog.Server) bool { return o.ID == s.ID })
-		switch {
-		case i < 0 && s.Role != raftlog.Spare:
-			return false
-		case i < 0, before[i].Role != s.Role:
-			changes++
-		case before[i].Address != s.Address:
-			return false
-		}
-	}
-
-	for _, s := range before {
-		if !slices.ContainsFunc(after, func(o raftlog.Server) bool { return o.ID == s.ID }) {
-			changes++
-		}
-	}
-
-	return changes <= 1
 }
 
 // side says on which side of a recovery a log is.

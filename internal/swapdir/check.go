@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lxd-recover/lxd-recover/internal/mounts"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 // ErrImpossible says that the live directory cannot be exchanged where it is. The error that wraps it says why and what to
@@ -60,7 +61,7 @@ func checkType(parent string, path string) error {
 	}
 
 	if !info.IsDir() {
-		return fmt.Errorf("%w: %s is not a directory; see what it is, and put LXD's directory in its place", ErrImpossible, path)
+		return product.Errorf("%w: %s is not a directory; see what it is, and put LXD's directory in its place", ErrImpossible, path)
 	}
 
 	outer, err := stat(parent, 0)
@@ -132,7 +133,7 @@ func Probe(dir string, live string) error {
 	}
 
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) || errors.Is(err, unix.EOPNOTSUPP) {
-		return fmt.Errorf("%w: the file system of %s has no RENAME_EXCHANGE (%w); move LXD's directory to ext4, xfs, btrfs or zfs", ErrImpossible, dir, err)
+		return product.Errorf("%w: the file system of %s has no RENAME_EXCHANGE (%w); move LXD's directory to ext4, xfs, btrfs or zfs", ErrImpossible, dir, err)
 	}
 
 	return err
@@ -175,7 +176,7 @@ func probeOverlay(dir string, live string) error {
 	err = unix.Renameat2(unix.AT_FDCWD, live, unix.AT_FDCWD, dir, 0)
 	switch {
 	case errors.Is(err, unix.EXDEV):
-		return fmt.Errorf("%w: %s is in the lower layer of an overlay, which cannot rename it; "+
+		return product.Errorf("%w: %s is in the lower layer of an overlay, which cannot rename it; "+
 			"mount the overlay with redirect_dir=on, or have LXD's directory on a file system of its own", ErrImpossible, live)
 	case errors.Is(err, unix.ENOTEMPTY), errors.Is(err, unix.EEXIST):
 		return nil
