@@ -27,6 +27,9 @@ type LXD struct {
 	// that its daemon loads one (5.21.3 and later, 6.2 and later).
 	WritesTarball bool
 
+	// KeepsTerm says that its own edit gives the recovery entry the term of the entry before it, instead of 1.
+	KeepsTerm bool
+
 	// FailsWith is a regular expression for a daemon's last words when a start fails that would have succeeded on another try; empty
 	// where no such failure is known.
 	FailsWith string
@@ -34,17 +37,19 @@ type LXD struct {
 
 // Names is what LXD and Incus call their own.
 type Names struct {
-	Daemon string // the daemon's program
-	Client string // the client's program
-	Admin  string // begins the commands for the administrator of one server: `lxd init`, `incus admin init`
-	Dir    string // the variable that says where its directory is
-	Conf   string // the variable that says where the client's configuration is
-	Home   string // where its directory is if nothing else is said
+	Product string // in what people read
+	Daemon  string // the daemon's program
+	Client  string // the client's program
+	Admin   string // begins the commands for the administrator of one server: `lxd init`, `incus admin init`
+	Dir     string // the variable that says where its directory is
+	Conf    string // the variable that says where the client's configuration is
+	Home    string // where its directory is if nothing else is said
 }
 
 var (
-	lxdNames   = Names{Daemon: "lxd", Client: "lxc", Admin: "lxd", Dir: "LXD_DIR", Conf: "LXD_CONF", Home: "/var/lib/lxd"}
-	incusNames = Names{Daemon: "incusd", Client: "incus", Admin: "incus admin", Dir: "INCUS_DIR", Conf: "INCUS_CONF", Home: "/var/lib/incus"}
+	lxdNames   = Names{Product: "LXD", Daemon: "lxd", Client: "lxc", Admin: "lxd", Dir: "LXD_DIR", Conf: "LXD_CONF", Home: "/var/lib/lxd"}
+	incusNames = Names{Product: "Incus", Daemon: "incusd", Client: "incus", Admin: "incus admin", Dir: "INCUS_DIR", Conf: "INCUS_CONF",
+		Home: "/var/lib/incus"}
 )
 
 // losesLeader is how each of them ends when the leader is lost while it starts, as on a machine so busy that the leader's heartbeats come
@@ -149,6 +154,7 @@ func Incus() (LXD, error) {
 		BinDir:    filepath.Join(dir, "bin"),
 		Names:     incusNames,
 		Image:     filepath.Join(dir, "root"),
+		KeepsTerm: true,
 		FailsWith: losesLeader,
 	}, nil
 }

@@ -93,6 +93,9 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 // Dir is the member's LXD_DIR, or INCUS_DIR. Nothing but LXD's own files is in it.
 func (m *Member) Dir() string { return m.dir }
 
+// Build is the LXD, or Incus, that the member runs.
+func (m *Member) Build() LXD { return m.cluster.opts.LXD }
+
 // IP is the address that the member was given when it was made. It exists only inside the cluster's namespaces. All
 // clusters use the same ones: 10.77.0.101 for the first member, or fd77::101, and so on.
 func (m *Member) IP() string {
