@@ -151,7 +151,11 @@ func (l editLab) twice(t *testing.T) {
 }
 
 func (l editLab) byLXD(t *testing.T) {
-	before := tree(t, filepath.Join(l.one.Dir(), "database"))
+	before, term := tree(t, filepath.Join(l.one.Dir(), "database")), uint64(1)
+	if l.lxd.KeepsTerm {
+		term = openLog(t, globalOf(l.one)).LastTerm
+	}
+
 	r := mustEdit(t, l.one, listOf(t, l.one, ":8443", ":9393"), "--passthrough")
 	if !r.Done || tree(t, r.Kept) != before {
 		t.Errorf("the copy is not the database as it was: %+v", r)
@@ -162,7 +166,7 @@ func (l editLab) byLXD(t *testing.T) {
 		t.Errorf("%s, and the report has the tarball %q", l.lxd.Name, r.Tarball)
 	}
 
-	if log := openLog(t, globalOf(l.one)); log.LastTerm != 1 || !log.Edited {
+	if log := openLog(t, globalOf(l.one)); log.LastTerm != term || !log.Edited {
 		t.Errorf("not LXD's own edit: it ends with term %d", log.LastTerm)
 	}
 
@@ -215,15 +219,15 @@ func (l editLab) damageAccepted(t *testing.T) {
 // besideOther has edits of the first member refused because LXD runs on the second one, which proves by its certificate that it
 // belongs to the cluster.
 func (l editLab) besideOther(t *testing.T) {
-	two := l.c.Member(2)
+	two, product := l.c.Member(2), l.lxd.Names.Product
 	good := listOf(t, l.one, ":8443", ":9393")
 	must(t, two.Spawn())
 	defer two.Kill()
 	check := unchanged(t, l.one.Dir())
 	waitRefused(t, l.one) // until it listens
-	edit(t, l.one, good).want(t, 3, "LXD still runs on node2", two.Address(), "--beside-cluster")
-	recoverTool(t, l.one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, "LXD runs on node2", "lxd-recover cluster edit", "--beside-cluster")
-	edit(t, l.one, good, "--passthrough").want(t, 3, "LXD still runs on node2")
+	edit(t, l.one, good).want(t, 3, product+" still runs on node2", two.Address(), "--beside-cluster")
+	recoverTool(t, l.one, "cluster", "recover-from-quorum-loss", "--quiet").want(t, 3, product+" runs on node2", "lxd-recover cluster edit", "--beside-cluster")
+	edit(t, l.one, good, "--passthrough").want(t, 3, product+" still runs on node2")
 
 	// One that hangs takes connections all the same: it is no less there.
 	must(t, unix.Kill(two.Pid(), unix.SIGSTOP))
@@ -246,7 +250,7 @@ func (l editLab) onlySurvivor(t *testing.T) {
 		t.Errorf("report %+v, configuration %+v", r, log.Configuration)
 	}
 
-	if said := strings.Join(r.Warnings, "\n"); !strings.Contains(said, "node2, node3, must never start LXD on their old databases") {
+	if said := strings.Join(r.Warnings, "\n"); !strings.Contains(said, "node2, node3, must never start "+l.lxd.Names.Product+" on their old databases") {
 		t.Errorf("warnings %q", said)
 	}
 

@@ -37,7 +37,7 @@ func recoverLostNodeDatabase(t *testing.T, lxd cluster.LXD) {
 
 	check := unchanged(t, two.Dir())
 	recoverTool(t, two, "global-db-import", "--yes", tarball).want(t, 3, localOf(two)+" is missing", "--node-db FILE")
-	recoverTool(t, two, "global-db-import", "--yes", "--node-db", tarball, tarball).want(t, 1, tarball, "not a node database of LXD")
+	recoverTool(t, two, "global-db-import", "--yes", "--node-db", tarball, tarball).want(t, 1, tarball, "not a node database of "+lxd.Names.Product)
 	s := status(t, two)
 	if s.Member == nil || s.Member.Name != "node2" || len(s.Problems) != 1 || !strings.Contains(s.Problems[0], localOf(two)+" is missing") {
 		t.Errorf("status without node database: %+v", s)

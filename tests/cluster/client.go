@@ -18,7 +18,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/tests/progress"
 )
 
-// Command prepares a program to run on the member: in its network namespace, with its LXD_DIR, and with its LXD first in
+// Command prepares a program to run on the member: in its network namespace, with its LXD_DIR (INCUS_DIR), and with its LXD first in
 // PATH. It ends with ctx, and with this process. The caller sets input and output and runs it.
 func (m *Member) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "nsenter", append([]string{"--net=" + m.ns.Path(), "--", name}, args...)...)
@@ -28,16 +28,24 @@ func (m *Member) Command(ctx context.Context, name string, args ...string) *exec
 	return cmd
 }
 
-// LXC runs an lxc command on the member and returns what it wrote to standard output. An error has its standard error,
-// and is an *exec.ExitError underneath.
+// LXC runs a command of the client, lxc or incus, on the member and returns what it wrote to standard output. An error has its standard
+// error, and is an *exec.ExitError underneath.
 func (m *Member) LXC(ctx context.Context, args ...string) (stdout string, err error) {
-	return m.run(ctx, nil, "lxc", args...)
+	return m.run(ctx, nil, m.names().Client, args...)
 }
 
-// LXD runs an lxd sub-command on the member, as LXC does lxc.
+// LXD runs a sub-command of lxd, or of `incus admin`, on the member, as LXC does one of the client.
 func (m *Member) LXD(ctx context.Context, args ...string) (stdout string, err error) {
-	return m.run(ctx, nil, "lxd", args...)
+	return m.admin(ctx, nil, args...)
 }
+
+func (m *Member) admin(ctx context.Context, stdin io.Reader, args ...string) (string, error) {
+	words := strings.Fields(m.names().Admin)
+	return m.run(ctx, stdin, words[0], append(words[1:len(words):len(words)], args...)...)
+}
+
+// names is what the member's LXD calls its own.
+func (m *Member) names() Names { return m.cluster.opts.LXD.Names }
 
 func (m *Member) run(ctx context.Context, stdin io.Reader, name string, args ...string) (string, error) {
 	ctx, cancel := progress.Within(ctx, commandTime)
@@ -93,7 +101,7 @@ func (m *Member) join(ctx context.Context, through *Member) error {
 	}})
 }
 
-// preseed answers lxd init's questions. JSON is YAML as well.
+// preseed answers the questions of `lxd init`. JSON is YAML as well.
 func (m *Member) preseed(ctx context.Context, answers any) error {
 	begin := time.Now()
 	yaml, err := json.Marshal(answers)
@@ -101,7 +109,7 @@ func (m *Member) preseed(ctx context.Context, answers any) error {
 		return err
 	}
 
-	_, err = m.run(ctx, bytes.NewReader(yaml), "lxd", "init", "--preseed")
+	_, err = m.admin(ctx, bytes.NewReader(yaml), "init", "--preseed")
 	if err != nil {
 		return err
 	}

@@ -4,8 +4,9 @@
 // in its own network namespace, all of them on one bridge that leads nowhere else. A cluster of three forms in about three
 // seconds, its members can be stopped, killed, edited, copied and started again at will, and clients run next to them.
 //
-// It needs root, and an LXD that is not installed: Debian's 5.0.2, unpacked by `make test-deps`, or 6.6, built by `make test-peers`.
-// An LXD that the machine has is never touched: no program, directory, socket or network of its is used.
+// It needs root, and an LXD that is not installed: Debian's 5.0.2, unpacked by `make test-deps`, or 6.6, built by `make test-peers`. That makes
+// a root directory with Debian 13's Incus, too: a cluster of Incus is made, and named in what follows, like one of LXD.
+// An LXD or Incus that the machine has is never touched: no program, directory, socket or network of its is used.
 //
 // Nothing outlives the process. Close removes everything; and should the process die first, even by SIGKILL, then the kernel
 // kills the daemons, and with them go their mounts and their namespaces, which have no names. What stays is a directory,
@@ -43,7 +44,7 @@ const (
 
 // Options says what cluster New makes. Only LXD has no useful zero value.
 type Options struct {
-	LXD        LXD               // the build to run, see Debian and LXD6
+	LXD        LXD               // the build to run, see Debian, LXD6 and Incus
 	Members    int               // how many; 0 means 3
 	Standalone bool              // one LXD that is no member of a cluster: Members does not count, and Port only if Config sets core.https_address
 	Port       int               // LXD's port; 0 means 8443

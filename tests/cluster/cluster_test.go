@@ -28,8 +28,8 @@ func must(t *testing.T, err error) {
 
 func TestThreeMembers(t *testing.T) {
 	t.Parallel()
-	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
-		threeMembers(t, cluster.ForTest(t, cluster.Options{LXD: lxd}))
+	cluster.EachProduct(t, func(t *testing.T, build cluster.LXD) {
+		threeMembers(t, cluster.ForTest(t, cluster.Options{LXD: build}))
 	})
 }
 

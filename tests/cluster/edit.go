@@ -25,7 +25,7 @@ func (m *Member) Edit(ctx context.Context, change func(yaml []byte) []byte) erro
 		return err
 	}
 
-	_, err = m.run(ctx, bytes.NewReader(change(before)), "lxd", "cluster", "edit")
+	_, err = m.admin(ctx, bytes.NewReader(change(before)), "cluster", "edit")
 	if err == nil && m.cluster.opts.LXD.WritesTarball {
 		err = os.Rename(m.LoadedTarball(), m.OwnTarball())
 	}
@@ -61,7 +61,7 @@ func (m *Member) EditReplace(ctx context.Context, oldnew ...string) error {
 		return []byte(strings.NewReplacer(oldnew...).Replace(string(before)))
 	})
 	if err == nil && missing != nil {
-		err = fmt.Errorf("%s: lxd cluster show does not contain %q", m.Name, missing)
+		err = fmt.Errorf("%s: cluster show does not contain %q", m.Name, missing)
 	}
 
 	return err

@@ -38,7 +38,7 @@ type Member struct {
 	place  *Place  // where the next one is started; nil: on this machine, but for the network
 }
 
-// daemon is one run of lxd.
+// daemon is one run of lxd or incusd.
 type daemon struct {
 	cmd   *exec.Cmd
 	begun time.Time
@@ -55,8 +55,8 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 		cluster: c,
 		dir:     filepath.Join(c.dir, "n"+strconv.Itoa(id)),
 	}
-	// The longest path that LXD binds a socket to.
-	if path := filepath.Join(m.dir, "seccomp.socket"); len(path) > 107 {
+	// The longest path that LXD or Incus binds a socket to.
+	if path := filepath.Join(m.dir, "run", "seccomp.socket"); len(path) > 107 {
 		return nil, fmt.Errorf("%s is too long for a Unix socket: set Options.Dir or TMPDIR to something shorter", path)
 	}
 
@@ -90,8 +90,11 @@ func (c *Cluster) newMember(ctx context.Context) (*Member, error) {
 	return m, nil
 }
 
-// Dir is the member's LXD_DIR. Nothing but LXD's own files is in it.
+// Dir is the member's LXD_DIR, or INCUS_DIR. Nothing but LXD's own files is in it.
 func (m *Member) Dir() string { return m.dir }
+
+// Build is the LXD, or Incus, that the member runs.
+func (m *Member) Build() LXD { return m.cluster.opts.LXD }
 
 // IP is the address that the member was given when it was made. It exists only inside the cluster's namespaces. All
 // clusters use the same ones: 10.77.0.101 for the first member, or fd77::101, and so on.
@@ -183,7 +186,7 @@ func (m *Member) Spawn() error {
 
 // DaemonCommand is how the daemon is started. It is for tests that do that themselves, such as under a tracer.
 func (m *Member) DaemonCommand() *exec.Cmd {
-	// nsenter and unshare become lxd, they are not its parents: one process. Its mounts are in a namespace that ends with it.
+	// nsenter and unshare become the daemon, they are not its parents: one process. Its mounts are in a namespace that ends with it.
 	level := "--verbose"
 	if m.cluster.opts.Debug {
 		level = "--debug"
@@ -194,7 +197,8 @@ func (m *Member) DaemonCommand() *exec.Cmd {
 		enter = m.place.Enter
 	}
 
-	cmd := exec.Command(enter[0], append(enter[1:len(enter):len(enter)], "unshare", "--mount", "--propagation", "private", "lxd", level)...)
+	enter = append(enter[:len(enter):len(enter)], "unshare", "--mount", "--propagation", "private", m.names().Daemon, level)
+	cmd := exec.Command(enter[0], enter[1:]...)
 	cmd.Dir = m.cluster.dir
 	cmd.Env = m.environ()
 	return cmd
@@ -425,8 +429,8 @@ func (m *Member) LogTail(lines int) string {
 // environ is what the daemon and its clients run with.
 func (m *Member) environ() []string {
 	return append(m.cluster.opts.LXD.environ(),
-		"LXD_DIR="+m.dir,
-		"LXD_CONF="+filepath.Join(m.cluster.dir, "conf"),
+		m.names().Dir+"="+m.dir,
+		m.names().Conf+"="+filepath.Join(m.cluster.dir, "conf"),
 		"HOME="+filepath.Join(m.cluster.dir, "home"),
 		markVariable+"="+m.cluster.dir)
 }

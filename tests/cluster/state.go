@@ -44,7 +44,7 @@ func (m *Member) List(ctx context.Context) ([]State, error) {
 	var list []State
 	err = json.Unmarshal([]byte(out), &list)
 	if err != nil {
-		return nil, fmt.Errorf("%s: lxc cluster list: %w", m.Name, err)
+		return nil, fmt.Errorf("%s: %s cluster list: %w", m.Name, m.names().Client, err)
 	}
 
 	return list, nil

@@ -20,7 +20,7 @@ for path in $BIND; do
   mount --bind "$path" "$root$path"
 done
 if [ -n "$LXD" ]; then
-  mount --bind "$LXD" "$root/var/lib/lxd"
+  mount --bind "$LXD" "$root$HOME_OF_LXD"
 fi
 for program in $PROGRAMS; do
   mount --bind "$program" "$root/usr/bin/${program##*/}"

@@ -3,7 +3,7 @@
 // Package machines gives each member of a cluster (package cluster) a machine of its own, with Debian's sshd: its own root, host name,
 // processes and network. One machine more, on the same network, is no member, and may come in on all others by ssh.
 //
-// A machine is namespaces over the guests' image (package guest), and nothing but sshd runs in it until somebody starts more: twenty of
+// A machine is namespaces over the guests' image (package guest), or over the root of Incus, and nothing but sshd runs in it until somebody starts more: twenty of
 // them are up in a second or two. There is no systemd: whoever has LXD started is the service manager.
 //
 // Nothing outlives the process: the first process of a machine is killed with it, and so is all that is in the machine. All files
@@ -106,7 +106,11 @@ func ForTest(t testing.TB, opts cluster.Options, tool string) *Lab {
 func (l *Lab) place(ctx context.Context, c *cluster.Cluster, m *cluster.Member) (*cluster.Place, error) {
 	var err error
 	if l.dir == "" {
-		l.image, err = guest.Image(ctx)
+		l.image = l.lxd.Image
+		if l.image == "" {
+			l.image, err = guest.Image(ctx)
+		}
+
 		if err != nil {
 			return nil, err
 		}
@@ -334,6 +338,7 @@ func (m *Machine) spawn(l *Lab, shared string) error {
 		"IMAGE=" + l.image,
 		"NAME=" + m.Name,
 		"LXD=",
+		"HOME_OF_LXD=" + l.lxd.Names.Home,
 		"PROGRAMS=" + l.programs(),
 		"BIND=" + shared + " " + filepath.Join(repository, ".deps"),
 	}
@@ -359,11 +364,11 @@ func (m *Machine) spawn(l *Lab, shared string) error {
 
 // programs are those of an LXD that are to be in the machines in place of the image's, which are Debian's.
 func (l *Lab) programs() string {
-	if l.lxd.BinDir == "" || l.lxd.LibDir != "" { // the latter are Debian's, too
+	if l.lxd.BinDir == "" || l.lxd.LibDir != "" || l.lxd.Image != "" { // the latter are Debian's, too
 		return ""
 	}
 
-	return filepath.Join(l.lxd.BinDir, "lxd") + " " + filepath.Join(l.lxd.BinDir, "lxc")
+	return filepath.Join(l.lxd.BinDir, l.lxd.Names.Daemon) + " " + filepath.Join(l.lxd.BinDir, l.lxd.Names.Client)
 }
 
 // waitUp waits until sshd listens.
