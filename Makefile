@@ -57,10 +57,12 @@ deps: $(DEPS)/.apt-build $(DQLITE)/lib/libdqlite.a
 # What the tests and the demo need besides: Debian's LXD, unpacked and never installed, and what it calls.
 test-deps: deps $(DEPS)/.apt-test $(DEPS)/lxd5/.done
 
-# LXD 6.6, built from its source in four minutes, and Debian 13's Incus, in a root of its own in 20 seconds: only when tests/peers has changed.
+# LXD 6.6 and microcluster's example, built from their sources in four minutes, and Debian 13's Incus, in a root of its own in 20 seconds: only when
+# tests/peers has changed.
 test-peers: deps $(DEPS)/.apt-peers $(DEPS)/.apt-test
 	tests/peers/build-incus.sh $(DEPS)/incus
 	tests/peers/build-lxd.sh $(DQLITE) $(DEPS)/lxd6
+	tests/peers/build-microcluster.sh $(DQLITE) $(DEPS)/microcluster
 
 APT_BUILD := autoconf automake libtool pkg-config dpkg-dev gcc libc6-dev libuv1-dev liblz4-dev libsqlite3-dev
 APT_TEST  := iproute2 util-linux rsync openssl squashfs-tools attr xz-utils strace time e2fsprogs \

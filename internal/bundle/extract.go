@@ -35,6 +35,9 @@ type Extracted struct {
 	// Size is the number of bytes written to disk.
 	Size int64
 
+	// Microcluster tells that it is a recovery tarball for microcluster's own loader: it has a list of members in recovery.yaml, and no manifest.
+	Microcluster bool
+
 	// Identity is what identity.age has, encrypted; nil if there is none. It is not unpacked: no raft directory has such a file.
 	Identity []byte
 
@@ -69,6 +72,9 @@ type ExtractOptions struct {
 	// ends the extraction. Nil takes everything.
 	Judge func(*Origin) error
 
+	// Microcluster takes microcluster's own recovery tarball as well, which LXD cannot load. Else that is ErrMicrocluster.
+	Microcluster bool
+
 	// Progress is called with the number of bytes read since the last call; it may be nil.
 	Progress func(int64)
 }
@@ -88,7 +94,7 @@ func Extract(ctx context.Context, r io.Reader, root *os.Root, opts ExtractOption
 	defer zip.Close() // which says nothing that reading does not
 
 	zip.Multistream(false)
-	x := &extractor{ctx: ctx, root: root, tar: tar.NewReader(zip), judge: opts.Judge, seen: map[string]bool{}}
+	x := &extractor{ctx: ctx, root: root, tar: tar.NewReader(zip), judge: opts.Judge, seen: map[string]bool{}, microAllowed: opts.Microcluster}
 	err = x.run()
 	if err != nil {
 		return nil, err
@@ -105,7 +111,7 @@ func Extract(ctx context.Context, r io.Reader, root *os.Root, opts ExtractOption
 	}
 
 	return &Extracted{Origin: x.origin, Members: x.members, Size: x.written, Newest: x.newest, Identity: x.identity,
-		Digest: hex.EncodeToString(digest.Sum(nil))}, nil
+		Microcluster: x.micro, Digest: hex.EncodeToString(digest.Sum(nil))}, nil
 }
 
 // damaged wraps what a tarball is to blame for; a cancelled context and an error of the machine are not.
@@ -149,6 +155,9 @@ type extractor struct {
 	written int64
 	newest  int64
 	backup  bool // one of LXD's backups, for inspection: every file is taken as it is
+
+	micro        bool // a recovery tarball of microcluster's
+	microAllowed bool
 }
 
 func (x *extractor) run() error {
@@ -194,7 +203,9 @@ func (x *extractor) entry(h *tar.Header) error {
 
 	switch name {
 	case ManifestName:
-		return x.readManifest(h)
+		return x.readRecovery(h)
+	case microclusterMembers:
+		return x.readMicrocluster(h)
 	case SignatureName:
 		return x.readSignature(h)
 	}
@@ -281,16 +292,21 @@ func (x *extractor) small(h *tar.Header, limit int64) ([]byte, error) {
 	return data, nil
 }
 
+// readManifest reads a recovery.yaml that can be nothing but our own manifest.
 func (x *extractor) readManifest(h *tar.Header) error {
+	data, err := x.small(h, maxSmallFile)
+	if err != nil {
+		return err
+	}
+
+	return x.takeManifest(h, data)
+}
+
+func (x *extractor) takeManifest(h *tar.Header, data []byte) error {
 	for name := range x.seen {
 		if name != "." && name != ManifestName {
 			return damaged(x.ctx, "read "+h.Name, errors.New("it is not the first file"))
 		}
-	}
-
-	data, err := x.small(h, maxSmallFile)
-	if err != nil {
-		return err
 	}
 
 	manifest, err := parseManifest(data)
@@ -466,7 +482,12 @@ func (x *extractor) complete() error {
 	}
 
 	if x.members == nil {
-		return damaged(x.ctx, "read the archive", fmt.Errorf("no %s in it", raftNodesName))
+		name := raftNodesName
+		if x.micro {
+			name = ManifestName
+		}
+
+		return damaged(x.ctx, "read the archive", fmt.Errorf("no %s in it", name))
 	}
 
 	if x.origin.Manifest != nil {

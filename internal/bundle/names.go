@@ -23,6 +23,12 @@ var raftFile = regexp.MustCompile(`^(metadata[12]|[0-9]{16}-[0-9]{16}|open-[1-9]
 // lock file.
 var leftOut = map[string]bool{"db.bin": true, "db.bin-wal": true, "dqlite-lock": true}
 
+// Names that only microcluster's own recovery tarball has, which its loader unpacks into the directory with raft's files.
+const (
+	microclusterMembers = "cluster.yaml"
+	microclusterLock    = "dqlite-lock"
+)
+
 // IsRaftFile tells whether a name is one that libdqlite itself writes and reads back.
 func IsRaftFile(name string) bool { return raftFile.MatchString(name) }
 

@@ -45,6 +45,7 @@ SOURCE is LXD's directory, a database/ directory, a recovery tarball (of lxd-rec
 tarballs, or a saved report: run "lxd-recover global-db-inspect --format json" on every surviving member, with LXD stopped
 everywhere, and bring the files, of a few hundred kB each, to one place. All rows can only be compared where the databases are at
 hand; reports tell the last transactions.
+` + applicationSources + `
 
 It is certain that a member holds every change that the cluster has ever confirmed if the sound logs of more than half of the voters
 were given, each as it was when LXD last ran there: not an old report, not a backup. With fewer, the member is recommended that has
@@ -70,6 +71,7 @@ Exit status:
 	}
 	cmd.Flags().StringVar(&opts.Survivors, "export-survivors", "", "write every source's report into `DIR`, for \"cluster export-db --survivor\"")
 	_ = cmd.MarkFlagDirname("export-survivors")
+	addDatabaseFlag(cmd, &opts.Database)
 	output.addFlag(cmd, reportFormats)
 	return cmd
 }

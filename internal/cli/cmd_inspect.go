@@ -27,7 +27,7 @@ var errUnhealthy = errors.New("the database is damaged: see the problems above")
 
 func newInspectCmd() *cobra.Command {
 	output := format{}
-	verbose, certificate := false, ""
+	verbose, opts := false, recovery.InspectOptions{}
 	cmd := &cobra.Command{
 		Use:   "global-db-inspect [SOURCE]",
 		Short: "Check one global database and tell what is in it",
@@ -37,6 +37,7 @@ make it damaged, warnings, and infos, which sound databases have as well; infos 
 
 SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
 LXD's db_backup tarballs; this machine's LXD unless given. The JSON report can be carried to another machine and compared.
+` + applicationSources + `
 
 Exit status:
   0  healthy: libdqlite would have all that the disk holds
@@ -49,17 +50,20 @@ Exit status:
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runInspect(cmd.Context(), output, optionalArg(args, ""), certificate, verbose)
+			opts.Source = optionalArg(args, "")
+			return runInspect(cmd.Context(), output, opts, verbose)
 		},
 	}
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "show infos, too")
-	addCertificateFlag(cmd, &certificate)
+	addCertificateFlag(cmd, &opts.Certificate)
+	addDatabaseFlag(cmd, &opts.Database)
 	output.addFlag(cmd, reportFormats)
 	return cmd
 }
 
-func runInspect(ctx context.Context, output format, source string, certificate string, verbose bool) error {
-	report, err := recovery.InspectSigned(ctx, source, certificate, newProgress(ctx, os.Stderr))
+func runInspect(ctx context.Context, output format, opts recovery.InspectOptions, verbose bool) error {
+	opts.Progress = newProgress(ctx, os.Stderr)
+	report, err := recovery.InspectWith(ctx, opts)
 	if err != nil {
 		return err
 	}
@@ -90,6 +94,8 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 	switch {
 	case r.Standalone:
 		rows = append(rows, []string{"member", standaloneText})
+	case r.Member != nil && r.Member.Name == "" && r.Application != "":
+		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d)", r.Member.Address, r.Member.ID)})
 	case r.Member != nil:
 		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d, %s)", r.Member.Name, r.Member.ID, r.Member.Address)})
 	}
@@ -109,7 +115,15 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 		[]string{"first raft entry", fmt.Sprintf("index %d", r.Raft.FirstIndex)},
 		[]string{"snapshot", snapshotText(r.Raft)},
 		[]string{"terms", fmt.Sprintf("current %d, highest %d", r.Raft.MetadataTerm, r.Raft.MaxTerm)})
-	if r.Data != nil {
+	if r.Fenced != nil {
+		rows = append(rows, []string{"fence", fenceText(*r.Fenced, r.Raft)})
+	}
+
+	for _, db := range r.Databases {
+		rows = append(rows, []string{"database", databaseText(db)})
+	}
+
+	if r.Data != nil && len(r.Databases) == 0 {
 		data := fmt.Sprintf("schema %d, %s, integrity %s", r.Data.SchemaVersion, contentText(r.Data), r.Data.Integrity)
 		rows = append(rows, []string{"database", data})
 	}
@@ -134,6 +148,24 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 
 		fmt.Fprintln(w, "  "+action)
 	}
+}
+
+// databaseText says what is in one of the databases of a log.
+func databaseText(db recovery.InspectDatabase) string {
+	if db.Data == nil {
+		return db.Name + ": cannot be replayed"
+	}
+
+	return fmt.Sprintf("%s: %s, integrity %s", db.Name, contentText(db.Data), db.Data.Integrity)
+}
+
+// fenceText says whether a member that loads nothing could outvote those that load a recovery tarball of microcluster's.
+func fenceText(fenced bool, raft recovery.InspectRaft) string {
+	if fenced {
+		return fmt.Sprintf("fenced at term %d: no other member's log can outvote it", raft.LastTerm)
+	}
+
+	return "NOT FENCED: a member that does not load it can outvote it, and undo what it lacks"
 }
 
 // recoveryText says what a recovery's entry at the end of a log did.

@@ -38,6 +38,7 @@ none. Indexes are those that "global-db-sql --at" and "cluster export-db --at" t
 
 SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), or one of
 LXD's db_backup tarballs; this machine's LXD unless given. A saved report of global-db-inspect has no log.
+` + applicationSources + `
 
 Exit status:
   0  done
@@ -60,6 +61,7 @@ Exit status:
 	cmd.Flags().Uint64VarP(&opts.Last, "last", "n", 0, "list the newest `N` entries only")
 	cmd.Flags().StringVar(&find, "find", "", "list only entries with this `TEXT` in what they did, in upper or lower case; implies --rows")
 	addReadingFlag(cmd, &opts.Reading)
+	addDatabaseFlag(cmd, &opts.Database)
 	output.addFlag(cmd, listFormats)
 	return cmd
 }

@@ -21,10 +21,12 @@ import (
 type sqlOptions struct {
 	source  string
 	reading string
-	at      point
-	file    string // that the SQLite file is kept in
-	force   bool
-	format  format
+
+	database string // one of several
+	at       point
+	file     string // that the SQLite file is kept in
+	force    bool
+	format   format
 }
 
 func newSQLCmd() *cobra.Command {
@@ -39,6 +41,7 @@ yet are part of the answer.
 SOURCE is LXD's directory, a database/ or global/ directory, a recovery tarball (of lxd-recover or LXD's own), one of LXD's db_backup
 tarballs, a backup or an archive of global-db-backup; this machine's LXD unless given. The first argument is SOURCE if a file or
 directory of that name exists, and a query otherwise; --source leaves no doubt.
+` + applicationSources + `
 
 Several queries, also in one argument with semicolons, are answered one after the other; - reads them from standard input.
 These are queries, too, and go before a file of that name:
@@ -71,6 +74,7 @@ Exit status:
 	cmd.Flags().StringVar(&opts.file, "output", "", "keep the SQLite `FILE`; no query is needed then")
 	cmd.Flags().BoolVar(&opts.force, "force", false, "replace FILE if it exists")
 	addReadingFlag(cmd, &opts.reading)
+	addDatabaseFlag(cmd, &opts.database)
 	_ = cmd.MarkFlagFilename("source")
 	_ = cmd.MarkFlagFilename("output")
 	opts.format.addFlag(cmd, listFormats)
@@ -97,7 +101,9 @@ func (o *sqlOptions) run(ctx context.Context, args []string) error {
 		return plainInterrupt(err)
 	}
 
-	db, err := recovery.OpenDatabase(ctx, source, at, o.reading, newProgress(ctx, os.Stderr))
+	db, err := recovery.OpenDatabase(ctx, recovery.DatabaseOptions{
+		Source: source, At: at, Reading: o.reading, Database: o.database, Progress: newProgress(ctx, os.Stderr),
+	})
 	if err != nil {
 		return plainInterrupt(err)
 	}

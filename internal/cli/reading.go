@@ -10,3 +10,8 @@ import (
 func addReadingFlag(cmd *cobra.Command, reading *string) {
 	cmd.Flags().StringVar(reading, "reading", "", "read the files as the log with this `DIGEST`, where they can be read in several ways")
 }
+
+// addDatabaseFlag adds the flag that chooses one of several databases in a log.
+func addDatabaseFlag(cmd *cobra.Command, database *string) {
+	cmd.Flags().StringVar(database, "database", "", "take the database with this `NAME` of an application that has several in one log; not for LXD, which has one")
+}

@@ -11,11 +11,30 @@ import (
 // heartbeatFormats are the ways in which LXDs write a time, go-dqlite's and SQLite's own.
 var heartbeatFormats = []string{"2006-01-02 15:04:05.999999999-07:00", time.RFC3339Nano, time.DateTime}
 
-// NewestHeartbeat is the newest time at which LXD's leader has heard from a member, by the leader's clock; zero where the database does not
-// tell.
+// heartbeatTables are where LXD and microcluster write them.
+var heartbeatTables = append([]string{"nodes"}, microclusterTables...)
+
+// NewestHeartbeat is the newest time at which the leader of LXD's cluster, or of a microcluster application's, has heard from a member, by the leader's
+// clock; zero where the database does not tell.
 func (db *DB) NewestHeartbeat(ctx context.Context) (time.Time, error) {
+	var newest time.Time
+	for _, table := range heartbeatTables {
+		at, err := db.newestHeartbeatIn(ctx, table)
+		if err != nil {
+			return time.Time{}, err
+		}
+
+		if at.After(newest) {
+			newest = at
+		}
+	}
+
+	return newest, nil
+}
+
+func (db *DB) newestHeartbeatIn(ctx context.Context, table string) (time.Time, error) {
 	tables, err := stringsOf(ctx, db.sql, "SELECT m.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c "+
-		"WHERE m.type = 'table' AND m.name = 'nodes' AND c.name = 'heartbeat'")
+		"WHERE m.type = 'table' AND m.name = ? AND c.name = 'heartbeat'", table)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("look for the heartbeats: %w", err)
 	}
@@ -24,7 +43,7 @@ func (db *DB) NewestHeartbeat(ctx context.Context) (time.Time, error) {
 		return time.Time{}, nil
 	}
 
-	written, err := stringsOf(ctx, db.sql, "SELECT CAST(heartbeat AS TEXT) FROM nodes WHERE heartbeat IS NOT NULL")
+	written, err := stringsOf(ctx, db.sql, "SELECT CAST(heartbeat AS TEXT) FROM "+table+" WHERE heartbeat IS NOT NULL")
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read the heartbeats: %w", err)
 	}

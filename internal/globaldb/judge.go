@@ -22,7 +22,7 @@ func Judge(ctx context.Context, log *raftlog.Log) error {
 			continue
 		}
 
-		reason, err := impossible(ctx, log.As(i))
+		reason, err := impossibleIn(ctx, log.As(i))
 		if err != nil {
 			return err
 		}
@@ -34,6 +34,27 @@ func Judge(ctx context.Context, log *raftlog.Log) error {
 
 	log.Exclude(excluded)
 	return nil
+}
+
+// impossibleIn is impossible for a log that may have several databases: each of them can tell.
+func impossibleIn(ctx context.Context, log *raftlog.Log) (string, error) {
+	if log.Database == "" {
+		return impossible(ctx, log)
+	}
+
+	names, err := Databases(ctx, log)
+	if err != nil {
+		return "", err
+	}
+
+	for _, name := range names {
+		reason, err := impossible(ctx, OnDatabase(log, name))
+		if reason != "" || err != nil {
+			return reason, err
+		}
+	}
+
+	return "", nil
 }
 
 // impossible says why a log cannot be the one that dqlite wrote; empty if nothing is found.

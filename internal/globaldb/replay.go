@@ -71,6 +71,7 @@ type replayer struct {
 	file   *os.File
 	pages  pageSet // pages seen
 	next   uint64  // index of the next entry to replay, 0 before the snapshot
+	name   string  // of the database, empty as long as any may come
 }
 
 // newReplayer begins a replay into the new file target.
@@ -80,7 +81,7 @@ func newReplayer(log *raftlog.Log, target string) (*replayer, error) {
 		return nil, err
 	}
 
-	return &replayer{log: log, target: target, file: f}, nil
+	return &replayer{log: log, target: target, file: f, name: nameIn(log)}, nil
 }
 
 // close closes the file and leaves it in place.
@@ -149,11 +150,12 @@ func (r *replayer) begin(ctx context.Context, upTo uint64) error {
 func (r *replayer) snapshot(ctx context.Context, s *raftlog.Snapshot) error {
 	hasWAL := false
 	err := r.log.SnapshotDatabases(ctx, s, func(db raftlog.SnapshotDatabase) error {
-		if db.Name != Name {
-			return fmt.Errorf("unknown database %q", db.Name)
+		ok, err := r.takes(db.Name)
+		if err != nil || !ok {
+			return err
 		}
 
-		_, err := io.Copy(r.file, db.Main)
+		_, err = io.Copy(r.file, db.Main)
 		if err != nil {
 			return err
 		}
@@ -198,8 +200,13 @@ func (r *replayer) command(entry raftlog.Entry) error {
 		return nil
 	}
 
-	if cmd.Database != Name {
-		return fmt.Errorf("transaction on unknown database %q", cmd.Database)
+	ok, err := r.takes(cmd.Database)
+	if err != nil {
+		return fmt.Errorf("transaction on %w", err)
+	}
+
+	if !ok {
+		return nil
 	}
 
 	if !cmd.IsCommit {

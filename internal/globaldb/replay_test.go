@@ -104,7 +104,7 @@ func TestReplayRefuses(t *testing.T) {
 		{frames(Name, 512, 1, 1), "page size 512, expected 4096"},
 		{frames(Name, 4096, 1, 1), "page 1 is not that of an SQLite database"},
 	} {
-		r, err := newReplayer(nil, filepath.Join(t.TempDir(), "target"))
+		r, err := newReplayer(&raftlog.Log{}, filepath.Join(t.TempDir(), "target"))
 		must(t, err)
 		err = r.command(test.entry)
 		if err == nil {
@@ -118,7 +118,7 @@ func TestReplayRefuses(t *testing.T) {
 		must(t, r.close())
 	}
 
-	r, err := newReplayer(nil, filepath.Join(t.TempDir(), "target"))
+	r, err := newReplayer(&raftlog.Log{}, filepath.Join(t.TempDir(), "target"))
 	must(t, err)
 	defer r.close()
 	page := frames(Name, 4096, 1, 1, 3)
@@ -139,7 +139,7 @@ func TestReplayRefuses(t *testing.T) {
 		t.Errorf("%d bytes", info.Size())
 	}
 
-	empty, err := newReplayer(nil, filepath.Join(t.TempDir(), "target"))
+	empty, err := newReplayer(&raftlog.Log{}, filepath.Join(t.TempDir(), "target"))
 	must(t, err)
 	defer empty.close()
 	if !errors.Is(empty.finish(), ErrNoDatabase) || empty.finishIfAny() != nil {

@@ -153,6 +153,15 @@ func (s *Steps) step(ctx context.Context, entry raftlog.Entry) (rows []RowChange
 		return nil, false, nil
 	}
 
+	ok, err := s.before.takes(cmd.Database)
+	if err != nil {
+		return fail(fmt.Errorf("transaction on %w", err))
+	}
+
+	if !ok {
+		return nil, false, nil
+	}
+
 	if s.diff != nil {
 		err = s.after.command(entry)
 		if err == nil {

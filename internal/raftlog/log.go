@@ -40,6 +40,9 @@ type Options struct {
 	// Known is what an earlier look at the same directory found, or nil. Closed segments and snapshots whose files have the sizes and
 	// times that they had then are not read again: what was found in them still counts. libdqlite never writes to such files.
 	Known *Log
+
+	// Database is what [Log.Database] says.
+	Database string
 }
 
 // Log is what one pass over a raft directory found.
@@ -81,6 +84,9 @@ type Log struct {
 	Changed bool // files changed while they were read: a daemon is running, and the parts may not fit together
 
 	Problems []Problem
+
+	// Database is the one that whoever replays the log is to take, as Options say: raft itself knows of none.
+	Database string
 
 	fsys           fs.FS
 	metadataErrors [2]error
@@ -143,7 +149,7 @@ func Open(ctx context.Context, fsys fs.FS, opts Options) (*Log, error) {
 	const attempts = 3
 	var err error
 	for range attempts {
-		l := &Log{fsys: fsys, live: opts.Live, Engine: opts.Engine, marked: opts.Recovered}
+		l := &Log{fsys: fsys, live: opts.Live, Engine: opts.Engine, marked: opts.Recovered, Database: opts.Database}
 		err = l.read(newDirectory(ctx, fsys, opts))
 		if err == nil {
 			return l, nil

@@ -31,6 +31,7 @@ const (
 	DumpFile                          // LXD's db.bin and db.bin-wal, written at shutdown
 	RaftNodesFile                     // raft_nodes.yaml of a recovery tarball
 	ManifestFile                      // recovery.yaml or recovery.sig of our own recovery tarball
+	ApplicationFile                   // info.yaml and cluster.yaml of go-dqlite
 	SubDirectory
 	MisreadFile // a name that is not dqlite's, but that libdqlite takes for a segment or a snapshot
 	SpecialFile // a device, socket, pipe or dangling link: never opened
@@ -38,7 +39,7 @@ const (
 
 func (k FileKind) String() string {
 	return [...]string{"stray", "metadata", "closed segment", "open segment", "snapshot", "snapshot metadata", "temporary",
-		"corrupt", "lock", "dump", "raft_nodes", "manifest", "directory", "misread", "special"}[k]
+		"corrupt", "lock", "dump", "raft_nodes", "manifest", "go-dqlite", "directory", "misread", "special"}[k]
 }
 
 var (
@@ -80,6 +81,8 @@ func classifyName(name string) FileKind {
 		return RaftNodesFile
 	case name == "recovery.yaml", name == "recovery.sig":
 		return ManifestFile
+	case name == "info.yaml", name == "cluster.yaml":
+		return ApplicationFile
 	case strings.HasPrefix(name, "tmp-"):
 		return TemporaryFile
 	case strings.HasPrefix(name, "corrupt-"):

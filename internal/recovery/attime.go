@@ -39,6 +39,10 @@ func IndexAt(ctx context.Context, source string, at time.Time, reading string, p
 	for _, name := range names {
 		err = readSource(ctx, name, progress, func(src *Source, log *raftlog.Log) error {
 			err := readAs(src.Path, log, reading)
+			if err == nil && src.isApplication() && src.app.name != microcluster {
+				err = errors.New("its database has no heartbeats, which tell times: --at takes an index; `lxd-recover global-db-log` lists them")
+			}
+
 			if err == nil {
 				index, err = indexAt(ctx, log, at)
 			}

@@ -116,7 +116,7 @@ func TestPartAt(t *testing.T) {
 		}
 	}
 
-	db, err := OpenDatabase(t.Context(), dir, 120, "", Progress{})
+	db, err := OpenDatabase(t.Context(), DatabaseOptions{Source: dir, At: 120})
 	if err != nil {
 		t.Fatal(err)
 	}

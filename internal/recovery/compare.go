@@ -3,6 +3,7 @@
 package recovery
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -18,6 +19,7 @@ import (
 type CompareOptions struct {
 	Sources   []string // as the commands take them, or saved reports of Inspect
 	Survivors string   // directory for the sources' reports; empty for none
+	Database  string   // whose rows are compared, where there are several
 	Progress  Progress
 }
 
@@ -53,13 +55,16 @@ type CompareSource struct {
 	Time      time.Time `json:"time" yaml:"time"` // of which it is; UTC
 	Copy      bool      `json:"copy" yaml:"copy"` // it does not tell where the member's log ended
 	Signature `yaml:",inline"`
-	Member    *InspectMember `json:"member" yaml:"member"`
-	Role      string         `json:"role,omitempty" yaml:"role,omitempty"` // in the configuration in force, of the preferred log
-	Raft      InspectRaft    `json:"raft" yaml:"raft"`
-	End       raftPosition   `json:"end" yaml:"end"` // the last entry without recovery entries added since
-	Healthy   bool           `json:"healthy" yaml:"healthy"`
-	Problems  []string       `json:"problems" yaml:"problems"` // the errors among them
-	Gap       bool           `json:"gap" yaml:"gap"`           // entries are missing in it, see CompareReport.Gaps
+
+	Application string `json:"application,omitempty" yaml:"application,omitempty"` // as in InspectReport
+
+	Member   *InspectMember `json:"member" yaml:"member"`
+	Role     string         `json:"role,omitempty" yaml:"role,omitempty"` // in the configuration in force, of the preferred log
+	Raft     InspectRaft    `json:"raft" yaml:"raft"`
+	End      raftPosition   `json:"end" yaml:"end"` // the last entry without recovery entries added since
+	Healthy  bool           `json:"healthy" yaml:"healthy"`
+	Problems []string       `json:"problems" yaml:"problems"` // the errors among them
+	Gap      bool           `json:"gap" yaml:"gap"`           // entries are missing in it, see CompareReport.Gaps
 
 	// Machine is the one that the source was read on, null where that is not known. Schema is that of the database, 0 where it is not.
 	Machine *InspectMachine `json:"machine" yaml:"machine"`
@@ -123,7 +128,7 @@ type CompareVoter struct {
 
 // Compare compares the databases of several members and recommends the one to recover from. It changes nothing.
 func Compare(ctx context.Context, opts CompareOptions) (*CompareReport, error) {
-	c := comparison{opts: opts, report: &CompareReport{Branches: []CompareBranch{}, Gaps: []CompareGap{}, Uncertain: []CompareRun{},
+	c := comparison{opts: opts, addresses: map[uint64]string{}, report: &CompareReport{Branches: []CompareBranch{}, Gaps: []CompareGap{}, Uncertain: []CompareRun{},
 		Rows: []CompareRows{}, Preferred: []string{}, Longest: []string{}}}
 	for _, source := range opts.Sources {
 		err := c.read(ctx, source)
@@ -145,9 +150,12 @@ func Compare(ctx context.Context, opts CompareOptions) (*CompareReport, error) {
 
 // comparison is the work on one report.
 type comparison struct {
-	opts   CompareOptions
-	logs   []*survivor.Log
-	names  member.List // of all members that any source names
+	opts  CompareOptions
+	logs  []*survivor.Log
+	names member.List // of all members that any source names
+
+	addresses map[uint64]string // of members of an application that knows no names
+
 	last   []lastTransactions
 	result survivor.Result
 	report *CompareReport
@@ -157,21 +165,31 @@ type comparison struct {
 func (c *comparison) label() {
 	count := map[string]int{}
 	for _, s := range c.report.Sources {
-		if s.Member != nil {
-			count[s.Member.Name]++
-		}
+		count[s.memberName()]++
 	}
 
 	for i := range c.report.Sources {
 		s := &c.report.Sources[i]
 		s.Label = s.Source
-		if s.Member != nil && s.Member.Name != "" {
-			s.Label = s.Member.Name
+		if name := s.memberName(); name != "" {
+			s.Label = name
 			if count[s.Label] > 1 {
 				s.Label += " (" + s.Source + ")"
 			}
 		}
 	}
+}
+
+// memberName is the name of the member that a source is of; the address, where the application knows no names. It is empty if the member is not known.
+func (s *CompareSource) memberName() string {
+	switch {
+	case s.Member == nil:
+		return ""
+	case s.Application == "":
+		return s.Member.Name
+	}
+
+	return cmp.Or(s.Member.Name, s.Member.Address)
 }
 
 func (c *comparison) labels(indexes []int) []string {
@@ -186,6 +204,11 @@ func (c *comparison) labels(indexes []int) []string {
 func (c *comparison) name(id uint64) string {
 	m, ok := c.names.ByID(id)
 	if !ok || m.Name == "" {
+		address, ok := c.addresses[id]
+		if ok {
+			return address
+		}
+
 		return fmt.Sprintf("member %d", id)
 	}
 

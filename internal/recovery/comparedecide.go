@@ -5,6 +5,7 @@ package recovery
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -92,7 +93,7 @@ func (c *comparison) preferences() []preference {
 // id is the raft id of a source's member, one above all where that is not known.
 func (c *comparison) id(i int) uint64 {
 	if c.logs[i].Member == 0 {
-		return 1 << 63
+		return math.MaxUint64
 	}
 
 	return c.logs[i].Member

@@ -8,7 +8,6 @@ import (
 	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
-	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
 
@@ -224,7 +223,13 @@ func (c *comparison) open(ctx context.Context, i int) (*globaldb.DB, error) {
 
 	defer src.Close()
 
-	log, letGo, err := openLive(ctx, src.global, src.daemon != "", c.opts.Progress, raftlog.Options{})
+	err = src.choose(c.opts.Database)
+	if err != nil {
+		return nil, err
+	}
+
+	l := src.log(c.opts.Progress)
+	log, letGo, err := openLive(ctx, l.global, l.live, l.progress, l.opts)
 	defer letGo()
 
 	if err != nil {

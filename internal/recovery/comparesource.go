@@ -21,7 +21,7 @@ import (
 
 // read reads one source. Only positions and checksums stay in memory.
 func (c *comparison) read(ctx context.Context, source string) error {
-	report, saved, err := reportOf(ctx, source, c.opts.Progress)
+	report, saved, err := reportOf(ctx, source, c.opts.Database, c.opts.Progress)
 	if err != nil {
 		return err
 	}
@@ -39,7 +39,7 @@ func (c *comparison) read(ctx context.Context, source string) error {
 	}
 
 	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Signature: report.Signature,
-		Member: report.Member, Raft: report.Raft,
+		Application: report.Application, Member: report.Member, Raft: report.Raft,
 		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, Machine: report.Machine, report: saved,
 		here: isKind(report.Kind, kindLXD) && !saved && isHere(source)}
 	if report.Data != nil {
@@ -54,6 +54,9 @@ func (c *comparison) read(ctx context.Context, source string) error {
 
 	for _, m := range report.Members {
 		c.learn(m)
+		if report.Application != "" {
+			c.addresses[m.ID] = m.Address
+		}
 	}
 
 	if report.Member != nil {

@@ -32,19 +32,29 @@ type Database struct {
 	Damage *DamageError
 }
 
-// OpenDatabase replays the log of a source up to an index, 0 for all of it that is sound. The source is only read. Close
-// removes the scratch file.
-//
-// reading is the digest of the reading to take where there are several.
-func OpenDatabase(ctx context.Context, source string, at uint64, reading string, progress Progress) (*Database, error) {
+// DatabaseOptions say which database to open.
+type DatabaseOptions struct {
+	Source   string
+	At       uint64 // index; 0 for all of the log that is sound
+	Reading  string // digest of the reading to take where there are several
+	Database string // one of several
+	Progress Progress
+}
+
+// OpenDatabase replays the log of a source. The source is only read. Close removes the scratch file.
+func OpenDatabase(ctx context.Context, opts DatabaseOptions) (*Database, error) {
 	db := &Database{}
-	source, err := partAt(source, at)
+	source, err := partAt(opts.Source, opts.At)
 	if err != nil {
 		return nil, err
 	}
 
-	err = readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
-		err := readAs(src.Path, log, reading)
+	err = readSourceDatabase(ctx, source, opts.Database, opts.Progress, func(src *Source, log *raftlog.Log) error {
+		err := readAs(src.Path, log, opts.Reading)
+		if err == nil {
+			err = src.oneDatabase(ctx, log)
+		}
+
 		if err != nil {
 			return err
 		}
@@ -55,8 +65,8 @@ func OpenDatabase(ctx context.Context, source string, at uint64, reading string,
 		}
 
 		db.Source, db.Kind, db.RunningDaemon, db.Last, db.Damage = src.Path, src.Kind, src.daemon, log.LastIndex, damageOf(src, log)
-		db.Index = at
-		if at == 0 {
+		db.Index = opts.At
+		if opts.At == 0 {
 			db.Index = log.SoundIndex
 		}
 

@@ -85,13 +85,16 @@ func changesRows(entry raftlog.Entry) bool {
 }
 
 // isTransaction tells whether an entry is known to be a whole transaction of LXD's one database.
-func isTransaction(entry raftlog.Entry) bool {
+func isTransaction(entry raftlog.Entry) bool { return isTransactionOn(entry, globaldb.Name) }
+
+// isTransactionOn is isTransaction for another database.
+func isTransactionOn(entry raftlog.Entry, database string) bool {
 	if entry.Type != raftlog.CommandEntry {
 		return false
 	}
 
 	cmd, err := raftlog.ParseCommand(entry.Data)
-	return err == nil && cmd.Kind == raftlog.Frames && cmd.IsCommit && cmd.Database == globaldb.Name
+	return err == nil && cmd.Kind == raftlog.Frames && cmd.IsCommit && cmd.Database == database
 }
 
 // describeRows works out what each entry of a log did to the rows. They are in the order of the log.

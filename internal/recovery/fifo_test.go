@@ -29,11 +29,14 @@ func TestFIFO(t *testing.T) {
 			_, err := Compare(ctx, CompareOptions{Sources: []string{fifo, fifo}})
 			return err
 		},
-		"sql":       func(ctx context.Context) error { _, err := OpenDatabase(ctx, fifo, 0, "", Progress{}); return err },
+		"sql": func(ctx context.Context) error {
+			_, err := OpenDatabase(ctx, DatabaseOptions{Source: fifo})
+			return err
+		},
 		"survivor":  func(context.Context) error { _, err := readReport(fifo); return err },
 		"node-db":   func(ctx context.Context) error { _, err := nodedb.ReadTemplate(ctx, fifo); return err },
 		"import":    func(ctx context.Context) error { return (&importer{opts: ImportOptions{Tarball: fifo}}).unpack(ctx) },
-		"is report": func(context.Context) error { _, _, err := reportOf(t.Context(), fifo, Progress{}); return err },
+		"is report": func(context.Context) error { _, _, err := reportOf(t.Context(), fifo, "", Progress{}); return err },
 	} {
 		t.Run(name, func(t *testing.T) {
 			ended := make(chan error, 1)

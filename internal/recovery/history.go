@@ -19,6 +19,7 @@ type HistoryOptions struct {
 	From, To uint64 // indexes; 0: the first and the last that there are
 	Last     uint64 // only so many of them, the newest; 0: all
 	Rows     bool   // work out which rows each transaction changed
+	Database string // one of several: the entries of the others are not listed
 
 	Progress Progress
 }
@@ -42,6 +43,7 @@ type HistoryEntry struct {
 	// keep it.
 	Written *time.Time `json:"written,omitempty" yaml:"written,omitempty"`
 
+	Database string         `json:"database,omitempty" yaml:"database,omitempty"` // of a log with several
 	Pages    int            `json:"pages,omitempty" yaml:"pages,omitempty"`       // of the database that a transaction wrote
 	Recovery bool           `json:"recovery,omitempty" yaml:"recovery,omitempty"` // a configuration that no leader wrote: an edited member list
 	Members  []MemberChange `json:"members,omitempty" yaml:"members,omitempty"`   // that a configuration changed, against the one before
@@ -55,7 +57,7 @@ type HistoryEntry struct {
 func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry) error) (*History, error) {
 	h := &History{}
 	var held []HistoryEntry
-	err := readSource(ctx, opts.Source, opts.Progress, func(src *Source, log *raftlog.Log) error {
+	err := readSourceDatabase(ctx, opts.Source, opts.Database, opts.Progress, func(src *Source, log *raftlog.Log) error {
 		err := readAs(src.Path, log, opts.Reading)
 		if err != nil {
 			return err
@@ -72,7 +74,17 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 			return err
 		}
 
-		entries, err := listEntries(ctx, log, src.names(ctx), first, last)
+		databases, err := opts.databases(ctx, src, log)
+		if err != nil {
+			return err
+		}
+
+		names, err := src.names(ctx, log)
+		if err != nil {
+			return err
+		}
+
+		entries, err := listEntries(ctx, log, names, first, last)
 		if err != nil {
 			return err
 		}
@@ -89,6 +101,14 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 		defer r.close()
 
 		for _, e := range entries {
+			if src.database != "" && e.Database != "" && e.Database != src.database {
+				continue
+			}
+
+			if len(databases) < 2 {
+				e.Database = ""
+			}
+
 			if !src.inPlace() {
 				e.Written = nil
 			}
@@ -120,6 +140,18 @@ func ReadHistory(ctx context.Context, opts HistoryOptions, use func(HistoryEntry
 	}
 
 	return h, nil
+}
+
+// databases are the names of the databases in a source's log. Rows are told of one of them.
+func (o HistoryOptions) databases(ctx context.Context, src *Source, log *raftlog.Log) ([]string, error) {
+	if o.Rows {
+		err := src.oneDatabase(ctx, log)
+		if err != nil {
+			return nil, err
+		}
+	}
+
+	return src.databases(ctx, log)
 }
 
 // bounds are the first and the last index to list.
@@ -198,7 +230,7 @@ func listEntries(ctx context.Context, log *raftlog.Log, names member.List, first
 				return nil, fmt.Errorf("%s: entry with index %d: %w", entry.File, entry.Index, err)
 			}
 
-			e.Kind = cmd.Kind.String()
+			e.Kind, e.Database = cmd.Kind.String(), cmd.Database
 			if cmd.Kind == raftlog.Frames {
 				e.Kind, e.Pages = "transaction", cmd.Len()
 			}

@@ -30,6 +30,14 @@ type InspectReport struct {
 
 	Signature `yaml:",inline"` // of a recovery tarball
 
+	// Application is the one that the source is of: microcluster or go-dqlite; empty for LXD. Databases are those of its log, of which Data is the one
+	// that was chosen, or the only one.
+	Application string            `json:"application,omitempty" yaml:"application,omitempty"`
+	Databases   []InspectDatabase `json:"databases,omitempty" yaml:"databases,omitempty"`
+
+	// Fenced tells of a recovery tarball for microcluster's own loader whether it ends in a fence; null for other sources.
+	Fenced *bool `json:"fenced,omitempty" yaml:"fenced,omitempty"`
+
 	// Identity is the name of the member whose certificates, keys and node database a backup has, encrypted; empty if it has none.
 	Identity string `json:"identity,omitempty" yaml:"identity,omitempty"`
 
@@ -75,6 +83,12 @@ type InspectMember struct {
 	ID      uint64 `json:"id" yaml:"id"`
 	Name    string `json:"name" yaml:"name"`
 	Address string `json:"address" yaml:"address"`
+}
+
+// InspectDatabase is one of the databases in a log.
+type InspectDatabase struct {
+	Name string            `json:"name" yaml:"name"`
+	Data *globaldb.Summary `json:"database" yaml:"database"` // null where it cannot be replayed
 }
 
 // InspectMachine is a machine with an LXD.
@@ -125,16 +139,24 @@ type InspectEntry struct {
 	Members member.List `json:"members,omitempty" yaml:"members,omitempty"` // of a change, without names
 }
 
-// Inspect reads a source and reports. It changes nothing. The error is for what cannot be read; damage is in the report.
-func Inspect(ctx context.Context, source string, progress Progress) (*InspectReport, error) {
-	return InspectSigned(ctx, source, "", progress)
+// InspectOptions say what to inspect.
+type InspectOptions struct {
+	Source      string
+	Certificate string // a file: the signature of a tarball is checked with it, too, not only with this machine's
+	Database    string // one of several
+	Progress    Progress
 }
 
-// InspectSigned is Inspect, and checks the signature of a tarball with the certificate in a file, too, not only with this machine's.
-func InspectSigned(ctx context.Context, source string, certificate string, progress Progress) (*InspectReport, error) {
+// Inspect reads a source and reports. It changes nothing. The error is for what cannot be read; damage is in the report.
+func Inspect(ctx context.Context, source string, progress Progress) (*InspectReport, error) {
+	return InspectWith(ctx, InspectOptions{Source: source, Progress: progress})
+}
+
+// InspectWith is Inspect with options.
+func InspectWith(ctx context.Context, opts InspectOptions) (*InspectReport, error) {
 	var r *InspectReport
-	err := readSource(ctx, source, progress, func(src *Source, log *raftlog.Log) error {
-		signature, err := src.signature(certificate)
+	err := readSourceDatabase(ctx, opts.Source, opts.Database, opts.Progress, func(src *Source, log *raftlog.Log) error {
+		signature, err := src.signature(opts.Certificate)
 		if err != nil {
 			return err
 		}
@@ -158,7 +180,8 @@ func inspect(ctx context.Context, src *Source, read *readOnce, tell bool) (*Insp
 	log := read.log
 	r := &InspectReport{
 		Format: inspectFormat, Source: src.Path, Kind: src.Kind, Time: time.Now().UTC().Truncate(time.Second),
-		Copy:          src.Kind == kindKept || isKind(src.Kind, kindBackup) || src.Kind == kindOwn || src.Kind == kindArchive,
+		Copy: src.Kind == kindKept || isKind(src.Kind, kindBackup) || src.Kind == kindOwn || src.Kind == kindArchive ||
+			src.Kind == kindMicroclusterBackup,
 		RunningDaemon: src.daemon, Healthy: log.Healthy(), Problems: append([]raftlog.Problem{}, log.Problems...),
 		Libdqlite: libdqliteOf(log),
 		Readings:  readingsOf(log), LeftOut: append([]raftlog.LeftOut{}, log.LeftOut...),
@@ -166,12 +189,17 @@ func inspect(ctx context.Context, src *Source, read *readOnce, tell bool) (*Insp
 		Entries: []InspectEntry{}, Findings: []preflight.Finding{},
 	}
 	r.Raft.Whole = r.Raft.Whole && src.daemon == ""
-	last, err := r.entries(ctx, log)
+	names, err := src.databases(ctx, log)
 	if err != nil {
 		return nil, err
 	}
 
-	found, err := r.database(ctx, src, read)
+	last, err := r.entries(ctx, log, tellsCommits(src, names))
+	if err != nil {
+		return nil, err
+	}
+
+	found, err := r.database(ctx, src, read, names)
 	if err != nil {
 		return nil, err
 	}
@@ -182,6 +210,10 @@ func inspect(ctx context.Context, src *Source, read *readOnce, tell bool) (*Insp
 		if err != nil {
 			return nil, err
 		}
+	}
+
+	if src.isApplication() {
+		return r, r.memberOf(ctx, src, log, read.db)
 	}
 
 	err = r.member(ctx, src, log, found)
@@ -205,8 +237,9 @@ func raftOf(log *raftlog.Log) InspectRaft {
 	return r
 }
 
-// entries sums the entries after the snapshot, and returns which of them are sound transactions.
-func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) (transactions []InspectTransaction, err error) {
+// entries sums the entries after the snapshot, and returns which of them are sound transactions. Those on the database of this name tell what is
+// committed.
+func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log, database string) (transactions []InspectTransaction, err error) {
 	for entry, err := range log.Entries(ctx, max(log.FirstIndex, r.Raft.SnapshotIndex+1)) {
 		if err != nil {
 			return nil, err
@@ -216,7 +249,7 @@ func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log) (transact
 			transactions = append(transactions, InspectTransaction{Index: entry.Index, Term: entry.Term})
 		}
 
-		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry), Transaction: isTransaction(entry)}
+		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry), Transaction: isTransactionOn(entry, database)}
 		if entry.Type == raftlog.ChangeEntry {
 			servers, err := raftlog.ParseConfiguration(entry.Data)
 			if err == nil {
@@ -245,7 +278,7 @@ type inDatabase struct {
 }
 
 // database replays the log and looks into the result. A log that cannot be replayed is a problem, not an error.
-func (r *InspectReport) database(ctx context.Context, src *Source, read *readOnce) (found inDatabase, err error) {
+func (r *InspectReport) database(ctx context.Context, src *Source, read *readOnce, names []string) (found inDatabase, err error) {
 	log, db, err := read.log, read.db, read.dbErr
 	if log.SoundIndex == 0 && log.LastIndex > 0 {
 		r.problem("nothing in the log is sound", "see the other problems")
@@ -253,8 +286,12 @@ func (r *InspectReport) database(ctx context.Context, src *Source, read *readOnc
 	}
 
 	if errors.Is(err, globaldb.ErrNoDatabase) && r.Healthy {
-		r.Problems = append(r.Problems, noTransaction(log.Configuration))
+		r.Problems = append(r.Problems, src.noTransaction(log.Configuration))
 		return found, nil
+	}
+
+	if errors.Is(err, globaldb.ErrSeveralDatabases) {
+		return found, r.several(ctx, src, log, names)
 	}
 
 	if err != nil {
@@ -268,6 +305,10 @@ func (r *InspectReport) database(ctx context.Context, src *Source, read *readOnc
 
 	if r.Data.Integrity != "ok" {
 		r.problem("SQLite finds the database damaged: "+r.Data.Integrity, "starts, and serves the damaged database")
+	}
+
+	if src.isApplication() {
+		return found, r.several(ctx, src, log, names)
 	}
 
 	nodes, err := db.Nodes(ctx)

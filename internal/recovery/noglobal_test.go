@@ -162,7 +162,7 @@ func (l lostLab) wantSaid(t testing.TB, says string) {
 	t.Helper()
 	_, inspect := Inspect(t.Context(), l.dir.path, Progress{})
 	_, inside := Inspect(t.Context(), l.dir.database(), Progress{})
-	_, sql := OpenDatabase(t.Context(), l.dir.path, 0, "", Progress{})
+	_, sql := OpenDatabase(t.Context(), DatabaseOptions{Source: l.dir.path})
 	for name, err := range map[string]error{"inspect": inspect, "inspect of database": inside, "sql": sql, "export": l.export(t.Context())} {
 		if !strings.Contains(fmt.Sprint(err), says) || !strings.Contains(fmt.Sprint(err), "lxd-recover global-db-import") {
 			t.Errorf("%s: %v", name, err)

@@ -66,7 +66,7 @@ func wantOutputRefused(t *testing.T, output string, err error) {
 func TestOutputOfOthers(t *testing.T) {
 	l := newLostLab(t)
 	t.Setenv("LXD_DIR", l.dir.path)
-	db, err := OpenDatabase(t.Context(), "", 0, "", Progress{})
+	db, err := OpenDatabase(t.Context(), DatabaseOptions{})
 	must(t, err)
 	defer db.Close()
 	wantOutputRefused(t, "SQLite file", db.CopyTo(filepath.Join(l.dir.database(), "copy.db"), true))

@@ -149,19 +149,19 @@ func TestTwoReadings(t *testing.T) {
 			digests[reading.Last] = reading.Digest
 		}
 
-		_, err = OpenDatabase(t.Context(), dir, 0, "", Progress{})
+		_, err = OpenDatabase(t.Context(), DatabaseOptions{Source: dir})
 		var refusal *Refusal
 		if !errors.As(err, &refusal) || refusal.Flag != "--reading DIGEST" || !strings.Contains(err.Error(), digests[cut]) {
 			t.Errorf("without being asked for: %v", err)
 		}
 
-		_, err = OpenDatabase(t.Context(), dir, 0, "0123", Progress{})
+		_, err = OpenDatabase(t.Context(), DatabaseOptions{Source: dir, Reading: "0123"})
 		if err == nil || !strings.Contains(err.Error(), "there is no reading 0123: there are ") {
 			t.Errorf("of another name: %v", err)
 		}
 
 		for _, want := range []uint64{cut, last} {
-			db, err := OpenDatabase(t.Context(), dir, 0, digests[want], Progress{})
+			db, err := OpenDatabase(t.Context(), DatabaseOptions{Source: dir, Reading: digests[want]})
 			must(t, err)
 			if db.Index != want {
 				t.Errorf("the reading %s ends at index %d, not at %d", digests[want], db.Index, want)

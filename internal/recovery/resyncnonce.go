@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
+	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/newfile"
 	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
@@ -67,7 +68,7 @@ func (d directory) preparedNonce(down string) (string, error) {
 // survivorOf is the plain value of a log that package survivor judges.
 func survivorOf(ctx context.Context, log *raftlog.Log) (*survivor.Log, error) {
 	r := &InspectReport{Format: inspectFormat, Raft: raftOf(log), Entries: []InspectEntry{}}
-	_, err := r.entries(ctx, log)
+	_, err := r.entries(ctx, log, globaldb.Name)
 	if err != nil {
 		return nil, err
 	}

@@ -52,8 +52,8 @@ func readReport(file string) (*InspectReport, error) {
 	return r, nil
 }
 
-// reportOf inspects a source, or reads a saved report.
-func reportOf(ctx context.Context, source string, progress Progress) (r *InspectReport, saved bool, err error) {
+// reportOf inspects a source, one of its databases if that is chosen, or reads a saved report.
+func reportOf(ctx context.Context, source string, database string, progress Progress) (r *InspectReport, saved bool, err error) {
 	saved, err = isReport(source)
 	if err != nil {
 		return nil, false, err
@@ -62,7 +62,7 @@ func reportOf(ctx context.Context, source string, progress Progress) (r *Inspect
 	if saved {
 		r, err = readReport(source)
 	} else {
-		r, err = Inspect(ctx, source, progress)
+		r, err = InspectWith(ctx, InspectOptions{Source: source, Database: database, Progress: progress})
 	}
 
 	return r, saved, err

@@ -392,7 +392,7 @@ func TestInspectSignature(t *testing.T) {
 		"a directory":     {l.dir.path, l.dir.path, "", Signature{}},
 	} {
 		t.Setenv("LXD_DIR", test.dir)
-		r, err := InspectSigned(t.Context(), test.tarball, test.certificate, Progress{})
+		r, err := InspectWith(t.Context(), InspectOptions{Source: test.tarball, Certificate: test.certificate})
 		must(t, err)
 		if r.Signature != test.want {
 			t.Errorf("%s: %+v, want %+v", name, r.Signature, test.want)

@@ -46,10 +46,12 @@ type Source struct {
 	global string // the raft directory
 	nodes  string // the directory that holds local.db, empty where there is none
 
-	product *product.Product  // whose database it is, LXD if nothing tells
-	bundle  *bundle.Extracted // of a recovery tarball
-	daemon  string            // the daemon that runs on it, empty where none does
-	remove  func()
+	product  *product.Product  // whose database it is, LXD if nothing tells
+	app      *application      // that it is of if that is not LXD
+	database string            // that was chosen, of one that may have several
+	bundle   *bundle.Extracted // of a recovery tarball
+	daemon   string            // the daemon that runs on it, empty where none does
+	remove   func()
 }
 
 // Close removes what a tarball was unpacked to.
@@ -102,6 +104,7 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 	case exists(filepath.Join(abs, databaseName, globalName)):
 		s.Kind, s.nodes = kindLXD, filepath.Join(abs, databaseName)
 		s.global = filepath.Join(s.nodes, globalName)
+	case s.openApplication(abs):
 	case exists(filepath.Join(abs, globalName)):
 		s.Kind, s.nodes, s.global = "database directory", abs, filepath.Join(abs, globalName)
 		if keptName.MatchString(filepath.Base(abs)) {
@@ -109,9 +112,11 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 		}
 
 	default:
-		s.Kind, s.global = "raft directory", abs
+		s.Kind, s.global = kindRaft, abs
 		if filepath.Base(abs) == globalName && exists(filepath.Join(filepath.Dir(abs), nodedb.File)) {
 			s.nodes = filepath.Dir(abs)
+		} else if filepath.Base(abs) != globalName && !isArchive {
+			s.app = &application{}
 		}
 	}
 
@@ -127,6 +132,10 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 
 	s.Kind = product.Text(s.Kind)
 	files, err := raftFiles(s.global)
+	if len(files) == 0 && s.isApplication() && (err == nil || errors.Is(err, os.ErrNotExist)) {
+		return nil, s.app.lacksDatabase(s)
+	}
+
 	if err != nil {
 		return nil, err
 	}
@@ -211,7 +220,7 @@ func (s *Source) unpack(ctx context.Context, scratch string, size int64, progres
 
 	defer root.Close()
 
-	s.bundle, err = bundle.Extract(ctx, f, root, bundle.ExtractOptions{Progress: progress.add})
+	s.bundle, err = bundle.Extract(ctx, f, root, bundle.ExtractOptions{Progress: progress.add, Microcluster: true})
 	if err != nil {
 		return err
 	}
@@ -222,6 +231,9 @@ func (s *Source) unpack(ctx context.Context, scratch string, size int64, progres
 	}
 
 	switch {
+	case s.bundle.Microcluster:
+		s.Kind, s.app = kindMicroclusterTarball, &application{name: microcluster, recovered: s.bundle.Members}
+		s.bundle = nil
 	case s.bundle.Manifest == nil:
 		s.Kind = product.Text("recovery tarball of LXD's own")
 	case s.bundle.Manifest.IsBackup():
@@ -239,12 +251,16 @@ func (s *Source) unpackBackup(ctx context.Context, r io.Reader, scratch string, 
 
 	defer root.Close()
 
-	err = bundle.ExtractBackup(ctx, r, root, progress.add)
+	ofMicrocluster, err := bundle.ExtractBackup(ctx, r, root, progress.add)
 	if err != nil {
 		return err
 	}
 
-	// MicroCloud's backups are such, and an LXD that was interrupted makes one.
+	if ofMicrocluster {
+		s.Kind, s.nodes, s.app = kindMicroclusterBackup, "", &application{name: microcluster}
+	}
+
+	// An LXD that was interrupted makes one.
 	files, err := raftFiles(s.global)
 	if err == nil && len(files) == 0 {
 		err = errors.New("this backup has no global database: there is no file of raft in database/global")
@@ -254,7 +270,15 @@ func (s *Source) unpackBackup(ctx context.Context, r io.Reader, scratch string, 
 }
 
 // names are the members' names, as far as the source tells them: a log can be read without.
-func (s *Source) names(ctx context.Context) member.List {
+func (s *Source) names(ctx context.Context, log *raftlog.Log) (member.List, error) {
+	if s.isApplication() {
+		return s.app.names(ctx, s, log, nil)
+	}
+
+	return s.lxdNames(ctx), nil
+}
+
+func (s *Source) lxdNames(ctx context.Context) member.List {
 	if s.bundle != nil {
 		return s.bundle.Members
 	}
@@ -358,8 +382,18 @@ func (l liveLog) read(ctx context.Context, use func(log *raftlog.Log) (sound boo
 	})
 }
 
+// log is the log of a source, as it is to be read.
+func (s *Source) log(progress Progress) liveLog {
+	return liveLog{global: s.global, live: s.daemon != "", progress: progress, opts: raftlog.Options{Database: s.databaseName()}}
+}
+
 // readSource opens a source, reads its log and hands both to use; again if LXD got in the way.
 func readSource(ctx context.Context, source string, progress Progress, use func(*Source, *raftlog.Log) error) error {
+	return readSourceDatabase(ctx, source, "", progress, use)
+}
+
+// readSourceDatabase is readSource for one of several databases, empty for the only one.
+func readSourceDatabase(ctx context.Context, source string, database string, progress Progress, use func(*Source, *raftlog.Log) error) error {
 	src, err := openSource(ctx, source, progress)
 	if err != nil {
 		return err
@@ -367,7 +401,12 @@ func readSource(ctx context.Context, source string, progress Progress, use func(
 
 	defer src.Close()
 
-	return liveLog{global: src.global, live: src.daemon != "", progress: progress}.read(ctx, func(log *raftlog.Log) (bool, error) {
+	err = src.choose(database)
+	if err != nil {
+		return err
+	}
+
+	return src.log(progress).read(ctx, func(log *raftlog.Log) (bool, error) {
 		return true, use(src, log)
 	})
 }
