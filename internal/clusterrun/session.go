@@ -209,6 +209,10 @@ func (s *Session) connect(ctx context.Context, m Member) (string, error) {
 	}
 
 	look, err := a.Look(ctx)
+	if err == nil {
+		product.Use(product.ByName(look.Product)) // this process may be on a machine that has none
+	}
+
 	if err == nil && look.Status.Member != nil {
 		err = checkName(look.Status.Member.Name)
 	}

@@ -21,7 +21,8 @@ type MemberLook struct {
 	Status  *StatusReport      `json:"status"`
 	Inspect *InspectReport     `json:"inspect"` // null if its raft directory cannot be read: Unread says why
 	Unread  string             `json:"unread,omitempty"`
-	Service string             `json:"service"` // what starts LXD here; empty if nothing is known
+	Product string             `json:"product,omitempty"` // what this is, such as Incus; empty for LXD
+	Service string             `json:"service"`           // what starts LXD here; empty if nothing is known
 	Place   globaldb.Placement `json:"place"`
 
 	// Beside is the directory of a second LXD on this machine that is a member of a cluster, if the first one does not run; empty if there is none.
@@ -60,7 +61,7 @@ func lookAt(ctx context.Context, lxdDir string, tell bool, progress Progress) (*
 		return nil, err
 	}
 
-	l := &MemberLook{Clock: time.Now().UTC(), Size: treeSize(dir.database())}
+	l := &MemberLook{Clock: time.Now().UTC(), Size: treeSize(dir.database()), Product: dir.productName()}
 	l.Open, err = dir.readOpenRun()
 	if err != nil {
 		return nil, err
