@@ -88,36 +88,47 @@ func (x *extractor) isMicrocluster() error {
 	return x.believe()
 }
 
-// WriteMicrocluster packs a raft directory for microcluster's own loader. Each piece must still have the sum that it came with.
-func WriteMicrocluster(ctx context.Context, w io.Writer, members member.List, pieces []Piece, created time.Time, progress func(int64)) error {
-	cluster, err := godqlite.EncodeCluster(members)
+// Microcluster is what a recovery tarball for microcluster's own loader is made of.
+type Microcluster struct {
+	Members member.List
+	Pieces  []Piece // the raft directory; each must still have the sum that it came with when it is packed
+	Created time.Time
+
+	// Progress is called with the number of bytes read since the last call; it may be nil.
+	Progress func(int64)
+}
+
+// WriteMicrocluster packs a raft directory for microcluster's own loader, with the list of members beside it as its own tarballs have it, and returns how
+// many files it has.
+func WriteMicrocluster(ctx context.Context, w io.Writer, m Microcluster) (files int, err error) {
+	cluster, err := godqlite.EncodeCluster(m.Members)
 	if err != nil {
-		return err
+		return 0, err
 	}
 
-	recovery, err := godqlite.EncodeRecovery(members)
+	recovery, err := godqlite.EncodeRecovery(m.Members)
 	if err != nil {
-		return err
+		return 0, err
 	}
 
-	pieces = append([]Piece{BytesPiece(microclusterMembers, cluster), BytesPiece(microclusterLock, nil), BytesPiece(ManifestName, recovery)}, pieces...)
-	zip := gzip.NewWriter(w)
-	archive := &packer{ctx: ctx, tar: tar.NewWriter(zip), created: created, progress: progress}
-	files := make([]File, len(pieces))
+	pieces := append([]Piece{BytesPiece(microclusterMembers, cluster), BytesPiece(microclusterLock, nil), BytesPiece(ManifestName, recovery)}, m.Pieces...)
+	sums := make([]File, len(pieces))
 	for i, p := range pieces {
-		files[i].SHA256 = p.SHA256
+		sums[i].SHA256 = p.SHA256
 		if p.SHA256 == "" {
-			files[i].SHA256, err = p.copy(ctx, io.Discard, nil)
+			sums[i].SHA256, err = p.copy(ctx, io.Discard, nil)
 			if err != nil {
-				return fmt.Errorf("read %s: %w", p.Name, err)
+				return 0, fmt.Errorf("read %s: %w", p.Name, err)
 			}
 		}
 	}
 
-	err = archive.pack(nil, pieces, files)
+	zip := gzip.NewWriter(w)
+	archive := &packer{ctx: ctx, tar: tar.NewWriter(zip), created: m.Created, progress: m.Progress}
+	err = archive.pack(nil, pieces, sums)
 	if err != nil {
-		return err
+		return 0, err
 	}
 
-	return zip.Close()
+	return len(pieces), zip.Close()
 }

@@ -35,8 +35,9 @@ func newClusterCmd() *cobra.Command {
 
 type exportOptions struct {
 	recovery.ExportOptions
-	yes    bool
-	format format
+	yes      bool
+	stateDir string // of a microcluster application
+	format   format
 }
 
 func newExportCmd() *cobra.Command {
@@ -62,15 +63,26 @@ as each of them has entries that the tarball lacks.
 A fence cannot bring a member along whose own snapshot lies beyond the end of the tarball, if nobody imports there. Where such a
 snapshot is known, from this member or from a report given with --survivor, and where reports are given but not of every
 voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
+
+With --state-dir it is the recovery tarball of a MicroCloud, MicroCeph or MicroOVN (microcluster 2 and 3) that is made safe, on the member on which its own
+edit was run, such as "microcloud cluster recover". FILE is recovery_db.tar.gz in that directory unless given, and takes the place of the one that the
+edit has left there, which any member that does not load it could outvote. The application's own documented steps stay as they are: copy the file to the
+other members, start the daemons, which load it. "lxd-recover global-db-inspect FILE" says whether it is fenced and whole.
 ` + exitStatuses,
 		Example: `  lxd-recover cluster export-db
   lxd-recover cluster export-db /root/recovery.tar.gz
   lxd-recover cluster export-db --at 4711
   lxd-recover cluster export-db --at 2026-11-27T08:30 --source /srv/lxd/archive
+  lxd-recover cluster export-db --state-dir /var/snap/microcloud/common/state
   lxd-recover cluster export-db - | ssh server2 'cat > recovery.tar.gz'`,
 		Args:              usage(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: completeFiles(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			state := microclusterDir(opts.stateDir)
+			if state != "" {
+				return runExportMicrocluster(cmd, opts, state, optionalArg(args, recovery.MicroclusterTarball(state)))
+			}
+
 			var err error
 			opts.Source, opts.At, err = at.index(cmd.Context(), opts.Source, opts.Reading)
 			if err != nil {
@@ -81,6 +93,8 @@ voter, the tarball is fenced by a snapshot; --snapshot-fence asks for one.
 		},
 	}
 	cmd.Flags().BoolVar(&opts.Force, "force", false, "replace FILE if it exists")
+	cmd.Flags().StringVar(&opts.stateDir, "state-dir", "", "the state `DIR` of a MicroCloud, MicroCeph or MicroOVN, in place of LXD's directory")
+	_ = cmd.MarkFlagDirname("state-dir")
 	cmd.Flags().BoolVar(&opts.Unedited, "unedited", false, `export although "lxd-recover cluster edit" was not run since LXD last ran`)
 	cmd.Flags().BoolVar(&opts.AcceptDamage, "accept-damage", false, "export what is sound of a damaged database; global-db-inspect says what that is")
 	at.addFlag(cmd, "leave out all entries of the raft log after this `INDEX|TIME`")

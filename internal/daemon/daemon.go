@@ -179,6 +179,9 @@ func Inspect(ctx context.Context, lxdDir string) (*Status, error) {
 	return status, nil
 }
 
+// Listening tells whether something listens on a unix socket, for daemons that nothing starts on demand.
+func Listening(ctx context.Context, socket string) bool { return dial(ctx, socket) }
+
 // dial tells whether something listens on a unix socket.
 func dial(ctx context.Context, socket string) bool {
 	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", socket)

@@ -89,12 +89,17 @@ func openDirectory(path string) (directory, error) {
 	}
 
 	d := directory{path: path}
+	err := refuseApplication(path)
+	if err != nil {
+		return d, err
+	}
+
 	product.Use(d.product())
 	if os.Geteuid() != 0 {
 		return d, ErrNotRoot
 	}
 
-	_, err := os.Stat(d.database())
+	_, err = os.Stat(d.database())
 	if errors.Is(err, os.ErrNotExist) {
 		begun := d.identityBegun()
 		if begun != nil {

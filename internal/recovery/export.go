@@ -82,7 +82,8 @@ type ExportReport struct {
 	File     string            `json:"file" yaml:"file"`
 	Size     int64             `json:"size" yaml:"size"` // of the tarball, bytes
 	Files    int               `json:"files" yaml:"files"`
-	Kept     string            `json:"kept" yaml:"kept"` // name of the kept database that was exported; empty for the live one
+	StateDir string            `json:"state_dir,omitempty" yaml:"state_dir,omitempty"` // of a microcluster application; empty for LXD
+	Kept     string            `json:"kept" yaml:"kept"`                               // name of the kept database that was exported; empty for the live one
 	Source   member.Member     `json:"source" yaml:"source"`
 	Cluster  string            `json:"cluster_certificate" yaml:"cluster_certificate"`
 	Last     bundle.Position   `json:"last" yaml:"last"`     // last entry of the member's log
@@ -167,6 +168,7 @@ type exporter struct {
 	opts   ExportOptions
 	report *ExportReport
 
+	flat       bool                  // raft's files are in database/ itself, as microcluster has them
 	source     string                // what is exported, as a name; empty for the live one
 	opened     *Source               // what is exported if that is no kept database
 	live       *raftlog.Log          // the live database's, with source; nil where that cannot be read

@@ -110,8 +110,11 @@ func (ex *exporter) database() string {
 }
 
 func (ex *exporter) global() string {
-	if ex.opened != nil {
+	switch {
+	case ex.opened != nil:
 		return ex.opened.global
+	case ex.flat:
+		return ex.dir.database()
 	}
 
 	return filepath.Join(ex.database(), globalName)

@@ -131,7 +131,7 @@ func (c *Cluster) form(ctx context.Context) error {
 		}
 	}
 
-	return c.wait(ctx, "three voters", func(ctx context.Context) (bool, error) {
+	return c.Wait(ctx, "three voters", func(ctx context.Context) (bool, error) {
 		for _, m := range c.Members {
 			list, err := os.ReadFile(filepath.Join(m.Dir, "database", "cluster.yaml"))
 			if err != nil || strings.Count(string(list), "Role: 0") != len(c.Members) {
@@ -208,8 +208,8 @@ func copyTree(ctx context.Context, from string, to string) error {
 	return nil
 }
 
-// wait waits until done, for as long as anything moves in the members.
-func (c *Cluster) wait(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
+// Wait waits until done, for as long as anything moves in the members.
+func (c *Cluster) Wait(ctx context.Context, what string, done func(context.Context) (bool, error)) error {
 	return progress.Watch{What: what, Every: 25 * time.Millisecond, Mark: c.mark}.Until(ctx, done)
 }
 

@@ -132,7 +132,7 @@ func (m *Member) ctl(ctx context.Context, stdin string, args ...string) (string,
 
 // Insert writes a row through the leader, again and again while the members still elect one.
 func (m *Member) Insert(ctx context.Context, key string) error {
-	return m.cluster.wait(ctx, "a row to be written", func(ctx context.Context) (bool, error) {
+	return m.cluster.Wait(ctx, "a row to be written", func(ctx context.Context) (bool, error) {
 		_, err := m.Ctl(ctx, "sql", fmt.Sprintf("INSERT OR IGNORE INTO extended_table (key, value) VALUES ('%s', '1')", key))
 		return err == nil, err
 	})
@@ -141,7 +141,7 @@ func (m *Member) Insert(ctx context.Context, key string) error {
 // Keys are the rows that Insert has written, as the leader has them.
 func (m *Member) Keys(ctx context.Context) ([]string, error) {
 	var keys []string
-	err := m.cluster.wait(ctx, "rows to be read", func(ctx context.Context) (bool, error) {
+	err := m.cluster.Wait(ctx, "rows to be read", func(ctx context.Context) (bool, error) {
 		out, err := m.Ctl(ctx, "sql", "SELECT key FROM extended_table ORDER BY key")
 		keys = nil
 		for line := range strings.Lines(out) {
