@@ -390,7 +390,7 @@ func printRecoverPlan(w io.Writer, p *clusterrun.Plan) {
 		rows = append(rows, []string{name, changeText(m.Address, m.NewAddress), changeText(m.Role, m.NewRole), log, now})
 	}
 
-	writeTable(w, []string{"name", "address", "role", "log", "lxd"}, rows)
+	writeTable(w, []string{"name", "address", "role", "log", strings.ToLower(product.Current().Name)}, rows)
 	fmt.Fprintf(w, "\n* All members get the database of %s: %s.\n", p.From, strings.TrimSuffix(p.Reason, "."))
 	if p.Doubt != "" {
 		fmt.Fprintf(w, "What cannot be known: %s.\n", strings.TrimSuffix(p.Doubt, "."))

@@ -13,6 +13,7 @@ import (
 	"io"
 
 	"github.com/lxd-recover/lxd-recover/internal/lz4frame"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 )
 
 const (
@@ -40,6 +41,7 @@ type Snapshot struct {
 	Databases          []DatabaseImage
 	Usable             bool // metadata and data are sound
 
+	engine   product.Engine
 	unread   bool    // its data, see Options.Later
 	readable bool    // some libdqlite can load it, although its databases may be damaged
 	load     Outcome // what libdqlite makes of it when it loads

@@ -103,7 +103,7 @@ func (d *directory) scanSnapshotData(s *Snapshot, sums bool) error {
 	}
 
 	defer r.Close()
-	s.Compressed = compressed
+	s.Compressed, s.engine = compressed, d.engine
 	inner := &watchedReader{r: r}
 	err = walkSnapshot(inner, s.scanDatabase)
 	if inner.err == nil {
@@ -149,6 +149,9 @@ func (s *Snapshot) damaged(load, start Outcome, file, text, libdqlite string) {
 // checkFrame looks at how the data is packed, which not every libdqlite likes.
 func (s *Snapshot) checkFrame(d *directory) {
 	if !s.Compressed && d.engine.RawSnapshots() {
+		s.problems = append(s.problems, Problem{Severity: Info, File: s.File, Offset: -1, Index: s.Index,
+			Text:      "the snapshot is not compressed, so it has no checksum: damage in the values of its rows cannot be seen",
+			Libdqlite: "cowsql writes it so, and reads it", Advice: "nothing; `lxd-recover global-db-compare` compares its rows with another member's"})
 		return
 	}
 
@@ -228,12 +231,20 @@ func (s *Snapshot) wrong(db SnapshotDatabase, o Outcome, format string, args ...
 	s.damaged(LoadsClean, o, s.File, fmt.Sprintf("database %q: ", db.Name)+fmt.Sprintf(format, args...), libdqlite)
 }
 
-// scanWAL checks a write-ahead log. It says nothing of one that ends early: the walk finds that.
-func (s *Snapshot) scanWAL(db SnapshotDatabase, image *DatabaseImage) {
-	s.problems = append(s.problems, Problem{Severity: Info, File: s.File, Offset: -1, Index: s.Index,
+// olderWAL is the finding that a database comes with a write-ahead log.
+func (s *Snapshot) olderWAL(db SnapshotDatabase) Problem {
+	return Problem{Severity: Info, File: s.File, Offset: -1, Index: s.Index,
 		Text:      fmt.Sprintf("database %q has a write-ahead log in the snapshot, as 1.16 and earlier wrote it", db.Name),
 		Libdqlite: "1.18.3 and 1.18.4 abort the process when a member starts on it (assertion); all others read it",
-		Advice:    product.Text("nothing, as long as LXD does not come with one of these two")})
+		Advice:    product.Text("nothing, as long as LXD does not come with one of these two")}
+}
+
+// scanWAL checks a write-ahead log. It says nothing of one that ends early: the walk finds that.
+func (s *Snapshot) scanWAL(db SnapshotDatabase, image *DatabaseImage) {
+	if s.engine == product.Dqlite {
+		s.problems = append(s.problems, s.olderWAL(db))
+	}
+
 	_, err := io.Copy(io.Discard, db.Main)
 	if err != nil {
 		return
@@ -256,20 +267,26 @@ func (s *Snapshot) scanWAL(db SnapshotDatabase, image *DatabaseImage) {
 		s.wrong(db, Refuses, "its write-ahead log has magic number %#x and page size %d", magic, size)
 	}
 
+	sum, ok := newWALSum(head[:])
+	if !ok && !s.Compressed {
+		s.wrong(db, Crashes, "its write-ahead log begins with a wrong checksum")
+		return
+	}
+
 	commit := uint32(0)
-	for range (db.WALSize - walHeader) / frame {
+	var page [dqlitePageSize]byte
+	for n := range (db.WALSize - walHeader) / frame {
 		_, err = io.ReadFull(db.WAL, head[:walFrameHeader])
+		if err == nil {
+			_, err = io.ReadFull(db.WAL, page[:])
+		}
+
 		if err != nil {
 			return
 		}
 
-		var page [sqliteHeader]byte
-		_, err = io.ReadFull(db.WAL, page[:])
-		if err == nil {
-			_, err = io.CopyN(io.Discard, db.WAL, dqlitePageSize-sqliteHeader)
-		}
-
-		if err != nil {
+		if !s.Compressed && !sum.frame(head[:walFrameHeader], page[:]) { // in a frame of LZ4 it is covered by that one's checksum
+			s.wrong(db, Crashes, "frame %d of its write-ahead log has a wrong checksum", n+1)
 			return
 		}
 

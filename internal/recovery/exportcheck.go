@@ -108,7 +108,7 @@ func (c *exportCheck) end() { c.done() }
 // takeSum completes the pieces that were listed before the snapshot's data was read.
 func takeSum(pieces []bundle.Piece, snapshot *raftlog.Snapshot) {
 	for i := range pieces {
-		if snapshot != nil && pieces[i].Name == snapshot.File {
+		if snapshot != nil && pieces[i].Name == snapshot.File && pieces[i].SHA256 == "" { // one that was packed has the sum of that
 			pieces[i].SHA256 = snapshot.SHA256
 		}
 	}

@@ -14,7 +14,16 @@ import (
 )
 
 // product is the one whose directory this is.
-func (d directory) product() *product.Product { return product.Of(d.path) }
+func (d directory) product() *product.Product { return product.Of(productDir(d.path)) }
+
+// productDir is where a product's own files tell whose directory this is: beside a copy of the database that a run works on.
+func productDir(path string) string {
+	if filepath.Base(path) == runCopyName {
+		return filepath.Dir(path)
+	}
+
+	return path
+}
 
 // productName is its name in what is written down, where LXD has none.
 func (d directory) productName() string { return nameOfProduct(d.product()) }
@@ -34,7 +43,7 @@ func (d directory) checkProduct(manifest *bundle.Manifest) error {
 		theirs = product.ByName(manifest.Cluster.Product)
 	}
 
-	own, known := product.Known(d.path)
+	own, known := product.Known(productDir(d.path))
 	if known && theirs != own {
 		return wrongCluster("it is of a cluster of %s, and %s is the directory of an %s", theirs.Name, d.path, own.Name)
 	}
@@ -65,7 +74,7 @@ func productOf(ctx context.Context, global string) *product.Product {
 // knownProduct tells a raft directory's product by what is beside its database directory, by the archive that it is a part of, or by the node database.
 func knownProduct(ctx context.Context, global string) (p *product.Product, known bool) {
 	database := filepath.Dir(global)
-	p, known = product.Known(filepath.Dir(database))
+	p, known = product.Known(productDir(filepath.Dir(database)))
 	if known {
 		return p, true
 	}
@@ -98,7 +107,7 @@ func (d directory) loads() string {
 
 // loaderLeft is where the daemon's own loader unpacks a tarball, if it was interrupted in a database directory; empty if not.
 func loaderLeft(database string) string {
-	p := product.Of(filepath.Dir(database))
+	p := product.Of(productDir(filepath.Dir(database)))
 	if p.Unpacks == "" || !exists(filepath.Join(database, p.Unpacks)) {
 		return ""
 	}

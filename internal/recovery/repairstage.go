@@ -132,6 +132,12 @@ func logTerm(log *raftlog.Log) uint64 {
 	return highest
 }
 
+// sameSnapshot tells whether a snapshot was written as it was read. What was packed on the way had its sum compared then.
+func sameSnapshot(before, after *raftlog.Snapshot) bool {
+	packed := after.Compressed && !before.Compressed
+	return (before.SHA256 == after.SHA256 || packed) && before.MetaSHA256 == after.MetaSHA256
+}
+
 // checkStaged makes sure of what was written: the entries and the snapshot are those that were read, and there is nothing to be repaired.
 func (rp *repairer) checkStaged(ctx context.Context) error {
 	r, log := rp.report, rp.staged
@@ -154,7 +160,7 @@ func (rp *repairer) checkStaged(ctx context.Context) error {
 	}
 
 	after := log.Snapshot()
-	if (before == nil) != (after == nil) || before != nil && (before.SHA256 != after.SHA256 || before.MetaSHA256 != after.MetaSHA256) {
+	if (before == nil) != (after == nil) || before != nil && !sameSnapshot(before, after) {
 		return wrong("its snapshot is another one")
 	}
 

@@ -62,23 +62,26 @@ func Fixtures(t testing.TB) string {
 }
 
 // applications are members of real clusters of go-dqlite's applications, all killed hard: microcluster-v3/stopped-hard/m1 to m3 and k8s-dqlite/k1 to k3, of
-// which the third lacks the last row; microcluster-v3/edited/m1 after microcluster's own edit.
+// which the third lacks the last row; microcluster-v3/edited/m1 after microcluster's own edit; and
+// incus-6.0.4-member, of a cluster of Incus, with a raw snapshot, without its keys.
 var applications = sync.OnceValues(func() (string, error) {
 	dir, err := unpack()
 	if err != nil {
 		return "", err
 	}
 
-	archive := filepath.Join(fixtureDir(), "go-dqlite-members.tar.xz")
-	out, err := exec.Command("tar", "-xJf", archive, "-C", dir).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("unpack %s: %w: %s", archive, err, out)
+	for _, name := range []string{"go-dqlite-members.tar.xz", "incus-6.0.4-member.tar.xz"} {
+		archive := filepath.Join(fixtureDir(), name)
+		out, err := exec.Command("tar", "-xJf", archive, "-C", dir).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("unpack %s: %w: %s", archive, err, out)
+		}
 	}
 
 	return dir, nil
 })
 
-// Application returns the directory of a member of one of go-dqlite's applications, such as "k8s-dqlite/k1", to be read only.
+// Application returns the directory of a member of one of go-dqlite's applications, such as "k8s-dqlite/k1", or "incus-6.0.4-member", to be read only.
 func Application(t testing.TB, member string) string {
 	t.Helper()
 	dir, err := applications()
