@@ -16,8 +16,8 @@ import (
 // incusUnits are what runs Incus, and what starts and shuts down its instances.
 var incusUnits = []string{"incus.service", "incus.socket", "incus-startup.service"}
 
-// TestIncusSystemd imports and rolls back where systemd runs Incus, and starts it whenever somebody calls; then it exports by Incus's own command, which
-// finds the front-end.
+// TestIncusSystemd imports and rolls back where systemd runs Incus, and starts it whenever somebody calls; then it exports by Incus's own commands, which
+// find the front-end.
 func TestIncusSystemd(t *testing.T) {
 	t.Parallel()
 	g := guest.ForTest(t, guest.Options{Name: "node1", Address: "10.78.0.1/16", Image: incus(t).Image})
@@ -68,7 +68,8 @@ func TestIncusSystemd(t *testing.T) {
 	wantState(t, g, "inactive", "incus.service")
 	inGuest(t, g, "systemctl", "stop", "--job-mode=ignore-dependencies", "incus.socket")
 	inGuest(t, g, "lxd-recover", "frontend", "install")
-	inGuest(t, g, "incus", "admin", "cluster", "export-db", "--unedited", "/root/by-incus.tar.gz")
+	inGuest(t, g, "incusd", "cluster", "export-db", "--unedited", "/root/by-incusd.tar.gz")
+	inGuest(t, g, "incus", "admin", "cluster", "--", "export-db", "--unedited", "/root/by-incus.tar.gz") // which has no flags of its own to pass on
 	if said := inGuest(t, g, "incus", "admin", "cluster", "list-database"); !strings.Contains(said, "10.78.0.1:9393") {
 		t.Errorf("Incus's own command through the front-end: %s", said)
 	}
