@@ -56,7 +56,7 @@ func everyDiskLost(t *testing.T, lxd cluster.LXD) {
 
 	one, two, three := c.Member(1), c.Member(2), c.Member(3)
 	must(t, two.Start(ctx)) // alone, with a new certificate
-	recoverTool(t, two, "global-db-identity", "restore", "--key", key, "--replace", backups[two.Name]).want(t, 3, "LXD is", "stop it first")
+	recoverTool(t, two, "global-db-identity", "restore", "--key", key, "--replace", backups[two.Name]).want(t, 3, lxd.Names.Product+" is", "stop it first")
 	must(t, two.Stop(ctx))
 	recoverTool(t, two, "global-db-identity", "restore", "--key", key, backups[two.Name]).want(t, 3, "server.crt, server.key, database already", "--replace")
 	other, _ := ageKey(t)

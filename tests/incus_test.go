@@ -36,6 +36,8 @@ func TestIncus(t *testing.T) {
 		"resync":                         resyncs,
 		"backup":                         backupsUnderWriting,
 		"archive":                        archiveLog,
+		"every disk lost":                everyDiskLost,
+		"repair of a member":             repairOfMember,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -44,7 +44,7 @@ func patchFile(m *cluster.Member) string {
 // TestPatchStandalone has LXD run a patch when it starts: everything that it was tried with, behind an empty statement and comments, too.
 func TestPatchStandalone(t *testing.T) {
 	t.Parallel()
-	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
+	cluster.EachProduct(t, func(t *testing.T, lxd cluster.LXD) {
 		m := cluster.StandaloneForTest(t, cluster.Options{LXD: lxd})
 		ctx := within(t, 3*time.Minute)
 		must(t, m.CreateProfile(ctx, "mine"))
@@ -68,8 +68,9 @@ func TestPatchStandalone(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 
-		if r := mustRecover(t, m, "global-db-patch", "--list"); !strings.Contains(r.stdout, "LXD runs it in one transaction when it next starts, and deletes") {
-			t.Errorf("listed: %s", r.stdout)
+		list := mustRecover(t, m, "global-db-patch", "--list").stdout
+		if !strings.Contains(list, lxd.Names.Product+" runs it in one transaction when it next starts, and deletes") {
+			t.Errorf("listed: %s", list)
 		}
 
 		wantStarted(t, m, "default", "mine")

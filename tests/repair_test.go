@@ -247,9 +247,15 @@ func removeAll(t testing.TB, dir string, pattern string) {
 // nothing is lost that it may have confirmed; the only survivor always.
 func TestRepairMember(t *testing.T) {
 	t.Parallel()
-	c := cluster.ForTest(t, cluster.Options{})
+	debian, err := cluster.Debian()
+	must(t, err)
+	repairOfMember(t, debian)
+}
+
+func repairOfMember(t *testing.T, lxd cluster.LXD) {
+	c := cluster.ForTest(t, cluster.Options{LXD: lxd})
 	ctx := within(t, 4*time.Minute)
-	m := c.Member(1)
+	m, product := c.Member(1), lxd.Names.Product
 	must(t, c.MakeSnapshot(ctx))
 	must(t, m.CreateProfile(ctx, "precious"))
 	waitReplicated(t, c)
@@ -258,12 +264,12 @@ func TestRepairMember(t *testing.T) {
 	damage := func() { flipMiddle(t, beforeSnapshot(t, &repairLab{m: m})) }
 
 	damage()
-	recoverTool(t, m, "global-db-repair", "--yes").want(t, 3, "other members can be reached: node2 (10.77.0.102:8443: the machine is up, LXD is not), node3",
+	recoverTool(t, m, "global-db-repair", "--yes").want(t, 3, "other members can be reached: node2 (10.77.0.102:8443: the machine is up, "+product+" is not), node3",
 		"global-db-compare", "--accept-loss overrides this")
 	must(t, c.StartAll(ctx, c.Member(2), c.Member(3)))
-	recoverTool(t, m, "global-db-repair", "--yes").want(t, 3, "the cluster works without node1: LXD on node", "export-db --unedited", "--accept-loss")
+	recoverTool(t, m, "global-db-repair", "--yes").want(t, 3, "the cluster works without node1: "+product+" on node", "export-db --unedited", "--accept-loss")
 	r := mustRecover(t, m, "global-db-repair", "--yes", "--accept-loss")
-	if !strings.Contains(r.stdout, "LXD was not started.\nDo not start it yet: the cluster works without node1") {
+	if !strings.Contains(r.stdout, product+" was not started.\nDo not start it yet: the cluster works without node1") {
 		t.Errorf("accepted: %s", r.stdout)
 	}
 

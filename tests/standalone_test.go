@@ -110,7 +110,7 @@ func wantClusterOnly(t *testing.T, m *cluster.Member) {
 // TestStandaloneRollback puts a kept database of a standalone LXD back, and LXD starts on it.
 func TestStandaloneRollback(t *testing.T) {
 	t.Parallel()
-	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
+	cluster.EachProduct(t, func(t *testing.T, lxd cluster.LXD) {
 		m := cluster.StandaloneForTest(t, cluster.Options{LXD: lxd})
 		ctx := within(t, 3*time.Minute)
 		must(t, m.CreateProfile(ctx, "kept"))
@@ -151,7 +151,7 @@ func TestStandaloneRollback(t *testing.T) {
 // TestStandaloneLostNodeDatabase starts a standalone LXD whose node database is missing: it makes a new one, and goes on as it was.
 func TestStandaloneLostNodeDatabase(t *testing.T) {
 	t.Parallel()
-	cluster.EachLXD(t, func(t *testing.T, lxd cluster.LXD) {
+	cluster.EachProduct(t, func(t *testing.T, lxd cluster.LXD) {
 		m := cluster.StandaloneForTest(t, cluster.Options{LXD: lxd})
 		ctx := within(t, 3*time.Minute)
 		must(t, m.CreateProfile(ctx, "kept"))
