@@ -96,11 +96,11 @@ func (l *docsLab) reset(t *testing.T) {
 func (l *docsLab) network(t *testing.T, network string) {
 	t.Helper()
 	hosts := "127.0.0.1 localhost\n"
-	for i := range docsServers {
+	for i := range len(l.guests) {
 		hosts += fmt.Sprintf("%s.0.%d server%d\n", network, i+1, i+1)
 	}
 
-	for i := range docsServers {
+	for i := range len(l.guests) {
 		g := l.guests[fmt.Sprintf("server%d", i+1)]
 		putText(t, g, "/etc/hosts", hosts)
 		inGuest(t, g, "ip", "addr", "flush", "dev", "eth0", "scope", "global")
@@ -140,9 +140,12 @@ func (l *docsLab) each(t *testing.T, do func(g *guest.Guest)) {
 // kill ends LXD as a power cut does, and keeps it down. A service that is being stopped is not started again when it dies.
 func (l *docsLab) kill(t *testing.T, g *guest.Guest) {
 	t.Helper()
-	unit, sockets := "lxd.service", "lxd.socket"
-	if l.variant == "snap" {
-		unit, sockets = "snap.lxd.daemon.service", "snap.lxd.daemon.unix.socket snap.lxd.activate.service"
+	unit, sockets := l.unit(), "lxd.socket"
+	switch l.variant {
+	case "snap":
+		sockets = "snap.lxd.daemon.unix.socket snap.lxd.activate.service"
+	case "incus":
+		sockets = "incus.socket"
 	}
 
 	inGuest(t, g, "sh", "-c", fmt.Sprintf(`
@@ -162,11 +165,12 @@ func (l *docsLab) kill(t *testing.T, g *guest.Guest) {
 func (l *docsLab) start(t *testing.T, servers ...string) {
 	t.Helper()
 	for _, server := range servers {
+		socket := strings.TrimSuffix(l.unit(), ".service") + ".socket"
 		if l.variant == "snap" {
-			inGuest(t, l.guests[server], "systemctl", "start", "--no-block", "snap.lxd.daemon.unix.socket", "snap.lxd.daemon.service")
-		} else {
-			inGuest(t, l.guests[server], "systemctl", "start", "--no-block", "lxd.socket", "lxd.service")
+			socket = "snap.lxd.daemon.unix.socket"
 		}
+
+		inGuest(t, l.guests[server], "systemctl", "start", "--no-block", socket, l.unit())
 	}
 }
 
@@ -175,7 +179,7 @@ func (l *docsLab) start(t *testing.T, servers ...string) {
 func (l *docsLab) startStaleAgain(t *testing.T, server, said string, err error) {
 	t.Helper()
 	g := l.guests[server]
-	if !l.runs(t, server) || !staleRole(t, g, said, err) {
+	if l.variant == "incus" || !l.runs(t, server) || !staleRole(t, g, said, err) {
 		return
 	}
 
@@ -203,10 +207,22 @@ func (l *docsLab) runs(t *testing.T, server string) bool {
 	return err == nil
 }
 
+// variable says where its directory is.
+func (l *docsLab) variable() string {
+	if l.variant == "incus" {
+		return "INCUS_DIR"
+	}
+
+	return "LXD_DIR"
+}
+
 // unit is LXD's.
 func (l *docsLab) unit() string {
-	if l.variant == "snap" {
+	switch l.variant {
+	case "snap":
 		return "snap.lxd.daemon.service"
+	case "incus":
+		return "incus.service"
 	}
 
 	return "lxd.service"
@@ -249,7 +265,7 @@ func (l *docsLab) freezeAlike(t *testing.T, guests ...*guest.Guest) {
 		l.signal(t, "STOP")
 		ends := map[string]bool{}
 		for _, g := range guests {
-			stdout, _ := g.Exec(ctx, "env", "LXD_DIR="+l.lxdDir, "/root/lxd-recover", "global-db-inspect", "--format", "json")
+			stdout, _ := g.Exec(ctx, "env", l.variable()+"="+l.lxdDir, "/root/lxd-recover", "global-db-inspect", "--format", "json")
 			var report recovery.InspectReport
 			if json.Unmarshal([]byte(stdout), &report) != nil || !report.Healthy { // in the middle of a write
 				ends[g.Name] = true
@@ -326,7 +342,7 @@ func (l *docsLab) runCommand(t *testing.T, c command) {
 	}
 
 	ctx := within(t, progress.Far)
-	again := c.block.has(eventually) || strings.HasPrefix(c.text, "lxc ") // see lxcInGuest
+	again := c.block.has(eventually) || strings.HasPrefix(c.text, "lxc ") || strings.HasPrefix(c.text, "incus cluster list") // see lxcInGuest
 	for {
 		limit := commandTimeout
 		if again {

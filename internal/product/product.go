@@ -108,7 +108,7 @@ var Incus = &Product{
 		"lxc ", "incus ",
 		"lxd-has-run", "lxd-has-run", "lxd-runs", "lxd-runs", "lxd-down", "lxd-down",
 		`"lxd"`, `"incusd"`, "`lxd`", "`incusd`", "lxd in this PATH", "incusd in this PATH",
-		"/lxd-$(date", "/incus-$(date", "DIR/lxd-NAME", "DIR/incus-NAME", "/lxd,", "/incusd,", "/lxd ", "/incusd ",
+		"/lxd-$(date", "/incus-$(date", "lxd.tar.gz", "incus.tar.gz", "DIR/lxd-NAME", "DIR/incus-NAME", "/lxd,", "/incusd,", "/lxd ", "/incusd ",
 		"LXD", "Incus",
 	),
 }
