@@ -90,8 +90,8 @@ func lookAtMicrocluster(t *testing.T, c *microcluster.Cluster) {
 			t.Errorf("%s: %+v, members %+v, daemon %q", m.Name, r.Member, r.Members, r.RunningDaemon)
 		}
 
-		if !r.Healthy || r.Application != "microcluster" {
-			t.Errorf("%s, %s: healthy %v, %+v", m.Name, r.Application, r.Healthy, r.Problems)
+		if !r.Healthy || r.Product != "microcluster" {
+			t.Errorf("%s, %s: healthy %v, %+v", m.Name, r.Product, r.Healthy, r.Problems)
 		}
 	}
 

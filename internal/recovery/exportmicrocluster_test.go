@@ -26,7 +26,7 @@ import (
 func editedState(t *testing.T) string {
 	t.Helper()
 	state := filepath.Join(t.TempDir(), "state")
-	must(t, os.CopyFS(state, os.DirFS(raftlogtest.Application(t, edited))))
+	must(t, os.CopyFS(state, os.DirFS(applicationDir(t, edited))))
 	return state
 }
 
@@ -133,13 +133,13 @@ func TestExportMicroclusterRefuses(t *testing.T) {
 		}, nil, "exists already, and is not the one that the last edit here has made; --force"},
 		"not edited": {func(t *testing.T, state string) {
 			must(t, os.RemoveAll(state))
-			must(t, os.CopyFS(state, os.DirFS(raftlogtest.Application(t, stopped+"m2"))))
+			must(t, os.CopyFS(state, os.DirFS(applicationDir(t, stopped+"m2"))))
 		}, nil, "Run the application's own edit here first"},
 		"info.yaml was not written": {func(t *testing.T, state string) {
 			must(t, os.WriteFile(filepath.Join(state, "database", godqlite.InfoFile), []byte("ID: 3297041220608546238\nAddress: 127.0.0.11:9001\nRole: 0\n"), 0o600))
 		}, nil, "an edit was cut short"},
 		"cluster.yaml was not written": {func(t *testing.T, state string) {
-			data, err := os.ReadFile(filepath.Join(raftlogtest.Application(t, stopped+"m1"), "database", godqlite.ClusterFile))
+			data, err := os.ReadFile(filepath.Join(applicationDir(t, stopped+"m1"), "database", godqlite.ClusterFile))
 			must(t, err)
 			must(t, os.WriteFile(filepath.Join(state, "database", godqlite.ClusterFile), data, 0o600))
 		}, nil, "an edit was cut short"},
@@ -163,7 +163,7 @@ func TestExportMicroclusterRefuses(t *testing.T) {
 		}, nil, "is running, as"},
 		"a clock that is behind": {nil, func(o *ExportOptions) { o.TermAbove = 1 << 63 }, "no raft counts that far"},
 		"into the database":      {nil, func(o *ExportOptions) { o.Output = filepath.Join(o.LXDDir, "database", "x.tar.gz") }, "would be in"},
-		"no state directory":     {nil, func(o *ExportOptions) { o.LXDDir = raftlogtest.Application(t, "k8s-dqlite/k1") }, "is not the state directory"},
+		"no state directory":     {nil, func(o *ExportOptions) { o.LXDDir = applicationDir(t, "k8s-dqlite/k1") }, "is not the state directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			state := editedState(t)
@@ -201,7 +201,7 @@ func contents(t *testing.T, dir string) string {
 func TestApplicationsAreNotChanged(t *testing.T) {
 	for dir, want := range map[string]string{
 		editedState(t): "daemon.yaml and truststore/ lie outside its database/",
-		raftlogtest.Copy(t, raftlogtest.Application(t, "k8s-dqlite/k1")): "is the directory of another application of go-dqlite",
+		raftlogtest.Copy(t, applicationDir(t, "k8s-dqlite/k1")): "is the directory of another application of go-dqlite",
 	} {
 		before := contents(t, dir)
 		for what, err := range map[string]error{
