@@ -4,6 +4,7 @@ package recovery
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -145,6 +146,24 @@ func TestCompareApplications(t *testing.T) {
 			if !v.Seen {
 				t.Errorf("%s: voter %d was not seen", test.dir, v.ID)
 			}
+		}
+
+		// Reports, carried to another machine, tell the same, but for rows that need the databases.
+		var reports []string
+		for i, source := range sources {
+			report, err := Inspect(t.Context(), source, Progress{})
+			must(t, err)
+			data, err := json.Marshal(report)
+			must(t, err)
+			reports = append(reports, filepath.Join(t.TempDir(), fmt.Sprint(i, ".json")))
+			must(t, os.WriteFile(reports[i], data, 0o600))
+		}
+
+		saved, err := Compare(t.Context(), CompareOptions{Sources: reports})
+		must(t, err)
+		if saved.Recommendation == nil || saved.Recommendation.Label != test.first || !saved.Certain ||
+			len(saved.Rows) != 1 || len(saved.Rows[0].Lacks) != 1 || !strings.Contains(saved.Rows[0].Lacks[0].Changes[0], strings.Trim(test.row, "'")) {
+			t.Errorf("%s: of reports, recommended %+v, certain %v, %+v", test.dir, saved.Recommendation, saved.Certain, saved.Rows)
 		}
 
 		// Two of three are enough, and the one that lacks a row is not taken for what it does not have.

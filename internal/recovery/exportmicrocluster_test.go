@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +120,46 @@ func TestExportMicrocluster(t *testing.T) {
 	must(t, err)
 	if inside.Fenced == nil || !*inside.Fenced || !inside.Healthy || inside.Raft.SnapshotIndex == 0 || inside.Data.Rows != 12 {
 		t.Errorf("%s, %+v", found(inside), inside.Raft)
+	}
+}
+
+// A list that was not edited is taken if that is what is wanted. The recovery entry then comes after the last one.
+func TestExportMicroclusterUnedited(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	must(t, os.CopyFS(state, os.DirFS(applicationDir(t, stopped+"m2"))))
+	r, err := exportState(t, state, func(o *ExportOptions) { o.Unedited = true })
+	must(t, err)
+	inside, err := Inspect(t.Context(), MicroclusterTarball(state), Progress{})
+	must(t, err)
+	if r.Source.Name != "m2" || r.Edited || r.Raft.Index != 20 || inside.Fenced == nil || !*inside.Fenced || inside.Raft.LastIndex != 20 || len(inside.Members) != 3 {
+		t.Errorf("%+v, %s", r, found(inside))
+	}
+}
+
+// A tarball that is damaged on its way is never one that is whole and fenced.
+func TestMicroclusterTarballDamaged(t *testing.T) {
+	state := editedState(t)
+	_, err := exportState(t, state, nil)
+	must(t, err)
+	data, err := os.ReadFile(MicroclusterTarball(state))
+	must(t, err)
+	whole, damaged := packed(t, MicroclusterTarball(state)), filepath.Join(t.TempDir(), "recovery_db.tar.gz")
+	for i := range 80 {
+		changed := bytes.Clone(data)
+		at := 10 + i*(len(data)-10)/80 // after gzip's header, which has a time
+		changed[at] ^= 1 << (i % 8)
+		if i%4 == 3 {
+			changed = changed[:at]
+		}
+
+		must(t, os.WriteFile(damaged, changed, 0o600))
+		_, err := Inspect(t.Context(), damaged, Progress{})
+		switch { // some bits of what deflate writes say nothing
+		case err == nil && !reflect.DeepEqual(packed(t, damaged), whole):
+			t.Errorf("byte %d: nothing is found", at)
+		case err != nil && !errors.Is(err, bundle.ErrDamaged):
+			t.Errorf("byte %d: %v", at, err)
+		}
 	}
 }
 
