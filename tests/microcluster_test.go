@@ -216,7 +216,8 @@ func wantKeys(t *testing.T, c *microcluster.Cluster, members ...*microcluster.Me
 
 	must(t, c.Wait(ctx, "all rows on all disks", func(ctx context.Context) (bool, error) {
 		for _, m := range members {
-			out, err := exec.CommandContext(ctx, tool, "global-db-sql", "--format", "csv", "--source", m.Dir, "SELECT key FROM extended_table ORDER BY key").Output()
+			query := []string{"global-db-sql", "--format", "csv", "--source", m.Dir, "SELECT key FROM extended_table ORDER BY key"}
+			out, err := exec.CommandContext(ctx, tool, query...).Output()
 			if keys := strings.Fields(string(out)); err != nil || !slices.Equal(keys, append([]string{"key"}, want...)) {
 				return false, fmt.Errorf("%s has %q on its disk: %w", m.Name, keys, err)
 			}

@@ -4,8 +4,8 @@ package product
 
 import "strings"
 
-// Microcluster and GoDqlite are applications of go-dqlite, which have the same database and nothing else of LXD: MicroCloud, MicroCeph and MicroOVN; and k8s-dqlite,
-// MicroK8s and Juju. They are none of All: nothing looks for them, and nothing changes them.
+// Microcluster and GoDqlite are applications of go-dqlite, which have the same database and nothing else of LXD: MicroCloud, MicroCeph and MicroOVN; and
+// k8s-dqlite, MicroK8s and Juju. They are none of All: nothing looks for them, and nothing changes them.
 var (
 	Microcluster = &Product{Name: "microcluster", Tarball: "recovery_db.tar.gz", words: applicationWords}
 	GoDqlite     = &Product{Name: "go-dqlite", words: applicationWords}

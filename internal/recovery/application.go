@@ -78,7 +78,8 @@ func (a *application) lacksDatabase(s *Source) error {
 // choose takes one of several databases; an empty name is that of the only one.
 func (s *Source) choose(database string) error {
 	if database != "" && s.app == nil && database != globaldb.Name {
-		return product.Errorf("%s has no database %q: LXD has one only, %s; --database is for directories of other applications", s.Path, database, globaldb.Name)
+		return product.Errorf("%s has no database %q: LXD has one only, %s; --database is for directories of other applications", s.Path, database,
+			globaldb.Name)
 	}
 
 	s.database = database

@@ -129,8 +129,9 @@ type CompareVoter struct {
 
 // Compare compares the databases of several members and recommends the one to recover from. It changes nothing.
 func Compare(ctx context.Context, opts CompareOptions) (*CompareReport, error) {
-	c := comparison{opts: opts, addresses: map[uint64]string{}, report: &CompareReport{Branches: []CompareBranch{}, Gaps: []CompareGap{}, Uncertain: []CompareRun{},
-		Rows: []CompareRows{}, Preferred: []string{}, Longest: []string{}}}
+	c := comparison{opts: opts, addresses: map[uint64]string{}}
+	c.report = &CompareReport{Branches: []CompareBranch{}, Gaps: []CompareGap{}, Uncertain: []CompareRun{},
+		Rows: []CompareRows{}, Preferred: []string{}, Longest: []string{}}
 	for _, source := range opts.Sources {
 		err := c.read(ctx, source)
 		if err != nil {

@@ -131,7 +131,8 @@ func TestExportMicroclusterUnedited(t *testing.T) {
 	must(t, err)
 	inside, err := Inspect(t.Context(), MicroclusterTarball(state), Progress{})
 	must(t, err)
-	if r.Source.Name != "m2" || r.Edited || r.Raft.Index != 20 || inside.Fenced == nil || !*inside.Fenced || inside.Raft.LastIndex != 20 || len(inside.Members) != 3 {
+	if r.Source.Name != "m2" || r.Edited || r.Raft.Index != 20 || inside.Fenced == nil || !*inside.Fenced || inside.Raft.LastIndex != 20 ||
+		len(inside.Members) != 3 {
 		t.Errorf("%+v, %s", r, found(inside))
 	}
 }
@@ -177,7 +178,8 @@ func TestExportMicroclusterRefuses(t *testing.T) {
 			must(t, os.CopyFS(state, os.DirFS(applicationDir(t, stopped+"m2"))))
 		}, nil, "Run the application's own edit here first"},
 		"info.yaml was not written": {func(t *testing.T, state string) {
-			must(t, os.WriteFile(filepath.Join(state, "database", godqlite.InfoFile), []byte("ID: 3297041220608546238\nAddress: 127.0.0.11:9001\nRole: 0\n"), 0o600))
+			info := []byte("ID: 3297041220608546238\nAddress: 127.0.0.11:9001\nRole: 0\n")
+			must(t, os.WriteFile(filepath.Join(state, "database", godqlite.InfoFile), info, 0o600))
 		}, nil, "an edit was cut short"},
 		"cluster.yaml was not written": {func(t *testing.T, state string) {
 			data, err := os.ReadFile(filepath.Join(applicationDir(t, stopped+"m1"), "database", godqlite.ClusterFile))

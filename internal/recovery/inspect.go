@@ -247,7 +247,8 @@ func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log, database 
 			transactions = append(transactions, InspectTransaction{Index: entry.Index, Term: entry.Term})
 		}
 
-		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry), Transaction: isTransactionOn(entry, database)}
+		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry),
+			Transaction: isTransactionOn(entry, database)}
 		if entry.Type == raftlog.ChangeEntry {
 			servers, err := raftlog.ParseConfiguration(entry.Data)
 			if err == nil {
