@@ -41,26 +41,47 @@ func TestMicrocluster(t *testing.T) {
 	for i := range starts {
 		t.Run(fmt.Sprintf("fenced start %d", i+1), func(t *testing.T) {
 			ctx := within(t, 3*time.Minute)
-			fenceMicrocluster(t, c)
+			fenceMicrocluster(t, c, microcluster.SameMembers, two)
 			must(t, c.StartAll(ctx))
-			wantKeys(t, c)
+			wantKeys(t, c, c.Members...)
 		})
 	}
 
 	// The choice is between m2 and m3, and without a fence the one with the higher term wins, which is the one without the rows.
 	t.Run("fenced, m1 last", func(t *testing.T) {
 		ctx := within(t, 3*time.Minute)
-		fenceMicrocluster(t, c)
+		fenceMicrocluster(t, c, microcluster.SameMembers, two)
 		must(t, c.StartAll(ctx, two, three))
 		must(t, c.StartAll(ctx, one))
-		wantKeys(t, c)
+		wantKeys(t, c, c.Members...)
+	})
+
+	t.Run("new addresses", func(t *testing.T) {
+		ctx := within(t, 3*time.Minute)
+		fenceMicrocluster(t, c, func(line string) string { return strings.ReplaceAll(line, ":9001", ":9009") }, two, three)
+		must(t, c.StartAll(ctx))
+		wantKeys(t, c, c.Members...)
+	})
+
+	t.Run("the only survivor", func(t *testing.T) {
+		ctx := within(t, 3*time.Minute)
+		fenceMicrocluster(t, c, func(line string) string {
+			if strings.Contains(line, "name: m1,") {
+				return line
+			}
+
+			return strings.ReplaceAll(line, "role: voter", "role: spare")
+		})
+		must(t, c.StartAll(ctx, one))
+		wantKeys(t, c, one)
+		must(t, one.Insert(ctx, "zz"))
 	})
 
 	// If the rows did not vanish with its own tarball, then the starts above had shown nothing.
 	t.Run("control without a fence, m1 last", func(t *testing.T) {
 		ctx := within(t, 3*time.Minute)
 		must(t, c.Restore(ctx, "behind"))
-		must(t, one.Edit(ctx))
+		must(t, one.Edit(ctx, microcluster.SameMembers))
 		copyTarball(t, one, two)
 		must(t, c.StartAll(ctx, two, three))
 		must(t, c.StartAll(ctx, one))
@@ -90,8 +111,8 @@ func lookAtMicrocluster(t *testing.T, c *microcluster.Cluster) {
 			t.Errorf("%s: %+v, members %+v, daemon %q", m.Name, r.Member, r.Members, r.RunningDaemon)
 		}
 
-		if !r.Healthy || r.Application != "microcluster" {
-			t.Errorf("%s, %s: healthy %v, %+v", m.Name, r.Application, r.Healthy, r.Problems)
+		if !r.Healthy || r.Product != "microcluster" {
+			t.Errorf("%s, %s: healthy %v, %+v", m.Name, r.Product, r.Healthy, r.Problems)
 		}
 	}
 
@@ -136,13 +157,13 @@ func compareMicrocluster(t *testing.T, c *microcluster.Cluster) {
 	}
 }
 
-// fenceMicrocluster brings back the members of "behind", edits the first one, fences what that leaves, and puts it into place on the second.
-func fenceMicrocluster(t *testing.T, c *microcluster.Cluster) {
+// fenceMicrocluster brings back the members of "behind", edits the first one, fences what that leaves, and puts it into place on others.
+func fenceMicrocluster(t *testing.T, c *microcluster.Cluster, change func(line string) string, others ...*microcluster.Member) {
 	t.Helper()
 	ctx := within(t, 2*time.Minute)
-	one, two := c.Members[0], c.Members[1]
+	one := c.Members[0]
 	must(t, c.Restore(ctx, "behind"))
-	must(t, one.Edit(ctx))
+	must(t, one.Edit(ctx, change))
 	tarball := recovery.MicroclusterTarball(one.Dir)
 	if r := decode[recovery.InspectReport](t, toolOn(t, "global-db-inspect", "--format", "json", tarball)); r.Fenced == nil || *r.Fenced {
 		t.Errorf("its own tarball is said to be fenced: %v", r.Fenced)
@@ -158,8 +179,11 @@ func fenceMicrocluster(t *testing.T, c *microcluster.Cluster) {
 		t.Error("the export has changed the database")
 	}
 
-	copyTarball(t, one, two)
-	inspected := decode[recovery.InspectReport](t, toolOn(t, "global-db-inspect", "--format", "json", recovery.MicroclusterTarball(two.Dir)))
+	for _, m := range others {
+		copyTarball(t, one, m)
+	}
+
+	inspected := decode[recovery.InspectReport](t, toolOn(t, "global-db-inspect", "--format", "json", tarball))
 	if inspected.Fenced == nil || !*inspected.Fenced || !inspected.Healthy || len(inspected.Members) != len(c.Members) {
 		t.Errorf("fenced %v, healthy %v, members %+v", inspected.Fenced, inspected.Healthy, inspected.Members)
 	}
@@ -172,12 +196,12 @@ func copyTarball(t *testing.T, from *microcluster.Member, to *microcluster.Membe
 	must(t, os.WriteFile(recovery.MicroclusterTarball(to.Dir), data, 0o600))
 }
 
-// wantKeys checks that all members serve all rows, and that each has them on its own disk in the end; and that those with a tarball have loaded it.
-func wantKeys(t *testing.T, c *microcluster.Cluster) {
+// wantKeys checks that members serve all rows, and that each has them on its own disk in the end; and that those with a tarball have loaded it.
+func wantKeys(t *testing.T, c *microcluster.Cluster, members ...*microcluster.Member) {
 	t.Helper()
 	ctx := within(t, 2*time.Minute)
 	want := append([]string{"kept"}, microclusterLost...)
-	for _, m := range c.Members {
+	for _, m := range members {
 		keys, err := m.Keys(ctx)
 		must(t, err)
 		if !slices.Equal(keys, want) {
@@ -191,8 +215,9 @@ func wantKeys(t *testing.T, c *microcluster.Cluster) {
 	}
 
 	must(t, c.Wait(ctx, "all rows on all disks", func(ctx context.Context) (bool, error) {
-		for _, m := range c.Members {
-			out, err := exec.CommandContext(ctx, tool, "global-db-sql", "--format", "csv", "--source", m.Dir, "SELECT key FROM extended_table ORDER BY key").Output()
+		for _, m := range members {
+			query := []string{"global-db-sql", "--format", "csv", "--source", m.Dir, "SELECT key FROM extended_table ORDER BY key"}
+			out, err := exec.CommandContext(ctx, tool, query...).Output()
 			if keys := strings.Fields(string(out)); err != nil || !slices.Equal(keys, append([]string{"key"}, want...)) {
 				return false, fmt.Errorf("%s has %q on its disk: %w", m.Name, keys, err)
 			}

@@ -405,21 +405,25 @@ func FuzzExtract(f *testing.F) {
 	f.Add(written(f))
 	f.Add(formatOneTarball(f))
 	certificate := certificateOf(f, bundletest.Key(f))
+	f.Add(microclusterTarball(f))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		root, err := os.OpenRoot(t.TempDir())
-		must(t, err)
-		defer root.Close()
-		times := 0
-		_, err = Extract(t.Context(), bytes.NewReader(data), root, ExtractOptions{Judge: func(o *Origin) error {
-			times++
-			if o.Signed() && o.Verify(certificate) == nil {
-				t.Error("a key that never signed anything has signed this")
-			}
+		for _, microcluster := range []bool{false, true} {
+			root, err := os.OpenRoot(t.TempDir())
+			must(t, err)
+			defer root.Close()
+			times := 0
+			judge := func(o *Origin) error {
+				times++
+				if o.Signed() && o.Verify(certificate) == nil {
+					t.Error("a key that never signed anything has signed this")
+				}
 
-			return nil
-		}})
-		if err == nil && times != 1 {
-			t.Errorf("taken, and judged %d times", times)
+				return nil
+			}
+			_, err = Extract(t.Context(), bytes.NewReader(data), root, ExtractOptions{Judge: judge, Microcluster: microcluster})
+			if err == nil && times != 1 {
+				t.Errorf("taken, and judged %d times", times)
+			}
 		}
 	})
 }

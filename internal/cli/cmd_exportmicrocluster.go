@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/recovery"
 )
 
@@ -42,7 +43,7 @@ func runExportMicrocluster(cmd *cobra.Command, opts exportOptions, state string,
 	}
 
 	if len(others) > 0 {
-		return usageError{fmt.Errorf("%s: only for LXD, and %s is the state directory of a microcluster application", strings.Join(others, ", "), state),
+		return usageError{product.Errorf("%s: only for LXD, and %s is the state directory of a microcluster application", strings.Join(others, ", "), state),
 			cmd.CommandPath()}
 	}
 

@@ -94,7 +94,7 @@ func printInspect(w io.Writer, r *recovery.InspectReport, verbose bool) {
 	switch {
 	case r.Standalone:
 		rows = append(rows, []string{"member", standaloneText})
-	case r.Member != nil && r.Member.Name == "" && r.Application != "":
+	case r.Member != nil && r.Member.Name == "" && product.IsApplication(r.Product):
 		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d)", r.Member.Address, r.Member.ID)})
 	case r.Member != nil:
 		rows = append(rows, []string{"member", fmt.Sprintf("%s (id %d, %s)", r.Member.Name, r.Member.ID, r.Member.Address)})

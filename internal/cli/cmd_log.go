@@ -251,8 +251,17 @@ func wrap(lines []string, width int) []string {
 	return all
 }
 
-// whatHappened says in lines what an entry did.
+// whatHappened says in lines what an entry did, and on which of several databases.
 func whatHappened(e recovery.HistoryEntry) []string {
+	lines := changesOf(e)
+	if e.Database != "" {
+		lines = append([]string{"on " + e.Database + ":"}, lines...)
+	}
+
+	return lines
+}
+
+func changesOf(e recovery.HistoryEntry) []string {
 	var lines []string
 	switch {
 	case e.Recovery && len(e.Members) > 0:

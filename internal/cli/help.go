@@ -138,5 +138,6 @@ func hanging(line string) int {
 }
 
 // applicationSources is what commands that only look at a source say of those that are not LXD's.
-const applicationSources = `SOURCE may also be the state directory of a MicroCloud, MicroCeph or MicroOVN (microcluster 2 and 3), its recovery_db.tar.gz or db_backup
-tarball, or the directory in which another application of go-dqlite, such as k8s-dqlite, MicroK8s or Juju, has its database.`
+const applicationSources = `SOURCE may also be the state directory of a MicroCloud, MicroCeph or MicroOVN (microcluster 2 and 3), its
+recovery_db.tar.gz or db_backup tarball, or the directory in which another application of go-dqlite, such as k8s-dqlite, MicroK8s
+or Juju, has its database.`

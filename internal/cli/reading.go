@@ -13,5 +13,6 @@ func addReadingFlag(cmd *cobra.Command, reading *string) {
 
 // addDatabaseFlag adds the flag that chooses one of several databases in a log.
 func addDatabaseFlag(cmd *cobra.Command, database *string) {
-	cmd.Flags().StringVar(database, "database", "", "take the database with this `NAME` of an application that has several in one log; not for LXD, which has one")
+	cmd.Flags().StringVar(database, "database", "",
+		"take the database with this `NAME` of an application that has several in one log; not for LXD, which has one")
 }

@@ -12,7 +12,7 @@ import (
 // that LXD's users may have made as well is theirs.
 
 // ownTables are those that nobody but LXD writes to.
-var ownTables = []string{"operations", "operations_resources", "schema"}
+var ownTables = []string{"operations", "operations_resources", "schema", "schemas"} // the last one is microcluster's
 
 // ownColumns are the columns, by table, that LXD changes by itself while it runs.
 var ownColumns = map[string][]string{
@@ -21,6 +21,10 @@ var ownColumns = map[string][]string{
 	"images":      {"last_use_date"},
 	"identities":  {"first_seen_date", "last_seen_date"},
 	"replicators": {"last_run_date", "last_run_status"},
+
+	// microcluster's leader writes these with its heartbeats.
+	"core_cluster_members":     {"heartbeat", "role", "schema_internal", "schema_external", "api_extensions"},
+	"internal_cluster_members": {"heartbeat", "role", "schema"},
 }
 
 // ownSettings are ends of the config keys volatile.… that LXD writes alone when an instance starts and stops. A user who changes the

@@ -19,12 +19,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// The applications of go-dqlite that are told apart.
-const (
-	microcluster = "microcluster" // MicroCloud, MicroCeph, MicroOVN and others with a state directory
-	goDqlite     = "go-dqlite"    // k8s-dqlite, MicroK8s, Juju and others: a directory with raft's files, info.yaml and cluster.yaml
-)
-
 // Kinds of sources of theirs.
 const (
 	kindMicrocluster         = "microcluster state directory"
@@ -37,13 +31,13 @@ const (
 
 // application is a go-dqlite application that a source is of: its database may have another name than LXD's, and there may be several.
 type application struct {
-	name      string      // microcluster, goDqlite, or empty for a raft directory of which nobody tells
-	state     string      // microcluster's state directory; empty where it is not at hand
-	recovered member.List // of a recovery tarball
+	product   *product.Product // nil for a raft directory of which nobody tells
+	state     string           // microcluster's state directory; empty where it is not at hand
+	recovered member.List      // of a recovery tarball
 }
 
 // isApplication tells whether a source is known to be of another application than LXD.
-func (s *Source) isApplication() bool { return s.app != nil && s.app.name != "" }
+func (s *Source) isApplication() bool { return s.app != nil && s.app.product != nil }
 
 // openApplication finds out whether a directory is one of an application, or a raft directory of which nothing else is known.
 func (s *Source) openApplication(abs string) bool {
@@ -53,13 +47,13 @@ func (s *Source) openApplication(abs string) bool {
 	case exists(filepath.Join(abs, globalName)):
 		return false
 	case godqlite.IsStateDir(abs):
-		s.Kind, s.global, s.app = kindMicrocluster, inDatabase, &application{name: microcluster, state: abs}
+		s.Kind, s.global, s.app = kindMicrocluster, inDatabase, &application{product: product.Microcluster, state: abs}
 	case godqlite.IsApplication(abs) && filepath.Base(abs) == godqlite.DatabaseDir && godqlite.IsStateDir(filepath.Dir(abs)) && hasTrust(filepath.Dir(abs)):
-		s.Kind, s.global, s.app = kindMicroclusterDatabase, abs, &application{name: microcluster, state: filepath.Dir(abs)}
+		s.Kind, s.global, s.app = kindMicroclusterDatabase, abs, &application{product: product.Microcluster, state: filepath.Dir(abs)}
 	case godqlite.IsApplication(abs):
-		s.Kind, s.global, s.app = kindGoDqlite, abs, &application{name: goDqlite}
+		s.Kind, s.global, s.app = kindGoDqlite, abs, &application{product: product.GoDqlite}
 	case godqlite.IsApplication(inJuju):
-		s.Kind, s.global, s.app = kindGoDqlite, inJuju, &application{name: goDqlite}
+		s.Kind, s.global, s.app = kindGoDqlite, inJuju, &application{product: product.GoDqlite}
 	default:
 		return false
 	}
@@ -84,7 +78,8 @@ func (a *application) lacksDatabase(s *Source) error {
 // choose takes one of several databases; an empty name is that of the only one.
 func (s *Source) choose(database string) error {
 	if database != "" && s.app == nil && database != globaldb.Name {
-		return product.Errorf("%s has no database %q: LXD has one only, %s; --database is for directories of other applications", s.Path, database, globaldb.Name)
+		return product.Errorf("%s has no database %q: LXD has one only, %s; --database is for directories of other applications", s.Path, database,
+			globaldb.Name)
 	}
 
 	s.database = database
@@ -141,7 +136,7 @@ func quoted(names []string) string {
 // trust store and in its database: so a member is found by any address that a configuration in the log gives it. Others have none. db is the
 // replayed database, nil where it is not at hand.
 func (a *application) names(ctx context.Context, s *Source, log *raftlog.Log, db *globaldb.DB) (member.List, error) {
-	if a.name != microcluster || a.recovered != nil {
+	if a.product != product.Microcluster || a.recovered != nil {
 		return a.recovered, nil
 	}
 
@@ -259,10 +254,16 @@ func (r *InspectReport) memberOf(ctx context.Context, src *Source, log *raftlog.
 		return err
 	}
 
-	r.Application, r.Members, r.Cluster = src.app.name, namedServers(log.Configuration, names), src.app.certificate(src)
+	r.Members, r.Cluster = namedServers(log.Configuration, names), src.app.certificate(src)
 	if src.app.recovered != nil {
 		fenced := isFenced(log)
 		r.Fenced = &fenced
+	}
+
+	for i, p := range r.Problems {
+		if strings.Contains(p.Advice, "global-db-repair") { // which leaves the directories of others alone
+			r.Problems[i].Advice = "recover from another member, if there is one whose database is sound, as the application's own manual says"
+		}
 	}
 
 	self, err := src.app.self(src)

@@ -4,6 +4,7 @@ package recovery
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/godqlite"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog/raftlogtest"
 )
@@ -25,9 +27,16 @@ const (
 	edited   = "microcluster-v3/edited/m1"
 )
 
+// applicationDir is a member's directory, as raftlogtest has it. Looking at it has this process use other words than LXD's, until the test ends.
+func applicationDir(t *testing.T, member string) string {
+	t.Helper()
+	t.Cleanup(func() { product.Use(product.LXD) })
+	return raftlogtest.Application(t, member)
+}
+
 // found are the parts of a report that tell what a source is.
 func found(r *InspectReport) string {
-	text := fmt.Sprintf("%s, %s, healthy %v, copy %v, index %d", r.Kind, r.Application, r.Healthy, r.Copy, r.Raft.LastIndex)
+	text := fmt.Sprintf("%s, %s, healthy %v, copy %v, index %d", r.Kind, r.Product, r.Healthy, r.Copy, r.Raft.LastIndex)
 	if r.Member != nil {
 		text += fmt.Sprintf(", of %d %q %s", r.Member.ID, r.Member.Name, r.Member.Address)
 	}
@@ -75,7 +84,7 @@ func TestInspectApplications(t *testing.T) {
 		"k8s-dqlite/k2":                plain + `, index 11, of 11048426922608418828 "" 127.0.0.22:19001` + fmt.Sprintf(k8s, 5),
 		"k8s-dqlite/k3":                plain + `, index 10, of 749168871086486001 "" 127.0.0.23:19001` + fmt.Sprintf(k8s, 4),
 	} {
-		path := raftlogtest.Application(t, source)
+		path := applicationDir(t, source)
 		r, err := Inspect(t.Context(), path, Progress{})
 		must(t, err)
 		if found(r) != want {
@@ -93,7 +102,7 @@ func TestInspectApplications(t *testing.T) {
 // A copy of the files of raft alone tells the members' names by the table, also if the addresses were changed since.
 func TestMicroclusterNames(t *testing.T) {
 	for _, from := range []string{stopped + "m1/database", edited + "/database"} {
-		dir := raftlogtest.Copy(t, raftlogtest.Application(t, from))
+		dir := raftlogtest.Copy(t, applicationDir(t, from))
 		_ = os.Remove(filepath.Join(dir, godqlite.RecoveryFile))
 		state := filepath.Join(t.TempDir(), "state")
 		must(t, os.MkdirAll(filepath.Join(state, godqlite.TrustDir), 0o700))
@@ -119,7 +128,7 @@ func TestCompareApplications(t *testing.T) {
 	} {
 		var sources []string
 		for i := 3; i > 0; i-- {
-			sources = append(sources, raftlogtest.Application(t, fmt.Sprint(test.dir, i)))
+			sources = append(sources, applicationDir(t, fmt.Sprint(test.dir, i)))
 		}
 
 		r, err := Compare(t.Context(), CompareOptions{Sources: sources})
@@ -137,6 +146,24 @@ func TestCompareApplications(t *testing.T) {
 			if !v.Seen {
 				t.Errorf("%s: voter %d was not seen", test.dir, v.ID)
 			}
+		}
+
+		// Reports, carried to another machine, tell the same, but for rows that need the databases.
+		var reports []string
+		for i, source := range sources {
+			report, err := Inspect(t.Context(), source, Progress{})
+			must(t, err)
+			data, err := json.Marshal(report)
+			must(t, err)
+			reports = append(reports, filepath.Join(t.TempDir(), fmt.Sprint(i, ".json")))
+			must(t, os.WriteFile(reports[i], data, 0o600))
+		}
+
+		saved, err := Compare(t.Context(), CompareOptions{Sources: reports})
+		must(t, err)
+		if saved.Recommendation == nil || saved.Recommendation.Label != test.first || !saved.Certain ||
+			len(saved.Rows) != 1 || len(saved.Rows[0].Lacks) != 1 || !strings.Contains(saved.Rows[0].Lacks[0].Changes[0], strings.Trim(test.row, "'")) {
+			t.Errorf("%s: of reports, recommended %+v, certain %v, %+v", test.dir, saved.Recommendation, saved.Certain, saved.Rows)
 		}
 
 		// Two of three are enough, and the one that lacks a row is not taken for what it does not have.
@@ -163,13 +190,13 @@ func TestApplicationDatabase(t *testing.T) {
 		edited + "/recovery_db.tar.gz": {"SELECT address FROM core_cluster_members ORDER BY id", "127.0.0.11:9001 127.0.0.12:9001 127.0.0.13:9001"},
 		edited + "/db_backup.2026-11-26T050812Z.tar.gz": {"SELECT count(*) FROM extended_table", "1"},
 	} {
-		if got := selected(t, DatabaseOptions{Source: raftlogtest.Application(t, source)}, test.query); got != test.want {
+		if got := selected(t, DatabaseOptions{Source: applicationDir(t, source)}, test.query); got != test.want {
 			t.Errorf("%s: %q, want %q", source, got, test.want)
 		}
 	}
 
 	// A look at one changes nothing in it.
-	dir := raftlogtest.Copy(t, raftlogtest.Application(t, "k8s-dqlite/k1"))
+	dir := raftlogtest.Copy(t, applicationDir(t, "k8s-dqlite/k1"))
 	before := signature(dir)
 	selected(t, DatabaseOptions{Source: dir}, "SELECT 1")
 	_, err := Inspect(t.Context(), dir, Progress{})
@@ -204,7 +231,7 @@ func selected(t *testing.T, opts DatabaseOptions, query string) string {
 // but the last are on the other one as well.
 func severalDatabases(t *testing.T) string {
 	t.Helper()
-	from := raftlogtest.Application(t, "k8s-dqlite/k1")
+	from := applicationDir(t, "k8s-dqlite/k1")
 	log, err := raftlog.Open(t.Context(), os.DirFS(from), raftlog.Options{})
 	must(t, err)
 	dir := filepath.Join(t.TempDir(), "dqlite")
@@ -335,7 +362,7 @@ func TestApplicationFiles(t *testing.T) {
 			"the daemon takes it in place of this database"},
 	} {
 		state := filepath.Join(t.TempDir(), "state")
-		must(t, os.CopyFS(state, os.DirFS(raftlogtest.Application(t, stopped+"m2"))))
+		must(t, os.CopyFS(state, os.DirFS(applicationDir(t, stopped+"m2"))))
 		must(t, test.change(state))
 		r, err := Inspect(t.Context(), state, Progress{})
 		must(t, err)
@@ -349,7 +376,7 @@ func TestApplicationFiles(t *testing.T) {
 
 	// The loader was killed between the removal of the database and the renaming of the new one.
 	state := filepath.Join(t.TempDir(), "state")
-	must(t, os.CopyFS(state, os.DirFS(raftlogtest.Application(t, stopped+"m2"))))
+	must(t, os.CopyFS(state, os.DirFS(applicationDir(t, stopped+"m2"))))
 	must(t, os.Rename(filepath.Join(state, "database"), filepath.Join(state, godqlite.UnpackDir)))
 	_, err := Inspect(t.Context(), state, Progress{})
 	wantError(t, err, "microcluster's own loader was cut off. Its database is in "+filepath.Join(state, godqlite.UnpackDir))
@@ -362,21 +389,21 @@ func TestApplicationFiles(t *testing.T) {
 
 // A raft directory of which nothing tells whose it is can be that of any application.
 func TestUnknownRaftDirectory(t *testing.T) {
-	dir := raftlogtest.Copy(t, raftlogtest.Application(t, "k8s-dqlite/k1"))
+	dir := raftlogtest.Copy(t, applicationDir(t, "k8s-dqlite/k1"))
 	for _, name := range []string{godqlite.InfoFile, godqlite.ClusterFile} {
 		must(t, os.Remove(filepath.Join(dir, name)))
 	}
 
 	r, err := Inspect(t.Context(), dir, Progress{})
 	must(t, err)
-	if !r.Healthy || r.Application != "" || r.Kind != kindRaft || r.Data == nil || r.Data.Rows != 5 {
+	if !r.Healthy || r.Product != "" || r.Kind != kindRaft || r.Data == nil || r.Data.Rows != 5 {
 		t.Errorf("%s, %+v, %+v", found(r), r.Data, r.Problems)
 	}
 }
 
 // What is read is written again as it was.
 func TestMicroclusterLists(t *testing.T) {
-	dir := raftlogtest.Application(t, edited+"/database")
+	dir := applicationDir(t, edited+"/database")
 	list, err := godqlite.ReadRecovery(dir)
 	must(t, err)
 	if len(list) != 3 || list[0].ID != firstID || list[1].ID != secondID || list[1].Name != "m2" || list[1].Role != raftlog.Voter {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/lxd-recover/lxd-recover/internal/archive"
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -39,7 +40,7 @@ func IndexAt(ctx context.Context, source string, at time.Time, reading string, p
 	for _, name := range names {
 		err = readSource(ctx, name, progress, func(src *Source, log *raftlog.Log) error {
 			err := readAs(src.Path, log, reading)
-			if err == nil && src.isApplication() && src.app.name != microcluster {
+			if err == nil && src.isApplication() && src.app.product != product.Microcluster {
 				err = errors.New("its database has no heartbeats, which tell times: --at takes an index; `lxd-recover global-db-log` lists them")
 			}
 

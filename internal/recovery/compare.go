@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/member"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/survivor"
 )
@@ -56,7 +57,7 @@ type CompareSource struct {
 	Copy      bool      `json:"copy" yaml:"copy"` // it does not tell where the member's log ended
 	Signature `yaml:",inline"`
 
-	Application string `json:"application,omitempty" yaml:"application,omitempty"` // as in InspectReport
+	Product string `json:"product,omitempty" yaml:"product,omitempty"` // as in InspectReport
 
 	Member   *InspectMember `json:"member" yaml:"member"`
 	Role     string         `json:"role,omitempty" yaml:"role,omitempty"` // in the configuration in force, of the preferred log
@@ -128,8 +129,9 @@ type CompareVoter struct {
 
 // Compare compares the databases of several members and recommends the one to recover from. It changes nothing.
 func Compare(ctx context.Context, opts CompareOptions) (*CompareReport, error) {
-	c := comparison{opts: opts, addresses: map[uint64]string{}, report: &CompareReport{Branches: []CompareBranch{}, Gaps: []CompareGap{}, Uncertain: []CompareRun{},
-		Rows: []CompareRows{}, Preferred: []string{}, Longest: []string{}}}
+	c := comparison{opts: opts, addresses: map[uint64]string{}}
+	c.report = &CompareReport{Branches: []CompareBranch{}, Gaps: []CompareGap{}, Uncertain: []CompareRun{},
+		Rows: []CompareRows{}, Preferred: []string{}, Longest: []string{}}
 	for _, source := range opts.Sources {
 		err := c.read(ctx, source)
 		if err != nil {
@@ -185,7 +187,7 @@ func (s *CompareSource) memberName() string {
 	switch {
 	case s.Member == nil:
 		return ""
-	case s.Application == "":
+	case !product.IsApplication(s.Product):
 		return s.Member.Name
 	}
 

@@ -39,7 +39,7 @@ func (c *comparison) read(ctx context.Context, source string) error {
 	}
 
 	s := CompareSource{Source: source, Kind: report.Kind, Time: report.Time, Copy: report.Copy, Signature: report.Signature,
-		Application: report.Application, Member: report.Member, Raft: report.Raft,
+		Product: report.Product, Member: report.Member, Raft: report.Raft,
 		Healthy: report.Healthy, RunningDaemon: report.RunningDaemon, Problems: []string{}, Machine: report.Machine, report: saved,
 		here: isKind(report.Kind, kindLXD) && !saved && isHere(source)}
 	if report.Data != nil {
@@ -54,7 +54,7 @@ func (c *comparison) read(ctx context.Context, source string) error {
 
 	for _, m := range report.Members {
 		c.learn(m)
-		if report.Application != "" {
+		if product.IsApplication(report.Product) {
 			c.addresses[m.ID] = m.Address
 		}
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/godqlite"
 	"github.com/lxd-recover/lxd-recover/internal/member"
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
+	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
@@ -202,7 +203,7 @@ func (ex *microExporter) members(ctx context.Context) (self member.Member, membe
 		return self, nil, fmt.Errorf("whose database it is cannot be told: %w", err)
 	}
 
-	app := &application{name: microcluster, state: ex.dir.path}
+	app := &application{product: product.Microcluster, state: ex.dir.path}
 	names, err := app.names(ctx, &Source{global: ex.global(), app: app}, ex.log, nil)
 	if err != nil {
 		return self, nil, err

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -26,7 +27,7 @@ import (
 func editedState(t *testing.T) string {
 	t.Helper()
 	state := filepath.Join(t.TempDir(), "state")
-	must(t, os.CopyFS(state, os.DirFS(raftlogtest.Application(t, edited))))
+	must(t, os.CopyFS(state, os.DirFS(applicationDir(t, edited))))
 	return state
 }
 
@@ -122,6 +123,47 @@ func TestExportMicrocluster(t *testing.T) {
 	}
 }
 
+// A list that was not edited is taken if that is what is wanted. The recovery entry then comes after the last one.
+func TestExportMicroclusterUnedited(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	must(t, os.CopyFS(state, os.DirFS(applicationDir(t, stopped+"m2"))))
+	r, err := exportState(t, state, func(o *ExportOptions) { o.Unedited = true })
+	must(t, err)
+	inside, err := Inspect(t.Context(), MicroclusterTarball(state), Progress{})
+	must(t, err)
+	if r.Source.Name != "m2" || r.Edited || r.Raft.Index != 20 || inside.Fenced == nil || !*inside.Fenced || inside.Raft.LastIndex != 20 ||
+		len(inside.Members) != 3 {
+		t.Errorf("%+v, %s", r, found(inside))
+	}
+}
+
+// A tarball that is damaged on its way is never one that is whole and fenced.
+func TestMicroclusterTarballDamaged(t *testing.T) {
+	state := editedState(t)
+	_, err := exportState(t, state, nil)
+	must(t, err)
+	data, err := os.ReadFile(MicroclusterTarball(state))
+	must(t, err)
+	whole, damaged := packed(t, MicroclusterTarball(state)), filepath.Join(t.TempDir(), "recovery_db.tar.gz")
+	for i := range 80 {
+		changed := bytes.Clone(data)
+		at := 10 + i*(len(data)-10)/80 // after gzip's header, which has a time
+		changed[at] ^= 1 << (i % 8)
+		if i%4 == 3 {
+			changed = changed[:at]
+		}
+
+		must(t, os.WriteFile(damaged, changed, 0o600))
+		_, err := Inspect(t.Context(), damaged, Progress{})
+		switch { // some bits of what deflate writes say nothing
+		case err == nil && !reflect.DeepEqual(packed(t, damaged), whole):
+			t.Errorf("byte %d: nothing is found", at)
+		case err != nil && !errors.Is(err, bundle.ErrDamaged):
+			t.Errorf("byte %d: %v", at, err)
+		}
+	}
+}
+
 func TestExportMicroclusterRefuses(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(t *testing.T, state string)
@@ -133,13 +175,14 @@ func TestExportMicroclusterRefuses(t *testing.T) {
 		}, nil, "exists already, and is not the one that the last edit here has made; --force"},
 		"not edited": {func(t *testing.T, state string) {
 			must(t, os.RemoveAll(state))
-			must(t, os.CopyFS(state, os.DirFS(raftlogtest.Application(t, stopped+"m2"))))
+			must(t, os.CopyFS(state, os.DirFS(applicationDir(t, stopped+"m2"))))
 		}, nil, "Run the application's own edit here first"},
 		"info.yaml was not written": {func(t *testing.T, state string) {
-			must(t, os.WriteFile(filepath.Join(state, "database", godqlite.InfoFile), []byte("ID: 3297041220608546238\nAddress: 127.0.0.11:9001\nRole: 0\n"), 0o600))
+			info := []byte("ID: 3297041220608546238\nAddress: 127.0.0.11:9001\nRole: 0\n")
+			must(t, os.WriteFile(filepath.Join(state, "database", godqlite.InfoFile), info, 0o600))
 		}, nil, "an edit was cut short"},
 		"cluster.yaml was not written": {func(t *testing.T, state string) {
-			data, err := os.ReadFile(filepath.Join(raftlogtest.Application(t, stopped+"m1"), "database", godqlite.ClusterFile))
+			data, err := os.ReadFile(filepath.Join(applicationDir(t, stopped+"m1"), "database", godqlite.ClusterFile))
 			must(t, err)
 			must(t, os.WriteFile(filepath.Join(state, "database", godqlite.ClusterFile), data, 0o600))
 		}, nil, "an edit was cut short"},
@@ -163,7 +206,7 @@ func TestExportMicroclusterRefuses(t *testing.T) {
 		}, nil, "is running, as"},
 		"a clock that is behind": {nil, func(o *ExportOptions) { o.TermAbove = 1 << 63 }, "no raft counts that far"},
 		"into the database":      {nil, func(o *ExportOptions) { o.Output = filepath.Join(o.LXDDir, "database", "x.tar.gz") }, "would be in"},
-		"no state directory":     {nil, func(o *ExportOptions) { o.LXDDir = raftlogtest.Application(t, "k8s-dqlite/k1") }, "is not the state directory"},
+		"no state directory":     {nil, func(o *ExportOptions) { o.LXDDir = applicationDir(t, "k8s-dqlite/k1") }, "is not the state directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			state := editedState(t)
@@ -201,7 +244,7 @@ func contents(t *testing.T, dir string) string {
 func TestApplicationsAreNotChanged(t *testing.T) {
 	for dir, want := range map[string]string{
 		editedState(t): "daemon.yaml and truststore/ lie outside its database/",
-		raftlogtest.Copy(t, raftlogtest.Application(t, "k8s-dqlite/k1")): "is the directory of another application of go-dqlite",
+		raftlogtest.Copy(t, applicationDir(t, "k8s-dqlite/k1")): "is the directory of another application of go-dqlite",
 	} {
 		before := contents(t, dir)
 		for what, err := range map[string]error{

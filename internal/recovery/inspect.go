@@ -30,10 +30,8 @@ type InspectReport struct {
 
 	Signature `yaml:",inline"` // of a recovery tarball
 
-	// Application is the one that the source is of: microcluster or go-dqlite; empty for LXD. Databases are those of its log, of which Data is the one
-	// that was chosen, or the only one.
-	Application string            `json:"application,omitempty" yaml:"application,omitempty"`
-	Databases   []InspectDatabase `json:"databases,omitempty" yaml:"databases,omitempty"`
+	// Databases are those of the log of another application, of which Data is the one that was chosen, or the only one; nil for LXD.
+	Databases []InspectDatabase `json:"databases,omitempty" yaml:"databases,omitempty"`
 
 	// Fenced tells of a recovery tarball for microcluster's own loader whether it ends in a fence; null for other sources.
 	Fenced *bool `json:"fenced,omitempty" yaml:"fenced,omitempty"`
@@ -249,7 +247,8 @@ func (r *InspectReport) entries(ctx context.Context, log *raftlog.Log, database 
 			transactions = append(transactions, InspectTransaction{Index: entry.Index, Term: entry.Term})
 		}
 
-		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry), Transaction: isTransactionOn(entry, database)}
+		e := InspectEntry{Index: entry.Index, Term: entry.Term, Type: entry.Type.String(), Checksum: checksum(entry),
+			Transaction: isTransactionOn(entry, database)}
 		if entry.Type == raftlog.ChangeEntry {
 			servers, err := raftlog.ParseConfiguration(entry.Data)
 			if err == nil {

@@ -125,12 +125,19 @@ func openSource(ctx context.Context, name string, progress Progress) (*Source, e
 	}
 
 	p, known := knownProduct(ctx, s.global)
+	if s.isApplication() {
+		p, known = s.app.product, true
+	}
+
 	if known {
 		s.product = p
 		product.Use(p)
 	}
 
-	s.Kind = product.Text(s.Kind)
+	if !s.isApplication() {
+		s.Kind = product.Text(s.Kind)
+	}
+
 	files, err := raftFiles(s.global)
 	if len(files) == 0 && s.isApplication() && (err == nil || errors.Is(err, os.ErrNotExist)) {
 		return nil, s.app.lacksDatabase(s)
@@ -177,6 +184,11 @@ func openTarball(ctx context.Context, name string, size int64, progress Progress
 	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+
+	if s.isApplication() {
+		s.product = s.app.product
+		product.Use(s.product)
 	}
 
 	return s, nil
@@ -232,7 +244,7 @@ func (s *Source) unpack(ctx context.Context, scratch string, size int64, progres
 
 	switch {
 	case s.bundle.Microcluster:
-		s.Kind, s.app = kindMicroclusterTarball, &application{name: microcluster, recovered: s.bundle.Members}
+		s.Kind, s.app = kindMicroclusterTarball, &application{product: product.Microcluster, recovered: s.bundle.Members}
 		s.bundle = nil
 	case s.bundle.Manifest == nil:
 		s.Kind = product.Text("recovery tarball of LXD's own")
@@ -257,7 +269,7 @@ func (s *Source) unpackBackup(ctx context.Context, r io.Reader, scratch string, 
 	}
 
 	if ofMicrocluster {
-		s.Kind, s.nodes, s.app = kindMicroclusterBackup, "", &application{name: microcluster}
+		s.Kind, s.nodes, s.app = kindMicroclusterBackup, "", &application{product: product.Microcluster}
 	}
 
 	// An LXD that was interrupted makes one.
