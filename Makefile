@@ -25,10 +25,10 @@ group    = $(GOTESTSUM) --format standard-quiet --jsonfile $(RESULTS)/$(1).json 
 TESTED  := fuzz unit damage real faults
 
 # Groups of which `make test` takes a sample with fixed seeds, and `make campaign`, by CAMPAIGN=1, everything.
-SAMPLED := damage faults cluster resync backups sizes
+SAMPLED := damage faults cluster resync backups sizes incus
 export CAMPAIGN
 
-.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-cluster test-resync test-backups test-sizes campaign test-race fuzz bench lint clean FORCE
+.PHONY: all build man snap deb deps test-deps test-peers demo test test-unit test-damage test-real test-faults test-cluster test-resync test-backups test-sizes test-incus campaign test-race fuzz bench lint clean FORCE
 
 all: build
 
@@ -128,6 +128,10 @@ test-resync: deps
 # Backups under writing, an archive over snapshots, and resyncs with kills, on real clusters: what `make test` takes a part of.
 test-backups: build man test-deps test-peers
 	$(call group,backups) -tags $(TAGS) -count 1 -timeout 180m -run 'Test(Backup|Archive|ResyncKilled)$$' ./tests
+
+# Starts of Incus with a forgotten member or leader: what `make test` takes a part of.
+test-incus: build man test-deps test-peers
+	$(call group,incus) -tags $(TAGS) -count 1 -timeout 60m -run '^TestIncusForgotten' ./tests
 
 # Everything that `make test` takes a sample of, which takes hours; docs/reliability.md is written from what was counted. A part of it: make campaign
 # PARTS="cluster backups".

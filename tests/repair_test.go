@@ -264,7 +264,8 @@ func repairOfMember(t *testing.T, lxd cluster.LXD) {
 	damage := func() { flipMiddle(t, beforeSnapshot(t, &repairLab{m: m})) }
 
 	damage()
-	recoverTool(t, m, "global-db-repair", "--yes").want(t, 3, "other members can be reached: node2 (10.77.0.102:8443: the machine is up, "+product+" is not), node3",
+	recoverTool(t, m, "global-db-repair", "--yes").want(t, 3,
+		"other members can be reached: node2 (10.77.0.102:8443: the machine is up, "+product+" is not), node3",
 		"global-db-compare", "--accept-loss overrides this")
 	must(t, c.StartAll(ctx, c.Member(2), c.Member(3)))
 	recoverTool(t, m, "global-db-repair", "--yes").want(t, 3, "the cluster works without node1: "+product+" on node", "export-db --unedited", "--accept-loss")

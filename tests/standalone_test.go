@@ -98,7 +98,8 @@ func wantClusterOnly(t *testing.T, m *cluster.Member) {
 		{"cluster", "export-db", tarball}, {"cluster", "export-db", "--unedited", "--accept-damage", tarball}, {"global-db-import", "--yes", tarball},
 	} {
 		r := recoverTool(t, m, args...)
-		want := "Error: this " + m.Build().Names.Product + " is a standalone server, no member of a cluster: `lxd-recover global-db-repair` repairs its database\n"
+		want := "Error: this " + m.Build().Names.Product +
+			" is a standalone server, no member of a cluster: `lxd-recover global-db-repair` repairs its database\n"
 		if r.status != 1 || r.stderr != want {
 			t.Errorf("%q: exit status %d, %q", args, r.status, r.stderr)
 		}

@@ -3,8 +3,8 @@
 // Package machines gives each member of a cluster (package cluster) a machine of its own, with Debian's sshd: its own root, host name,
 // processes and network. One machine more, on the same network, is no member, and may come in on all others by ssh.
 //
-// A machine is namespaces over the guests' image (package guest), or over the root of Incus, and nothing but sshd runs in it until somebody starts more: twenty of
-// them are up in a second or two. There is no systemd: whoever has LXD started is the service manager.
+// A machine is namespaces over the guests' image (package guest), or over the root of Incus, and nothing but sshd runs in it until somebody
+// starts more: twenty of them are up in a second or two. There is no systemd: whoever has LXD started is the service manager.
 //
 // Nothing outlives the process: the first process of a machine is killed with it, and so is all that is in the machine. All files
 // are in the cluster's directory.
