@@ -241,7 +241,7 @@ func (s *Snapshot) olderWAL(db SnapshotDatabase) Problem {
 
 // scanWAL checks a write-ahead log. It says nothing of one that ends early: the walk finds that.
 func (s *Snapshot) scanWAL(db SnapshotDatabase, image *DatabaseImage) {
-	if s.engine == product.Dqlite {
+	if !s.engine.RawSnapshots() {
 		s.problems = append(s.problems, s.olderWAL(db))
 	}
 

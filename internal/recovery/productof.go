@@ -91,7 +91,7 @@ func knownProduct(ctx context.Context, global string) (p *product.Product, known
 // engineOptions has a raft directory read as the engine of its product reads it.
 func engineOptions(ctx context.Context, global string, opts raftlog.Options) raftlog.Options {
 	opts.Engine = productOf(ctx, global).Engine
-	opts.Recovered = opts.Engine == product.Cowsql && exists(filepath.Join(filepath.Dir(global), patchName))
+	opts.Recovered = opts.Engine.RecoversInTerm() && exists(filepath.Join(filepath.Dir(global), patchName))
 	return opts
 }
 
