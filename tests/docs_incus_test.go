@@ -90,7 +90,8 @@ func (l *docsLab) resetIncus(t *testing.T) {
 	l.real = map[string]string{}
 	l.each(t, func(g *guest.Guest) {
 		l.kill(t, g)
-		inGuest(t, g, "sh", "-c", "rm -rf "+l.lxdDir+"/database* /root/*.tar.gz; rm -f /usr/local/bin/lxd-recover; cp --archive /root/saved "+l.lxdDir+"/database")
+		inGuest(t, g, "sh", "-c", "rm -rf "+l.lxdDir+"/database* /root/*.tar.gz; rm -f /usr/local/bin/lxd-recover")
+		inGuest(t, g, "cp", "--archive", "/root/saved", l.lxdDir+"/database")
 	})
 	l.network(t, "10.78")
 }

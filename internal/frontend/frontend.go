@@ -40,8 +40,8 @@ var ErrNoLXD error = noLXD{}
 type noLXD struct{}
 
 func (noLXD) Error() string {
-	return product.Sprintf("no LXD to hand this over to: %s is neither in PATH nor in %s; install LXD, or remove the front-end with `lxd-recover frontend remove`",
-		Name(), strings.Join(fallbacks(), ", "))
+	return product.Sprintf("no LXD to hand this over to: %s is neither in PATH nor in %s; install LXD, or remove the front-end with "+
+		"`lxd-recover frontend remove`", Name(), strings.Join(fallbacks(), ", "))
 }
 
 // Called is the product whose front-end a process with this argv[0] was called as; nil for none.

@@ -349,7 +349,8 @@ func (rp *repairer) tellPending() {
 	}
 
 	if tarball := rp.dir.loads(); tarball != "" {
-		rp.report.warn(filepath.Base(tarball) + product.Text(", which LXD would load when it next starts, in place of the repaired database, stays with the old one"))
+		rp.report.warn(filepath.Base(tarball) + product.Text(", which LXD would load when it next starts, in place of the repaired database, "+
+			"stays with the old one"))
 	}
 }
 
