@@ -128,7 +128,7 @@ func Of(dir string) *Product {
 
 // Known is the product whose directory this is, if what is in it, or where it is, tells.
 func Known(dir string) (p *Product, known bool) {
-	for _, p := range All {
+	for _, p := range slices.Backward(All) { // an Incus that was an LXD may have what LXD has made as well
 		_, err := os.Stat(filepath.Join(dir, p.mark))
 		if err == nil {
 			return p, true

@@ -22,6 +22,18 @@ func TestOf(t *testing.T) {
 		}
 	}
 
+	migrated := t.TempDir() // by lxd-to-incus, which moves all that LXD has
+	for _, mark := range []string{"devlxd", "guestapi"} {
+		err := os.Mkdir(filepath.Join(migrated, mark), 0o700)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	if got := Of(migrated); got != Incus {
+		t.Errorf("an Incus that was an LXD: %s", got.Name)
+	}
+
 	dir := t.TempDir()
 	t.Setenv("INCUS_DIR", dir)
 	if got, known := Known(dir); got != Incus || !known {
