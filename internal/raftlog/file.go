@@ -45,6 +45,7 @@ type directory struct {
 	later    bool
 	known    *Log // see Options
 	engine   product.Engine
+	doubts   map[string]Doubt
 
 	batches *batchReader // with its buffers, for the next segment
 	window  []byte       // of the search after damage
@@ -53,7 +54,7 @@ type directory struct {
 // newDirectory returns a directory whose progress may be reported from several goroutines.
 func newDirectory(ctx context.Context, fsys fs.FS, opts Options) *directory {
 	d := &directory{ctx: ctx, fsys: fsys, sums: opts.Sums || opts.AllSums, allSums: opts.AllSums, later: opts.Later, known: opts.Known,
-		engine: opts.Engine}
+		engine: opts.Engine, doubts: opts.Doubts}
 	if opts.Progress != nil {
 		var mu sync.Mutex
 		d.progress = func(bytes int64) {

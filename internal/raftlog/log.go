@@ -37,12 +37,21 @@ type Options struct {
 	// Recovered says that something beside the directory shows that its last entry is a recovery's, if it looks like one of raft's own, too.
 	Recovered bool
 
+	// Doubts are what was found against snapshots without a checksum, by file, from their rows and those that the entries make.
+	Doubts map[string]Doubt
+
 	// Known is what an earlier look at the same directory found, or nil. Closed segments and snapshots whose files have the sizes and
 	// times that they had then are not read again: what was found in them still counts. libdqlite never writes to such files.
 	Known *Log
 
 	// Database is what [Log.Database] says.
 	Database string
+}
+
+// Doubt is what speaks against a snapshot that reads well.
+type Doubt struct {
+	Text    string // subject is the snapshot
+	Certain bool   // it is damaged; else it may be, and is used
 }
 
 // Log is what one pass over a raft directory found.

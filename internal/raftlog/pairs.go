@@ -61,6 +61,14 @@ func (l *Log) readSnapshots(d *directory, pl *problemList) error {
 		return err
 	}
 
+	for i := range l.Snapshots {
+		s := &l.Snapshots[i]
+		doubt, found := d.doubts[s.File]
+		if found {
+			s.doubted(doubt)
+		}
+	}
+
 	l.unread = slices.ContainsFunc(l.Snapshots, func(s Snapshot) bool { return s.unread })
 	newest := len(l.Snapshots) - 1
 	for i := range l.Snapshots {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"github.com/lxd-recover/lxd-recover/internal/product"
 )
@@ -146,12 +147,23 @@ func (s *Snapshot) damaged(load, start Outcome, file, text, libdqlite string) {
 	s.problem(Error, file, text, libdqlite)
 }
 
+// doubted adds what its rows say about it, which are read with all else that there is.
+func (s *Snapshot) doubted(d Doubt) {
+	s.problems = slices.Clone(s.problems) // of a log that is known, too
+	if d.Certain {
+		s.damaged(LoadsClean, LoadsClean, s.File, d.Text, "loads it unseen")
+		return
+	}
+
+	s.problem(Error, s.File, d.Text, "loads it unseen")
+}
+
 // checkFrame looks at how the data is packed, which not every libdqlite likes.
 func (s *Snapshot) checkFrame(d *directory) {
 	if !s.Compressed && d.engine.RawSnapshots() {
 		s.problems = append(s.problems, Problem{Severity: Info, File: s.File, Offset: -1, Index: s.Index,
-			Text:      "the snapshot is not compressed, so it has no checksum: damage in the values of its rows cannot be seen",
-			Libdqlite: "cowsql writes it so, and reads it", Advice: "nothing; `lxd-recover global-db-compare` compares its rows with another member's"})
+			Text:      "the snapshot is not compressed, so it has no checksum: damage in the values of its rows is found only if the log has the entries before it",
+			Libdqlite: "writes it so, and reads it", Advice: "nothing; `lxd-recover global-db-compare` compares its rows with another member's"})
 		return
 	}
 

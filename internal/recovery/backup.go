@@ -184,6 +184,15 @@ func (b *backup) describe(ctx context.Context, v *view) error {
 // write packs the tarball while what is packed is verified. Nothing gets the tarball's name, or goes to standard output, before that has succeeded.
 func (b *backup) write(ctx context.Context, v *view) error {
 	last := b.report.Raft
+	log, err := distrust(ctx, v.held, v.log, raftlog.Options{Engine: v.log.Engine, Sums: true, AllSums: b.opts.Trailing, Live: true})
+	if err != nil {
+		return err
+	}
+
+	if log != v.log {
+		return &DamageError{What: "the global database in " + b.dir.global(), Problems: log.Problems, Advice: "Run the command on another member."}
+	}
+
 	pieces, err := plain(ctx, v.log, last.Index, v.held)
 	if err != nil {
 		return err

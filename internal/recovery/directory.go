@@ -305,12 +305,17 @@ func openFiles(ctx context.Context, global string, files fs.FS, progress Progres
 	defer done()
 
 	opts.Progress = progress.add
-	log, err := raftlog.Open(ctx, files, engineOptions(ctx, global, opts))
+	opts = engineOptions(ctx, global, opts)
+	log, err := raftlog.Open(ctx, files, opts)
+	if err == nil {
+		err = globaldb.Judge(ctx, log)
+	}
+
 	if err != nil {
 		return nil, err
 	}
 
-	return log, globaldb.Judge(ctx, log)
+	return distrust(ctx, files, log, opts)
 }
 
 // namedServers gives the servers of a raft configuration the names that the members have in LXD.

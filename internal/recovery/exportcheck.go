@@ -64,6 +64,10 @@ func (c *exportCheck) rest() (*raftlog.Log, error) {
 	c.done()
 	err := globaldb.Judge(c.ctx, c.log)
 	if err == nil {
+		c.log, err = distrust(c.ctx, os.DirFS(c.global), c.log, c.opts)
+	}
+
+	if err == nil {
 		err = readAs("the global database in "+c.global, c.log, c.reading)
 	}
 

@@ -316,6 +316,9 @@ func checkedText(log *raftlog.Log) string {
 	text := "every checksum in the raft directory"
 	if s := log.Snapshot(); s != nil {
 		text += fmt.Sprintf(", the snapshot at index %d", s.Index)
+		if !s.Compressed {
+			text += ", which has no checksum"
+		}
 	}
 
 	if log.FirstIndex > 0 {
