@@ -42,10 +42,14 @@ func recover1(s *simulation) *recovered {
 
 	term := uint64(1)
 	last := source.log[len(source.log)-1].Term
-	if s.IntN(3) > 0 || last == 1 && source.configuration().LeadsTo(c) { // fenced; without that, nothing would tell it from a leader's change
+	aLeaders := source.configuration().LeadsTo(c) // in the term of the entry before it nothing would tell it from a leader's change
+	switch what := s.IntN(6); {
+	case what > 1 || last == 1 && aLeaders: // fenced
 		for _, n := range s.nodes {
 			term = max(term, n.term+1000)
 		}
+	case what == 1 && !aLeaders: // by an Incus
+		term = last
 	}
 
 	r := &recovered{simulation: s, line: &simulation{Rand: s.Rand, sums: s.sums + 1e9}, at: uint64(len(source.log)) + 1, old: len(s.committed)}
