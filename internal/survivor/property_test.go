@@ -69,7 +69,7 @@ func TestHistories(t *testing.T) {
 	}
 
 	for _, f := range []string{"demoted", "uncommitted tail", "a copy", "never", "certain beyond snapshots",
-		"certain by transactions alone", "a committed entry is missing elsewhere", "not certain on a majority"} {
+		"certain by transactions alone", "a committed entry is missing elsewhere", "not certain on a majority", "recovery entries in term"} {
 		if figures[f] < histories/100 {
 			t.Errorf("only %d times: %s", figures[f], f)
 		}
@@ -118,6 +118,19 @@ func (s *simulation) check(logs []evidence, r Result, figures map[string]int) er
 		return nil
 	default:
 		return fmt.Errorf("says %q of logs that are of one history", r.Verdict)
+	}
+
+	for i, l := range logs {
+		if !l.told || len(l.whole) == 0 {
+			continue
+		}
+
+		last := l.whole[len(l.whole)-1]
+		if last.Change == nil && r.Ends[i].Index != uint64(len(l.whole)) { // one of a leader's in the first term may be taken for a recovery's
+			return fmt.Errorf("member %d: its log ends at index %d, and is said to end at %d", l.Member, len(l.whole), r.Ends[i].Index)
+		}
+
+		figures["recovery entries in term"]++
 	}
 
 	if len(r.Best) == 0 {

@@ -305,11 +305,14 @@ func (s *simulation) step() {
 type evidence struct {
 	*Log
 	whole []Entry
+
+	// told says that the log has recovery entries, all in the term of the entry before, and that each does what no leader does.
+	told bool
 }
 
 // shown is a member's log as a source may show it.
 func (s *simulation) shown(n *node) evidence {
-	l := &Log{Member: n.id, Term: n.term, Whole: true, First: 1, Entries: slices.Clone(n.log)}
+	l, told := &Log{Member: n.id, Term: n.term, Whole: true, First: 1, Entries: slices.Clone(n.log)}, false
 	if n.snapshot > 0 {
 		l.Snapshot = Position{Index: n.snapshot, Term: n.log[n.snapshot-1].Term}
 		l.SnapshotConfiguration = (&node{log: n.log[:n.snapshot]}).configuration()
@@ -331,12 +334,13 @@ func (s *simulation) shown(n *node) evidence {
 	} else if s.IntN(3) == 0 && len(n.log) > 0 { // edited since, perhaps twice
 		inTerm := s.IntN(2) == 0 // by an Incus
 		l.InTerm = inTerm
+		told = inTerm && !n.configuration().LeadsTo(n.configuration()[:1])
 		for i := range uint64(1 + s.IntN(2)) {
 			e := s.entry(1, n.configuration()[:1])
 			switch before := l.Last().Term; {
 			case s.IntN(3) == 0: // fenced
 				e.Term = 1e9 + 1000*i
-				l.Term = e.Term
+				l.Term, told = e.Term, false
 			case inTerm:
 				e.Term = max(before, 1)
 			}
@@ -347,5 +351,5 @@ func (s *simulation) shown(n *node) evidence {
 		l.Edited = true
 	}
 
-	return evidence{Log: l, whole: n.log}
+	return evidence{Log: l, whole: n.log, told: told}
 }
