@@ -18,8 +18,14 @@ import (
 	"github.com/lxd-recover/lxd-recover/tests/microcluster"
 )
 
-// microclusterStarts is how often a start of microcluster's daemons with a forgotten member is tried; CAMPAIGN=1 does it ten times.
+// microclusterStarts is how often a start of microcluster's daemons with a forgotten member is tried. CAMPAIGN=1 does it ten times, with a log that begins with a
+// snapshot.
 const microclusterStarts = 3
+
+var microclusterCampaign = os.Getenv("CAMPAIGN") != ""
+
+// microclusterFill is how many transactions it takes until raft has taken a snapshot, with some to spare.
+const microclusterFill = 1100
 
 // microclusterLost are rows that two members of three have committed, and the third lacks.
 var microclusterLost = []string{"lost1", "lost2"}
@@ -34,7 +40,7 @@ func TestMicrocluster(t *testing.T) {
 	microclusterBehind(t, c)
 	compareMicrocluster(t, c)
 	starts := microclusterStarts
-	if os.Getenv("CAMPAIGN") != "" {
+	if microclusterCampaign {
 		starts = 10
 	}
 
@@ -79,18 +85,40 @@ func TestMicrocluster(t *testing.T) {
 
 	// If the rows did not vanish with its own tarball, then the starts above had shown nothing.
 	t.Run("control without a fence, m1 last", func(t *testing.T) {
-		ctx := within(t, 3*time.Minute)
-		must(t, c.Restore(ctx, "behind"))
-		must(t, one.Edit(ctx, microcluster.SameMembers))
-		copyTarball(t, one, two)
-		must(t, c.StartAll(ctx, two, three))
-		must(t, c.StartAll(ctx, one))
-		keys, err := one.Keys(ctx)
+		for attempt := 1; ; attempt++ {
+			err := startUnfencedMicrocluster(t, c)
+			if err == nil {
+				break
+			}
+
+			t.Logf("attempt %d: %v", attempt, err)
+			if attempt == unfencedStarts { // as of LXD: now and then these two elect nobody
+				t.Fatalf("in %d attempts the members did not start", attempt)
+			}
+		}
+
+		keys, err := one.Keys(within(t, time.Minute))
 		must(t, err)
 		if slices.Contains(keys, microclusterLost[0]) || !slices.Contains(keys, "kept") {
 			t.Errorf("no row was lost: %q", keys)
 		}
 	})
+}
+
+// startUnfencedMicrocluster has the second member load the tarball of microcluster's own edit on the first one, and starts it with the one that was forgotten.
+func startUnfencedMicrocluster(t *testing.T, c *microcluster.Cluster) error {
+	t.Helper()
+	ctx := within(t, time.Minute)
+	one, two, three := c.Members[0], c.Members[1], c.Members[2]
+	must(t, c.Restore(ctx, "behind"))
+	must(t, one.Edit(ctx, microcluster.SameMembers))
+	copyTarball(t, one, two)
+	err := c.StartAll(ctx, two, three)
+	if err != nil {
+		return err
+	}
+
+	return c.StartAll(ctx, one)
 }
 
 // toolOn runs lxd-recover.
@@ -127,6 +155,10 @@ func lookAtMicrocluster(t *testing.T, c *microcluster.Cluster) {
 func microclusterBehind(t *testing.T, c *microcluster.Cluster) {
 	t.Helper()
 	ctx := within(t, 5*time.Minute)
+	if microclusterCampaign {
+		must(t, c.Members[0].Fill(ctx, microclusterFill))
+	}
+
 	for range 2 {
 		c.KillAll() // and elections, so that the terms are above that of a recovery entry
 		must(t, c.StartAll(ctx))

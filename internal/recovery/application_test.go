@@ -3,9 +3,12 @@
 package recovery
 
 import (
+	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -332,6 +335,71 @@ func TestSeveralDatabases(t *testing.T) {
 	_, err = OpenDatabase(t.Context(), DatabaseOptions{Source: lxd, Database: "model"})
 	wantError(t, err, `has no database "model": LXD has one only, db.bin`)
 	selected(t, DatabaseOptions{Source: lxd, Database: globaldb.Name}, "SELECT 1")
+}
+
+// However the transactions of two databases come in one log, each database is at every index what its own transactions make of it.
+func TestInterleavedDatabases(t *testing.T) {
+	original, err := raftlog.Open(t.Context(), os.DirFS(applicationDir(t, "k8s-dqlite/k1")), raftlog.Options{Database: globaldb.AnyDatabase})
+	must(t, err)
+	var transactions []raftlog.Entry
+	for entry, err := range original.Entries(t.Context(), 1) {
+		must(t, err)
+		if changesRows(entry) {
+			entry.Data = bytes.Clone(entry.Data)
+			transactions = append(transactions, entry)
+		}
+	}
+
+	names := []string{"controller", "a-model"}
+	for seed := range uint64(15) {
+		rnd := rand.New(rand.NewPCG(seed, 1))
+		dir := t.TempDir()
+		segment := raftlog.AppendBatch(raftlog.SegmentHeader(), raftlog.Entry{
+			Term: 1, Type: raftlog.ChangeEntry, Data: raftlog.EncodeConfiguration(original.Configuration),
+		})
+		done := [][2]int{{}, {}} // by index: how many transactions each database has had
+		for next := [2]int{}; next[0] < len(transactions) || next[1] < len(transactions); {
+			which := rnd.IntN(2)
+			if next[which] == len(transactions) {
+				which = 1 - which
+			}
+
+			segment = raftlog.AppendBatch(segment, renamed(transactions[next[which]], names[which]))
+			next[which]++
+			done = append(done, next)
+		}
+
+		last := uint64(len(done) - 1)
+		must(t, os.WriteFile(filepath.Join(dir, raftlog.SegmentName(1, last)), segment, 0o600))
+		log, err := raftlog.Open(t.Context(), os.DirFS(dir), raftlog.Options{})
+		must(t, err)
+		for index := 2 + rnd.Uint64N(3); index <= last; index += 1 + rnd.Uint64N(4) {
+			for which, name := range names {
+				n := done[index][which]
+				db, err := globaldb.Open(t.Context(), globaldb.OnDatabase(log, name), index)
+				if n == 0 {
+					if !errors.Is(err, globaldb.ErrNoDatabase) {
+						t.Errorf("seed %d, index %d: %s: %v", seed, index, name, err)
+					}
+
+					continue
+				}
+
+				must(t, err)
+				got, err := db.Fingerprint(t.Context())
+				must(t, err)
+				must(t, db.Close())
+				db, err = globaldb.Open(t.Context(), original, transactions[n-1].Index)
+				must(t, err)
+				want, err := db.Fingerprint(t.Context())
+				must(t, err)
+				must(t, db.Close())
+				if differ := want.Differ(got); len(differ) > 0 {
+					t.Errorf("seed %d, index %d: %s differs in %q", seed, index, name, differ)
+				}
+			}
+		}
+	}
 }
 
 func errorOf[T any](_ T, err error) error { return err }

@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/tests/netns"
@@ -159,6 +160,23 @@ func (m *Member) Insert(ctx context.Context, key string) error {
 		_, err := m.Ctl(ctx, "sql", fmt.Sprintf("INSERT OR IGNORE INTO extended_table (key, value) VALUES ('%s', '1')", key))
 		return err == nil, err
 	})
+}
+
+// Fill makes so many transactions, of which nothing is asked later: raft takes snapshots then.
+func (m *Member) Fill(ctx context.Context, transactions int) error {
+	const workers = 8
+	errs := make([]error, workers)
+	var group sync.WaitGroup
+	for worker := range workers {
+		group.Go(func() {
+			for i := worker; i < transactions && errs[worker] == nil; i += workers {
+				_, errs[worker] = m.Ctl(ctx, "sql", fmt.Sprintf("INSERT INTO some_other_table (field_one, field_two) VALUES ('%d', '%d')", i, i))
+			}
+		})
+	}
+
+	group.Wait()
+	return errors.Join(errs...)
 }
 
 // Keys are the rows that Insert has written, as the leader has them.
