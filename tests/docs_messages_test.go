@@ -126,6 +126,11 @@ func literal(n ast.Node) (string, bool) {
 			text, err := strconv.Unquote(n.Value)
 			return text, err == nil
 		}
+	case *ast.CallExpr:
+		of, ok := n.Fun.(*ast.SelectorExpr)
+		if ok && of.Sel.Name == "Text" && len(n.Args) == 1 { // product.Text, which has it in the words of LXD or Incus
+			return literal(n.Args[0])
+		}
 	case *ast.BinaryExpr:
 		left, ok := literal(n.X)
 		right, also := literal(n.Y)
