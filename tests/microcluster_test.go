@@ -18,8 +18,8 @@ import (
 	"github.com/lxd-recover/lxd-recover/tests/microcluster"
 )
 
-// microclusterStarts is how often a start of microcluster's daemons with a forgotten member is tried. CAMPAIGN=1 does it ten times, with a log that begins with a
-// snapshot.
+// microclusterStarts is how often a start of microcluster's daemons with a forgotten member is tried. CAMPAIGN=1 does it ten times, with a log that
+// begins with a snapshot.
 const microclusterStarts = 3
 
 var microclusterCampaign = os.Getenv("CAMPAIGN") != ""
