@@ -11,9 +11,9 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
-// Doubts finds what nothing else does in snapshots without a checksum, as cowsql writes them: damage in the values of rows. Such a snapshot must have the rows that
-// the entries up to it make, from an older snapshot or from the beginning of the log, if those are all there. It returns the ones that have others, by file.
-// Those that sound says have been found sound before are not looked at again; found is told of each that is.
+// Doubts finds what nothing else does in snapshots without a checksum, as cowsql writes them: damage in the values of rows. Such a snapshot must
+// have the rows that the entries up to it make, from an older snapshot or from the beginning of the log, if those are all there. It returns the
+// ones that have others, by file. Those that sound says have been found sound before are not looked at again; found is told of each that is.
 func Doubts(ctx context.Context, log *raftlog.Log, sound func(*raftlog.Snapshot) bool, found func(*raftlog.Snapshot)) (map[string]raftlog.Doubt, error) {
 	var raw []*raftlog.Snapshot
 	for i := range log.Snapshots {
@@ -48,8 +48,8 @@ func Doubts(ctx context.Context, log *raftlog.Log, sound func(*raftlog.Snapshot)
 		case reason != "" && certain:
 			doubts[s.File] = raftlog.Doubt{Certain: true, Text: fmt.Sprintf("it is damaged: it has other rows than the entries up to index %d make", s.Index)}
 		case reason != "":
-			doubts[s.File] = raftlog.Doubt{Text: fmt.Sprintf("it has other rows than the entries make that come after the snapshot at index %d: one of the two is damaged",
-				base.Index)}
+			doubts[s.File] = raftlog.Doubt{Text: fmt.Sprintf("it has other rows than the entries make that come after the snapshot at index %d: "+
+				"one of the two is damaged", base.Index)}
 		}
 	}
 

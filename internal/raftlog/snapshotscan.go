@@ -162,7 +162,8 @@ func (s *Snapshot) doubted(d Doubt) {
 func (s *Snapshot) checkFrame(d *directory) {
 	if !s.Compressed && d.engine.RawSnapshots() {
 		s.problems = append(s.problems, Problem{Severity: Info, File: s.File, Offset: -1, Index: s.Index,
-			Text:      "the snapshot is not compressed, so it has no checksum: damage in the values of its rows is found only if the log has the entries before it",
+			Text: "the snapshot is not compressed, so it has no checksum: " +
+				"damage in the values of its rows is found only if the log has the entries before it",
 			Libdqlite: "writes it so, and reads it", Advice: "nothing; `lxd-recover global-db-compare` compares its rows with another member's"})
 		return
 	}
