@@ -6,6 +6,7 @@ import (
 	"context"
 	"io/fs"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/lxd-recover/lxd-recover/internal/globaldb"
@@ -14,14 +15,29 @@ import (
 
 // fileState tells a file from another one, and from itself once it was written to.
 type fileState struct {
-	name string
-	size int64
-	time time.Time
+	device, inode uint64
+	size          int64
+	time          time.Time
 }
 
 // provenSnapshots are those that this process has found to have the rows that the entries before them make. That takes a replay, and a process reads the
 // same directory several times.
 var provenSnapshots sync.Map
+
+// stateOf is a file's state; one that is no file on a disk has none.
+func stateOf(files fs.FS, name string) fileState {
+	info, err := fs.Stat(files, name)
+	if err != nil {
+		return fileState{}
+	}
+
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return fileState{}
+	}
+
+	return fileState{stat.Dev, stat.Ino, info.Size(), info.ModTime()}
+}
 
 // distrust looks for damage in snapshots that have no checksum, see [globaldb.Doubts], and returns the log as it is without those that are damaged.
 func distrust(ctx context.Context, files fs.FS, log *raftlog.Log, opts raftlog.Options) (*raftlog.Log, error) {
@@ -29,21 +45,13 @@ func distrust(ctx context.Context, files fs.FS, log *raftlog.Log, opts raftlog.O
 		return log, nil
 	}
 
-	state := func(s *raftlog.Snapshot) fileState {
-		info, err := fs.Stat(files, s.File)
-		if err != nil {
-			return fileState{}
-		}
-
-		return fileState{s.File, info.Size(), info.ModTime()}
-	}
 	sound := func(s *raftlog.Snapshot) bool {
-		_, known := provenSnapshots.Load(state(s))
+		_, known := provenSnapshots.Load(stateOf(files, s.File))
 		return known
 	}
 
 	doubts, err := globaldb.Doubts(ctx, log, sound, func(s *raftlog.Snapshot) {
-		if at := state(s); at.name != "" {
+		if at := stateOf(files, s.File); at.inode > 0 {
 			provenSnapshots.Store(at, true)
 		}
 	})
