@@ -5,6 +5,7 @@ package recovery
 import (
 	"context"
 	"path/filepath"
+	"strings"
 
 	"github.com/lxd-recover/lxd-recover/internal/archive"
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
@@ -74,14 +75,18 @@ func productOf(ctx context.Context, global string) *product.Product {
 // knownProduct tells a raft directory's product by what is beside its database directory, by the archive that it is a part of, or by the node database.
 func knownProduct(ctx context.Context, global string) (p *product.Product, known bool) {
 	database := filepath.Dir(global)
-	p, known = product.Known(productDir(filepath.Dir(database)))
-	if known {
-		return p, true
-	}
-
 	if archive.Is(database) {
 		owner, err := archive.OwnerOf(database) // what is wrong with it, is for others to say
 		return product.ByName(owner.Product), err == nil
+	}
+
+	if !strings.HasPrefix(filepath.Base(global), globalName) { // a copy of raft's files: what lies beside it may be anybody's
+		return product.LXD, false
+	}
+
+	p, known = product.Known(productDir(filepath.Dir(database)))
+	if known {
+		return p, true
 	}
 
 	applied, err := nodedb.Patches(ctx, database)

@@ -23,6 +23,7 @@ func TestProductOf(t *testing.T) {
 	database := filepath.Join(member, databaseName)
 	alone := filepath.Join(t.TempDir(), "taken-away")
 	must(t, os.CopyFS(alone, os.DirFS(database)))
+	beside := filepath.Join(alone, "lxd-recover-scratch-1") // as /tmp/local.db would lie beside a copy of raft's files
 	incus, lxd := t.TempDir(), t.TempDir()
 	must(t, os.Mkdir(filepath.Join(incus, "guestapi"), 0o700))
 	must(t, os.Mkdir(filepath.Join(lxd, "devlxd"), 0o700))
@@ -36,6 +37,7 @@ func TestProductOf(t *testing.T) {
 		{"a staged one", filepath.Join(incus, stagingName, globalName), product.Incus},
 		{"the copy of a run over the cluster", filepath.Join(incus, runCopyName, databaseName, globalName), product.Incus},
 		{"an LXD", filepath.Join(lxd, databaseName, globalName), product.LXD},
+		{"a copy of raft's files", beside, product.LXD},
 		{"nothing that tells", filepath.Join(t.TempDir(), databaseName, globalName), product.LXD},
 	} {
 		if got := productOf(t.Context(), test.global); got != test.want {
