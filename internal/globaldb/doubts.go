@@ -15,6 +15,9 @@ import (
 // have the rows that the entries up to it make, from an older snapshot or from the beginning of the log, if those are all there. It returns the
 // ones that have others, by file. Those that sound says have been found sound before are not looked at again; found is told of each that is.
 func Doubts(ctx context.Context, log *raftlog.Log, sound func(*raftlog.Snapshot) bool, found func(*raftlog.Snapshot)) (map[string]raftlog.Doubt, error) {
+	work := *log
+	work.Snapshots = slices.Clone(log.Snapshots) // of which damaged ones are taken out, so that no later one is compared with them
+	log = &work
 	var raw []*raftlog.Snapshot
 	for i := range log.Snapshots {
 		s := &log.Snapshots[i]
@@ -46,6 +49,7 @@ func Doubts(ctx context.Context, log *raftlog.Log, sound func(*raftlog.Snapshot)
 			proven[s.File] = true
 			found(s)
 		case reason != "" && certain:
+			s.Usable = false
 			doubts[s.File] = raftlog.Doubt{Certain: true, Text: fmt.Sprintf("it is damaged: it has other rows than the entries up to index %d make", s.Index)}
 		case reason != "":
 			doubts[s.File] = raftlog.Doubt{Text: fmt.Sprintf("it has other rows than the entries make that come after the snapshot at index %d: "+

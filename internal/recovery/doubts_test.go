@@ -48,9 +48,10 @@ func TestDamagedRowInRawSnapshot(t *testing.T) {
 	}
 }
 
-// Of two snapshots that do not agree, and nothing before the older one, one is damaged, and nothing tells which.
+// Of two snapshots that do not agree, and nothing before the older one, one is damaged, and nothing tells which. With the log from its beginning on it
+// is known, and only the newer one counts.
 func TestRawSnapshotsDisagree(t *testing.T) {
-	for _, newer := range []bool{false, true} {
+	for _, test := range []struct{ newer, fromBeginning bool }{{false, false}, {true, false}, {false, true}, {true, true}} {
 		dir := raftlogtest.Copy(t, filepath.Join(raftlogtest.Application(t, "incus-6.0.4-member"), databaseName, globalName))
 		opts := raftlog.Options{Engine: product.Cowsql}
 		log, err := raftlog.Open(t.Context(), os.DirFS(dir), opts)
@@ -61,7 +62,10 @@ func TestRawSnapshotsDisagree(t *testing.T) {
 		must(t, err)
 		unpackFrame(t, filepath.Join(dir, second))
 		must(t, os.WriteFile(filepath.Join(dir, second+".meta"), raftlog.EncodeSnapshotMeta(log.ConfigurationIndex, log.Configuration), 0o600))
-		must(t, os.Remove(filepath.Join(dir, raftlog.SegmentName(1, 353)))) // nothing tells what was before the older one
+		if !test.fromBeginning {
+			must(t, os.Remove(filepath.Join(dir, raftlog.SegmentName(1, 353)))) // nothing tells what was before the older one
+		}
+
 		read := func() *raftlog.Log {
 			log, err := raftlog.Open(t.Context(), os.DirFS(dir), opts)
 			must(t, err)
@@ -75,15 +79,22 @@ func TestRawSnapshotsDisagree(t *testing.T) {
 		}
 
 		damaged := older
-		if newer {
+		if test.newer {
 			damaged = second
 		}
 
 		replaceIn(t, filepath.Join(dir, damaged), "Default Incus project", "Eefault Incus project")
 		log = read()
-		found := slices.ContainsFunc(log.Problems, func(p raftlog.Problem) bool { return strings.Contains(p.Text, "one of the two is damaged") })
-		if log.Healthy() || !found {
-			t.Errorf("%s damaged: healthy %v, %v", damaged, log.Healthy(), log.Problems)
+		says := "one of the two is damaged"
+		if test.fromBeginning {
+			says = "it is damaged"
+		}
+
+		found := slices.ContainsFunc(log.Problems, func(p raftlog.Problem) bool {
+			return strings.Contains(p.Text, says) && (p.File == damaged || !test.fromBeginning)
+		})
+		if log.Healthy() != (test.fromBeginning && !test.newer) || !found {
+			t.Errorf("%s damaged, %+v: healthy %v, %v", damaged, test, log.Healthy(), log.Problems)
 		}
 	}
 }
