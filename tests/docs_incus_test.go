@@ -24,6 +24,7 @@ func TestDocsIncus(t *testing.T) {
 		l.start(t, "server1", "server2", "server3")
 		l.wantIncusMembers(t, 3)
 		l.lost(t, "server2", "server3")
+		l.awaitLoss(t, "server1")
 		l.run(t, p, []string{"Members are lost"})
 		l.wantIncusProfile(t, "server1")
 	})

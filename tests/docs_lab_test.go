@@ -216,6 +216,15 @@ func (l *docsLab) variable() string {
 	return "LXD_DIR"
 }
 
+// client is the program that asks it.
+func (l *docsLab) client() string {
+	if l.variant == "incus" {
+		return "incus"
+	}
+
+	return "lxc"
+}
+
 // unit is LXD's.
 func (l *docsLab) unit() string {
 	switch l.variant {

@@ -109,7 +109,7 @@ func (l *docsLab) awaitLoss(t *testing.T, server string) {
 	t.Helper()
 	watch := progress.Watch{What: "LXD to notice the loss", Every: 500 * time.Millisecond, Seen: func() string { return l.waiting(t, server) }}
 	must(t, watch.Until(t.Context(), func(ctx context.Context) (bool, error) {
-		_, err := l.guests[server].Exec(ctx, "timeout", "--signal=KILL", "5", "lxc", "cluster", "list")
+		_, err := l.guests[server].Exec(ctx, "timeout", "--signal=KILL", "5", l.client(), "cluster", "list")
 		return err != nil, nil
 	}))
 }
