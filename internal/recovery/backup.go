@@ -199,7 +199,12 @@ func (b *backup) write(ctx context.Context, v *view) error {
 	}
 
 	if b.opts.Trailing {
-		pieces = append(trailing(v.log, v.held), pieces...)
+		before, err := trailing(ctx, v.log, last.Index, v.held)
+		if err != nil {
+			return err
+		}
+
+		pieces = append(before, pieces...)
 	}
 
 	pieces = append(metadataPieces(v.log, last.Term), pieces...)
@@ -227,13 +232,13 @@ func (b *backup) write(ctx context.Context, v *view) error {
 	return err
 }
 
-// trailing are the segments before those that a backup has, without a gap, which the snapshot has made superfluous. A member that takes the log needs them if
+// trailing are the segments before those that a backup up to an index has, without a gap, which its snapshot has made superfluous. A member that takes the log needs them if
 // the same leader leads on: that one begins with the entry after the last one that it knows the member to have had, and goes one entry further back at each
 // heartbeat as long as the member does not have it. Without them that took 8 minutes for a thousand entries.
-func trailing(log *raftlog.Log, fsys fs.FS) []bundle.Piece {
-	s := log.Snapshot()
-	if s == nil {
-		return nil
+func trailing(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS) ([]bundle.Piece, error) {
+	s, err := globaldb.Base(ctx, log, last) // a newer one may have been taken since
+	if s == nil || err != nil {
+		return nil, err
 	}
 
 	var found []bundle.Piece
@@ -253,7 +258,7 @@ func trailing(log *raftlog.Log, fsys fs.FS) []bundle.Piece {
 	}
 
 	slices.Reverse(found)
-	return found
+	return found, nil
 }
 
 // manifest describes the tarball.
