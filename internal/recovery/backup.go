@@ -232,9 +232,9 @@ func (b *backup) write(ctx context.Context, v *view) error {
 	return err
 }
 
-// trailing are the segments before those that a backup up to an index has, without a gap, which its snapshot has made superfluous. A member that takes the log needs them if
-// the same leader leads on: that one begins with the entry after the last one that it knows the member to have had, and goes one entry further back at each
-// heartbeat as long as the member does not have it. Without them that took 8 minutes for a thousand entries.
+// trailing are the segments before those that a backup up to an index has, without a gap, which its snapshot has made superfluous. A member that takes
+// the log needs them if the same leader leads on: that one begins with the entry after the last one that it knows the member to have had, and goes one
+// entry further back at each heartbeat as long as the member does not have it. Without them that took 8 minutes for a thousand entries.
 func trailing(ctx context.Context, log *raftlog.Log, last uint64, fsys fs.FS) ([]bundle.Piece, error) {
 	s, err := globaldb.Base(ctx, log, last) // a newer one may have been taken since
 	if s == nil || err != nil {
