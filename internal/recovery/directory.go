@@ -307,15 +307,11 @@ func openFiles(ctx context.Context, global string, files fs.FS, progress Progres
 	opts.Progress = progress.add
 	opts = engineOptions(ctx, global, opts)
 	log, err := raftlog.Open(ctx, files, opts)
-	if err == nil {
-		err = globaldb.Judge(ctx, log)
-	}
-
 	if err != nil {
 		return nil, err
 	}
 
-	return distrust(ctx, files, log, opts)
+	return settle(ctx, files, log, opts)
 }
 
 // namedServers gives the servers of a raft configuration the names that the members have in LXD.

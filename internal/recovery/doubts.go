@@ -39,6 +39,17 @@ func stateOf(files fs.FS, name string) fileState {
 	return fileState{stat.Dev, stat.Ino, info.Size(), info.ModTime()}
 }
 
+// settle decides what the files of a log alone do not: which of several readings it is, and which snapshots without a checksum are sound. opts are those that
+// it was read with.
+func settle(ctx context.Context, files fs.FS, log *raftlog.Log, opts raftlog.Options) (*raftlog.Log, error) {
+	err := globaldb.Judge(ctx, log)
+	if err != nil {
+		return nil, err
+	}
+
+	return distrust(ctx, files, log, opts)
+}
+
 // distrust looks for damage in snapshots that have no checksum, see [globaldb.Doubts], and returns the log as it is without those that are damaged.
 func distrust(ctx context.Context, files fs.FS, log *raftlog.Log, opts raftlog.Options) (*raftlog.Log, error) {
 	if !log.Engine.RawSnapshots() || opts.Later || log.Undecided() {

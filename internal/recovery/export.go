@@ -121,16 +121,12 @@ func Export(ctx context.Context, opts ExportOptions) (*ExportReport, error) {
 
 	defer unlock()
 
-	var remove func()
-	ex.scratch, remove, err = scratch.Dir("export")
+	done, err := ex.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
 
-	defer remove()
-
-	ex.check = newExportCheck(ctx, ex.global(), opts)
-	defer ex.check.end()
+	defer done()
 
 	err = ex.examine(ctx)
 	if err != nil {
@@ -183,6 +179,17 @@ type exporter struct {
 	rows     []preflight.Node // table nodes as it is when what is pending has run
 	scratch  string           // a directory for files that are made for it
 	served   *serving         // nil with NoVerify
+}
+
+// prepare makes what the examination needs. The returned function ends it.
+func (ex *exporter) prepare(ctx context.Context) (func(), error) {
+	dir, remove, err := scratch.Dir("export")
+	if err != nil {
+		return nil, err
+	}
+
+	ex.scratch, ex.check = dir, newExportCheck(ctx, ex.global(), ex.opts)
+	return func() { ex.check.end(); remove() }, nil
 }
 
 // open locks LXD's directory, and makes sure that nobody writes to the database. The returned function unlocks it.

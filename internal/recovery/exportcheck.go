@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/lxd-recover/lxd-recover/internal/bundle"
-	"github.com/lxd-recover/lxd-recover/internal/globaldb"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
 )
 
@@ -62,12 +61,9 @@ func (c *exportCheck) rest() (*raftlog.Log, error) {
 	}
 
 	c.done()
-	err := globaldb.Judge(c.ctx, c.log)
+	log, err := settle(c.ctx, os.DirFS(c.global), c.log, c.opts)
 	if err == nil {
-		c.log, err = distrust(c.ctx, os.DirFS(c.global), c.log, c.opts)
-	}
-
-	if err == nil {
+		c.log = log
 		err = readAs("the global database in "+c.global, c.log, c.reading)
 	}
 

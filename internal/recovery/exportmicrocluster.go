@@ -24,7 +24,6 @@ import (
 	"github.com/lxd-recover/lxd-recover/internal/preflight"
 	"github.com/lxd-recover/lxd-recover/internal/product"
 	"github.com/lxd-recover/lxd-recover/internal/raftlog"
-	"github.com/lxd-recover/lxd-recover/internal/scratch"
 )
 
 // microcluster's own recovery leaves a tarball that its daemons load when they start, and whose last entry has term 1: a member that does not load it
@@ -70,16 +69,12 @@ func ExportMicrocluster(ctx context.Context, opts ExportOptions) (*ExportReport,
 
 	defer unlock()
 
-	var remove func()
-	ex.scratch, remove, err = scratch.Dir("export")
+	done, err := ex.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
 
-	defer remove()
-
-	ex.check = newExportCheck(ctx, ex.global(), opts)
-	defer ex.check.end()
+	defer done()
 
 	err = ex.examine(ctx)
 	if err == nil {
